@@ -1,0 +1,241 @@
+package guard_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/compose/supervise/guard"
+)
+
+// TestMain lets the test binary play the supervisor: it is what warden and
+// guardian start again from /proc/self/exe.
+func TestMain(m *testing.M) {
+	if os.Getenv(guard.EnvRole) == guard.Supervisor {
+		supervise()
+	}
+	os.Exit(m.Run())
+}
+
+// supervise answers each connection with its pid, after having done what the
+// line sent to it asks for.
+func supervise() {
+	go func() {
+		var b [1]byte
+		for {
+			if n, err := unix.Read(guard.ControlFD, b[:]); n <= 0 && err != unix.EINTR {
+				break
+			}
+		}
+		warden, _ := strconv.Atoi(os.Getenv(guard.EnvWarden))
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", warden))
+		parent, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))
+		if len(cmdline) == 0 && !strings.Contains(string(parent), "guardian") {
+			guard.BecomeWarden("test", []string{"listener"}, []int{guard.FirstFD})
+		}
+		os.Exit(3)
+	}()
+	l, err := net.FileListener(os.NewFile(guard.FirstFD, "listener"))
+	if err != nil {
+		os.Exit(4)
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			os.Exit(5)
+		}
+		buf := make([]byte, 100)
+		n, _ := conn.Read(buf)
+		switch command := string(buf[:n]); {
+		case command == "leave":
+			os.Exit(0)
+		case strings.HasPrefix(command, "child "):
+			cmd := exec.Command("/bin/sh", "-c", strings.TrimPrefix(command, "child "))
+			if err := cmd.Start(); err != nil {
+				os.Exit(6)
+			}
+			fmt.Fprint(conn, cmd.Process.Pid)
+		default:
+			fmt.Fprint(conn, os.Getpid())
+		}
+		conn.Close()
+	}
+}
+
+type chain struct {
+	t   *testing.T
+	dir string
+}
+
+func start(t *testing.T) *chain {
+	dir := t.TempDir()
+	c := &chain{t, dir}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "s")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = syscall.ForkExec("/proc/self/exe", []string{"stack: warden test"}, &syscall.ProcAttr{
+		Env:   append(os.Environ(), guard.EnvRole+"=warden", guard.EnvDir+"="+dir, guard.EnvName+"=test", guard.EnvFDs+"=listener"),
+		Files: []uintptr{null.Fd(), 1, 2, null.Fd(), f.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	l.Close()
+	null.Close()
+	return c
+}
+
+// ask sends a line and returns the number answered. It needs no retry: the
+// socket outlives whoever listens on it. An answer that breaks off is asked again.
+func (c *chain) ask(line string) int {
+	c.t.Helper()
+	for range 100 {
+		conn, err := net.Dial("unix", filepath.Join(c.dir, "s"))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprint(conn, line)
+		buf := make([]byte, 100)
+		n, _ := conn.Read(buf)
+		conn.Close()
+		if pid, err := strconv.Atoi(string(buf[:n])); err == nil {
+			return pid
+		}
+	}
+	c.t.Fatalf("no answer to %q", line)
+	return 0
+}
+
+func (c *chain) pid(role string) int {
+	b, err := os.ReadFile(filepath.Join(c.dir, role+".pid"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return pid
+}
+
+func (c *chain) kill(pids ...int) {
+	var fds []unix.PollFd
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	for _, pid := range pids {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	for _, fd := range fds {
+		unix.Poll([]unix.PollFd{fd}, 5000)
+	}
+}
+
+// leave ends the chain and checks that all of it is gone.
+func (c *chain) leave() {
+	c.t.Helper()
+	c.ask("pid")
+	warden, err := unix.PidfdOpen(c.pid(guard.Warden), 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer unix.Close(warden)
+	conn, err := net.Dial("unix", filepath.Join(c.dir, "s"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "leave")
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(warden), Events: unix.POLLIN}}, 5000); n != 1 {
+		c.t.Errorf("the warden is still there: %v", err)
+	}
+}
+
+func TestWhoeverIsKilledIsFollowed(t *testing.T) {
+	tests := []struct {
+		name  string
+		roles []string // "" is the supervisor
+	}{
+		{"supervisor", []string{""}},
+		{"guardian", []string{guard.Guardian}},
+		{"supervisor and guardian", []string{"", guard.Guardian}},
+		{"warden", []string{guard.Warden}},
+		{"guardian and warden", []string{guard.Warden, guard.Guardian}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := start(t)
+			first := c.ask("pid")
+			var pids []int
+			for _, role := range tt.roles {
+				if role == "" {
+					pids = append(pids, first)
+				} else {
+					pids = append(pids, c.pid(role))
+				}
+			}
+			c.kill(pids...)
+			for range 200 {
+				if c.ask("pid") != first {
+					break
+				}
+			}
+			if again := c.ask("pid"); again == first {
+				t.Errorf("supervisor %d did not make way", first)
+			}
+			c.leave()
+		})
+	}
+}
+
+func TestExitStatusOfAnOrphanIsKept(t *testing.T) {
+	c := start(t)
+	child := c.ask("child read x </proc/self/fd/0; sleep 0.3; exit 42")
+	ticks := ""
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child)); err == nil {
+		ticks = strings.Fields(string(b))[21]
+	}
+	fd, err := unix.PidfdOpen(child, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	c.kill(c.ask("pid"), c.pid(guard.Guardian))
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000)
+	path := filepath.Join(c.dir, "exits", fmt.Sprintf("%d.%s", child, ticks))
+	var got []byte
+	for range 500 {
+		if got, err = os.ReadFile(path); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if string(got) != "42 0\n" {
+		t.Errorf("%s holds %q, %v", path, got, err)
+	}
+	c.leave()
+}

@@ -1,0 +1,317 @@
+// Package guard keeps a project's supervisor alive.
+//
+// A project has a chain of three processes, each the parent of the next:
+//
+//	warden ──► guardian ──► supervisor ──► containers
+//
+// Warden and guardian run this package's code and nothing else. Both are child
+// subreapers (PR_SET_CHILD_SUBREAPER, prctl(2)): a container whose parent is
+// killed becomes their child, and they write its wait status to a file that the
+// next supervisor reads. Both keep duplicates of the file descriptors that
+// cannot be opened a second time (the listening socket, DNS sockets, pty
+// masters), handed to them over a control socket, and hand all of them to each
+// new child. Whoever dies is started again by its parent:
+//
+//	supervisor killed            the guardian starts a new one
+//	guardian killed              the supervisor leaves, the warden starts both
+//	guardian and supervisor      the warden reaps the containers and starts both
+//	warden killed                the supervisor leaves, the guardian turns warden
+//	warden and guardian killed   the supervisor turns warden (see BecomeWarden)
+//
+// A child that exits with status 0 had nothing left to own: its parent follows.
+//
+// The package imports only syscall and sync. The linker runs package
+// initialisers in the order of import paths as soon as their imports are done
+// (Go spec, "Package initialization"), so this init runs before those of the
+// large libraries in the same binary. A guardian therefore starts in about the
+// time of an empty program and pays for none of them. TestImports keeps it so.
+package guard
+
+import (
+	"sync"
+	"syscall"
+)
+
+// The environment of a guard process and of its child.
+const (
+	// EnvRole is "warden" or "guardian" for a guard, "supervisor" for the last child.
+	EnvRole = "STACK_GUARD"
+	// EnvDir is the project's run directory.
+	EnvDir = "STACK_GUARD_DIR"
+	// EnvName is the project's name, for ps(1).
+	EnvName = "STACK_GUARD_NAME"
+	// EnvFDs names the held descriptors, separated by newlines, from FirstFD on.
+	EnvFDs = "STACK_GUARD_FDS"
+	// EnvWarden is the warden's pid.
+	EnvWarden = "STACK_GUARD_WARDEN"
+)
+
+// Roles in EnvRole.
+const (
+	Warden     = "warden"
+	Guardian   = "guardian"
+	Supervisor = "supervisor"
+)
+
+// ControlFD is the control socket to the parent, FirstFD the first held
+// descriptor. A warden has no parent to talk to; its ControlFD is /dev/null.
+const (
+	ControlFD = 3
+	FirstFD   = 4
+)
+
+// maxMessage bounds one control message: a verb, a blank and a name.
+const maxMessage = 512
+
+func init() {
+	role, _ := syscall.Getenv(EnvRole)
+	if role != Warden && role != Guardian {
+		return
+	}
+	g := &guard{role: role}
+	g.dir, _ = syscall.Getenv(EnvDir)
+	g.name, _ = syscall.Getenv(EnvName)
+	names, _ := syscall.Getenv(EnvFDs)
+	for i, name := range split(names) {
+		fd := FirstFD + i
+		syscall.CloseOnExec(fd)
+		g.held = append(g.held, heldFD{name, fd})
+	}
+	syscall.CloseOnExec(ControlFD)
+	syscall.Exit(g.run())
+}
+
+type heldFD struct {
+	name string
+	fd   int
+}
+
+type guard struct {
+	role, dir, name string
+
+	mu      sync.Mutex
+	held    []heldFD
+	child   int // pid, 0 while there is none
+	control int // our end of the child's control socket, -1 while there is none
+	promote bool
+}
+
+func (g *guard) run() int {
+	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0); errno != 0 {
+		return 70
+	}
+	ignoreTerminalSignals()
+	writeFile(g.dir+"/"+g.role+".pid", itoa(syscall.Getpid())+"\n")
+	if g.role == Guardian {
+		go g.watchParent()
+	}
+	var lives int
+	for {
+		start := monotonic()
+		if err := g.spawn(); err != 0 {
+			return 71
+		}
+		status := g.reap()
+		g.mu.Lock()
+		promote := g.promote
+		g.mu.Unlock()
+		switch {
+		case promote:
+			g.becomeWarden()
+			return 72
+		case status.Exited() && status.ExitStatus() == 0:
+			// The supervisor removed the run directory, under its lock: by now
+			// the files in it may be those of a new chain.
+			return 0
+		}
+		// A child that dies at once, again and again, must not take a whole CPU.
+		if monotonic()-start > int64(2e9) {
+			lives = 0
+		}
+		if lives++; lives > 3 {
+			pause(int64(1e8) << min(lives-3, 6))
+		}
+	}
+}
+
+// spawn starts the next process of the chain with all held descriptors.
+func (g *guard) spawn() syscall.Errno {
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return errno(err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	files := []uintptr{0, 1, 2, uintptr(pair[1])}
+	names := ""
+	for i, h := range g.held {
+		files = append(files, uintptr(h.fd))
+		if i > 0 {
+			names += "\n"
+		}
+		names += h.name
+	}
+	role := Guardian
+	if g.role == Guardian {
+		role = Supervisor
+	}
+	set := [][2]string{{EnvRole, role}, {EnvFDs, names}}
+	if g.role == Warden {
+		set = append(set, [2]string{EnvWarden, itoa(syscall.Getpid())})
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"stack: " + role + " " + g.name}, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   withEnv(syscall.Environ(), set),
+		Files: files,
+	})
+	syscall.Close(pair[1])
+	if err != nil {
+		syscall.Close(pair[0])
+		return errno(err)
+	}
+	g.child, g.control = pid, pair[0]
+	go g.serve(pair[0])
+	return 0
+}
+
+// serve takes the child's "hold NAME" (with a descriptor) and "drop NAME". What
+// a guardian is asked to hold, the warden is asked to hold too.
+func (g *guard) serve(conn int) {
+	buf := make([]byte, maxMessage)
+	oob := make([]byte, syscall.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := syscall.Recvmsg(conn, buf, oob, syscall.MSG_CMSG_CLOEXEC)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			syscall.Close(conn)
+			return
+		}
+		verb, name := cut(string(buf[:n]))
+		fd := received(oob[:oobn])
+		g.mu.Lock()
+		g.drop(name)
+		if verb == "hold" && fd >= 0 {
+			g.held = append(g.held, heldFD{name, fd})
+		}
+		if g.role == Guardian && !g.promote {
+			var rights []byte
+			if fd >= 0 {
+				rights = syscall.UnixRights(fd)
+			}
+			syscall.Sendmsg(ControlFD, buf[:n], rights, nil, syscall.MSG_NOSIGNAL)
+		}
+		g.mu.Unlock()
+	}
+}
+
+func (g *guard) drop(name string) {
+	for i, h := range g.held {
+		if h.name == name {
+			syscall.Close(h.fd)
+			g.held = append(g.held[:i], g.held[i+1:]...)
+			return
+		}
+	}
+}
+
+// reap waits until the child of the chain ends and returns its status. The
+// others it reaps are containers that lost their supervisor: their status goes
+// to a file named after pid and start time, which identify a process for good.
+func (g *guard) reap() syscall.WaitStatus {
+	for {
+		pid := nextExited()
+		if pid <= 0 {
+			return 1 << 8 // no child at all: as if it had failed
+		}
+		ticks := startTicks(pid)
+		g.mu.Lock()
+		ours := pid == g.child
+		g.mu.Unlock()
+		var status syscall.WaitStatus
+		if ours {
+			syscall.Wait4(pid, &status, 0, nil)
+			g.mu.Lock()
+			g.child = 0
+			g.mu.Unlock()
+			return status
+		}
+		recordExit(g.dir, pid, ticks)
+	}
+}
+
+// recordExit reaps pid after its status is written down, so that the file is
+// there before the process is gone.
+func recordExit(dir string, pid int, ticks string) {
+	code, signal := peekStatus(pid)
+	syscall.Mkdir(dir+"/exits", 0o700)
+	path := dir + "/exits/" + itoa(pid) + "." + ticks
+	writeFile(path+".tmp", itoa(code)+" "+itoa(signal)+"\n")
+	syscall.Rename(path+".tmp", path)
+	syscall.Wait4(pid, nil, 0, nil)
+}
+
+// watchParent turns a guardian into the warden when the warden dies: the
+// control socket reads as closed then.
+func (g *guard) watchParent() {
+	var buf [1]byte
+	for {
+		n, err := syscall.Read(ControlFD, buf[:])
+		if err == syscall.EINTR || n > 0 {
+			continue
+		}
+		g.mu.Lock()
+		g.promote = true
+		// The supervisor leaves when its control socket closes; reap returns then.
+		syscall.Shutdown(g.control, syscall.SHUT_RDWR)
+		g.mu.Unlock()
+		return
+	}
+}
+
+func (g *guard) becomeWarden() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	names := make([]string, len(g.held))
+	fds := make([]int, len(g.held))
+	for i, h := range g.held {
+		names[i], fds[i] = h.name, h.fd
+	}
+	BecomeWarden(g.name, names, fds)
+}
+
+// BecomeWarden replaces the calling process by a warden that holds fds. Its
+// children stay its children. It returns only when the kernel refuses.
+func BecomeWarden(project string, names []string, fds []int) error {
+	// Move the descriptors out of the way first: a target number may be the
+	// number of another one that is still to be moved.
+	base := FirstFD + len(fds)
+	high := make([]int, len(fds))
+	for i, fd := range fds {
+		n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, uintptr(base))
+		if errno != 0 {
+			return errno
+		}
+		high[i] = int(n)
+	}
+	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Dup3(null, ControlFD, 0); err != nil && null != ControlFD {
+		return err
+	}
+	list := ""
+	for i, fd := range high {
+		if err := syscall.Dup3(fd, FirstFD+i, 0); err != nil {
+			return err
+		}
+		if i > 0 {
+			list += "\n"
+		}
+		list += names[i]
+	}
+	env := withEnv(syscall.Environ(), [][2]string{{EnvRole, Warden}, {EnvFDs, list}})
+	return syscall.Exec("/proc/self/exe", []string{"stack: warden " + project}, env)
+}

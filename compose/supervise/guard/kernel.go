@@ -1,0 +1,193 @@
+package guard
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// Constants that package syscall lacks: prctl(2), waitid(2), signal numbers.
+const (
+	prSetChildSubreaper = 36
+
+	pAll   = 0
+	pPid   = 1
+	exited = 4          // WEXITED
+	noWait = 0x01000000 // WNOWAIT
+
+	cldExited = 1 // CLD_EXITED, si_code of a normal exit
+)
+
+// siginfo is the head of siginfo_t for SIGCHLD on 64-bit Linux.
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+// nextExited blocks until a child is a zombie and returns its pid without
+// reaping it, or -1 when there are no children.
+func nextExited() int {
+	for {
+		var info siginfo
+		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, pAll, 0, uintptr(unsafe.Pointer(&info)), exited|noWait, 0, 0)
+		switch errno {
+		case 0:
+			return int(info.pid)
+		case syscall.EINTR:
+		default:
+			return -1
+		}
+	}
+}
+
+// peekStatus reads a zombie's status without reaping it.
+func peekStatus(pid int) (code, signal int) {
+	var info siginfo
+	syscall.Syscall6(syscall.SYS_WAITID, pPid, uintptr(pid), uintptr(unsafe.Pointer(&info)), exited|noWait, 0, 0)
+	if info.code == cldExited {
+		return int(info.status), 0
+	}
+	return 128 + int(info.status), int(info.status)
+}
+
+// startTicks is field 22 of /proc/PID/stat, proc_pid_stat(5), as text.
+func startTicks(pid int) string {
+	fd, err := syscall.Open("/proc/"+itoa(pid)+"/stat", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return "0"
+	}
+	defer syscall.Close(fd)
+	var buf [1024]byte
+	n, _ := syscall.Read(fd, buf[:])
+	s := string(buf[:max(n, 0)])
+	// The command name, in parentheses, may hold blanks and parentheses.
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] == ')' {
+			s = s[i+1:]
+			break
+		}
+	}
+	field := 2
+	for i := 0; i < len(s); i++ {
+		if s[i] != ' ' {
+			continue
+		}
+		if field++; field == 22 {
+			j := i + 1
+			for j < len(s) && s[j] != ' ' {
+				j++
+			}
+			return s[i+1 : j]
+		}
+	}
+	return "0"
+}
+
+// ignoreTerminalSignals keeps a Ctrl-C in the terminal that started us away.
+// The chain is in a session of its own; this is for kill(1) with a wrong group.
+func ignoreTerminalSignals() {
+	type sigaction struct {
+		handler, flags, restorer uintptr
+		mask                     uint64
+	}
+	ignore := sigaction{handler: 1}
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE} {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
+	}
+}
+
+func received(oob []byte) int {
+	messages, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 {
+		return -1
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return -1
+	}
+	return fds[0]
+}
+
+func writeFile(path, text string) {
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return
+	}
+	syscall.Write(fd, []byte(text))
+	syscall.Close(fd)
+}
+
+func monotonic() int64 {
+	var ts syscall.Timespec
+	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0)
+	return ts.Nano()
+}
+
+func pause(ns int64) {
+	ts := syscall.NsecToTimespec(ns)
+	syscall.Nanosleep(&ts, nil)
+}
+
+func errno(err error) syscall.Errno {
+	if e, ok := err.(syscall.Errno); ok {
+		return e
+	}
+	return syscall.EINVAL
+}
+
+// withEnv replaces or appends variables.
+func withEnv(env []string, set [][2]string) []string {
+	out := make([]string, 0, len(env)+len(set))
+next:
+	for _, kv := range env {
+		for _, s := range set {
+			if len(kv) > len(s[0]) && kv[:len(s[0])] == s[0] && kv[len(s[0])] == '=' {
+				continue next
+			}
+		}
+		out = append(out, kv)
+	}
+	for _, s := range set {
+		out = append(out, s[0]+"="+s[1])
+	}
+	return out
+}
+
+func split(s string) []string {
+	if s == "" {
+		return nil
+	}
+	var out []string
+	start := 0
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\n' {
+			out = append(out, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(out, s[start:])
+}
+
+func cut(s string) (verb, rest string) {
+	for i := 0; i < len(s); i++ {
+		if s[i] == ' ' {
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
+}
+
+func itoa(n int) string {
+	if n < 0 {
+		return "-" + itoa(-n)
+	}
+	var buf [20]byte
+	i := len(buf)
+	for {
+		i--
+		buf[i] = byte('0' + n%10)
+		if n /= 10; n == 0 {
+			return string(buf[i:])
+		}
+	}
+}

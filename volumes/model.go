@@ -1,0 +1,75 @@
+package volumes
+
+import "time"
+
+// Spec is what a named volume must be.
+type Spec struct {
+	Name       string            `json:"name"` // name on this machine, such as "shop_data"
+	Project    string            `json:"project,omitempty"`
+	Key        string            `json:"key,omitempty"` // name inside the Compose file
+	Driver     string            `json:"driver,omitempty"`
+	DriverOpts map[string]string `json:"driverOpts,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Anonymous  bool              `json:"anonymous,omitempty"`
+}
+
+// Volume is a volume as it exists.
+type Volume struct {
+	Spec
+	Mountpoint string    `json:"mountpoint"`
+	Created    time.Time `json:"created"`
+	// Seeded is set once image content was copied up, so that an interrupted
+	// copy is done again from the start and a finished one never is.
+	Seeded bool `json:"seeded,omitempty"`
+	// Seeding is set while image content is being copied up.
+	Seeding bool `json:"seeding,omitempty"`
+}
+
+// MountType tells what a Mount's Source means.
+type MountType string
+
+const (
+	TypeVolume MountType = "volume" // Source: volume name; "" makes an anonymous one
+	TypeBind   MountType = "bind"   // Source: absolute path on the host
+	TypeTmpfs  MountType = "tmpfs"  // no Source
+	TypeFile   MountType = "file"   // Content: a config or secret, written to a private tmpfs
+	TypeImage  MountType = "image"  // Source: image reference
+)
+
+// Mount is one mount a container asks for.
+type Mount struct {
+	Type     MountType `json:"type"`
+	Source   string    `json:"source,omitempty"`
+	Target   string    `json:"target"`
+	ReadOnly bool      `json:"readOnly,omitempty"`
+	Subpath  string    `json:"subpath,omitempty"`
+	// NoCopy turns copy-up of image content into a fresh volume off.
+	NoCopy bool `json:"noCopy,omitempty"`
+	// Propagation is a bind's: rprivate (default), private, rshared, shared,
+	// rslave, slave.
+	Propagation    string `json:"propagation,omitempty"`
+	CreateHostPath bool   `json:"createHostPath,omitempty"`
+	// Recursive is a bind's: "" or "enabled", "disabled", "writable", "readonly".
+	Recursive string `json:"recursive,omitempty"`
+	SELinux   string `json:"selinux,omitempty"` // "z" or "Z"
+	// Size is a tmpfs' limit in bytes, 0 for none; Mode its mode, 0 for 1777.
+	Size    int64    `json:"size,omitempty"`
+	Mode    uint32   `json:"mode,omitempty"`
+	Options []string `json:"options,omitempty"` // further tmpfs options: uid=, noexec, …
+	// Content, UID, GID are a TypeFile's; Mode is its mode, 0 for 0444.
+	// ContentDigest stands for the content where the content must not be
+	// stored (secrets).
+	Content       []byte `json:"content,omitempty"`
+	ContentDigest string `json:"contentDigest,omitempty"`
+	// ContentFrom says where Content came from, so that a stored spec without
+	// Content can be completed: "file:PATH" or "environment:NAME".
+	ContentFrom string `json:"contentFrom,omitempty"`
+	// Secret marks Content as a secret: it must not reach a disk.
+	Secret bool   `json:"secret,omitempty"`
+	UID    string `json:"uid,omitempty"`
+	GID    string `json:"gid,omitempty"`
+	// Labels go on an anonymous volume.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Origin is where the user asked for it, for errors: "compose.yaml:12: services.web.volumes[0]".
+	Origin string `json:"-"`
+}
