@@ -119,7 +119,7 @@ func (g *guard) run() int {
 		case promote:
 			g.becomeWarden()
 			return 72
-		case status.Exited() && status.ExitStatus() == 0:
+		case status.Exited() && status.ExitStatus() == 0, !exists(g.dir):
 			// The supervisor removed the run directory, under its lock: by now
 			// the files in it may be those of a new chain.
 			return 0

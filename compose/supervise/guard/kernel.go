@@ -117,6 +117,11 @@ func writeFile(path, text string) {
 	syscall.Close(fd)
 }
 
+func exists(path string) bool {
+	var st syscall.Stat_t
+	return syscall.Lstat(path, &st) != syscall.ENOENT
+}
+
 func monotonic() int64 {
 	var ts syscall.Timespec
 	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0)

@@ -1,0 +1,61 @@
+# `make example` and `make test` are all that a new checkout needs; both
+# install what is missing. See README.md.
+
+GO          := go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+STACK       := $(CURDIR)/bin/stack
+SHOP        := examples/shop/compose.yaml
+SHOP_PORT   ?= 8080
+
+# Paths in binaries would make every checkout compile everything anew. Where git
+# does not answer (another user's checkout), go build must not ask it.
+export GOFLAGS := $(GOFLAGS) -trimpath $(shell git status >/dev/null 2>&1 || echo -buildvcs=false)
+export CGO_ENABLED = 0
+export SHOP_PORT
+# A toolchain that `make setup` had to fetch is found before the system's.
+export PATH := $(CURDIR)/bin/go/bin:$(PATH)
+
+.PHONY: build setup images example test lint unit e2e bench clean
+
+## build: bin/stack, one static binary
+build: setup
+	$(GO) build -o $(STACK) ./cmd/stack
+
+## setup: install what building and the images need, where it is missing
+setup:
+	@.ci/setup
+
+## images: make the example's images and import them
+images: build
+	$(GO) run ./examples/mkimages -stack $(STACK)
+
+## example: run examples/shop and fetch its page
+example: images
+	$(STACK) -f $(SHOP) up --detach --wait
+	@curl --silent --show-error --fail --retry 5 --retry-connrefused http://127.0.0.1:$(SHOP_PORT)/
+	@echo "The shop runs on port $(SHOP_PORT). To end it: $(STACK) -f $(SHOP) down"
+
+## test: everything that CI checks
+test: lint unit e2e
+
+## lint: format, vet, staticcheck
+lint: setup
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+## unit: the tests beside the code
+unit: setup
+	$(GO) test $$($(GO) list ./... | grep -v '/e2e')
+
+## e2e: the whole program, in namespaces of its own; needs root
+e2e: setup
+	$(GO) test -p 1 -timeout 15m ./e2e/...
+
+## bench: compare with Docker; prints medians and ratios
+bench: build
+	$(GO) run ./e2e/bench
+
+clean:
+	rm -rf bin

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
+)
+
+// group makes a command that only has subcommands.
+func group(name, short string, subcommands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   name + " COMMAND",
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownVerb(cmd, args[0])
+		},
+	}
+	for _, sub := range subcommands {
+		sub.DisableFlagsInUseLine = true
+		cmd.AddCommand(sub)
+	}
+	return cmd
+}
+
+func newContainerCmd(a *app) *cobra.Command {
+	return group("container", "Manage containers",
+		newContainerAttachCmd(a),
+		newContainerCpCmd(a),
+		newContainerCreateCmd(a, nil),
+		newContainerDiffCmd(a, nil),
+		newContainerExecCmd(a, nil),
+		newContainerExportCmd(a, nil),
+		newContainerInspectCmd(a),
+		newContainerKillCmd(a),
+		newContainerLogsCmd(a, nil),
+		newContainerLsCmd(a, nil),
+		newContainerPauseCmd(a),
+		newContainerPortCmd(a),
+		newContainerPruneCmd(a, nil),
+		newContainerRenameCmd(a, nil),
+		newContainerRestartCmd(a),
+		newContainerRmCmd(a, nil),
+		newContainerRunCmd(a, nil),
+		newContainerStartCmd(a, nil),
+		newContainerStatsCmd(a),
+		newContainerStopCmd(a),
+		newContainerTopCmd(a, nil),
+		newContainerUnpauseCmd(a),
+		newContainerUpdateCmd(a, nil),
+		newContainerWaitCmd(a, nil),
+	)
+}
+
+// eachContainer runs work on one container after the other and prints each name
+// as it was given, as docker does. It goes on after an error.
+func (a *app) eachContainer(ctx context.Context, names []string, work func(compose.Verbs, engine.Container) error) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	failed := false
+	for _, name := range names {
+		c, err := a.target(ctx, v, "", name, 0, true)
+		if err == nil {
+			err = work(v, c)
+		}
+		if err != nil {
+			failed = true
+			fmt.Fprintln(a.err, err)
+			continue
+		}
+		fmt.Fprintln(a.out, name)
+	}
+	if failed {
+		return exitError{code: exitGeneral}
+	}
+	return nil
+}
+
+// idSelector selects one container.
+func idSelector(c engine.Container) compose.Selector {
+	return compose.Selector{IDs: []string{c.ID}, All: true}
+}
+
+// simple makes a command that does one thing to each of its containers.
+func (a *app) simple(use, short string, work func(context.Context, compose.Verbs, compose.Selector) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   use + " CONTAINER [CONTAINER...]",
+		Short: short,
+		Args:  requireArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			return a.eachContainer(ctx, args, func(v compose.Verbs, c engine.Container) error {
+				return work(ctx, v, idSelector(c))
+			})
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+}
+
+func newContainerPauseCmd(a *app) *cobra.Command {
+	return a.simple("pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+		return v.Pause(ctx, s, nil)
+	})
+}
+
+func newContainerUnpauseCmd(a *app) *cobra.Command {
+	return a.simple("unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+		return v.Unpause(ctx, s, nil)
+	})
+}
+
+func newContainerStopCmd(a *app) *cobra.Command {
+	return a.stopping("stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.Verbs, s compose.Selector, o compose.StopOptions) error {
+		return v.Stop(ctx, s, o, nil)
+	})
+}
+
+func newContainerRestartCmd(a *app) *cobra.Command {
+	return a.stopping("restart [OPTIONS]", "Restart one or more containers", func(ctx context.Context, v compose.Verbs, s compose.Selector, o compose.StopOptions) error {
+		o.NoDeps = true
+		return v.Restart(ctx, s, o, nil)
+	})
+}
+
+// stopping makes a simple command with a signal and a timeout.
+func (a *app) stopping(use, short string, work func(context.Context, compose.Verbs, compose.Selector, compose.StopOptions) error) *cobra.Command {
+	var o compose.StopOptions
+	var timeout int
+	var cmd *cobra.Command
+	cmd = a.simple(use, short, func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+		if o.Signal != "" {
+			if err := checkSignal(o.Signal); err != nil {
+				return err
+			}
+		}
+		o.Timeout = seconds(cmd, "timeout", timeout)
+		return work(ctx, v, s, o)
+	})
+	cmd.Flags().StringVarP(&o.Signal, "signal", "s", "", "Signal to send to the container")
+	cmd.Flags().IntVarP(&timeout, "timeout", "t", 0, "Seconds to wait before killing the container")
+	cmd.Flags().SetNormalizeFunc(formerTime)
+	return cmd
+}
+
+func newContainerKillCmd(a *app) *cobra.Command {
+	var signal string
+	cmd := a.simple("kill [OPTIONS]", "Kill one or more running containers", func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+		if err := checkSignal(signal); err != nil {
+			return err
+		}
+		cs, err := v.Containers(ctx, s)
+		if err != nil {
+			return err
+		}
+		for _, c := range cs {
+			if !slices.Contains([]engine.Phase{engine.Running, engine.Paused, engine.Restarting}, c.State.Phase) {
+				return fmt.Errorf("cannot kill container %s: it is not running", c.Spec.Name)
+			}
+		}
+		return v.Kill(ctx, s, compose.StopOptions{Signal: signal}, nil)
+	})
+	cmd.Flags().StringVarP(&signal, "signal", "s", "SIGKILL", "Signal to send to the container")
+	return cmd
+}
+
+type containerRmOptions struct {
+	Names   []string // arguments
+	Force   bool
+	Link    bool
+	Volumes bool
+}
+
+func newContainerRmCmd(a *app, runF func(context.Context, *app, *containerRmOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runContainerRm
+	}
+	o := &containerRmOptions{}
+	cmd := &cobra.Command{
+		Use:     "rm [OPTIONS] CONTAINER [CONTAINER...]",
+		Aliases: []string{"remove"},
+		Short:   "Remove one or more containers",
+		Args:    requireArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Names = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Force, "force", "f", false, "Force the removal of a running container (uses SIGKILL)")
+	f.BoolVarP(&o.Link, "link", "l", false, "Remove the specified link")
+	f.BoolVarP(&o.Volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
+	ignore(f, "link")
+	return cmd
+}
+
+func runContainerRm(ctx context.Context, a *app, o *containerRmOptions) error {
+	return a.eachContainer(ctx, o.Names, func(v compose.Verbs, c engine.Container) error {
+		running := c.State.Phase == engine.Running || c.State.Phase == engine.Paused || c.State.Phase == engine.Restarting
+		if running && !o.Force {
+			return fmt.Errorf("cannot remove container %q: container is running: stop the container before removing or force remove", c.Spec.Name)
+		}
+		return v.Remove(ctx, idSelector(c), compose.StopOptions{Force: o.Force, Volumes: o.Volumes}, nil)
+	})
+}
+
+type containerStartOptions struct {
+	Names       []string // arguments
+	Attach      bool
+	DetachKeys  string
+	Interactive bool
+}
+
+func newContainerStartCmd(a *app, runF func(context.Context, *app, *containerStartOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runContainerStart
+	}
+	o := &containerStartOptions{}
+	cmd := &cobra.Command{
+		Use:   "start [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Start one or more stopped containers",
+		Args:  requireArgs(1),
+		RunE: a.runWithSignals(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Names = args
+			if (o.Attach || o.Interactive) && len(args) > 1 {
+				return fmt.Errorf("you cannot start and attach multiple containers at once")
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
+	f.StringVar(&o.DetachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
+	f.BoolVarP(&o.Interactive, "interactive", "i", false, "Attach container's STDIN")
+	f.String("checkpoint", "", "Restore from this checkpoint")
+	f.String("checkpoint-dir", "", "Use a custom checkpoint storage directory")
+	f.Lookup("checkpoint").Hidden, f.Lookup("checkpoint-dir").Hidden = true, true
+	ignore(f, "checkpoint", "checkpoint-dir")
+	return cmd
+}
+
+// runContainerStart starts containers. Attached, the container's log from its
+// start on is what a terminal would have shown.
+func runContainerStart(ctx context.Context, a *app, o *containerStartOptions) error {
+	if !o.Attach && !o.Interactive {
+		return a.eachContainer(ctx, o.Names, func(v compose.Verbs, c engine.Container) error {
+			return v.Start(ctx, idSelector(c), nil)
+		})
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := a.target(ctx, v, "", o.Names[0], 0, true)
+	if err != nil {
+		return err
+	}
+	if s, ok := v.(starter); ok {
+		r := compose.RunOptions{Spec: c.Spec, DetachKeys: o.DetachKeys}
+		a.connect(&r, o.Interactive && c.Spec.Process.Stdin)
+		defer a.rawTerminal(c.Spec.Process.TTY && r.Stdin != nil)()
+		code, err := s.StartAttached(ctx, c.ID, r)
+		return status(code, err)
+	}
+	if err := v.Start(ctx, idSelector(c), nil); err != nil {
+		return err
+	}
+	return runAttach(ctx, a, &attachOptions{Name: c.ID, DetachKeys: o.DetachKeys, NoStdin: !o.Interactive, SigProxy: true, container: true})
+}
+
+// starter is what an engine has that can connect streams before a stopped
+// container starts again.
+type starter interface {
+	StartAttached(ctx context.Context, container string, o compose.RunOptions) (exitCode int, err error)
+}
+
+type containerWaitOptions struct {
+	Names []string // arguments
+}
+
+func newContainerWaitCmd(a *app, runF func(context.Context, *app, *containerWaitOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runContainerWait
+	}
+	return &cobra.Command{
+		Use:   "wait CONTAINER [CONTAINER...]",
+		Short: "Block until one or more containers stop, then print their exit codes",
+		Args:  requireArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			return runF(ctx, a, &containerWaitOptions{Names: args})
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+}
+
+func runContainerWait(ctx context.Context, a *app, o *containerWaitOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	failed := false
+	for _, name := range o.Names {
+		code, err := v.Wait(ctx, name)
+		if err != nil {
+			failed = true
+			fmt.Fprintln(a.err, err)
+			continue
+		}
+		fmt.Fprintln(a.out, code)
+	}
+	if failed {
+		return exitError{code: exitGeneral}
+	}
+	return nil
+}
+
+type containerRenameOptions struct{ Name, NewName string }
+
+func newContainerRenameCmd(a *app, runF func(context.Context, *app, *containerRenameOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runContainerRename
+	}
+	return &cobra.Command{
+		Use:   "rename CONTAINER NEW_NAME",
+		Short: "Rename a container",
+		Args:  exactArgs(2),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			return runF(ctx, a, &containerRenameOptions{Name: args[0], NewName: args[1]})
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+}
+
+// renamer is an engine that can give a container another name.
+type renamer interface {
+	Rename(ctx context.Context, container, name string) error
+}
+
+func runContainerRename(ctx context.Context, a *app, o *containerRenameOptions) error {
+	name := strings.TrimPrefix(o.NewName, "/")
+	if name == "" {
+		return fmt.Errorf("cannot rename container %s: the new name is empty", o.Name)
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	r, ok := v.(renamer)
+	if !ok {
+		return notSupported("rename a container")
+	}
+	return r.Rename(ctx, o.Name, name)
+}
+
+// notSupported is the error for a docker verb that the engine does not have.
+func notSupported(what string) error {
+	return fmt.Errorf("cannot %s: this version of stack does not support it", what)
+}

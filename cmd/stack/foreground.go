@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/stack-run/stack/cmd/stack/internal/logview"
+	"github.com/stack-run/stack/cmd/stack/internal/progress"
+	"github.com/stack-run/stack/cmd/stack/internal/terminal"
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+)
+
+// interruptible ends work's context at the first SIGINT or SIGTERM.
+func (a *app) interruptible(ctx context.Context, work func(context.Context) error) error {
+	inner, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := work(inner)
+	if err != nil && inner.Err() != nil && ctx.Err() == nil {
+		return exitError{code: exitInterrupted}
+	}
+	return err
+}
+
+// foreground is an up that stays: it shows the logs, and stops the project
+// when it is told to or when a container ends that decides.
+//
+//	starting ── up done ──► following ── all ended, detach ──► (return)
+//	    └────────── Ctrl-C, an exit that decides ──► stopping ──► (return)
+//	                                     Ctrl-C again: kill ──┘
+type foreground struct {
+	a       *app
+	v       compose.Verbs
+	d       *spec.Desired
+	o       *upOptions
+	attach  []string // services whose lines are shown
+	watched []string // services whose ends matter
+	printer *logview.Printer
+	signals chan os.Signal
+	keys    chan byte
+	began   time.Time
+
+	mu      sync.Mutex // guards what follows
+	display progress.Display
+	menu    string // the line that stays last, "" for none
+}
+
+// ending is the end of one followed container.
+type ending struct {
+	c    engine.Container
+	code int
+}
+
+func newForeground(a *app, v compose.Verbs, d *spec.Desired, o *upOptions, attach []string) *foreground {
+	var services []string
+	for name := range d.Services {
+		services = append(services, name)
+	}
+	slices.Sort(services)
+	watched := o.Services
+	if len(watched) == 0 {
+		watched = services
+	}
+	f := &foreground{
+		a: a, v: v, d: d, o: o, attach: attach, watched: watched,
+		signals: make(chan os.Signal, 2),
+		keys:    make(chan byte),
+		display: a.display("Running"),
+		began:   a.now(),
+	}
+	f.printer = logview.New(a.out, a.err, logview.Options{
+		Colour: a.paints(a.out) && !o.NoColor, NoPrefix: o.NoLogPrefix, Timestamps: o.Timestamps, Services: services,
+	})
+	f.printer.Widen(shortNames(d, attach)...)
+	return f
+}
+
+func (f *foreground) run(ctx context.Context) error {
+	signal.Notify(f.signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(f.signals)
+	upCtx, cancelUp := context.WithCancel(ctx)
+	logsCtx, cancelLogs := context.WithCancel(ctx)
+
+	var (
+		ended    = make(chan ending)
+		logsDone = make(chan error, 1)
+		upDone   = make(chan error, 1)
+		stopped  = make(chan error, 2)
+		idle     sync.WaitGroup // the goroutines that print
+		follow   sync.Once
+	)
+	followLogs := func() {
+		follow.Do(func() { idle.Go(func() { logsDone <- f.logs(logsCtx, ended) }) })
+	}
+	// Nothing may be printed after the return.
+	defer func() {
+		cancelUp()
+		cancelLogs()
+		follow.Do(func() {})
+		idle.Wait()
+		f.setMenu("")
+		f.show().Done()
+	}()
+
+	upReturned := make(chan struct{})
+	idle.Go(func() {
+		defer close(upReturned)
+		upDone <- f.v.Up(upCtx, f.d, f.o.options(f.a), func(e apply.Event) {
+			f.show().Event(e)
+			if e.Kind == "Container" && (e.Status == "Started" || e.Status == "Running") {
+				followLogs()
+			}
+		})
+	})
+
+	seen := map[string]bool{} // containers whose end was told
+	starting, stopping := true, false
+	var exit error // what the whole ends with
+	stop := func(message string, result error) {
+		stopping, exit = true, result
+		cancelUp()
+		f.setMenu("")
+		f.show().Done()
+		f.print(func() { fmt.Fprintln(f.a.out, message) })
+		f.setDisplay(f.a.display("Running"))
+		idle.Go(func() {
+			<-upReturned
+			stopped <- f.stop(ctx)
+		})
+	}
+	for {
+		select {
+		case err := <-upDone:
+			upDone = nil
+			if stopping {
+				continue
+			}
+			f.show().Done()
+			if err != nil {
+				return err
+			}
+			starting = false
+			followLogs()
+			defer f.openMenu()()
+			if f.over(ctx, seen) {
+				return nil
+			}
+		case e := <-ended:
+			if e.c.State.FinishedAt.Before(f.began) {
+				continue // it was over before
+			}
+			seen[e.c.ID] = true
+			restarting := e.c.State.Phase == engine.Restarting
+			if slices.Contains(f.attach, e.c.Service) {
+				f.print(func() { f.printer.Exited(e.c, e.code, restarting) })
+			}
+			switch {
+			case stopping || restarting || !slices.Contains(f.watched, e.c.Service):
+			case f.o.AbortOnContainerExit, f.o.AbortOnContainerFailure && e.code != 0:
+				stop("Aborting on container exit...", exitError{code: e.code})
+			case !starting && f.over(ctx, seen):
+				return nil
+			}
+		case err := <-logsDone:
+			if err != nil {
+				f.a.warn("cannot follow the logs: %v", err)
+			}
+			if !starting && !stopping && f.over(ctx, nil) {
+				return nil
+			}
+		case <-f.signals:
+			if !stopping {
+				stop("Gracefully Stopping... press Ctrl+C again to force", exitError{code: exitInterrupted})
+				continue
+			}
+			idle.Go(func() { stopped <- f.kill(ctx) })
+		case key := <-f.keys:
+			if key == 'd' && !stopping {
+				return nil
+			}
+		case err := <-stopped:
+			if err != nil {
+				return err
+			}
+			return f.result(ctx, exit)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// logs follows the watched services' containers until ctx ends.
+func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
+	if names := shortNames(f.d, f.attach); len(names) > 0 {
+		f.print(func() { fmt.Fprintln(f.a.out, "Attaching to", strings.Join(names, ", ")) })
+	}
+	services := slices.Clone(f.watched)
+	for _, s := range f.attach {
+		if !slices.Contains(services, s) {
+			services = append(services, s)
+		}
+	}
+	o := compose.LogOptions{
+		Follow: true, NewContainers: true, Tail: -1, Since: f.began,
+		Ended: func(c engine.Container, code int) {
+			select {
+			case ended <- ending{c, code}:
+			case <-ctx.Done():
+			}
+		},
+	}
+	err := f.v.Logs(ctx, compose.Selector{Project: f.d.Project, Services: services, All: true}, o, func(l compose.LogLine) error {
+		if slices.Contains(f.attach, l.Container.Service) {
+			f.print(func() { f.printer.Line(l) })
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// over reports whether all watched containers have ended for good and the last
+// line of each that ended meanwhile is printed. seen has the IDs of those; nil
+// stands for all.
+func (f *foreground) over(ctx context.Context, seen map[string]bool) bool {
+	cs, err := f.v.Containers(ctx, compose.Selector{Project: f.d.Project, Services: f.watched, All: true})
+	return err == nil && !slices.ContainsFunc(cs, func(c engine.Container) bool {
+		switch c.State.Phase {
+		case engine.Running, engine.Paused, engine.Restarting:
+			return true
+		}
+		return seen != nil && !seen[c.ID] && !c.State.FinishedAt.Before(f.began)
+	})
+}
+
+func (f *foreground) stop(ctx context.Context) error {
+	sel := compose.Selector{Project: f.d.Project, Services: f.o.Services}
+	return f.v.Stop(ctx, sel, compose.StopOptions{Timeout: f.o.Timeout}, func(e apply.Event) { f.show().Event(e) })
+}
+
+func (f *foreground) kill(ctx context.Context) error {
+	sel := compose.Selector{Project: f.d.Project, Services: f.o.Services}
+	return f.v.Kill(ctx, sel, compose.StopOptions{Signal: "SIGKILL"}, func(e apply.Event) { f.show().Event(e) })
+}
+
+// result is what a stopped foreground up ends with: the exit code that was
+// asked for, or the one that made it stop.
+func (f *foreground) result(ctx context.Context, exit error) error {
+	var e exitError
+	if !errors.As(exit, &e) || e.code == exitInterrupted {
+		return exit
+	}
+	if f.o.ExitCodeFrom != "" {
+		cs, err := f.v.Containers(ctx, compose.Selector{Project: f.d.Project, Services: []string{f.o.ExitCodeFrom}, All: true})
+		if err != nil {
+			return err
+		}
+		for _, c := range cs {
+			return status(c.State.ExitCode, nil)
+		}
+		return fmt.Errorf("cannot take the exit code from service %q: it has no container", f.o.ExitCodeFrom)
+	}
+	return status(e.code, nil)
+}
+
+func (f *foreground) show() progress.Display {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.display
+}
+
+func (f *foreground) setDisplay(d progress.Display) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.display = d
+}
+
+// print writes to the terminal with the progress display and the menu out of
+// the way.
+func (f *foreground) print(write func()) {
+	f.show().Print(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.menu != "" {
+			io.WriteString(f.a.out, "\r\x1b[2K")
+		}
+		write()
+		if f.menu != "" {
+			io.WriteString(f.a.out, f.menu+"\r")
+		}
+	})
+}
+
+func (f *foreground) setMenu(text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.menu != "" {
+		io.WriteString(f.a.out, "\r\x1b[2K")
+	}
+	f.menu = text
+	if text != "" {
+		io.WriteString(f.a.out, text+"\r")
+	}
+}
+
+// openMenu shows the menu and reads keys, where there is a terminal for both.
+// The returned function gives the terminal back.
+func (f *foreground) openMenu() (restore func()) {
+	in := terminal.File(f.a.in)
+	if in == nil || !terminal.Is(f.a.out) || !f.o.Menu || f.a.global.ANSI == "never" {
+		return func() {}
+	}
+	back, err := terminal.Keys(in)
+	if err != nil {
+		return func() {}
+	}
+	key, text := terminal.Bold, terminal.Faint
+	if !f.a.paints(f.a.out) {
+		key, text = terminal.Plain, terminal.Plain
+	}
+	f.setMenu(key.Paint("d") + text.Paint(" Detach"))
+	// The reader cannot be called back from its read; it ends with the process
+	// or at its next key.
+	done := make(chan struct{})
+	go func() {
+		var b [1]byte
+		for {
+			if n, err := in.Read(b[:]); n == 0 || err != nil {
+				return
+			}
+			select {
+			case f.keys <- b[0]:
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		back()
+	}
+}

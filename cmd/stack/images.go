@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/format"
+	"github.com/stack-run/stack/cmd/stack/internal/summary"
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/volumes"
+)
+
+type imagesOptions struct {
+	Services []string // arguments
+	Format   string
+	Quiet    bool
+}
+
+func newImagesCmd(a *app, runF func(context.Context, *app, *imagesOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runImages
+	}
+	o := &imagesOptions{}
+	cmd := &cobra.Command{
+		Use:   "images [OPTIONS] [SERVICE...]",
+		Short: "List images used by the created containers",
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Services = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	cmd.Flags().StringVar(&o.Format, "format", "table", "Format the output. Values: [table | json]")
+	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "Only display IDs")
+	return cmd
+}
+
+// usedImage is one container's image in docker compose's JSON.
+type usedImage struct {
+	ID            string
+	ContainerName string
+	Repository    string
+	Tag           string
+	Platform      string
+	Size          int64
+	Created       *time.Time `json:",omitempty"`
+	LastTagTime   time.Time  `json:",omitzero"`
+}
+
+func runImages(ctx context.Context, a *app, o *imagesOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := a.scope(ctx, v)
+	if err != nil {
+		return err
+	}
+	if err := a.check(ctx, v, s, "", o.Services); err != nil {
+		return err
+	}
+	cs, err := v.Containers(ctx, compose.Selector{Project: s.name, Services: o.Services, All: true})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(cs, func(x, y engine.Container) int { return strings.Compare(x.Spec.Name, y.Spec.Name) })
+	_, store, err := a.images()
+	if err != nil {
+		return err
+	}
+	list := []usedImage{}
+	for _, c := range cs {
+		list = append(list, useOf(ctx, store, c))
+	}
+	switch {
+	case o.Quiet:
+		seen := map[string]bool{}
+		for _, u := range list {
+			if !seen[u.ID] {
+				seen[u.ID] = true
+				fmt.Fprintln(a.out, strings.TrimPrefix(u.ID, "sha256:"))
+			}
+		}
+		return nil
+	case o.Format == "json":
+		line, err := json.Marshal(list)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(a.out, string(line))
+		return err
+	case o.Format != "" && o.Format != "table":
+		return fmt.Errorf("cannot use --format %q; use table or json", o.Format)
+	}
+	rows := make([][]string, len(list))
+	for i, u := range list {
+		age := "N/A"
+		if u.Created != nil {
+			age = summary.Ago(*u.Created, a.now())
+		}
+		rows[i] = []string{u.ContainerName, none(u.Repository), none(u.Tag), u.Platform, summary.ID(u.ID, false),
+			units.HumanSizeWithPrecision(float64(u.Size), 3), age}
+	}
+	return format.Columns(a.out, rows, "CONTAINER", "REPOSITORY", "TAG", "PLATFORM", "IMAGE ID", "SIZE", "CREATED")
+}
+
+func none(s string) string {
+	if s == "" {
+		return "<none>"
+	}
+	return s
+}
+
+// useOf describes the image of a container; of one whose image is gone only
+// what the record says.
+func useOf(ctx context.Context, store *image.Store, c engine.Container) usedImage {
+	u := usedImage{ID: c.Spec.ImageID, ContainerName: c.Spec.Name}
+	name, _, _ := strings.Cut(c.Spec.Image, "@")
+	if repository, tag := splitName(name); tag != "<none>" {
+		u.Repository, u.Tag = repository, tag
+	} else {
+		u.Repository, u.Tag = name, "latest"
+	}
+	img, err := store.Resolve(ctx, c.Spec.ImageID)
+	if err != nil {
+		return u
+	}
+	u.ID, u.Platform, u.Size, u.LastTagTime = img.ID.String(), image.FormatPlatform(img.Platform), img.Size, img.Tagged
+	if img.Created.Unix() > 0 {
+		u.Created = &img.Created
+	}
+	if len(img.Names) == 0 {
+		u.Repository, u.Tag = "", ""
+	} else if !slices.Contains(img.Names, u.Repository+":"+u.Tag) {
+		u.Repository, u.Tag = splitName(img.Names[0])
+	}
+	return u
+}
+
+type volumesOptions struct {
+	Services []string // arguments
+	Format   string
+	Quiet    bool
+}
+
+func newVolumesCmd(a *app, runF func(context.Context, *app, *volumesOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runVolumes
+	}
+	o := &volumesOptions{}
+	cmd := &cobra.Command{
+		Use:   "volumes [OPTIONS] [SERVICE...]",
+		Short: "List volumes",
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Services = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	cmd.Flags().StringVar(&o.Format, "format", "table", formatHelp)
+	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "Only display volume names")
+	return cmd
+}
+
+func runVolumes(ctx context.Context, a *app, o *volumesOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := a.scope(ctx, v)
+	if err != nil {
+		return err
+	}
+	if err := a.check(ctx, v, s, "", o.Services); err != nil {
+		return err
+	}
+	cs, err := v.Containers(ctx, compose.Selector{Project: s.name, Services: o.Services, All: true})
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, c := range cs {
+		for _, name := range summary.MountSources(c) {
+			used[name] = true
+		}
+	}
+	store, err := a.volumeStore()
+	if err != nil {
+		return err
+	}
+	all, err := store.List()
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(x volumes.Volume) bool {
+		return !used[x.Name] && (x.Project != s.name || len(o.Services) > 0)
+	})
+	return a.printVolumes(all, cs, o.Format, o.Quiet)
+}

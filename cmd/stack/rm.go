@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/healthcheck"
+)
+
+type rmOptions struct {
+	Services []string // arguments
+	Force    bool
+	Stop     bool
+	Volumes  bool
+}
+
+func newRmCmd(a *app, runF func(context.Context, *app, *rmOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runRm
+	}
+	o := &rmOptions{}
+	cmd := &cobra.Command{
+		Use:   "rm [OPTIONS] [SERVICE...]",
+		Short: "Removes stopped service containers",
+		Long: `Removes stopped service containers
+
+By default, anonymous volumes attached to containers will not be removed. You
+can override this with -v. To list all volumes, use "stack volume ls".
+
+Any data which is not in a volume will be lost.`,
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Services = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Force, "force", "f", false, "Don't ask to confirm removal")
+	f.BoolVarP(&o.Stop, "stop", "s", false, "Stop the containers, if required, before removing")
+	f.BoolVarP(&o.Volumes, "volumes", "v", false, "Remove any anonymous volumes attached to containers")
+	f.BoolP("all", "a", false, "Deprecated - no effect")
+	f.Lookup("all").Hidden = true
+	return cmd
+}
+
+func runRm(ctx context.Context, a *app, o *rmOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	sel, err := a.choose(ctx, v, "rm", o.Services)
+	if err != nil {
+		return err
+	}
+	sel.All = true
+	cs, err := v.Containers(ctx, sel.Selector)
+	if err != nil {
+		return err
+	}
+	if !o.Stop {
+		cs = slices.DeleteFunc(cs, func(c engine.Container) bool {
+			return c.State.Phase == engine.Running || c.State.Phase == engine.Paused || c.State.Phase == engine.Restarting
+		})
+	}
+	if len(cs) == 0 {
+		fmt.Fprintln(a.err, "No stopped containers")
+		return nil
+	}
+	var ids, names []string
+	for _, c := range cs {
+		ids, names = append(ids, c.ID), append(names, c.Spec.Name)
+	}
+	if a.global.DryRun {
+		return a.rehearse(ctx, v, "be removed", compose.Selector{IDs: ids, All: true})
+	}
+	fmt.Fprintf(a.err, "Going to remove %s\n", strings.Join(names, ", "))
+	if !o.Force {
+		ok, err := a.confirm("Are you sure? [yN] ")
+		if err != nil || !ok {
+			return err
+		}
+	}
+	return a.watch("Running", func(p compose.Progress) error {
+		if o.Stop {
+			if err := v.Stop(ctx, compose.Selector{IDs: ids}, compose.StopOptions{}, p); err != nil {
+				return err
+			}
+		}
+		return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Volumes: o.Volumes}, p)
+	})
+}
+
+// confirm asks on stderr and reads the answer from stdin; no answer is a no.
+func (a *app) confirm(question string) (bool, error) {
+	fmt.Fprint(a.err, question)
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && line == "" {
+		fmt.Fprintln(a.err)
+		return false, nil
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
+
+// removeOrphans removes the containers of services that the project's
+// definition does not have.
+func removeOrphans(ctx context.Context, a *app, v compose.Verbs, project string, p compose.Progress) error {
+	d, err := v.Definition(ctx, project)
+	if err != nil {
+		return err
+	}
+	cs, err := v.Containers(ctx, compose.Selector{Project: project, All: true})
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, c := range cs {
+		if d.Services[c.Service] == nil && !slices.Contains(d.Disabled, c.Service) && !c.OneOff {
+			ids = append(ids, c.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Force: true}, p)
+}
+
+// waitReady waits until all selected containers run and are healthy where they
+// have a check. It looks again whenever something happens to one of them.
+func waitReady(ctx context.Context, v compose.Verbs, s compose.Selector, limit time.Duration) error {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	watch, stop := context.WithCancel(ctx)
+	changed := make(chan struct{}, 1)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- v.Events(watch, s, time.Now(), time.Time{}, func(compose.EngineEvent) error {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+			return nil
+		})
+	}()
+	defer stop()
+	for {
+		cs, err := v.Containers(ctx, s)
+		if err != nil {
+			return err
+		}
+		waiting, err := notReady(cs)
+		if err != nil || waiting == "" {
+			return err
+		}
+		select {
+		case <-changed:
+		case err := <-failed:
+			if ctx.Err() == nil && err != nil {
+				return fmt.Errorf("cannot watch for events: %w", err)
+			}
+			return fmt.Errorf("application not healthy after %s: container %s is not ready", limit, waiting)
+		case <-ctx.Done():
+			return fmt.Errorf("application not healthy after %s: container %s is not ready", limit, waiting)
+		}
+	}
+}
+
+// notReady names a container that is still to become ready; the error names one
+// that never will.
+func notReady(cs []engine.Container) (string, error) {
+	waiting := ""
+	for _, c := range cs {
+		switch {
+		case c.State.Health == healthcheck.Unhealthy:
+			return "", fmt.Errorf("container %s is unhealthy", c.Spec.Name)
+		case c.State.Phase == engine.Exited && c.State.ExitCode != 0:
+			return "", fmt.Errorf("container %s exited (%d)", c.Spec.Name, c.State.ExitCode)
+		case c.State.Phase == engine.Exited, c.State.Phase == engine.Running && c.State.Health != healthcheck.Starting:
+		default:
+			waiting = c.Spec.Name
+		}
+	}
+	return waiting, nil
+}

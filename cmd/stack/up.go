@@ -1,0 +1,509 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/spec"
+)
+
+// createOptions are the flags that up, create, run and scale share.
+type createOptions struct {
+	Build              bool
+	NoBuild            bool
+	Pull               string
+	QuietPull          bool
+	QuietBuild         bool
+	ForceRecreate      bool
+	NoRecreate         bool
+	AlwaysRecreateDeps bool
+	RenewAnonVolumes   bool
+	RemoveOrphans      bool
+	Scale              []string
+	Timeout            *time.Duration // nil: each container's own
+	Yes                bool
+}
+
+type upOptions struct {
+	createOptions
+	Services                []string // arguments
+	Detach                  bool
+	NoStart                 bool
+	NoDeps                  bool
+	AbortOnContainerExit    bool
+	AbortOnContainerFailure bool
+	ExitCodeFrom            string
+	NoColor                 bool
+	NoLogPrefix             bool
+	Attach                  []string
+	AttachDependencies      bool
+	NoAttach                []string
+	Timestamps              bool
+	Wait                    bool
+	WaitTimeout             int // seconds
+	Watch                   bool
+	Menu                    bool
+}
+
+func newUpCmd(a *app, runF func(context.Context, *app, *upOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runUp
+	}
+	o := &upOptions{}
+	var timeout int
+	cmd := &cobra.Command{
+		Use:   "up [OPTIONS] [SERVICE...]",
+		Short: "Create and start containers",
+		RunE: a.runWithSignals(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			o.Services, o.Timeout = args, seconds(cmd, "timeout", timeout)
+			if !cmd.Flags().Changed("menu") {
+				o.Menu = a.getenv("COMPOSE_MENU") == "" || a.flagged("COMPOSE_MENU")
+			}
+			if err := o.check(a, cmd.Flags()); err != nil {
+				return err
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Detach, "detach", "d", false, "Detached mode: Run containers in the background")
+	f.BoolVar(&o.Build, "build", false, "Build images before starting containers")
+	f.BoolVar(&o.NoBuild, "no-build", false, "Don't build an image, even if it's policy")
+	f.StringVar(&o.Pull, "pull", "policy", `Pull image before running ("always"|"missing"|"never")`)
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
+	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	f.BoolVar(&o.NoColor, "no-color", false, "Produce monochrome output")
+	f.BoolVar(&o.NoLogPrefix, "no-log-prefix", false, "Don't print prefix in logs")
+	f.BoolVar(&o.ForceRecreate, "force-recreate", false, "Recreate containers even if their configuration and image haven't changed")
+	f.BoolVar(&o.NoRecreate, "no-recreate", false, "If containers already exist, don't recreate them. Incompatible with --force-recreate.")
+	f.BoolVar(&o.NoStart, "no-start", false, "Don't start the services after creating them")
+	f.BoolVar(&o.AbortOnContainerExit, "abort-on-container-exit", false, "Stops all containers if any container was stopped. Incompatible with -d")
+	f.BoolVar(&o.AbortOnContainerFailure, "abort-on-container-failure", false, "Stops all containers if any container exited with failure. Incompatible with -d")
+	f.StringVar(&o.ExitCodeFrom, "exit-code-from", "", "Return the exit code of the selected service container. Implies --abort-on-container-exit")
+	f.IntVarP(&timeout, "timeout", "t", 0, "Use this timeout in seconds for container shutdown when attached or when containers are already running")
+	f.BoolVar(&o.Timestamps, "timestamps", false, "Show timestamps")
+	f.BoolVar(&o.NoDeps, "no-deps", false, "Don't start linked services")
+	f.BoolVar(&o.AlwaysRecreateDeps, "always-recreate-deps", false, "Recreate dependent containers. Incompatible with --no-recreate.")
+	f.BoolVarP(&o.RenewAnonVolumes, "renew-anon-volumes", "V", false, "Recreate anonymous volumes instead of retrieving data from the previous containers")
+	f.BoolVar(&o.QuietPull, "quiet-pull", false, "Pull without printing progress information")
+	f.BoolVar(&o.QuietBuild, "quiet-build", false, "Suppress the build output")
+	f.StringArrayVar(&o.Attach, "attach", nil, "Restrict attaching to the specified services. Incompatible with --attach-dependencies.")
+	f.StringArrayVar(&o.NoAttach, "no-attach", nil, "Do not attach (stream logs) to the specified services")
+	f.BoolVar(&o.AttachDependencies, "attach-dependencies", false, "Automatically attach to log output of dependent services")
+	f.BoolVar(&o.Wait, "wait", false, "Wait for services to be running|healthy. Implies detached mode.")
+	f.IntVar(&o.WaitTimeout, "wait-timeout", 0, "Maximum duration in seconds to wait for the project to be running|healthy")
+	f.BoolVarP(&o.Watch, "watch", "w", false, "Watch source code and rebuild/refresh containers when files are updated.")
+	f.BoolVar(&o.Menu, "menu", false, "Enable interactive shortcuts when running attached. Incompatible with --detach. Can also be enable/disable by setting COMPOSE_MENU environment var.")
+	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
+	f.SetNormalizeFunc(assumeYes)
+	ignore(f, "watch")
+	return cmd
+}
+
+// assumeYes accepts the former name of --yes.
+func assumeYes(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if name == "y" {
+		name = "yes"
+	}
+	return pflag.NormalizedName(name)
+}
+
+// check rejects flags that exclude each other.
+func (o *upOptions) check(a *app, f *pflag.FlagSet) error {
+	if o.WaitTimeout < 0 {
+		return errors.New("--wait-timeout must be a non-negative integer")
+	}
+	if o.ExitCodeFrom != "" && !o.AbortOnContainerFailure {
+		o.AbortOnContainerExit = true
+	}
+	attached := o.AttachDependencies || o.AbortOnContainerExit || o.AbortOnContainerFailure || len(o.Attach) > 0 || o.Watch
+	const attachedFlags = "--abort-on-container-exit, --abort-on-container-failure, --attach, --attach-dependencies or --watch"
+	switch {
+	case o.AbortOnContainerExit && o.AbortOnContainerFailure:
+		return errors.New("--abort-on-container-failure cannot be combined with --abort-on-container-exit")
+	case o.Wait && attached:
+		return errors.New("--wait cannot be combined with " + attachedFlags)
+	case o.Detach && attached:
+		return errors.New("--detach cannot be combined with " + attachedFlags)
+	case len(o.Attach) > 0 && o.AttachDependencies:
+		return errors.New("cannot combine --attach and --attach-dependencies")
+	case o.NoRecreate && o.RenewAnonVolumes:
+		return errors.New("--no-recreate and --renew-anon-volumes are incompatible")
+	}
+	if o.Wait {
+		o.Detach = true
+	}
+	return o.createOptions.check(a, f)
+}
+
+func (o *createOptions) check(a *app, f *pflag.FlagSet) error {
+	switch {
+	case o.Build && o.NoBuild:
+		return errors.New("--build and --no-build are incompatible")
+	case o.ForceRecreate && o.NoRecreate:
+		return errors.New("--force-recreate and --no-recreate are incompatible")
+	case o.AlwaysRecreateDeps && o.NoRecreate:
+		return errors.New("--always-recreate-deps and --no-recreate are incompatible")
+	}
+	switch o.Pull {
+	case "", "policy", "always", "missing", "never", "build", "if_not_present":
+	default:
+		return fmt.Errorf("cannot use --pull %q; use always, missing or never", o.Pull)
+	}
+	if f.Lookup("remove-orphans") != nil && !f.Changed("remove-orphans") {
+		o.RemoveOrphans = a.flagged("COMPOSE_REMOVE_ORPHANS")
+	}
+	if o.RemoveOrphans && a.flagged("COMPOSE_IGNORE_ORPHANS") {
+		return errors.New("cannot combine COMPOSE_IGNORE_ORPHANS and --remove-orphans")
+	}
+	return nil
+}
+
+// apply puts the image flags into the services, where pull_policy is.
+func (o *createOptions) apply(d *spec.Desired) {
+	for _, s := range d.Services {
+		if o.Pull != "" && o.Pull != "policy" {
+			s.PullPolicy = o.Pull
+		}
+		if o.Build && s.HasBuild {
+			s.PullPolicy = "build"
+		}
+	}
+}
+
+// loadDesired loads the project as the flags ask for it.
+func (o *createOptions) loadDesired(ctx context.Context, a *app, services []string) (*spec.Desired, error) {
+	scale, err := parseScale(o.Scale)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.loadProject(ctx, loadRequest{Services: services, Scale: scale})
+	if err != nil {
+		return nil, err
+	}
+	if len(p.Desired.Services) == 0 && !a.global.AllResources {
+		return nil, errors.New("no service selected")
+	}
+	o.apply(p.Desired)
+	return p.Desired, nil
+}
+
+// options are the engine's words for the flags.
+func (o *upOptions) options(a *app) compose.UpOptions {
+	return compose.UpOptions{
+		Services:       o.Services,
+		NoDeps:         o.NoDeps,
+		ForceRecreate:  o.ForceRecreate,
+		NoRecreate:     o.NoRecreate,
+		RecreateDeps:   o.AlwaysRecreateDeps,
+		NoStart:        o.NoStart,
+		RemoveOrphans:  o.RemoveOrphans,
+		RenewAnonymous: o.RenewAnonVolumes,
+		StopTimeout:    o.Timeout,
+		Wait:           o.Wait,
+		WaitTimeout:    time.Duration(o.WaitTimeout) * time.Second,
+		Parallel:       a.parallel(),
+	}
+}
+
+func runUp(ctx context.Context, a *app, o *upOptions) error {
+	attached := !o.Detach && !o.NoStart && !a.global.DryRun
+	if !attached {
+		return a.interruptible(ctx, func(ctx context.Context) error { return runUpDetached(ctx, a, o) })
+	}
+	d, err := o.loadDesired(ctx, a, o.Services)
+	if err != nil {
+		return err
+	}
+	attach, err := o.attachTo(d)
+	if err != nil {
+		return err
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	return newForeground(a, v, d, o, attach).run(ctx)
+}
+
+func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
+	d, err := o.loadDesired(ctx, a, o.Services)
+	if err != nil {
+		return err
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	if a.global.DryRun {
+		p, err := v.Plan(ctx, d, o.options(a))
+		if err != nil {
+			return err
+		}
+		return printPlan(a, p)
+	}
+	return a.watch("Running", func(p compose.Progress) error { return v.Up(ctx, d, o.options(a), p) })
+}
+
+// attachTo chooses the services whose logs a foreground up shows: those asked
+// for, or those being started, without what the file or the flags leave out.
+func (o *upOptions) attachTo(d *spec.Desired) ([]string, error) {
+	known := slices.Sorted(maps.Keys(d.Services))
+	for _, name := range append(slices.Clone(o.Attach), o.ExitCodeFrom) {
+		if name != "" && d.Services[name] == nil {
+			return nil, noSuchService("", name, known)
+		}
+	}
+	chosen := o.Attach
+	if len(chosen) == 0 {
+		chosen = o.Services
+		if len(chosen) == 0 {
+			chosen = known
+		} else if o.AttachDependencies {
+			chosen = withDependencies(d, chosen)
+		}
+		chosen = slices.DeleteFunc(slices.Clone(chosen), func(n string) bool {
+			return d.Services[n] == nil || d.Services[n].NoAttach
+		})
+	}
+	return slices.DeleteFunc(slices.Clone(chosen), func(n string) bool { return slices.Contains(o.NoAttach, n) }), nil
+}
+
+// withDependencies adds what services depend on, directly or not.
+func withDependencies(d *spec.Desired, services []string) []string {
+	out := slices.Clone(services)
+	for i := 0; i < len(out); i++ {
+		if s := d.Services[out[i]]; s != nil {
+			for _, name := range slices.Sorted(maps.Keys(s.DependsOn)) {
+				if !slices.Contains(out, name) {
+					out = append(out, name)
+				}
+			}
+		}
+	}
+	return out
+}
+
+type createCmdOptions struct {
+	createOptions
+	Services []string // arguments
+}
+
+func newCreateCmd(a *app, runF func(context.Context, *app, *createCmdOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runCreate
+	}
+	o := &createCmdOptions{}
+	cmd := &cobra.Command{
+		Use:   "create [OPTIONS] [SERVICE...]",
+		Short: "Creates containers for a service",
+		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			o.Services = args
+			if err := o.check(a, cmd.Flags()); err != nil {
+				return err
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.Build, "build", false, "Build images before starting containers")
+	f.BoolVar(&o.NoBuild, "no-build", false, "Don't build an image, even if it's policy")
+	f.StringVar(&o.Pull, "pull", "policy", `Pull image before running ("always"|"missing"|"never"|"build")`)
+	f.BoolVar(&o.QuietPull, "quiet-pull", false, "Pull without printing progress information")
+	f.BoolVar(&o.ForceRecreate, "force-recreate", false, "Recreate containers even if their configuration and image haven't changed")
+	f.BoolVar(&o.NoRecreate, "no-recreate", false, "If containers already exist, don't recreate them. Incompatible with --force-recreate.")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
+	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
+	return cmd
+}
+
+func runCreate(ctx context.Context, a *app, o *createCmdOptions) error {
+	return runUpDetached(ctx, a, &upOptions{createOptions: o.createOptions, Services: o.Services, NoStart: true})
+}
+
+type scaleOptions struct {
+	NoDeps bool
+	Scale  []string // arguments, SERVICE=NUM
+}
+
+func newScaleCmd(a *app, runF func(context.Context, *app, *scaleOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runScale
+	}
+	o := &scaleOptions{}
+	cmd := &cobra.Command{
+		Use:   "scale [SERVICE=REPLICAS...]",
+		Short: "Scale services",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Scale = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	cmd.Flags().BoolVar(&o.NoDeps, "no-deps", false, "Don't start linked services")
+	return cmd
+}
+
+func runScale(ctx context.Context, a *app, o *scaleOptions) error {
+	scale, err := parseScale(o.Scale)
+	if err != nil {
+		return err
+	}
+	services := slices.Sorted(maps.Keys(scale))
+	return runUpDetached(ctx, a, &upOptions{
+		createOptions: createOptions{Scale: o.Scale}, Services: services, NoDeps: o.NoDeps, Detach: true,
+	})
+}
+
+type planOptions struct {
+	upOptions
+	Format string
+}
+
+func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runPlan
+	}
+	o := &planOptions{}
+	cmd := &cobra.Command{
+		Use:   "plan [OPTIONS] [SERVICE...]",
+		Short: "Show what up would do",
+		Long:  "Show what up would do. The exit code is 0 when there is nothing to do and 2 when there are changes.",
+		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			o.Services = args
+			if err := o.createOptions.check(a, cmd.Flags()); err != nil {
+				return err
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.ForceRecreate, "force-recreate", false, "Recreate containers even if their configuration and image haven't changed")
+	f.BoolVar(&o.NoRecreate, "no-recreate", false, "If containers already exist, don't recreate them. Incompatible with --force-recreate.")
+	f.BoolVar(&o.AlwaysRecreateDeps, "always-recreate-deps", false, "Recreate dependent containers. Incompatible with --no-recreate.")
+	f.BoolVar(&o.NoDeps, "no-deps", false, "Don't start linked services")
+	f.BoolVar(&o.NoStart, "no-start", false, "Don't start the services after creating them")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
+	f.BoolVarP(&o.RenewAnonVolumes, "renew-anon-volumes", "V", false, "Recreate anonymous volumes instead of retrieving data from the previous containers")
+	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	f.StringVar(&o.Format, "format", "", "Format the output. Values: [text | json]")
+	return cmd
+}
+
+// exitChanges is plan's exit code when up would do something.
+const exitChanges = 2
+
+func runPlan(ctx context.Context, a *app, o *planOptions) error {
+	d, err := o.loadDesired(ctx, a, o.Services)
+	if err != nil {
+		return err
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := v.Plan(ctx, d, o.options(a))
+	if err != nil {
+		return err
+	}
+	switch o.Format {
+	case "", "text":
+		err = printPlan(a, p)
+	case "json":
+		err = printPlanJSON(a, p)
+	default:
+		return fmt.Errorf("cannot use --format %q; use text or json", o.Format)
+	}
+	if err == nil && hasChanges(p) {
+		return exitError{code: exitChanges}
+	}
+	return err
+}
+
+type downOptions struct {
+	Services      []string // arguments
+	RemoveOrphans bool
+	RMI           string
+	Timeout       *time.Duration
+	Volumes       bool
+}
+
+func newDownCmd(a *app, runF func(context.Context, *app, *downOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runDown
+	}
+	o := &downOptions{}
+	var timeout int
+	cmd := &cobra.Command{
+		Use:   "down [OPTIONS] [SERVICES]",
+		Short: "Stop and remove containers, networks",
+		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			o.Services, o.Timeout = args, seconds(cmd, "timeout", timeout)
+			if o.RMI != "" && o.RMI != "all" && o.RMI != "local" {
+				return fmt.Errorf("invalid value for --rmi: %q; use all or local", o.RMI)
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", a.flagged("COMPOSE_REMOVE_ORPHANS"), "Remove containers for services not defined in the Compose file")
+	f.StringVar(&o.RMI, "rmi", "", `Remove images used by services. "local" remove only images that don't have a custom tag ("local"|"all")`)
+	f.IntVarP(&timeout, "timeout", "t", 0, "Specify a shutdown timeout in seconds")
+	f.BoolVarP(&o.Volumes, "volumes", "v", false, `Remove named volumes declared in the "volumes" section of the Compose file and anonymous volumes attached to containers`)
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "volume" {
+			name = "volumes"
+		}
+		return pflag.NormalizedName(name)
+	})
+	return cmd
+}
+
+func runDown(ctx context.Context, a *app, o *downOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := a.scope(ctx, v)
+	if err != nil {
+		return err
+	}
+	if err := a.check(ctx, v, s, "", o.Services); err != nil {
+		return err
+	}
+	if a.global.DryRun {
+		return a.rehearse(ctx, v, "remove", compose.Selector{Project: s.name, Services: o.Services, All: true})
+	}
+	err = a.watch("Running", func(p compose.Progress) error {
+		return v.Down(ctx, s.name, compose.DownOptions{
+			Services: o.Services, Volumes: o.Volumes, Images: o.RMI, Orphans: o.RemoveOrphans, Timeout: o.Timeout,
+		}, p)
+	})
+	return err
+}
+
+// shortNames are the containers' names as log prefixes have them.
+func shortNames(d *spec.Desired, services []string) []string {
+	var names []string
+	for _, s := range services {
+		for _, r := range d.Services[s].Replicas {
+			names = append(names, strings.TrimPrefix(r.Spec.Name, d.Project+"-"))
+		}
+	}
+	return names
+}

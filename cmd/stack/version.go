@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/format"
+)
+
+// version is set by the linker: -ldflags "-X main.version=v1.2.3".
+var version = "v0.0.0-dev"
+
+type versionOptions struct {
+	Format string
+	Short  bool
+}
+
+func newVersionCmd(a *app, runF func(context.Context, *app, *versionOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = func(_ context.Context, a *app, o *versionOptions) error { return printVersion(a, o) }
+	}
+	o := &versionOptions{}
+	cmd := &cobra.Command{
+		Use:   "version [OPTIONS]",
+		Short: "Show the version information",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runF(cmd.Context(), a, o)
+		},
+	}
+	cmd.Flags().StringVarP(&o.Format, "format", "f", "", "Format the output. Values: [pretty | json]. (Default: pretty)")
+	cmd.Flags().BoolVar(&o.Short, "short", false, "Shows only the version number")
+	return cmd
+}
+
+func printVersion(a *app, o *versionOptions) error {
+	switch {
+	case o.Short:
+		fmt.Fprintln(a.out, strings.TrimPrefix(version, "v"))
+	case o.Format == "json":
+		fmt.Fprintf(a.out, "{\"version\":%q}\n", version)
+	case o.Format == "" || o.Format == "pretty":
+		fmt.Fprintln(a.out, "Stack version", version)
+	default:
+		return format.Object(a.out, o.Format, map[string]string{
+			"Version": version, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH,
+		})
+	}
+	return nil
+}

@@ -1,0 +1,405 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/format"
+	"github.com/stack-run/stack/cmd/stack/internal/summary"
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/volumes"
+)
+
+func newVolumeCmd(a *app) *cobra.Command {
+	return group("volume", "Manage volumes",
+		newVolumeCreateCmd(a, nil),
+		newVolumeInspectCmd(a),
+		newVolumeLsCmd(a, nil),
+		newVolumePruneCmd(a, nil),
+		newVolumeRmCmd(a, nil),
+	)
+}
+
+func (a *app) volumeStore() (*volumes.Store, error) {
+	e, err := a.stores()
+	if err != nil {
+		return nil, err
+	}
+	return e.Volumes()
+}
+
+type volumeCreateOptions struct {
+	Name   string // argument, empty: an anonymous one
+	Driver string
+	Label  []string
+	Opt    []string
+}
+
+func newVolumeCreateCmd(a *app, runF func(context.Context, *app, *volumeCreateOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runVolumeCreate
+	}
+	o := &volumeCreateOptions{}
+	cmd := &cobra.Command{
+		Use:   "create [OPTIONS] [VOLUME]",
+		Short: "Create a volume",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				if o.Name != "" {
+					return errors.New("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+				}
+				o.Name = args[0]
+			}
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Driver, "driver", "d", "local", "Specify volume driver name")
+	f.StringArrayVar(&o.Label, "label", nil, "Set metadata for a volume")
+	f.StringVar(&o.Name, "name", "", "Specify volume name")
+	f.Lookup("name").Hidden = true
+	f.StringArrayVarP(&o.Opt, "opt", "o", nil, "Set driver specific options")
+	for _, cluster := range []string{"availability", "group", "limit-bytes", "required-bytes", "scope", "secret", "sharing", "topology-preferred", "topology-required", "type"} {
+		f.String(cluster, "", "Cluster volumes only")
+		f.Lookup(cluster).Hidden = true
+		ignore(f, cluster)
+	}
+	return cmd
+}
+
+func runVolumeCreate(ctx context.Context, a *app, o *volumeCreateOptions) error {
+	opts, err := keyValues("--opt", o.Opt, true)
+	if err != nil {
+		return err
+	}
+	labels, err := keyValues("--label", o.Label, false)
+	if err != nil {
+		return err
+	}
+	s := volumes.Spec{Name: o.Name, Driver: o.Driver, DriverOpts: opts, Labels: labels}
+	if s.Name == "" {
+		s.Name, s.Anonymous = engine.NewID(), true
+	}
+	store, err := a.volumeStore()
+	if err != nil {
+		return err
+	}
+	v, err := store.Create(ctx, s)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, v.Name)
+	return nil
+}
+
+// keyValues reads KEY=VALUE options; where a value is not needed KEY will do.
+func keyValues(flag string, list []string, value bool) (map[string]string, error) {
+	var out map[string]string
+	for _, item := range list {
+		key, v, ok := strings.Cut(item, "=")
+		if key == "" || value && !ok {
+			return nil, fmt.Errorf("invalid %s %q; write KEY=VALUE", flag, item)
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[key] = v
+	}
+	return out, nil
+}
+
+type volumeLsOptions struct {
+	Filter []string
+	Format string
+	Quiet  bool
+}
+
+func newVolumeLsCmd(a *app, runF func(context.Context, *app, *volumeLsOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runVolumeLs
+	}
+	o := &volumeLsOptions{}
+	cmd := &cobra.Command{
+		Use:     "ls [OPTIONS]",
+		Aliases: []string{"list"},
+		Short:   "List volumes",
+		Args:    exactArgs(0),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.Filter, "filter", "f", nil, `Provide filter values (e.g. "dangling=true")`)
+	f.StringVar(&o.Format, "format", "", formatHelp)
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only display volume names")
+	f.Bool("cluster", false, "Display only cluster volumes, and use cluster volume list formatting")
+	f.Lookup("cluster").Hidden = true
+	ignore(f, "cluster")
+	return cmd
+}
+
+// volumeRow is a row of "volume ls" in docker's shape.
+type volumeRow struct {
+	labels       map[string]string
+	Availability string
+	Driver       string
+	Group        string
+	Labels       string
+	Links        string
+	Mountpoint   string
+	Name         string
+	Scope        string
+	Size         string
+	Status       string
+}
+
+// Label gives templates {{.Label "key"}}.
+func (r volumeRow) Label(key string) string { return r.labels[key] }
+
+func volumeLayout() format.Layout {
+	return format.Layout{
+		Table: "{{.Driver}}\t{{.Name}}",
+		Quiet: "{{.Name}}",
+		Headers: map[string]string{
+			"Availability": "AVAILABILITY", "Driver": "DRIVER", "Group": "GROUP", "Labels": "LABELS", "Links": "LINKS",
+			"Mountpoint": "MOUNTPOINT", "Name": "VOLUME NAME", "Scope": "SCOPE", "Size": "SIZE", "Status": "STATUS",
+		},
+	}
+}
+
+func runVolumeLs(ctx context.Context, a *app, o *volumeLsOptions) error {
+	f, err := parseFilters(o.Filter, "dangling", "driver", "label", "name")
+	if err != nil {
+		return err
+	}
+	dangling, restricted, err := f.flag("dangling")
+	if err != nil {
+		return err
+	}
+	store, err := a.volumeStore()
+	if err != nil {
+		return err
+	}
+	all, err := store.List()
+	if err != nil {
+		return err
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	cs, err := v.Containers(ctx, compose.Selector{All: true, OneOff: true})
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(x volumes.Volume) bool {
+		return restricted && dangling != (len(volumeUsers(x.Name, cs)) == 0) || !f.has("driver", driver(x.Driver)) ||
+			!f.labels("label", x.Labels) || !f.any("name", func(n string) bool { return strings.Contains(x.Name, n) })
+	})
+	return a.printVolumes(all, cs, o.Format, o.Quiet)
+}
+
+func driver(name string) string {
+	if name == "" {
+		return "local"
+	}
+	return name
+}
+
+func volumeUsers(name string, cs []engine.Container) []string {
+	var users []string
+	for _, c := range cs {
+		if slices.Contains(summary.MountSources(c), name) {
+			users = append(users, c.Spec.Name)
+		}
+	}
+	return users
+}
+
+func (a *app) printVolumes(all []volumes.Volume, cs []engine.Container, as string, quiet bool) error {
+	slices.SortFunc(all, func(x, y volumes.Volume) int { return strings.Compare(x.Name, y.Name) })
+	rows := make([]volumeRow, len(all))
+	for i, v := range all {
+		rows[i] = volumeRow{
+			labels: v.Labels, Availability: "N/A", Driver: driver(v.Driver), Group: "N/A", Labels: joinLabels(v.Labels),
+			Links: strconv.Itoa(len(volumeUsers(v.Name, cs))), Mountpoint: v.Mountpoint, Name: v.Name, Scope: "local", Size: "N/A", Status: "N/A",
+		}
+	}
+	return format.Write(a.out, volumeLayout(), format.Options{Format: as, Quiet: quiet}, rows)
+}
+
+func joinLabels(labels map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, k+"="+labels[k])
+	}
+	return strings.Join(out, ",")
+}
+
+type volumeRmOptions struct {
+	Names []string // arguments
+	Force bool
+}
+
+func newVolumeRmCmd(a *app, runF func(context.Context, *app, *volumeRmOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runVolumeRm
+	}
+	o := &volumeRmOptions{}
+	cmd := &cobra.Command{
+		Use:     "rm [OPTIONS] VOLUME [VOLUME...]",
+		Aliases: []string{"remove"},
+		Short:   "Remove one or more volumes",
+		Args:    requireArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Names = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeVolumes,
+	}
+	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "Force the removal of one or more volumes")
+	return cmd
+}
+
+func runVolumeRm(ctx context.Context, a *app, o *volumeRmOptions) error {
+	e, err := a.stores()
+	if err != nil {
+		return err
+	}
+	store, err := e.Volumes()
+	if err != nil {
+		return err
+	}
+	failed := false
+	for _, name := range o.Names {
+		err := store.Remove(ctx, name, e.VolumeUsers(""))
+		var missing *volumes.NotFoundError
+		if err != nil && !(o.Force && errors.As(err, &missing)) {
+			failed = true
+			fmt.Fprintln(a.err, err)
+			continue
+		}
+		fmt.Fprintln(a.out, name)
+	}
+	if failed {
+		return exitError{code: exitGeneral}
+	}
+	return nil
+}
+
+type volumePruneOptions struct {
+	All    bool
+	Filter []string
+	Force  bool
+}
+
+func newVolumePruneCmd(a *app, runF func(context.Context, *app, *volumePruneOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runVolumePrune
+	}
+	o := &volumePruneOptions{}
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove unused local volumes",
+		Args:  exactArgs(0),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.All, "all", "a", false, "Remove all unused volumes, not just anonymous ones")
+	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "label=<label>")`)
+	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	return cmd
+}
+
+func runVolumePrune(ctx context.Context, a *app, o *volumePruneOptions) error {
+	if !o.Force {
+		what := "anonymous local volumes"
+		if o.All {
+			what = "all local volumes"
+		}
+		ok, err := a.confirm("WARNING! This will remove " + what + " not used by at least one container.\nAre you sure you want to continue? [y/N] ")
+		if err != nil || !ok {
+			return err
+		}
+	}
+	report, err := a.pruneVolumes(ctx, o.All, o.Filter)
+	if len(report.Deleted) > 0 {
+		fmt.Fprintln(a.out, "Deleted Volumes:")
+		for _, name := range report.Deleted {
+			fmt.Fprintln(a.out, name)
+		}
+		fmt.Fprintln(a.out)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, "Total reclaimed space:", units.HumanSize(float64(report.Reclaimed)))
+	return nil
+}
+
+func (a *app) pruneVolumes(ctx context.Context, all bool, filter []string) (volumes.PruneReport, error) {
+	f, err := volumes.ParsePruneFilter(filter)
+	if err != nil {
+		return volumes.PruneReport{}, err
+	}
+	f.All = f.All || all
+	e, err := a.stores()
+	if err != nil {
+		return volumes.PruneReport{}, err
+	}
+	store, err := e.Volumes()
+	if err != nil {
+		return volumes.PruneReport{}, err
+	}
+	users := e.VolumeUsers("")
+	return store.Prune(ctx, f, func(name string) bool { return len(users(name)) > 0 })
+}
+
+func (a *app) completeVolumes(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	store, err := a.volumeStore()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	all, err := store.List()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, v := range all {
+		if !slices.Contains(args, v.Name) {
+			names = append(names, v.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// volumeInspection is what "docker volume inspect" prints (Engine API, Volume).
+type volumeInspection struct {
+	CreatedAt  string
+	Driver     string
+	Labels     map[string]string
+	Mountpoint string
+	Name       string
+	Options    map[string]string
+	Scope      string
+}
+
+func inspectVolume(v volumes.Volume) volumeInspection {
+	return volumeInspection{
+		CreatedAt: v.Created.Format(time.RFC3339), Driver: driver(v.Driver), Labels: v.Labels, Mountpoint: v.Mountpoint,
+		Name: v.Name, Options: v.DriverOpts, Scope: "local",
+	}
+}

@@ -1,0 +1,53 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/compose/supervise"
+	"github.com/stack-run/stack/compose/supervise/guard"
+	"github.com/stack-run/stack/engine"
+)
+
+// supervisorGC makes the collector work earlier than by default: a supervisor
+// idles nearly always, and there may be many of them on a machine.
+const supervisorGC = 50
+
+// Internal runs the process that this one was started to be, where that is not
+// the command line, and tells whether it did. Warden and guardian never come
+// here: package guard takes them at initialisation.
+func Internal() (handled bool) {
+	if os.Getenv(guard.EnvRole) != guard.Supervisor {
+		return false
+	}
+	if err := supervisor(); err != nil {
+		fmt.Fprintln(os.Stderr, "supervisor:", err)
+		os.Exit(1)
+	}
+	return true
+}
+
+func supervisor() error {
+	debug.SetGCPercent(supervisorGC)
+	// It ends when nothing is left to own, not when somebody asks.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	keeper, err := supervise.InheritKeeper()
+	if err != nil {
+		return err
+	}
+	dir, project := os.Getenv(guard.EnvDir), os.Getenv(guard.EnvName)
+	if err := os.MkdirAll(filepath.Join(dir, "exits"), 0o700); err != nil {
+		return err
+	}
+	e, err := engine.Open(engine.Options{Warn: func(text string) { fmt.Fprintln(os.Stderr, text) }})
+	if err != nil {
+		return err
+	}
+	return supervise.Run(context.Background(), supervise.Options{Project: project, Dir: dir, Engine: e, Keeper: keeper})
+}

@@ -1,0 +1,337 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/compose-spec/compose-go/v2/validation"
+	"github.com/sirupsen/logrus"
+	"github.com/stack-run/stack/compose/spec"
+)
+
+// composer is step 3: what compose-go does.
+type composer struct {
+	options   Options
+	source    *source
+	inspector *inspector
+	report    *diagnostics
+	name      string
+}
+
+func (c *composer) details() types.ConfigDetails {
+	details := types.ConfigDetails{WorkingDir: c.source.dir, Environment: c.source.env.Clone()}
+	for _, f := range c.source.files {
+		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: f, Content: c.source.contents[f]})
+	}
+	return details
+}
+
+func (c *composer) loaderOptions(validate bool) func(*loader.Options) {
+	return func(l *loader.Options) {
+		l.SetProjectName(c.name, true)
+		l.SkipValidation = !validate
+		l.SkipConsistencyCheck = true // step 4 does it
+		l.SkipResolveEnvironment = true
+		l.SkipResolveLabels = true
+		l.SkipInterpolation = c.options.NoInterpolate
+		l.SkipNormalization = c.options.NoNormalize
+		l.ResolvePaths = !c.options.NoPathResolution
+		l.Profiles = c.source.profiles
+	}
+}
+
+// model merges the files into one tree.
+func (c *composer) model(ctx context.Context, validate bool) (dict map[string]any, err error) {
+	defer func() {
+		// With validation off, compose-go relies on shapes that step 2 has
+		// checked; what only interpolation shows may still surprise it.
+		if r := recover(); r != nil {
+			dict, err = nil, fmt.Errorf("internal error: compose-go: %v", r)
+		}
+	}()
+	dict, err = loader.LoadModelWithContext(ctx, c.details(), c.loaderOptions(validate))
+	if err == nil && !validate && !c.options.NoInterpolate {
+		err = validation.Validate(dict)
+	}
+	delete(dict, "version")
+	return dict, err
+}
+
+func (c *composer) project(ctx context.Context) (*types.Project, error) {
+	dict, err := c.model(ctx, false)
+	if err == nil {
+		var p *types.Project
+		if p, err = c.bind(dict); err == nil {
+			return c.finish(p)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	// The slow way knows better what is wrong.
+	if _, better := c.model(ctx, true); better != nil {
+		err = better
+	}
+	return nil, c.decorate(err)
+}
+
+// bind decodes the tree into compose-go's types.
+func (c *composer) bind(dict map[string]any) (p *types.Project, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p, err = nil, fmt.Errorf("internal error: compose-go: %v", r)
+		}
+	}()
+	details := c.details()
+	opts := loader.ToOptions(&details, []func(*loader.Options){c.loaderOptions(false)})
+	details.Environment["COMPOSE_PROJECT_NAME"] = c.name
+	p, err = loader.ModelToProject(dict, opts, details)
+	if err != nil {
+		return nil, err
+	}
+	p.ComposeFiles = slices.Clone(c.source.files)
+	return p, nil
+}
+
+// finish selects services, checks consistency and resolves env files.
+func (c *composer) finish(p *types.Project) (*types.Project, error) {
+	for _, name := range c.options.Services {
+		_, enabled := p.Services[name]
+		_, disabled := p.DisabledServices[name]
+		if !enabled && !disabled {
+			return nil, &Error{Diagnostics: []Diagnostic{{Text: fmt.Sprintf("no such service: %q%s", name, suggestion(name, slices.Sorted(maps.Keys(p.AllServices()))))}}}
+		}
+	}
+	p, err := p.WithServicesEnabled(c.options.Services...)
+	if err != nil {
+		return nil, err
+	}
+	if !c.options.NoConsistency {
+		(&consistency{project: p, inspector: c.inspector, report: c.report}).check()
+		if err := c.report.err(); err != nil {
+			return nil, err
+		}
+	}
+	if c.options.OnlyServices && len(c.options.Services) > 0 {
+		if p, err = p.WithSelectedServices(c.options.Services); err != nil {
+			return nil, c.decorate(err)
+		}
+	}
+	if !c.options.AllResources {
+		p = p.WithoutUnnecessaryResources()
+	}
+	if !c.options.NoEnvResolution {
+		registerRawFormat()
+		c.checkEnvFiles(p)
+		if err := c.report.err(); err != nil {
+			return nil, err
+		}
+		if p, err = p.WithServicesEnvironmentResolved(c.options.DiscardEnvFiles); err != nil {
+			return nil, c.decorate(err)
+		}
+	}
+	if p, err = p.WithServicesLabelsResolved(false); err != nil {
+		return nil, c.decorate(err)
+	}
+	if len(c.source.envFiles) > 0 {
+		for name, s := range p.Services {
+			s.CustomLabels = types.Labels{spec.LabelEnvironmentFile: strings.Join(c.source.envFiles, ",")}
+			p.Services[name] = s
+		}
+	}
+	return p, nil
+}
+
+func (c *composer) checkEnvFiles(p *types.Project) {
+	for _, name := range p.ServiceNames() {
+		s := p.Services[name]
+		for i, f := range s.EnvFiles {
+			c.checkEnvFile(fmt.Sprintf("services.%s.env_file[%d]", name, i), f.Path, bool(f.Required))
+		}
+		for i, f := range s.LabelFiles {
+			c.checkEnvFile(fmt.Sprintf("services.%s.label_file[%d]", name, i), f, true)
+		}
+	}
+}
+
+func (c *composer) checkEnvFile(path, file string, required bool) {
+	info, err := os.Stat(file)
+	short := shortName(c.source.cwd, file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && required:
+		hint := ""
+		if strings.Contains(path, ".env_file") {
+			hint = ", or write {path: …, required: false}"
+		}
+		c.fail(path, fmt.Sprintf("there is no file %s; create it%s", short, hint))
+	case err == nil && info.IsDir():
+		c.fail(path, short+" is a directory; name a file")
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		c.fail(path, fmt.Sprintf("cannot read %s: %v", short, bare(err)))
+	}
+}
+
+func (c *composer) fail(path, text string) {
+	file, line, column := c.inspector.positions.find(path)
+	c.report.fail(Diagnostic{File: file, Line: line, Column: column, Path: path, Text: text})
+}
+
+// pathIn finds a path of the model in a message of compose-go.
+var pathIn = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\b(?:services|networks|volumes|secrets|configs|include|jobs|models)(?:\.(?:[A-Za-z0-9_-]+|\[\])|\[\d*\])+`)
+})
+
+// keyIn finds a key in brackets, which is no index.
+var keyIn = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\[([A-Za-z_][A-Za-z0-9._-]*)\]`)
+})
+
+// serviceIn finds the service that a message names without a path.
+var serviceIn = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`service "?([A-Za-z0-9._-]+)"?`)
+})
+
+// decorate gives an error of compose-go the file and line of the path that it
+// names.
+func (c *composer) decorate(err error) error {
+	var known *Error
+	if errors.As(err, &known) {
+		return err
+	}
+	text := err.Error()
+	for _, f := range c.inspector.files {
+		text = strings.TrimPrefix(text, "validating "+f+": ")
+		text = strings.TrimPrefix(text, "failed to parse "+f+": ")
+	}
+	for _, line := range strings.Split(text, "\n") {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "decoding failed due to") {
+			c.report.fail(c.placed(line))
+		}
+	}
+	if len(c.report.errors) == 0 {
+		c.report.fail(Diagnostic{Text: text})
+	}
+	out := c.report.err().(*Error)
+	out.cause = err
+	return out
+}
+
+// placed finds the place of one line of an error.
+func (c *composer) placed(line string) Diagnostic {
+	line = keyIn().ReplaceAllString(line, ".$1") // 'services[web].x', as mapstructure writes it
+	d := Diagnostic{Text: line}
+	if path := pathIn().FindString(line); path != "" {
+		d.Path = path
+		d.File, d.Line, d.Column = c.inspector.positions.find(strings.ReplaceAll(path, ".[]", ""))
+		_, after, _ := strings.Cut(line, path)
+		if strings.HasPrefix(line, path) || strings.HasPrefix(line, "'"+path) || strings.HasPrefix(line, "error while interpolating") {
+			d.Text = strings.TrimLeft(after, "': ")
+		}
+	} else if m := serviceIn().FindStringSubmatch(line); m != nil {
+		d.Path = "services." + m[1]
+		d.File, d.Line, d.Column = c.inspector.positions.find(d.Path)
+	}
+	if d.File == "" && len(c.source.files) > 0 {
+		d.File = c.source.files[0]
+	}
+	d.Text += valueHint(d.Text)
+	if _, cast, ok := strings.Cut(d.Text, "failed to cast to expected type: "); ok {
+		// strconv.Atoi: parsing "x": invalid syntax
+		_, cast, _ = strings.Cut(cast, "parsing ")
+		value, _, _ := strings.Cut(cast, ": ")
+		d.Text = fmt.Sprintf("has a value of the wrong type: %s; give a number, or true or false, as the attribute wants", value)
+	}
+	return d
+}
+
+// valueHint says how a duration or a size is written.
+func valueHint(text string) string {
+	switch {
+	case strings.Contains(text, "duration"):
+		return "; write it like 500ms, 10s or 1m30s"
+	case strings.Contains(text, "invalid size"):
+		return "; write it like 512k, 64m or 2g"
+	}
+	return ""
+}
+
+// composeWarnings passes on what compose-go logged, but for what the inspector
+// says better.
+func (c *composer) composeWarnings(lines []string) {
+	for _, line := range lines {
+		if strings.Contains(line, "variable is not set") || strings.Contains(line, "attribute `version` is obsolete") {
+			continue
+		}
+		c.report.warn(Diagnostic{Text: line})
+	}
+}
+
+// composeLog serialises loads: compose-go writes its warnings to logrus'
+// standard logger, which a library must share with nobody while it listens.
+var composeLog sync.Mutex
+
+// silenceCompose catches what compose-go logs until release is called.
+func silenceCompose() (lines func() []string, release func()) {
+	composeLog.Lock()
+	logger := logrus.StandardLogger()
+	out, hooks := logger.Out, logger.Hooks
+	caught := &logCatcher{}
+	logger.SetOutput(io.Discard)
+	logger.ReplaceHooks(logrus.LevelHooks{logrus.WarnLevel: {caught}})
+	return func() []string { return caught.lines }, func() {
+		logger.SetOutput(out)
+		logger.ReplaceHooks(hooks)
+		composeLog.Unlock()
+	}
+}
+
+type logCatcher struct{ lines []string }
+
+func (l *logCatcher) Levels() []logrus.Level { return []logrus.Level{logrus.WarnLevel} }
+
+func (l *logCatcher) Fire(e *logrus.Entry) error {
+	l.lines = append(l.lines, e.Message)
+	return nil
+}
+
+// registerRawFormat teaches compose-go "format: raw" of env_file: the lines as
+// "docker run --env-file" reads them, without quotes or interpolation.
+var registerRawFormat = sync.OnceFunc(func() { dotenv.RegisterFormat("raw", rawEnvFile) })
+
+func rawEnvFile(r io.Reader, filename string, vars map[string]string, lookup func(string) (string, bool)) error {
+	scanner := bufio.NewScanner(r)
+	scanner.Buffer(nil, 1<<20)
+	for n := 1; scanner.Scan(); n++ {
+		line := strings.TrimLeft(strings.TrimPrefix(scanner.Text(), "\ufeff"), " \t")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if key == "" || strings.ContainsAny(key, " \t") {
+			return fmt.Errorf("failed to read %s: line %d: %q is no variable name", filename, n, key)
+		}
+		if !ok {
+			if value, ok = lookup(key); !ok {
+				continue
+			}
+		}
+		vars[key] = value
+	}
+	if err := scanner.Err(); err != nil {
+		return fmt.Errorf("failed to read %s: %w", filename, err)
+	}
+	return nil
+}

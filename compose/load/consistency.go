@@ -1,0 +1,384 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/errdefs"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// consistency is step 4: what only the whole project shows. It covers what
+// compose-go's own check does, with all faults at once and their lines.
+type consistency struct {
+	project   *types.Project
+	inspector *inspector
+	report    *diagnostics
+}
+
+func (c *consistency) fail(path, format string, args ...any) {
+	file, line, column := c.inspector.positions.find(path)
+	c.report.fail(Diagnostic{File: file, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+func (c *consistency) check() {
+	p := c.project
+	if len(p.AllServices()) == 0 && len(p.AllJobs()) == 0 {
+		c.report.fail(Diagnostic{File: c.inspector.files[0], Text: "the project has no services; add one below \"services:\""})
+		return
+	}
+	for _, name := range p.ServiceNames() {
+		s := p.Services[name]
+		path := "services." + name
+		c.source(path, s)
+		c.references(path, s)
+		c.dependencies(path, s)
+		c.values(path, s)
+		c.mounts(path, s)
+	}
+	for _, name := range p.SecretNames() {
+		s := p.Secrets[name]
+		if !bool(s.External) && s.File == "" && s.Environment == "" && s.Content == "" && s.Driver == "" {
+			c.fail("secrets."+name, "a secret needs file or environment")
+		}
+	}
+	for name := range p.AllJobs() {
+		if _, ok := p.AllServices()[name]; ok {
+			c.fail("jobs."+name, "there is a service of the same name; rename one")
+		}
+	}
+	c.containerNames()
+	c.ports()
+	c.cycle()
+}
+
+// source checks where the image comes from.
+func (c *consistency) source(path string, s types.ServiceConfig) {
+	if s.Image == "" && s.Build == nil && s.Provider == nil {
+		c.fail(path, "neither image nor build is set; add one of them")
+	}
+	b := s.Build
+	if b == nil {
+		return
+	}
+	if b.Dockerfile != "" && b.DockerfileInline != "" {
+		c.fail(path+".build.dockerfile", "dockerfile and dockerfile_inline exclude each other; keep one")
+	}
+	if len(b.Platforms) > 0 && s.Platform != "" && !slices.Contains(b.Platforms, s.Platform) {
+		c.fail(path+".build.platforms", "must include the service's platform %q", s.Platform)
+	}
+	for _, context := range slices.Sorted(maps.Keys(b.AdditionalContexts)) {
+		target, ok := strings.CutPrefix(b.AdditionalContexts[context], types.ServicePrefix)
+		if !ok {
+			continue
+		}
+		at := path + ".build.additional_contexts." + context
+		if other, ok := c.project.AllServices()[target]; !ok {
+			c.fail(at, "no such service %q%s", target, serviceHint(target, c.project))
+		} else if other.Build == nil {
+			c.fail(at, "service %q has no build section to take a context from", target)
+		}
+	}
+	for i, secret := range b.Secrets {
+		if _, ok := c.project.Secrets[secret.Source]; !ok {
+			c.undefined(index(path+".build.secrets", i), "secret", secret.Source, c.project.SecretNames())
+		}
+	}
+}
+
+func (c *consistency) undefined(path, kind, name string, known []string) {
+	hint := suggestion(name, known)
+	if !strings.HasPrefix(hint, "; did") {
+		hint = fmt.Sprintf("; define it below \"%ss:\" at the top level", kind)
+	}
+	c.fail(path, "no such %s %q%s", kind, name, hint)
+}
+
+// references checks names of networks, volumes, configs, secrets and models.
+func (c *consistency) references(path string, s types.ServiceConfig) {
+	p := c.project
+	for _, network := range slices.Sorted(maps.Keys(s.Networks)) {
+		if _, ok := p.Networks[network]; !ok {
+			c.undefined(path+".networks."+network, "network", network, p.NetworkNames())
+		}
+	}
+	if s.NetworkMode != "" && len(s.Networks) > 0 {
+		c.fail(path+".network_mode", "network_mode and networks exclude each other; keep one")
+	}
+	for i, v := range s.Volumes {
+		if v.Type == types.VolumeTypeVolume && v.Source != "" {
+			if _, ok := p.Volumes[v.Source]; !ok {
+				c.undefinedVolume(index(path+".volumes", i), v.Source)
+			}
+		}
+	}
+	for i, ref := range s.Configs {
+		if _, ok := p.Configs[ref.Source]; !ok {
+			c.undefined(index(path+".configs", i), "config", ref.Source, p.ConfigNames())
+		}
+	}
+	for i, ref := range s.Secrets {
+		if _, ok := p.Secrets[ref.Source]; !ok {
+			c.undefined(index(path+".secrets", i), "secret", ref.Source, p.SecretNames())
+		}
+	}
+	for model := range s.Models {
+		if _, ok := p.Models[model]; !ok {
+			c.undefined(path+".models", "model", model, p.ModelNames())
+		}
+	}
+}
+
+func (c *consistency) undefinedVolume(path, name string) {
+	hint := suggestion(name, c.project.VolumeNames())
+	if !strings.HasPrefix(hint, "; did") {
+		hint = fmt.Sprintf("; define it below \"volumes:\" at the top level, or write ./%s for a directory", name)
+	}
+	c.fail(path, "no such volume %q%s", name, hint)
+}
+
+// dependencies checks names in depends_on and in what implies a dependency.
+func (c *consistency) dependencies(path string, s types.ServiceConfig) {
+	p := c.project
+	reported := map[string]bool{}
+	missing := func(at, name string) {
+		if !reported[name] {
+			reported[name] = true
+			c.fail(at, "no such service%s", serviceHint(name, p))
+		}
+	}
+	for attribute, mode := range map[string]string{"network_mode": s.NetworkMode, "ipc": s.Ipc, "pid": s.Pid} {
+		if name, ok := strings.CutPrefix(mode, types.ServicePrefix); ok {
+			if _, err := p.GetService(name); err != nil {
+				missing(path+"."+attribute, name)
+			}
+			if name == s.Name {
+				c.fail(path+"."+attribute, "a service cannot share its own namespace")
+				reported[name] = true
+			}
+		}
+	}
+	for i, link := range s.Links {
+		if name, _, _ := strings.Cut(link, ":"); name != "" {
+			if _, err := p.GetService(name); err != nil {
+				missing(index(path+".links", i), name)
+			}
+		}
+	}
+	for i, from := range s.VolumesFrom {
+		if strings.HasPrefix(from, types.ContainerPrefix) {
+			continue
+		}
+		if name, _, _ := strings.Cut(from, ":"); name != "" {
+			if _, err := p.GetService(name); err != nil {
+				missing(index(path+".volumes_from", i), name)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.DependsOn)) {
+		dep := s.DependsOn[name]
+		at := path + ".depends_on." + name
+		other, err := p.GetService(name)
+		switch {
+		case errors.Is(err, errdefs.ErrDisabled) && !dep.Required:
+		case err != nil:
+			if _, job := p.AllJobs()[name]; job {
+				c.fail(at, "is a job; a service can only depend on services")
+				continue
+			}
+			missing(at, name)
+		case dep.Condition == types.ServiceConditionHealthy && other.HealthCheck != nil && noCheck(other.HealthCheck):
+			c.fail(at, "condition service_healthy can never be met: service %q has its health check disabled; use service_started, or give it a health check", name)
+		case dep.Condition == types.ServiceConditionCompletedSuccessfully && restartsAlways(other):
+			c.fail(at, "condition service_completed_successfully can never be met: service %q is always restarted; set restart: \"no\" on it", name)
+		}
+	}
+}
+
+func noCheck(h *types.HealthCheckConfig) bool {
+	return h.Disable || len(h.Test) > 0 && h.Test[0] == "NONE"
+}
+
+func restartsAlways(s types.ServiceConfig) bool {
+	if s.Deploy != nil && s.Deploy.RestartPolicy != nil {
+		switch s.Deploy.RestartPolicy.Condition {
+		case "none", "no", "on-failure":
+			return false
+		}
+		return true
+	}
+	return s.Restart == types.RestartPolicyAlways || s.Restart == types.RestartPolicyUnlessStopped
+}
+
+// values checks attributes that can be said in two places.
+func (c *consistency) values(path string, s types.ServiceConfig) {
+	if s.Scale != nil && *s.Scale < 0 {
+		c.fail(path+".scale", "must be 0 or more")
+	}
+	if d := s.Deploy; d != nil {
+		if d.Replicas != nil && *d.Replicas < 0 {
+			c.fail(path+".deploy.replicas", "must be 0 or more")
+		}
+		if s.Scale != nil && d.Replicas != nil && *s.Scale != *d.Replicas {
+			c.fail(path+".scale", "scale is %d but deploy.replicas is %d; keep one", *s.Scale, *d.Replicas)
+		}
+		if l := d.Resources.Limits; l != nil {
+			c.same(path, "cpus", "deploy.resources.limits.cpus", float64(s.CPUS), float64(l.NanoCPUs.Value()))
+			c.same(path, "mem_limit", "deploy.resources.limits.memory", float64(s.MemLimit), float64(l.MemoryBytes))
+			c.same(path, "pids_limit", "deploy.resources.limits.pids", float64(s.PidsLimit), float64(l.Pids))
+		}
+		if r := d.Resources.Reservations; r != nil {
+			c.same(path, "mem_reservation", "deploy.resources.reservations.memory", float64(s.MemReservation), float64(r.MemoryBytes))
+		}
+		c.deployModes(path, d)
+	}
+	if s.ContainerName != "" && s.GetScale() > 1 {
+		c.fail(path+".container_name", "container_name %q cannot be shared by %d replicas; remove it, or scale the service to 1", s.ContainerName, s.GetScale())
+	}
+	if s.Develop != nil {
+		for i, w := range s.Develop.Watch {
+			if w.Target == "" && w.Action != types.WatchActionRebuild && w.Action != types.WatchActionRestart {
+				c.fail(index(path+".develop.watch", i), "action %s needs a target: the path in the container", w.Action)
+			}
+		}
+	}
+}
+
+func (c *consistency) deployModes(path string, d *types.DeployConfig) {
+	warn := func(at, text string) {
+		file, line, column := c.inspector.positions.find(at)
+		c.report.warn(Diagnostic{File: file, Line: line, Column: column, Path: at, Text: text})
+	}
+	switch d.Mode {
+	case "", "replicated", "global":
+	case "replicated-job", "global-job":
+		warn(path+".deploy.mode", fmt.Sprintf("mode %s is not acted on: the service runs once, as without it", d.Mode))
+	default:
+		c.fail(path+".deploy.mode", "unknown mode %q; use replicated or global", d.Mode)
+	}
+	switch d.EndpointMode {
+	case "", "dnsrr":
+	case "vip":
+		warn(path+".deploy.endpoint_mode", "vip is not acted on: the service's name resolves to the addresses of all replicas (dnsrr)")
+	default:
+		c.fail(path+".deploy.endpoint_mode", "unknown endpoint mode %q; use dnsrr", d.EndpointMode)
+	}
+}
+
+func (c *consistency) same(path, short, long string, a, b float64) {
+	if a != 0 && b != 0 && a != b {
+		c.fail(path+"."+short, "%s and %s differ (%s, %s); keep one", short, long, number(a), number(b))
+	}
+}
+
+func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 32) }
+
+// mounts checks that no target is mounted over twice.
+func (c *consistency) mounts(path string, s types.ServiceConfig) {
+	taken := map[string]string{}
+	add := func(at, target string) {
+		if other, ok := taken[target]; ok {
+			c.fail(at, "target %s is already mounted by %s; keep one", target, other)
+			return
+		}
+		taken[target] = strings.TrimPrefix(at, path+".")
+	}
+	for i, t := range s.Tmpfs {
+		target, _, _ := strings.Cut(t, ":")
+		add(index(path+".tmpfs", i), target)
+	}
+	for i, v := range s.Volumes {
+		add(index(path+".volumes", i), v.Target)
+	}
+}
+
+// containerNames finds a name that two services want.
+func (c *consistency) containerNames() {
+	owner := map[string]string{}
+	for _, name := range c.project.ServiceNames() {
+		s := c.project.Services[name]
+		if s.ContainerName == "" {
+			continue
+		}
+		if other, ok := owner[s.ContainerName]; ok {
+			c.fail("services."+name+".container_name", "container name %q is also that of service %q; give each its own", s.ContainerName, other)
+		}
+		owner[s.ContainerName] = name
+	}
+}
+
+// ports finds a host port that two services publish. Ranges find a free port
+// by themselves.
+func (c *consistency) ports() {
+	type binding struct{ protocol, port string }
+	type use struct{ service, ip string }
+	taken := map[binding][]use{}
+	for _, name := range c.project.ServiceNames() {
+		s := c.project.Services[name]
+		if s.GetScale() == 0 || s.NetworkMode == "host" {
+			continue
+		}
+		for i, p := range s.Ports {
+			if p.Published == "" || p.Published == "0" || strings.Contains(p.Published, "-") {
+				continue
+			}
+			b := binding{p.Protocol, p.Published}
+			for _, other := range taken[b] {
+				if other.ip != p.HostIP && !anyAddress(other.ip) && !anyAddress(p.HostIP) {
+					continue
+				}
+				who := fmt.Sprintf("service %q", other.service)
+				if other.service == name {
+					who = "another entry of the service"
+				}
+				c.fail(index("services."+name+".ports", i), "host port %s/%s is already published by %s; choose another host port", p.Published, p.Protocol, who)
+				break
+			}
+			taken[b] = append(taken[b], use{name, p.HostIP})
+		}
+	}
+}
+
+func anyAddress(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
+
+// cycle finds a dependency cycle and prints it.
+func (c *consistency) cycle() {
+	const (
+		unseen = iota
+		active
+		done
+	)
+	state := map[string]int{}
+	var path []string
+	var visit func(name string) bool
+	visit = func(name string) bool {
+		state[name] = active
+		path = append(path, name)
+		for _, dep := range slices.Sorted(maps.Keys(c.project.Services[name].DependsOn)) {
+			if _, ok := c.project.Services[dep]; !ok {
+				continue
+			}
+			if state[dep] == active {
+				from := slices.Index(path, dep)
+				circle := append(slices.Clone(path[from:]), dep)
+				c.fail("services."+name+".depends_on."+dep, "dependency cycle: %s; remove one of these dependencies", strings.Join(circle, " -> "))
+				return true
+			}
+			if state[dep] == unseen && visit(dep) {
+				return true
+			}
+		}
+		path = path[:len(path)-1]
+		state[name] = done
+		return false
+	}
+	for _, name := range c.project.ServiceNames() {
+		if state[name] == unseen && visit(name) {
+			return
+		}
+	}
+}

@@ -1,0 +1,303 @@
+package load
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const minimal = "services:\n  web:\n    image: nginx\n"
+
+func TestDiscovery(t *testing.T) {
+	tests := []struct {
+		name    string
+		files   map[string]string
+		dir     string // working directory below the project's
+		environ []string
+		change  func(dir string, o *Options)
+		want    []string // base names
+		project string
+	}{
+		{name: "best name wins", files: map[string]string{"docker-compose.yml": minimal, "compose.yaml": minimal, "compose.yml": minimal}, want: []string{"compose.yaml"}, project: "shop"},
+		{name: "old name", files: map[string]string{"docker-compose.yml": minimal}, want: []string{"docker-compose.yml"}, project: "shop"},
+		{name: "override", files: map[string]string{"compose.yaml": minimal, "compose.override.yaml": minimal}, want: []string{"compose.yaml", "compose.override.yaml"}, project: "shop"},
+		{name: "parent directory", files: map[string]string{"compose.yaml": minimal, "a/b/x": ""}, dir: "a/b", want: []string{"compose.yaml"}, project: "shop"},
+		{name: "COMPOSE_FILE", files: map[string]string{"a.yaml": minimal, "b.yaml": minimal}, environ: []string{"COMPOSE_FILE=a.yaml:b.yaml"}, want: []string{"a.yaml", "b.yaml"}, project: "shop"},
+		{name: "COMPOSE_PATH_SEPARATOR", files: map[string]string{"a.yaml": minimal, "b.yaml": minimal}, environ: []string{"COMPOSE_FILE=a.yaml,b.yaml", "COMPOSE_PATH_SEPARATOR=,"}, want: []string{"a.yaml", "b.yaml"}, project: "shop"},
+		{name: "COMPOSE_FILE in .env", files: map[string]string{"a.yaml": minimal, ".env": "COMPOSE_FILE=a.yaml\n"}, want: []string{"a.yaml"}, project: "shop"},
+		{name: "name in the file", files: map[string]string{"compose.yaml": "name: other\n" + minimal}, want: []string{"compose.yaml"}, project: "other"},
+		{name: "name from a variable", files: map[string]string{"compose.yaml": "name: ${N:-x}y\n" + minimal}, want: []string{"compose.yaml"}, project: "xy"},
+		{name: "COMPOSE_PROJECT_NAME", files: map[string]string{"compose.yaml": "name: other\n" + minimal}, environ: []string{"COMPOSE_PROJECT_NAME=third"}, want: []string{"compose.yaml"}, project: "third"},
+		{name: "flag wins", files: map[string]string{"compose.yaml": "name: other\n" + minimal}, environ: []string{"COMPOSE_PROJECT_NAME=third"}, change: func(_ string, o *Options) { o.ProjectName = "flag" }, want: []string{"compose.yaml"}, project: "flag"},
+		{name: "project directory", files: map[string]string{"Sub.dir/compose.yaml": minimal}, change: func(dir string, o *Options) { o.ProjectDir = "Sub.dir" }, want: []string{"compose.yaml"}, project: "subdir"},
+		{name: "standard input", files: map[string]string{"x": ""}, change: func(_ string, o *Options) { o.Files = []string{"-"}; o.Stdin = strings.NewReader(minimal) }, want: []string{"-"}, project: "shop"},
+		{name: "two files", files: map[string]string{"a.yaml": minimal, "b/b.yaml": "services:\n  web:\n    command: x\n"}, change: func(_ string, o *Options) { o.Files = []string{"a.yaml", "b/b.yaml"} }, want: []string{"a.yaml", "b.yaml"}, project: "shop"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := project(t, tt.files)
+			dir := o.WorkingDir
+			o.WorkingDir = filepath.Join(dir, tt.dir)
+			o.Environ = tt.environ
+			if o.Environ == nil {
+				o.Environ = []string{}
+			}
+			if tt.change != nil {
+				tt.change(dir, &o)
+			}
+			id, err := Identify(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, ok := o.Stdin.(*strings.Reader); ok {
+				r.Seek(0, 0)
+			}
+			p, _, err := Project(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, f := range p.ComposeFiles {
+				names = append(names, filepath.Base(f))
+			}
+			if !slices.Equal(names, tt.want) || p.Name != tt.project {
+				t.Errorf("got %v of %q, want %v of %q", names, p.Name, tt.want, tt.project)
+			}
+			if id.Name != p.Name || id.WorkingDir != p.WorkingDir || !slices.Equal(id.Files, p.ComposeFiles) {
+				t.Errorf("Identify says %+v, Load %q %q %q", id, p.Name, p.WorkingDir, p.ComposeFiles)
+			}
+		})
+	}
+}
+
+func TestNoFileIsErrNoFile(t *testing.T) {
+	o := Options{WorkingDir: t.TempDir(), Environ: []string{}}
+	if _, err := Load(t.Context(), o); !errors.Is(err, ErrNoFile) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Identify(t.Context(), o); !errors.Is(err, ErrNoFile) {
+		t.Errorf("got %v", err)
+	}
+	o.ProjectName = "shop"
+	if id, err := Identify(t.Context(), o); err != nil || id.Name != "shop" {
+		t.Errorf("got %v, %v", id, err)
+	}
+}
+
+func TestBadProjectName(t *testing.T) {
+	o := project(t, map[string]string{"compose.yaml": minimal})
+	o.ProjectName = "My Shop"
+	_, err := Load(t.Context(), o)
+	want := `invalid project name "My Shop" (--project-name): use lower-case letters, digits, "-" and "_", and begin with a letter or digit; did you mean "myshop"?`
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEnvironmentPrecedence(t *testing.T) {
+	o := project(t, map[string]string{
+		".env":   "A=dotenv\nB=dotenv\nC=dotenv\n",
+		"b.env":  "B=file\nC=file\n",
+		"c.env":  "C=file2\nX=${A}\n",
+		"raw":    "Q='a$b'\n",
+		"secret": "s",
+		"compose.yaml": `services:
+  web:
+    image: "${A}-${B}-${C}"
+    env_file: [c.env, {path: raw, format: raw}, {path: none, required: false}]
+    environment: {C: explicit, A: null}
+`})
+	o.Environ = []string{"A=shell"}
+	p, _, err := Project(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := p.Services["web"]
+	if s.Image != "shell-dotenv-dotenv" {
+		t.Errorf("image %s", s.Image)
+	}
+	o.EnvFiles = []string{"b.env", "c.env"}
+	if p, _, err = Project(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if s := p.Services["web"]; s.Image != "shell-file-file2" {
+		t.Errorf("with --env-file: image %s", s.Image)
+	}
+	want := map[string]string{"A": "shell", "C": "explicit", "X": "shell", "Q": "'a$b'"}
+	for k, v := range want {
+		if got := s.Environment[k]; got == nil || *got != v {
+			t.Errorf("environment %s: got %v, want %q", k, got, v)
+		}
+	}
+}
+
+func TestBadEnvFileNamesFileAndLine(t *testing.T) {
+	o := project(t, map[string]string{"compose.yaml": minimal, ".env": "A=1\nB C=2\n"})
+	_, err := Load(t.Context(), o)
+	if err == nil || !strings.HasPrefix(err.Error(), ".env:2: invalid env file: ") {
+		t.Errorf("got %v", err)
+	}
+	o = project(t, map[string]string{"compose.yaml": minimal})
+	o.EnvFiles = []string{"x.env"}
+	_, err = Load(t.Context(), o)
+	if err == nil || err.Error() != "x.env: no such env file; create it, or correct the path" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestProfilesAndSelection(t *testing.T) {
+	o := project(t, map[string]string{"compose.yaml": `services:
+  web: {image: a, depends_on: [db]}
+  db: {image: b, networks: [back]}
+  debug: {image: c, profiles: [tools], env_file: missing.env}
+networks: {back: , unused: }
+`})
+	p, _, err := Project(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.ServiceNames(); !slices.Equal(got, []string{"db", "web"}) || !slices.Equal(p.DisabledServiceNames(), []string{"debug"}) {
+		t.Errorf("services %v, disabled %v", got, p.DisabledServiceNames())
+	}
+	if _, ok := p.Networks["unused"]; ok {
+		t.Error("a network that nobody uses is kept")
+	}
+	o.Services = []string{"debug"}
+	if _, _, err = Project(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), "compose.yaml:4: services.debug.env_file[0]: there is no file missing.env") {
+		t.Errorf("naming a service enables its profile: got %v", err)
+	}
+	o.Services, o.OnlyServices = []string{"db"}, true
+	if p, _, err = Project(t.Context(), o); err != nil || !slices.Equal(p.ServiceNames(), []string{"db"}) {
+		t.Errorf("got %v, %v", p.ServiceNames(), err)
+	}
+	o.Services = []string{"dbb"}
+	if _, _, err = Project(t.Context(), o); err == nil || err.Error() != `no such service: "dbb"; did you mean "db"?` {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestIncludeAndExtendsKeepTheirLines(t *testing.T) {
+	o := project(t, map[string]string{
+		"compose.yaml":    "include: [db/compose.yaml]\nservices:\n  web:\n    extends: {file: base.yaml, service: base}\n    command: x\n",
+		"base.yaml":       "services:\n  base:\n    image: a\n    environment:\n      A: b\n",
+		"db/compose.yaml": "services:\n  db:\n    image: ${TAG}\n    volumes: [\"./data:/data\"]\n",
+		"db/.env":         "TAG=postgres\n",
+	})
+	l, err := Load(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if image := l.Project.Services["db"].Image; image != "postgres" {
+		t.Errorf("image %q", image)
+	}
+	if source := l.Project.Services["db"].Volumes[0].Source; source != filepath.Join(o.WorkingDir, "db/data") {
+		t.Errorf("source %q", source)
+	}
+	for path, want := range map[string]string{
+		"services.web.command":       "compose.yaml:5",
+		"services.web.environment.A": "base.yaml:5",
+		"services.db.volumes[0]":     "db/compose.yaml:4",
+		"services.db.volumes":        "db/compose.yaml:4",
+		"services.web.nothing":       "compose.yaml:3",
+		"nothing":                    "",
+	} {
+		if got := l.Locate(path); got != want {
+			t.Errorf("%s: got %q, want %q", path, got, want)
+		}
+	}
+	if len(l.Warnings) > 0 {
+		t.Errorf("warnings: %v", l.Warnings)
+	}
+}
+
+func TestListItemsAreCountedThroughAllFiles(t *testing.T) {
+	o := project(t, map[string]string{
+		"compose.yaml":          "services:\n  my.web:\n    image: a\n    ports:\n      - \"1:1\"\n      - \"2:2\"\n",
+		"compose.override.yaml": "services:\n  my.web:\n    ports:\n      - \"3:3\"\n",
+	})
+	l, err := Load(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"services.my.web.ports[1]": "compose.yaml:6", "services.my.web.ports[2]": "compose.override.yaml:4"} {
+		if got := l.Locate(path); got != want {
+			t.Errorf("%s: got %q, want %q", path, got, want)
+		}
+	}
+}
+
+func TestResetAndOverrideTags(t *testing.T) {
+	o := project(t, map[string]string{
+		"compose.yaml":          "services:\n  web:\n    image: a\n    ports: [\"1:1\"]\n    environment: {A: b}\n",
+		"compose.override.yaml": "services:\n  web:\n    ports: !override [\"3:3\"]\n    environment: !reset null\n",
+	})
+	p, _, err := Project(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := p.Services["web"]
+	if len(s.Ports) != 1 || s.Ports[0].Target != 3 || len(s.Environment) > 0 {
+		t.Errorf("ports %v, environment %v", s.Ports, s.Environment)
+	}
+}
+
+func TestConfigLoadsAgainToTheSame(t *testing.T) {
+	o := project(t, map[string]string{
+		"a.env": "FROM_FILE=1\n",
+		"compose.yaml": `name: shop
+services:
+  web:
+    image: nginx:${TAG:-1}
+    env_file: a.env
+    environment: {PRICE: "5$$", HASH: "$${x}"}
+    ports: ["8080-8081:80-81", "127.0.0.1:53:53/udp"]
+    volumes: ["data:/data", "./src:/src:ro", {type: tmpfs, target: /t, tmpfs: {size: 1m}}]
+    command: echo "a b"
+    healthcheck: {test: curl localhost}
+x-extra: {a: b}
+volumes: {data: }
+`})
+	first, _, err := Config(t.Context(), o, ConfigOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := o
+	again.Files = []string{"-"}
+	again.Stdin = strings.NewReader(string(first))
+	second, _, err := Config(t.Context(), again, ConfigOptions{})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, first)
+	}
+	if string(first) != string(second) {
+		t.Errorf("first:\n%s\nsecond:\n%s", first, second)
+	}
+	if !strings.Contains(string(first), "PRICE: 5$$") || strings.Contains(string(first), "env_file") {
+		t.Errorf("got:\n%s", first)
+	}
+	if out, _, err := Config(t.Context(), o, ConfigOptions{Format: "json"}); err != nil || !strings.HasPrefix(string(out), "{") {
+		t.Errorf("json: %v\n%s", err, out)
+	}
+	raw := o
+	raw.NoInterpolate = true
+	out, _, err := Config(t.Context(), raw, ConfigOptions{})
+	if err != nil || !strings.Contains(string(out), "nginx:${TAG:-1}") {
+		t.Errorf("not interpolated: %v\n%s", err, out)
+	}
+	variables, err := Variables(t.Context(), o)
+	if err != nil || len(variables) != 1 || variables[0] != (Variable{Name: "TAG", Default: "1"}) {
+		t.Errorf("variables %v, %v", variables, err)
+	}
+}
+
+func TestLoadLeavesTheEnvironmentAlone(t *testing.T) {
+	o := project(t, map[string]string{"compose.yaml": minimal, ".env": "FROM_DOTENV=1\n"})
+	if _, _, err := Project(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, set := os.LookupEnv("FROM_DOTENV"); set {
+		t.Error("the process's environment was changed")
+	}
+}

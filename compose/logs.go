@@ -1,0 +1,235 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/logs"
+)
+
+// Logs calls line for each line of the selected containers. History is merged
+// by time; what is followed comes as it appears.
+func (c *Client) Logs(ctx context.Context, s Selector, o LogOptions, line func(LogLine) error) error {
+	s.All = true
+	containers, err := c.Containers(ctx, s)
+	if err != nil {
+		return err
+	}
+	if !o.Follow {
+		return c.history(ctx, containers, o, line)
+	}
+	f := &follower{client: c, options: o, seen: map[string]bool{}}
+	return f.run(ctx, s, containers, line)
+}
+
+func (c *Client) history(ctx context.Context, containers []engine.Container, o LogOptions, line func(LogLine) error) error {
+	var all []LogLine
+	for _, r := range containers {
+		err := c.read(ctx, r, o, false, func(l LogLine) error {
+			l.Text = slices.Clone(l.Text)
+			all = append(all, l)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	slices.SortStableFunc(all, func(a, b LogLine) int { return a.Time.Compare(b.Time) })
+	for _, l := range all {
+		if err := line(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read reads one container's log.
+func (c *Client) read(ctx context.Context, r engine.Container, o LogOptions, follow bool, line func(LogLine) error) error {
+	reader, err := logs.Open(c.Engine.LogDir(r.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return reader.Read(ctx, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: follow}, func(e logs.Entry) error {
+		return line(LogLine{Container: r, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial})
+	})
+}
+
+// follower follows the logs of a changing set of containers. One merger reads
+// them all and gives the lines in the order of time.
+type follower struct {
+	client  *Client
+	options LogOptions
+	merger  *logs.Merger
+	sources []engine.Container // by the merger's number
+	seen    map[string]bool
+	readers []*logs.Reader
+}
+
+func (f *follower) run(ctx context.Context, s Selector, first []engine.Container, line func(LogLine) error) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer func() {
+		for _, r := range f.readers {
+			r.Close()
+		}
+	}()
+	var mu sync.Mutex // of sources
+	f.merger, err = logs.NewMerger(func(source int, e logs.Entry) error {
+		mu.Lock()
+		c := f.sources[source]
+		mu.Unlock()
+		return line(LogLine{Container: c, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial})
+	})
+	if err != nil {
+		return err
+	}
+	add := func(containers []engine.Container) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return f.add(ctx, containers)
+	}
+	if err := add(first); err != nil {
+		return err
+	}
+	if !f.options.NewContainers {
+		f.merger.Seal()
+		return ignoreCanceled(f.merger.Run(ctx))
+	}
+	watched := make(chan error, 1)
+	go func() {
+		watched <- f.watch(ctx, s, add)
+		f.merger.Seal()
+		cancel()
+	}()
+	err = f.merger.Run(ctx)
+	cancel()
+	return errors.Join(ignoreCanceled(err), ignoreCanceled(<-watched))
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// add begins to follow the containers that are not followed yet.
+func (f *follower) add(ctx context.Context, containers []engine.Container) error {
+	for _, r := range containers {
+		if f.seen[r.ID] {
+			continue
+		}
+		if err := os.MkdirAll(f.client.Engine.LogDir(r.ID), 0o700); err != nil {
+			return err
+		}
+		reader, err := logs.Open(f.client.Engine.LogDir(r.ID))
+		if err != nil {
+			return err
+		}
+		f.seen[r.ID] = true
+		f.readers = append(f.readers, reader)
+		f.sources = append(f.sources, r)
+		o := f.options
+		f.merger.Add(ctx, len(f.sources)-1, reader, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: true, UntilExit: !o.NewContainers})
+	}
+	return nil
+}
+
+// lastLines is how long a follower goes on after the last container has ended.
+// By then its output is stored (the end is told after that), and the merger holds
+// lines back for less.
+const lastLines = 100 * time.Millisecond
+
+// watch adds containers that appear (new directories beside the others'), tells
+// of ends, and returns when nothing runs any more.
+func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Container) error) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	dir := filepath.Join(f.client.Engine.DataRoot(), "containers")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := w.Add(dir); err != nil {
+		return err
+	}
+	events := make(chan EngineEvent)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- f.client.Events(ctx, Selector{Project: s.Project, Services: s.Services}, time.Now(), time.Time{}, func(e EngineEvent) error {
+			select {
+			case events <- e:
+			case <-ctx.Done():
+			}
+			return nil
+		})
+	}()
+	told := map[string]bool{} // ends, by container
+	for {
+		now, err := f.client.Containers(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := add(now); err != nil {
+			return err
+		}
+		running := false
+		for _, r := range now {
+			if up(r.State.Phase) {
+				running = true
+				delete(told, r.ID)
+			} else if !r.State.StartedAt.IsZero() && !told[r.ID] {
+				told[r.ID] = true
+				if f.options.Ended != nil {
+					f.options.Ended(r, r.State.ExitCode)
+				}
+			}
+		}
+		var over <-chan time.Time
+		if !running {
+			timer := time.NewTimer(lastLines)
+			defer timer.Stop()
+			over = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-over:
+			return nil
+		case err := <-failed:
+			return err
+		case err := <-w.Errors:
+			return err
+		case <-w.Events:
+		case <-events:
+		}
+	}
+}
+
+// tail is LogOptions.Tail in the log store's terms.
+func tail(n int) int {
+	switch {
+	case n < 0:
+		return 0 // all
+	case n == 0:
+		return logs.NoTail
+	}
+	return n
+}
+
+// sampleEvery is the period of stats, as Docker's.
+const sampleEvery = time.Second

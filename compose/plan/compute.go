@@ -1,0 +1,305 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+)
+
+// Compute plans up, or, with Options.NoStart, create.
+//
+// Networks and volumes come first. Containers are created as soon as those
+// exist, all at once; they start in the order of depends_on, when its
+// conditions are met. A container that has to be made anew is created under a
+// temporary name while the old one runs on; the old one is stopped when the new
+// one could start. So a create or a dependency that fails leaves it running.
+func Compute(desired *spec.Desired, observed Observed, o Options) (*Plan, error) {
+	if o.ForceRecreate && o.NoRecreate {
+		return nil, fmt.Errorf("--force-recreate and --no-recreate exclude each other; use one")
+	}
+	if o.RecreateDeps && o.NoRecreate {
+		return nil, fmt.Errorf("--always-recreate-deps and --no-recreate exclude each other; use one")
+	}
+	c, err := newComputer(desired, observed, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.networks(); err != nil {
+		return nil, err
+	}
+	if err := c.volumes(); err != nil {
+		return nil, err
+	}
+	for _, name := range c.order {
+		if err := c.decide(name); err != nil {
+			return nil, err
+		}
+	}
+	c.orphans()
+	c.early()
+	c.emit()
+	return c.plan, c.plan.finish()
+}
+
+// computer holds what Compute builds up.
+type computer struct {
+	desired  *spec.Desired
+	observed Observed
+	opts     Options
+	plan     *Plan
+
+	order   []string        // all services, dependencies first
+	inScope map[string]bool // those that are converged
+	targets map[string]bool // those that were asked for
+
+	networkOps map[string]*Op // by network name: what makes it
+	volumeOps  map[string]*Op // by volume name
+
+	// onNetwork are live containers whose network is made anew, by ID, with the
+	// operation that removes the old network.
+	onNetwork map[string][]*Op
+	// onVolume are the names of volumes that are made anew.
+	onVolume map[string]*Op // the operation that removes the old one
+
+	decisions map[string][]*decision // by service
+	removals  []*removal
+	recreated map[string]bool // services
+	bounced   map[string]bool // services with a container that is recreated or restarted
+
+	stops  map[string]*Op   // by container ID
+	made   map[string][]*Op // creates, by service
+	starts map[string][]*Op // by service
+	waits  map[string]*Op   // by service and condition
+}
+
+type action int
+
+const (
+	keep action = iota
+	create
+	recreate // new one under a temporary name first
+	replace  // old one away first, since a volume must go too
+	start
+	restart
+	unpause
+)
+
+// decision is what happens to one replica.
+type decision struct {
+	service string
+	replica *spec.Replica
+	old     *Container
+	action  action
+	diffs   []FieldDiff
+	cause   string
+	rename  bool // an interrupted recreate left it with a temporary name
+	// leftovers are further containers of the same number.
+	leftovers []*Container
+	// early stops the old container without waiting for what the new one needs.
+	early bool
+}
+
+// removal is a container that has to go.
+type removal struct {
+	container *Container
+	cause     string
+	service   string
+	done      *Op
+}
+
+func newComputer(desired *spec.Desired, observed Observed, o Options) (*computer, error) {
+	if err := checkServices(desired, o.Services); err != nil {
+		return nil, err
+	}
+	c := &computer{
+		desired: desired, observed: observed, opts: o, plan: &Plan{replicas: map[string]int{}},
+		inScope: map[string]bool{}, targets: map[string]bool{},
+		networkOps: map[string]*Op{}, volumeOps: map[string]*Op{}, onNetwork: map[string][]*Op{}, onVolume: map[string]*Op{},
+		decisions: map[string][]*decision{}, recreated: map[string]bool{}, bounced: map[string]bool{},
+		stops: map[string]*Op{}, made: map[string][]*Op{}, starts: map[string][]*Op{}, waits: map[string]*Op{},
+	}
+	all := slices.Sorted(maps.Keys(desired.Services))
+	for name, s := range desired.Services {
+		c.plan.replicas[name] = len(s.Replicas)
+		for dep, d := range s.DependsOn {
+			if _, ok := desired.Services[dep]; !ok && d.Required {
+				return nil, fmt.Errorf("service %q depends on %q, which is not there or disabled; enable its profile, or set required: false", name, dep)
+			}
+		}
+	}
+	order, err := dependencyOrder(all, func(name string) []string { return dependencyNames(desired, name) })
+	if err != nil {
+		return nil, err
+	}
+	c.order = order
+	targets := o.Services
+	if len(targets) == 0 {
+		targets = all
+	}
+	scope := targets
+	if !o.NoDeps {
+		scope = withDependencies(desired, targets)
+	}
+	for _, name := range targets {
+		c.targets[name] = true
+	}
+	for _, name := range scope {
+		c.inScope[name] = true
+	}
+	return c, nil
+}
+
+// containers are the numbered containers of a service.
+func (c *computer) containers(service string) []*Container {
+	var out []*Container
+	for i := range c.observed.Containers {
+		if x := &c.observed.Containers[i]; x.Service == service && !x.OneOff {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// networks plans what the services in scope attach to.
+func (c *computer) networks() error {
+	used := map[string]bool{}
+	for name := range c.inScope {
+		for _, r := range c.desired.Services[name].Replicas {
+			for _, a := range r.Spec.Network.Networks {
+				used[a.Network] = true
+			}
+		}
+	}
+	existing := map[string]*netns.Network{}
+	for i := range c.observed.Networks {
+		existing[c.observed.Networks[i].Name] = &c.observed.Networks[i]
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.desired.Networks)) {
+		want := c.desired.Networks[key]
+		name := want.Spec.Name
+		if len(c.opts.Services) > 0 && !used[name] {
+			continue
+		}
+		have := existing[name]
+		switch {
+		case want.External && have == nil && name != "host" && name != "none":
+			return fmt.Errorf("network %q is declared external but does not exist; create it with \"stack network create %s\", or remove external: true", name, name)
+		case want.External:
+		case have == nil:
+			c.networkOps[name] = c.plan.add(&Op{Kind: CreateNetwork, Name: name, Key: key, Cause: "does not exist"})
+		case have.Project != want.Spec.Project:
+			c.plan.Warnings = append(c.plan.Warnings, foreign("network", name, have.Project))
+		default:
+			if diffs := diffNetworks(have.NetworkSpec, want.Spec); len(diffs) > 0 {
+				c.recreateNetwork(key, want, diffs)
+			}
+		}
+	}
+	return nil
+}
+
+func foreign(kind, name, project string) string {
+	owner := "not by a project"
+	if project != "" {
+		owner = fmt.Sprintf("by project %q", project)
+	}
+	return fmt.Sprintf("%s %q exists but was made %s; it is used as it is (say external: true, or give this project's its own name)", kind, name, owner)
+}
+
+// recreateNetwork removes and creates a network. Its users are stopped and
+// started; they need not be recreated, since a container gets its addresses
+// when it starts.
+func (c *computer) recreateNetwork(key string, want *spec.Network, diffs []FieldDiff) {
+	name := want.Spec.Name
+	remove := c.plan.add(&Op{Kind: RemoveNetwork, Name: name, Key: key, Cause: joinDiffs(diffs)})
+	c.networkOps[name] = c.plan.add(&Op{Kind: CreateNetwork, Name: name, Key: key, Cause: "made anew", Diffs: diffs}, remove)
+	for i := range c.observed.Containers {
+		x := &c.observed.Containers[i]
+		if x.Spec != nil && x.live() && attached(x.Spec, name) {
+			c.onNetwork[x.ID] = append(c.onNetwork[x.ID], remove)
+		}
+	}
+}
+
+func attached(s *engine.Spec, network string) bool {
+	return slices.ContainsFunc(s.Network.Networks, func(a netns.Attachment) bool { return a.Network == network })
+}
+
+// volumes plans the named volumes that the services in scope mount.
+func (c *computer) volumes() error {
+	used := map[string]bool{}
+	for name := range c.inScope {
+		for _, r := range c.desired.Services[name].Replicas {
+			for _, m := range r.Spec.Mounts {
+				used[m.Source] = true
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.desired.Volumes)) {
+		want := c.desired.Volumes[key]
+		name := want.Spec.Name
+		if len(c.opts.Services) > 0 && !used[name] {
+			continue
+		}
+		i := slices.IndexFunc(c.observed.Volumes, func(v volume) bool { return v.Name == name })
+		switch {
+		case want.External && i < 0:
+			return fmt.Errorf("volume %q is declared external but does not exist; create it with \"stack volume create %s\", or remove external: true", name, name)
+		case want.External:
+		case i < 0:
+			c.volumeOps[name] = c.plan.add(&Op{Kind: CreateVolume, Name: name, Key: key, Cause: "does not exist"})
+		case c.observed.Volumes[i].Project != want.Spec.Project:
+			c.plan.Warnings = append(c.plan.Warnings, foreign("volume", name, c.observed.Volumes[i].Project))
+		default:
+			diffs := diffVolumes(c.observed.Volumes[i].Spec, want.Spec)
+			if len(diffs) == 0 {
+				continue
+			}
+			if !c.opts.AssumeYes && !slices.Contains(c.opts.RecreateVolumes, key) {
+				c.plan.Confirm = append(c.plan.Confirm, Question{
+					Volume: key, Diffs: diffs,
+					Text: fmt.Sprintf("volume %q exists but does not match the Compose file (%s). Recreate it (its data will be lost)?", name, joinDiffs(diffs)),
+				})
+				continue
+			}
+			remove := c.plan.add(&Op{Kind: RemoveVolume, Name: name, Key: key, Cause: joinDiffs(diffs)})
+			c.onVolume[name] = remove
+			c.volumeOps[name] = c.plan.add(&Op{Kind: CreateVolume, Name: name, Key: key, Cause: "made anew", Diffs: diffs}, remove)
+		}
+	}
+	return nil
+}
+
+// orphans are containers of services that the project no longer has, and
+// one-offs that have ended.
+func (c *computer) orphans() {
+	var names []string
+	for i := range c.observed.Containers {
+		x := &c.observed.Containers[i]
+		_, known := c.desired.Services[x.Service]
+		known = known || slices.Contains(c.desired.Disabled, x.Service)
+		if known && (!x.OneOff || x.live()) {
+			continue
+		}
+		if x.OneOff && !c.opts.RemoveOrphans {
+			continue // an ended one-off is no reason for a warning
+		}
+		if c.opts.RemoveOrphans {
+			c.removals = append(c.removals, &removal{container: x, service: x.Service, cause: fmt.Sprintf("orphan: the project has no service %q", x.Service)})
+			if x.OneOff {
+				c.removals[len(c.removals)-1].cause = "one-off that has ended"
+			}
+			continue
+		}
+		names = append(names, x.Name)
+	}
+	if len(names) > 0 && !c.opts.IgnoreOrphans {
+		slices.Sort(names)
+		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("the project has orphan containers, of services that it no longer has: %s; remove them with --remove-orphans", strings.Join(names, ", ")))
+	}
+}

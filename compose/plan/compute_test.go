@@ -1,0 +1,420 @@
+package plan_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stack-run/stack/compose/load"
+	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
+)
+
+const shop = `name: shop
+services:
+  web:
+    image: web
+    ports: ["8080:80"]
+    networks: [front, back]
+    environment: {LOG_LEVEL: info, DB_PASSWORD: one}
+    depends_on:
+      db: {condition: service_healthy, restart: true}
+      migrate: {condition: service_completed_successfully}
+  worker:
+    image: worker
+    scale: 2
+    networks: [back]
+    depends_on: [db]
+  migrate:
+    image: web
+    command: migrate
+    networks: [back]
+    depends_on:
+      db: {condition: service_healthy}
+  db:
+    image: postgres
+    networks: [back]
+    volumes: ["data:/var/lib/postgresql"]
+    healthcheck: {test: [CMD, pg_isready]}
+networks:
+  front:
+  back: {internal: true}
+volumes:
+  data:
+`
+
+func desired(t *testing.T, yaml string) *spec.Desired {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(yaml), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := load.Load(context.Background(), load.Options{WorkingDir: dir, Environ: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _, err := spec.Build(loaded.Project, spec.HostFacts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// running is the project as it is after a successful up.
+func running(d *spec.Desired) plan.Observed {
+	o := plan.Observed{Project: d.Project}
+	for _, n := range d.Networks {
+		o.Networks = append(o.Networks, netns.Network{NetworkSpec: n.Spec})
+	}
+	for _, v := range d.Volumes {
+		o.Volumes = append(o.Volumes, volumes.Volume{Spec: v.Spec})
+	}
+	for name, s := range d.Services {
+		for _, r := range s.Replicas {
+			c := plan.Container{ID: strings.Repeat(name[:2]+"00", 16), Name: r.Spec.Name, Service: name, Index: r.Index, Hash: r.Hash, Phase: engine.Running, Health: healthcheck.Healthy, Spec: &r.Spec}
+			if r.Index > 1 {
+				c.ID = strings.Repeat(name[:2]+"11", 16)
+			}
+			if name == "migrate" {
+				c.Phase, c.Health = engine.Exited, ""
+			}
+			o.Containers = append(o.Containers, c)
+		}
+	}
+	return o
+}
+
+func find(o plan.Observed, name string) *plan.Container {
+	for i := range o.Containers {
+		if o.Containers[i].Name == name {
+			return &o.Containers[i]
+		}
+	}
+	panic("no container " + name)
+}
+
+func TestPlans(t *testing.T) {
+	tests := []struct {
+		name    string
+		yaml    string // what is wanted; "" for shop
+		change  func(*plan.Observed)
+		empty   bool // nothing exists yet
+		options plan.Options
+		want    string
+		graph   string
+	}{
+		{
+			name: "first up", empty: true,
+			want: `create network shop_back
+create network shop_front
+create volume shop_data
+create db
+create migrate
+create web
+create worker 1,2
+`,
+			graph: `[1] create network shop_back: does not exist
+[2] create network shop_front: does not exist
+[3] create volume shop_data: does not exist
+[4] create container shop-db-1: no container yet [after 1 3]
+[5] start container shop-db-1 [after 1 4]
+[6] create container shop-migrate-1: no container yet [after 1]
+[7] wait for db: service_healthy [after 5]
+[8] start container shop-migrate-1 [after 1 6 7]
+[9] create container shop-web-1: no container yet [after 1 2]
+[10] wait for migrate: service_completed_successfully [after 8]
+[11] start container shop-web-1 [after 1 2 7 9 10]
+[12] create container shop-worker-1: no container yet [after 1]
+[13] start container shop-worker-1 [after 1 5 12]
+[14] create container shop-worker-2: no container yet [after 1]
+[15] start container shop-worker-2 [after 1 5 14]
+`,
+		},
+		{
+			name:    "second up does nothing",
+			options: plan.Options{KeepCompleted: true},
+			want:    "nothing to do\n",
+		},
+		{
+			name: "second up runs a completed job again, as docker compose does",
+			want: "start migrate: exited with code 0\n",
+			graph: `[1] wait for db: service_healthy
+[2] start container shop-migrate-1: exited with code 0 [after 1]
+`,
+		},
+		{
+			name:    "one variable changes",
+			yaml:    strings.Replace(shop, "LOG_LEVEL: info", "LOG_LEVEL: debug", 1),
+			options: plan.Options{KeepCompleted: true},
+			want:    "recreate web: environment.LOG_LEVEL \"info\" → \"debug\"\n",
+			graph: `[1] create container shop-web-1 as we00we00we00_shop-web-1: environment.LOG_LEVEL "info" → "debug"
+[2] wait for db: service_healthy
+[3] wait for migrate: service_completed_successfully
+[4] stop container shop-web-1: replaced [after 1 2 3]
+[5] remove container shop-web-1: replaced [after 1 4]
+[6] rename container shop-web-1: replaces we00we00we00 [after 5]
+[7] start container shop-web-1 [after 2 3 6]
+`,
+		},
+		{
+			name:    "a password is not printed",
+			yaml:    strings.Replace(shop, "DB_PASSWORD: one", "DB_PASSWORD: two", 1),
+			options: plan.Options{KeepCompleted: true},
+			want:    "recreate web: environment.DB_PASSWORD\n",
+		},
+		{
+			name:    "a dependency with restart: true is recreated",
+			yaml:    strings.Replace(shop, "image: postgres", "image: postgres:18", 1),
+			options: plan.Options{KeepCompleted: true},
+			want: `recreate db: image "postgres" → "postgres:18"
+restart web: depends on db, which is recreated
+`,
+			graph: `[1] create container shop-db-1 as db00db00db00_shop-db-1: image "postgres" → "postgres:18"
+[2] stop container shop-web-1: depends on db, which is recreated
+[3] stop container shop-db-1: replaced [after 1 2]
+[4] remove container shop-db-1: replaced [after 1 3]
+[5] rename container shop-db-1: replaces db00db00db00 [after 4]
+[6] start container shop-db-1 [after 5]
+[7] wait for db: service_healthy [after 6]
+[8] wait for migrate: service_completed_successfully
+[9] start container shop-web-1: depends on db, which is recreated [after 2 7 8]
+`,
+		},
+		{
+			name:    "the image has a new ID",
+			options: plan.Options{KeepCompleted: true},
+			change: func(o *plan.Observed) {
+				find(*o, "shop-worker-1").ImageID = "sha256:aaaaaaaaaaaaaaaa"
+			},
+			want: "nothing to do\n", // not known what the wanted one is
+		},
+		{
+			name:    "scale down",
+			yaml:    strings.Replace(shop, "scale: 2", "scale: 1", 1),
+			options: plan.Options{KeepCompleted: true},
+			want:    "remove worker 2: scaled down to 1\n",
+		},
+		{
+			name:    "scale up leaves the first alone",
+			yaml:    strings.Replace(shop, "scale: 2", "scale: 3", 1),
+			options: plan.Options{KeepCompleted: true},
+			want:    "create worker 3\n",
+		},
+		{
+			name:    "a network changes",
+			yaml:    strings.Replace(shop, "internal: true", "internal: false", 1),
+			options: plan.Options{KeepCompleted: true},
+			want: `recreate network shop_back: internal removed: true
+restart web: its network is made anew
+restart db: its network is made anew
+restart worker 1,2: its network is made anew
+`,
+		},
+		{
+			name:    "a volume changes",
+			yaml:    strings.Replace(shop, "volumes:\n  data:\n", "volumes:\n  data: {driver_opts: {size: 1g}}\n", 1),
+			options: plan.Options{KeepCompleted: true},
+			want:    "keep volume data: its definition changed (driver_opts.size added: \"1g\")\n",
+		},
+		{
+			name:    "a volume changes and may go",
+			yaml:    strings.Replace(shop, "volumes:\n  data:\n", "volumes:\n  data: {driver_opts: {size: 1g}}\n", 1),
+			options: plan.Options{KeepCompleted: true, AssumeYes: true},
+			want: `recreate volume shop_data: driver_opts.size added: "1g"
+restart web: depends on db, which is recreated
+recreate db: volume shop_data is made anew
+`,
+		},
+		{
+			name:    "an orphan stays with a warning",
+			options: plan.Options{KeepCompleted: true},
+			change: func(o *plan.Observed) {
+				o.Containers = append(o.Containers, plan.Container{ID: "x", Name: "shop-old-1", Service: "old", Index: 1, Phase: engine.Running})
+			},
+			want: "nothing to do\n",
+		},
+		{
+			name:    "an orphan goes",
+			options: plan.Options{KeepCompleted: true, RemoveOrphans: true},
+			change: func(o *plan.Observed) {
+				o.Containers = append(o.Containers, plan.Container{ID: "x", Name: "shop-old-1", Service: "old", Index: 1, Phase: engine.Running})
+			},
+			want: "remove old: orphan: the project has no service \"old\"\n",
+		},
+		{
+			name:    "a stopped container is started",
+			options: plan.Options{KeepCompleted: true},
+			change: func(o *plan.Observed) {
+				c := find(*o, "shop-worker-2")
+				c.Phase, c.ExitCode = engine.Exited, 3
+			},
+			want: "start worker 2: exited with code 3\n",
+		},
+		{
+			name:    "forced, one service",
+			options: plan.Options{KeepCompleted: true, ForceRecreate: true, Services: []string{"worker"}},
+			want:    "recreate worker 1,2: --force-recreate\n",
+		},
+		{
+			name:    "interrupted recreate, before the rename",
+			options: plan.Options{KeepCompleted: true},
+			change: func(o *plan.Observed) {
+				c := find(*o, "shop-worker-2")
+				c.Name, c.Phase = "0123456789ab_shop-worker-2", engine.Created
+			},
+			want: "rename worker 2: an interrupted recreate left it as 0123456789ab_shop-worker-2\nstart worker 2: was created but not started\n",
+		},
+		{
+			name:    "interrupted recreate, both there",
+			options: plan.Options{KeepCompleted: true},
+			change: func(o *plan.Observed) {
+				c := *find(*o, "shop-worker-2")
+				c.ID, c.Name, c.Phase = "fresh", "0123456789ab_shop-worker-2", engine.Created
+				o.Containers = append(o.Containers, c)
+			},
+			want: "remove worker 2: left over from an interrupted recreate\n",
+		},
+		{
+			name:    "hash of another version, same fields",
+			options: plan.Options{KeepCompleted: true},
+			change:  func(o *plan.Observed) { find(*o, "shop-web-1").Hash = "v0:1234" },
+			want:    "nothing to do\n",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var o plan.Observed
+			if !tt.empty {
+				o = running(desired(t, shop))
+			}
+			if tt.change != nil {
+				tt.change(&o)
+			}
+			want := tt.yaml
+			if want == "" {
+				want = shop
+			}
+			p, err := plan.Compute(desired(t, want), o, tt.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, p.String()); diff != "" {
+				t.Errorf("print (-want +got):\n%s\n%s", diff, p.Graph())
+			}
+			if tt.graph != "" {
+				if diff := cmp.Diff(tt.graph, p.Graph()); diff != "" {
+					t.Errorf("graph (-want +got):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+func TestDownPlan(t *testing.T) {
+	d := desired(t, shop)
+	p, err := plan.Down(d, running(d), plan.DownOptions{Volumes: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `[1] stop container shop-worker-2: down
+[2] remove container shop-worker-2: down [after 1]
+[3] stop container shop-worker-1: down
+[4] remove container shop-worker-1: down [after 3]
+[5] stop container shop-web-1: down
+[6] remove container shop-web-1: down [after 5]
+[7] remove container shop-migrate-1: down [after 6]
+[8] stop container shop-db-1: down [after 2 4 6 7]
+[9] remove container shop-db-1: down [after 8]
+`
+	if got := p.Graph(); !strings.HasPrefix(got, want) {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+	for _, line := range []string{"remove network shop_back: down", "remove network shop_front: down", "remove volume shop_data: down --volumes"} {
+		if !strings.Contains(p.Graph(), line) {
+			t.Errorf("no %q in\n%s", line, p.Graph())
+		}
+	}
+}
+
+func TestDownOfOneServiceTakesItsDependentsAndNoSharedNetwork(t *testing.T) {
+	d := desired(t, shop)
+	p, err := plan.Down(d, running(d), plan.DownOptions{Services: []string{"migrate"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "remove web: down\nremove migrate: down\nremove network shop_front: down\n"
+	if got := p.String(); got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestStartStopRestartFollowTheGraph(t *testing.T) {
+	d := desired(t, shop)
+	o := running(d)
+	p, err := plan.Stop(d, o, plan.StopOptions{Services: []string{"web", "db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "[1] stop container shop-web-1: stop\n[2] stop container shop-db-1: stop [after 1]\n"; p.Graph() != want {
+		t.Errorf("stop: got:\n%s\nwant:\n%s", p.Graph(), want)
+	}
+	p, err = plan.Restart(d, o, plan.StopOptions{Services: []string{"db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `[1] stop container shop-web-1: restart
+[2] stop container shop-db-1: restart [after 1]
+[3] start container shop-db-1: restart [after 2]
+[4] wait for db: service_healthy [after 3]
+[5] start container shop-web-1: restart [after 1 4]
+`
+	if diff := cmp.Diff(want, p.Graph()); diff != "" {
+		t.Errorf("restart (-want +got):\n%s", diff)
+	}
+	for i := range o.Containers {
+		o.Containers[i].Phase = engine.Exited
+	}
+	p, err = plan.Start(d, o, plan.StopOptions{Services: []string{"worker"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = `[1] start container shop-db-1: exited with code 0
+[2] start container shop-worker-1: exited with code 0 [after 1]
+[3] start container shop-worker-2: exited with code 0 [after 1]
+`
+	if diff := cmp.Diff(want, p.Graph()); diff != "" {
+		t.Errorf("start (-want +got):\n%s", diff)
+	}
+}
+
+func TestPlanErrorsSayWhatToDo(t *testing.T) {
+	d := desired(t, shop)
+	tests := map[string]struct {
+		change  func(*spec.Desired)
+		options plan.Options
+		want    string
+	}{
+		"cycle":            {func(d *spec.Desired) { d.Services["db"].DependsOn = map[string]spec.Dependency{"web": {}} }, plan.Options{}, "dependency cycle: db -> web -> db; remove one of these depends_on"},
+		"external network": {func(d *spec.Desired) { d.Networks["front"].External = true }, plan.Options{}, `network "shop_front" is declared external but does not exist; create it with "stack network create shop_front", or remove external: true`},
+		"external volume":  {func(d *spec.Desired) { d.Volumes["data"].External = true }, plan.Options{}, `volume "shop_data" is declared external but does not exist; create it with "stack volume create shop_data", or remove external: true`},
+		"unknown service":  {func(*spec.Desired) {}, plan.Options{Services: []string{"wbe"}}, `no such service: "wbe"; did you mean "web"?`},
+		"flags":            {func(*spec.Desired) {}, plan.Options{ForceRecreate: true, NoRecreate: true}, "--force-recreate and --no-recreate exclude each other; use one"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			d = desired(t, shop)
+			tt.change(d)
+			_, err := plan.Compute(d, plan.Observed{}, tt.options)
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}

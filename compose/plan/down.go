@@ -1,0 +1,296 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+)
+
+// Down plans to take a project away: containers in reverse order of
+// dependencies, as parallel as that allows, then networks and, if asked for,
+// volumes. It goes by what exists and is tagged with the project, so nothing is
+// left of a service, profile or network that the file no longer has. desired
+// gives the order; it may be nil, then the containers' labels do.
+//
+// With services named, those and what depends on them go, and a network or
+// volume only if nothing else uses it.
+func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error) {
+	desired = knownProject(desired, observed)
+	plan := &Plan{replicas: map[string]int{}}
+	for name, s := range desired.Services {
+		plan.replicas[name] = len(s.Replicas)
+	}
+	all := len(o.Services) == 0
+	selected := map[string]bool{}
+	if !all {
+		if err := checkServices(desired, o.Services); err != nil {
+			return nil, err
+		}
+		for _, name := range withDependents(desired, o.Services, func(spec.Dependency) bool { return true }) {
+			selected[name] = true
+		}
+	}
+	var going, staying []*Container
+	for i := range observed.Containers {
+		x := &observed.Containers[i]
+		if all || selected[x.Service] {
+			going = append(going, x)
+		} else {
+			staying = append(staying, x)
+		}
+	}
+	removed := removeInReverse(plan, desired, going, o)
+	for _, n := range observed.Networks {
+		if n.Project != observed.Project || n.Project == "" || slices.ContainsFunc(staying, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) }) {
+			continue
+		}
+		if !all && !usesNetwork(going, n.Name) {
+			continue
+		}
+		plan.add(&Op{Kind: RemoveNetwork, Name: n.Name, Key: n.Key, Cause: "down"}, usersOf(removed, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) })...)
+	}
+	if o.Volumes {
+		for _, v := range observed.Volumes {
+			mounts := func(x *Container) bool { return x.Spec == nil || mountsVolume(x.Spec, v.Name) }
+			if v.Project != observed.Project || v.Project == "" || v.Anonymous || slices.ContainsFunc(staying, mounts) {
+				continue
+			}
+			if !all && !slices.ContainsFunc(going, mounts) {
+				continue
+			}
+			plan.add(&Op{Kind: RemoveVolume, Name: v.Name, Key: v.Key, Cause: "down --volumes"}, usersOf(removed, mounts)...)
+		}
+	}
+	return plan, plan.finish()
+}
+
+func usesNetwork(containers []*Container, name string) bool {
+	return slices.ContainsFunc(containers, func(x *Container) bool { return x.Spec != nil && attached(x.Spec, name) })
+}
+
+func mountsVolume(s *engine.Spec, name string) bool {
+	return len(s.VolumesFrom) > 0 || slices.ContainsFunc(s.Mounts, func(m mount) bool { return m.Source == name })
+}
+
+func usersOf(removed map[*Container]*Op, uses func(*Container) bool) []*Op {
+	var ops []*Op
+	for x, op := range removed {
+		if uses(x) {
+			ops = append(ops, op)
+		}
+	}
+	return ops
+}
+
+// removeInReverse stops and removes containers; a dependency is stopped when
+// all that depend on it are gone.
+func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o DownOptions) map[*Container]*Op {
+	byService := map[string][]*Container{}
+	for _, x := range going {
+		byService[x.Service] = append(byService[x.Service], x)
+	}
+	order, err := dependencyOrder(slices.Collect(maps.Keys(byService)), func(name string) []string { return dependencyNames(desired, name) })
+	if err != nil {
+		// The labels of containers from different definitions may add up to a
+		// cycle. Taking a project away must not fail because of it.
+		order = slices.Sorted(maps.Keys(byService))
+	}
+	slices.Reverse(order)
+	done := map[string][]*Op{}
+	removed := map[*Container]*Op{}
+	for _, name := range order {
+		var before []*Op
+		for other, s := range desired.Services {
+			if _, ok := s.DependsOn[name]; ok {
+				before = append(before, done[other]...)
+			}
+		}
+		slices.SortFunc(byService[name], func(a, b *Container) int { return b.Index - a.Index })
+		for _, x := range byService[name] {
+			after := before
+			if x.live() {
+				stop := &Op{Kind: StopContainer, Service: name, Index: x.Index, Name: x.Name, ContainerID: x.ID, Timeout: o.Timeout, Cause: "down"}
+				after = []*Op{plan.add(stop, before...)}
+			}
+			op := plan.add(&Op{Kind: RemoveContainer, Service: name, Index: x.Index, Name: x.Name, ContainerID: x.ID, Volumes: o.Volumes, Cause: "down"}, after...)
+			removed[x] = op
+			done[name] = append(done[name], op)
+		}
+	}
+	return removed
+}
+
+// knownProject fills in, from the labels of containers, the services that
+// desired does not have.
+func knownProject(desired *spec.Desired, observed Observed) *spec.Desired {
+	out := spec.Desired{Project: observed.Project}
+	if desired != nil {
+		out = *desired
+	}
+	services := maps.Clone(out.Services)
+	if services == nil {
+		services = map[string]*spec.Service{}
+	}
+	for i := range observed.Containers {
+		x := &observed.Containers[i]
+		if _, ok := services[x.Service]; ok || x.Spec == nil {
+			continue
+		}
+		s := &spec.Service{Name: x.Service, DependsOn: map[string]spec.Dependency{}}
+		for part := range strings.SplitSeq(x.Spec.Labels[spec.LabelDependsOn], ",") {
+			if f := strings.Split(part, ":"); len(f) == 3 {
+				s.DependsOn[f[0]] = spec.Dependency{Condition: f[1], Restart: f[2] == "true"}
+			}
+		}
+		services[x.Service] = s
+	}
+	out.Services = services
+	return &out
+}
+
+// Stop plans to stop services in reverse order of dependencies.
+func Stop(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, error) {
+	desired = knownProject(desired, observed)
+	if err := checkServices(desired, o.Services); err != nil {
+		return nil, err
+	}
+	plan := &Plan{replicas: replicaCounts(desired)}
+	_, err := planStops(plan, desired, observed, o.Services, o, "stop")
+	if err != nil {
+		return nil, err
+	}
+	return plan, plan.finish()
+}
+
+func replicaCounts(d *spec.Desired) map[string]int {
+	counts := map[string]int{}
+	for name, s := range d.Services {
+		counts[name] = len(s.Replicas)
+	}
+	return counts
+}
+
+// planStops stops the containers of services (empty: all), dependents first.
+func planStops(plan *Plan, desired *spec.Desired, observed Observed, services []string, o StopOptions, cause string) (map[string][]*Op, error) {
+	if len(services) == 0 {
+		services = slices.Sorted(maps.Keys(desired.Services))
+	}
+	order, err := dependencyOrder(services, func(name string) []string { return dependencyNames(desired, name) })
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(order)
+	stops := map[string][]*Op{}
+	for _, name := range order {
+		var before []*Op
+		for other, s := range desired.Services {
+			if _, ok := s.DependsOn[name]; ok {
+				before = append(before, stops[other]...)
+			}
+		}
+		for i := range observed.Containers {
+			x := &observed.Containers[i]
+			if x.Service != name || x.OneOff || !x.live() {
+				continue
+			}
+			op := &Op{Kind: StopContainer, Service: name, Index: x.Index, Name: x.Name, ContainerID: x.ID, Timeout: o.Timeout, Cause: cause}
+			stops[name] = append(stops[name], plan.add(op, before...))
+		}
+	}
+	return stops, nil
+}
+
+// Start plans to start the existing containers of services and, unless NoDeps
+// is set, of what they depend on, in the order of depends_on and with its
+// conditions.
+func Start(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, error) {
+	desired = knownProject(desired, observed)
+	if err := checkServices(desired, o.Services); err != nil {
+		return nil, err
+	}
+	services := o.Services
+	if len(services) == 0 {
+		services = slices.Sorted(maps.Keys(desired.Services))
+	} else if !o.NoDeps {
+		services = withDependencies(desired, services)
+	}
+	plan := &Plan{replicas: replicaCounts(desired)}
+	err := planStarts(plan, desired, observed, services, nil)
+	if err != nil {
+		return nil, err
+	}
+	return plan, plan.finish()
+}
+
+// planStarts starts what does not run, or, with stops, what is stopped by them.
+func planStarts(plan *Plan, desired *spec.Desired, observed Observed, services []string, stops map[string][]*Op) error {
+	order, err := dependencyOrder(services, func(name string) []string { return dependencyNames(desired, name) })
+	if err != nil {
+		return err
+	}
+	c := &computer{desired: desired, plan: plan, inScope: map[string]bool{}, starts: map[string][]*Op{}, waits: map[string]*Op{}}
+	c.opts.NoDeps = true // what is outside of services is not waited for
+	for _, name := range order {
+		c.inScope[name] = true
+	}
+	for _, name := range order {
+		found := false
+		for i := range observed.Containers {
+			x := &observed.Containers[i]
+			if x.Service != name || x.OneOff {
+				continue
+			}
+			found = true
+			at := slices.IndexFunc(stops[name], func(op *Op) bool { return op.ContainerID == x.ID })
+			cause := "restart"
+			switch {
+			case at >= 0:
+			case x.Phase == engine.Paused:
+				plan.add(c.op(UnpauseContainer, x, name, "is paused"))
+				continue
+			case x.live():
+				continue
+			default:
+				cause = whyStart(x)
+			}
+			var after []*Op
+			if at >= 0 {
+				after = append(after, stops[name][at])
+			}
+			op := plan.add(c.op(StartContainer, x, name, cause), append(c.ready(name), after...)...)
+			c.starts[name] = append(c.starts[name], op)
+		}
+		if !found && stops == nil && len(desired.Services[name].Replicas) > 0 {
+			return fmt.Errorf("cannot start service %q: it has no container; create it with \"stack up %s\"", name, name)
+		}
+	}
+	return nil
+}
+
+// Restart plans to stop and start services and, unless NoDeps is set, those
+// that depend on them with restart: true.
+func Restart(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, error) {
+	desired = knownProject(desired, observed)
+	if err := checkServices(desired, o.Services); err != nil {
+		return nil, err
+	}
+	services := o.Services
+	if len(services) == 0 {
+		services = slices.Sorted(maps.Keys(desired.Services))
+	} else if !o.NoDeps {
+		services = withDependents(desired, services, func(d spec.Dependency) bool { return d.Restart })
+	}
+	plan := &Plan{replicas: replicaCounts(desired)}
+	stops, err := planStops(plan, desired, observed, services, o, "restart")
+	if err != nil {
+		return nil, err
+	}
+	if err := planStarts(plan, desired, observed, services, stops); err != nil {
+		return nil, err
+	}
+	return plan, plan.finish()
+}

@@ -1,0 +1,368 @@
+package plan
+
+import (
+	"slices"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/netns"
+)
+
+// early finds old containers that a new one of another service needs out of the
+// way because of a host port.
+func (c *computer) early() {
+	for _, name := range c.order {
+		for _, d := range c.decisions[name] {
+			if d.action == recreate && c.wantsPortOf(d) != nil {
+				d.early = true
+			}
+		}
+	}
+}
+
+// wantsPortOf finds a starting replica, other than d's own, that publishes a
+// port of d's old container.
+func (c *computer) wantsPortOf(d *decision) *decision {
+	if d.old == nil || d.old.Spec == nil {
+		return nil
+	}
+	for _, name := range c.order {
+		for _, other := range c.decisions[name] {
+			if other != d && other.starts() && portsClash(d.old.Spec.Network.Ports, other.replica.Spec.Network.Ports) {
+				return other
+			}
+		}
+	}
+	return nil
+}
+
+func (d *decision) starts() bool {
+	switch d.action {
+	case create, recreate, replace, start, restart:
+		return true
+	}
+	return false
+}
+
+// portsClash says whether two containers want the same fixed host port.
+func portsClash(a, b []netns.Port) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if x.HostPort == 0 || y.HostPort == 0 || x.Protocol != y.Protocol {
+				continue
+			}
+			if max(x.HostPort, x.HostPortEnd) < y.HostPort || max(y.HostPort, y.HostPortEnd) < x.HostPort {
+				continue
+			}
+			if !x.HostIP.IsValid() || !y.HostIP.IsValid() || x.HostIP.IsUnspecified() || y.HostIP.IsUnspecified() || x.HostIP == y.HostIP {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// emit turns decisions into operations.
+func (c *computer) emit() {
+	c.emitRemovals()
+	for _, name := range c.order {
+		for _, d := range c.decisions[name] {
+			c.emitReplica(d)
+		}
+		c.stopBeforeDependencies(name)
+	}
+	c.restartOthersOnNetworks()
+	// A port must be free before it is taken.
+	for _, name := range c.order {
+		for _, d := range c.decisions[name] {
+			if d.starts() {
+				c.afterPortsAreFree(d)
+			}
+		}
+	}
+}
+
+// emitRemovals stops and removes what has to go: at once, since nothing waits
+// for it but a port or name that it holds.
+func (c *computer) emitRemovals() {
+	for _, r := range c.removals {
+		r.done = c.plan.add(c.op(RemoveContainer, r.container, r.service, r.cause), c.stop(r.container, r.service, r.cause))
+		c.freeVolumes(r.container, r.done)
+	}
+}
+
+func (c *computer) op(kind OpKind, x *Container, service, cause string) *Op {
+	return &Op{Kind: kind, Service: service, Index: x.Index, Name: x.Name, ContainerID: x.ID, Cause: cause}
+}
+
+// stop stops a container once, or is nil if it does not run.
+func (c *computer) stop(x *Container, service, cause string, after ...*Op) *Op {
+	if !x.live() {
+		return nil
+	}
+	if op := c.stops[x.ID]; op != nil {
+		op.after = append(op.after, after...)
+		return op
+	}
+	op := c.op(StopContainer, x, service, cause)
+	op.Timeout = c.opts.StopTimeout
+	c.stops[x.ID] = c.plan.add(op, after...)
+	for _, remove := range c.onNetwork[x.ID] {
+		remove.after = append(remove.after, op)
+	}
+	return op
+}
+
+// freeVolumes has volumes that are made anew wait for a container's removal.
+func (c *computer) freeVolumes(x *Container, removed *Op) {
+	if x.Spec == nil {
+		return
+	}
+	for _, m := range x.Spec.Mounts {
+		if remove := c.onVolume[m.Source]; remove != nil {
+			remove.after = append(remove.after, removed)
+		}
+	}
+	if len(x.Spec.VolumesFrom) > 0 {
+		for _, remove := range c.onVolume {
+			remove.after = append(remove.after, removed)
+		}
+	}
+}
+
+func (c *computer) emitReplica(d *decision) {
+	switch d.action {
+	case create:
+		made := c.emitCreate(d, "")
+		c.emitStart(d, made, made)
+	case recreate:
+		c.emitRecreate(d)
+	case replace:
+		stopped := c.stop(d.old, d.service, joinDiffs(d.diffs))
+		removed := c.plan.add(c.op(RemoveContainer, d.old, d.service, joinDiffs(d.diffs)), stopped)
+		c.freeVolumes(d.old, removed)
+		made := c.emitCreate(d, "", removed)
+		made.Replaces, made.Diffs = d.old.ID, d.diffs
+		c.emitStart(d, made, made)
+	case restart:
+		stopped := c.stop(d.old, d.service, d.cause)
+		c.emitStart(d, nil, stopped)
+	case start:
+		c.emitStart(d, nil, c.emitRename(d))
+	case unpause:
+		c.emitRename(d)
+		if !c.opts.NoStart {
+			op := c.plan.add(c.op(UnpauseContainer, d.old, d.service, d.cause))
+			c.starts[d.service] = append(c.starts[d.service], op)
+		}
+	case keep:
+		if d.old != nil {
+			c.emitRename(d)
+		}
+	}
+}
+
+// emitRename ends a recreate that was interrupted before its last step.
+func (c *computer) emitRename(d *decision) *Op {
+	if !d.rename || !c.inScope[d.service] {
+		return nil
+	}
+	op := c.op(RenameContainer, d.old, d.service, "an interrupted recreate left it as "+d.old.Name)
+	op.Name, op.TempName = d.replica.Spec.Name, d.old.Name
+	return c.plan.add(op, c.leftoversGone(d)...)
+}
+
+func (c *computer) leftoversGone(d *decision) []*Op {
+	var ops []*Op
+	for _, r := range c.removals {
+		if slices.Contains(d.leftovers, r.container) {
+			ops = append(ops, r.done)
+		}
+	}
+	return ops
+}
+
+func (c *computer) emitCreate(d *decision, temp string, after ...*Op) *Op {
+	s := &d.replica.Spec
+	for _, a := range s.Network.Networks {
+		after = append(after, c.networkOps[a.Network])
+	}
+	for _, m := range s.Mounts {
+		after = append(after, c.volumeOps[m.Source])
+	}
+	for _, service := range sharedServices(c.desired.Services[d.service]) {
+		after = append(after, c.made[service]...)
+	}
+	after = append(after, c.leftoversGone(d)...)
+	after = append(after, c.nameHolders(s.Name, d.old)...)
+	op := &Op{Kind: CreateContainer, Service: d.service, Index: d.replica.Index, Name: s.Name, TempName: temp, Cause: "no container yet"}
+	made := c.plan.add(op, after...)
+	c.made[d.service] = append(c.made[d.service], made)
+	return made
+}
+
+// nameHolders are removals of other containers that have the name.
+func (c *computer) nameHolders(name string, old *Container) []*Op {
+	var ops []*Op
+	for _, r := range c.removals {
+		if r.container.Name == name && r.container != old {
+			ops = append(ops, r.done)
+		}
+	}
+	return ops
+}
+
+// emitRecreate: create under a temporary name, stop, remove, rename, start.
+func (c *computer) emitRecreate(d *decision) {
+	old := d.old
+	made := c.emitCreate(d, tempName(old, d.replica.Spec.Name))
+	made.Cause = joinDiffs(d.diffs)
+	made.Diffs = d.diffs
+	made.Replaces = old.ID
+	made.KeepVolumes = !c.opts.RenewAnonymous
+	var after []*Op
+	switch {
+	case len(c.onNetwork[old.ID]) > 0:
+		// The new one cannot be created before its network is, and the network
+		// not before the old one has left it.
+	case d.early && (len(c.onVolume) > 0 || len(c.onNetwork) > 0):
+	case d.early:
+		after = []*Op{made}
+	default:
+		after = append(c.ready(d.service), made)
+	}
+	stopped := c.stop(old, d.service, "replaced", after...)
+	remove := c.op(RemoveContainer, old, d.service, "replaced")
+	remove.Volumes = c.opts.RenewAnonymous
+	removed := c.plan.add(remove, stopped, made)
+	c.freeVolumes(old, removed)
+	rename := &Op{Kind: RenameContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, TempName: made.TempName, makes: made, Cause: "replaces " + short(old.ID)}
+	c.emitStart(d, made, c.plan.add(rename, removed))
+}
+
+// emitStart starts a container when its own steps are done and its dependencies
+// are as depends_on says.
+func (c *computer) emitStart(d *decision, made *Op, after *Op) {
+	if c.opts.NoStart && d.action != restart {
+		return
+	}
+	op := &Op{Kind: StartContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, Cause: d.cause, makes: made}
+	if made == nil {
+		op.ContainerID = d.old.ID
+	}
+	deps := append(c.ready(d.service), after)
+	for _, a := range d.replica.Spec.Network.Networks {
+		deps = append(deps, c.networkOps[a.Network])
+	}
+	c.starts[d.service] = append(c.starts[d.service], c.plan.add(op, deps...))
+}
+
+// ready are the operations after which a service may start.
+func (c *computer) ready(service string) []*Op {
+	var ops []*Op
+	s := c.desired.Services[service]
+	for _, name := range dependencyNames(c.desired, service) {
+		dep := s.DependsOn[name]
+		other := c.desired.Services[name]
+		if other == nil || len(other.Replicas) == 0 || c.opts.NoStart {
+			continue
+		}
+		if c.opts.NoDeps && !c.inScope[name] {
+			continue
+		}
+		if dep.Condition == "" || dep.Condition == "service_started" {
+			ops = append(ops, c.starts[name]...)
+			continue
+		}
+		ops = append(ops, c.wait(name, dep))
+	}
+	return ops
+}
+
+// wait is the one operation that waits for a condition of a service.
+func (c *computer) wait(name string, dep spec.Dependency) *Op {
+	key := name + " " + dep.Condition
+	op := c.waits[key]
+	if op == nil {
+		op = c.plan.add(&Op{Kind: WaitFor, Service: name, Name: name, Condition: dep.Condition, Optional: true, Cause: "depends_on"}, c.starts[name]...)
+		for _, r := range c.removals {
+			if r.service == name {
+				op.after = append(op.after, r.done) // what is going away is not waited for
+			}
+		}
+		c.waits[key] = op
+	}
+	op.Optional = op.Optional && !dep.Required
+	return op
+}
+
+// stopBeforeDependencies has the early stops of a service come before the stops
+// of those dependencies that made them early.
+func (c *computer) stopBeforeDependencies(name string) {
+	s := c.desired.Services[name]
+	shared := sharedServices(s)
+	for dep, how := range s.DependsOn {
+		sharing := false
+		for _, other := range shared {
+			sharing = sharing || other == dep
+		}
+		if !how.Restart && !sharing {
+			continue
+		}
+		for _, d := range c.decisions[dep] {
+			if d.old == nil || c.stops[d.old.ID] == nil {
+				continue
+			}
+			for _, mine := range c.decisions[name] {
+				if mine.early && mine.old != nil && c.stops[mine.old.ID] != nil {
+					stop := c.stops[d.old.ID]
+					stop.after = append(stop.after, c.stops[mine.old.ID])
+				}
+			}
+		}
+	}
+}
+
+// restartOthersOnNetworks restarts orphans and one-offs whose network is made
+// anew.
+func (c *computer) restartOthersOnNetworks() {
+	for i := range c.observed.Containers {
+		x := &c.observed.Containers[i]
+		if len(c.onNetwork[x.ID]) == 0 || c.stops[x.ID] != nil {
+			continue
+		}
+		const cause = "its network is made anew"
+		stopped := c.stop(x, x.Service, cause)
+		deps := []*Op{stopped}
+		for _, a := range x.Spec.Network.Networks {
+			deps = append(deps, c.networkOps[a.Network])
+		}
+		c.plan.add(c.op(StartContainer, x, x.Service, cause), deps...)
+	}
+}
+
+func (c *computer) afterPortsAreFree(d *decision) {
+	var startOp *Op
+	for _, op := range c.starts[d.service] {
+		if op.Index == d.replica.Index {
+			startOp = op
+		}
+	}
+	if startOp == nil {
+		return
+	}
+	for i := range c.observed.Containers {
+		x := &c.observed.Containers[i]
+		if x == d.old || c.stops[x.ID] == nil || x.Spec == nil || c.startsAgain(x) {
+			continue
+		}
+		if portsClash(x.Spec.Network.Ports, d.replica.Spec.Network.Ports) {
+			startOp.after = append(startOp.after, c.stops[x.ID])
+		}
+	}
+}
+
+// startsAgain says that the same container is only restarted, and so keeps its
+// ports.
+func (c *computer) startsAgain(x *Container) bool {
+	return slices.ContainsFunc(c.decisions[x.Service], func(d *decision) bool { return d.old == x && d.action == restart })
+}

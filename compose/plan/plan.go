@@ -1,0 +1,180 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// OpKind is what an operation does.
+type OpKind string
+
+const (
+	CreateNetwork    OpKind = "create network"
+	RemoveNetwork    OpKind = "remove network"
+	CreateVolume     OpKind = "create volume"
+	RemoveVolume     OpKind = "remove volume"
+	CreateContainer  OpKind = "create container"
+	StartContainer   OpKind = "start container"
+	UnpauseContainer OpKind = "unpause container"
+	StopContainer    OpKind = "stop container"
+	RemoveContainer  OpKind = "remove container"
+	RenameContainer  OpKind = "rename container"
+	// WaitFor waits until a service meets a condition of depends_on.
+	WaitFor OpKind = "wait for"
+)
+
+// Plan is a graph of operations, ordered so that each stands after those that
+// it depends on.
+type Plan struct {
+	Ops []*Op `json:"ops"`
+	// Warnings are for a person: orphans, resources of others.
+	Warnings []string `json:"warnings,omitempty"`
+	// Confirm are volumes whose definition changed. They stay as they are unless
+	// the plan is made again with their keys in Options.RecreateVolumes.
+	Confirm []Question `json:"confirm,omitempty"`
+
+	replicas map[string]int // wanted replicas per service, for the print
+}
+
+// Question asks before data is lost.
+type Question struct {
+	Volume string      `json:"volume"` // key
+	Text   string      `json:"text"`
+	Diffs  []FieldDiff `json:"diffs"`
+}
+
+// Op is one operation. Which fields are set depends on Kind.
+type Op struct {
+	ID   int    `json:"id"` // from 1
+	Kind OpKind `json:"kind"`
+	// Deps are the operations that must have succeeded before.
+	Deps []int `json:"deps,omitempty"`
+
+	// Service and Index say which container; Name is its name, or the network's
+	// or volume's, or, with WaitFor, the service's. Key is the Compose key of a
+	// network or volume.
+	Service string `json:"service,omitempty"`
+	Index   int    `json:"index,omitempty"`
+	Name    string `json:"name"`
+	Key     string `json:"key,omitempty"`
+	// ContainerID is the observed container that is acted on. With 0 in Creates
+	// it is set; otherwise the container is the one that operation Creates makes.
+	ContainerID string `json:"containerID,omitempty"`
+	Creates     int    `json:"creates,omitempty"`
+	// TempName is the name of a container that is created while the one that it
+	// replaces still has Name; RenameContainer gives it Name.
+	TempName string `json:"tempName,omitempty"`
+	// Replaces is the ID of the container that CreateContainer replaces. Its
+	// anonymous volumes are kept if KeepVolumes is set.
+	Replaces    string `json:"replaces,omitempty"`
+	KeepVolumes bool   `json:"keepVolumes,omitempty"`
+	// Volumes has RemoveContainer take anonymous volumes away too.
+	Volumes bool `json:"volumes,omitempty"`
+	// Condition is WaitFor's. If Optional is set, failing stops nothing.
+	Condition string `json:"condition,omitempty"`
+	Optional  bool   `json:"optional,omitempty"`
+	// Timeout is StopContainer's grace period; nil: the container's own.
+	Timeout *time.Duration `json:"timeout,omitempty"`
+
+	// Cause is why; Diffs are the differences behind it.
+	Cause string      `json:"cause,omitempty"`
+	Diffs []FieldDiff `json:"diffs,omitempty"`
+
+	after []*Op
+	makes *Op // the CreateContainer behind Creates
+}
+
+// FieldDiff is one difference between what is and what is wanted. Old and New
+// are printed as they are.
+type FieldDiff struct {
+	Path string `json:"path"`
+	Old  string `json:"old,omitempty"`
+	New  string `json:"new,omitempty"`
+}
+
+func (d FieldDiff) String() string {
+	switch {
+	case d.Old == "" && d.New == "":
+		return d.Path
+	case d.Old == "":
+		return fmt.Sprintf("%s added: %s", d.Path, d.New)
+	case d.New == "":
+		return fmt.Sprintf("%s removed: %s", d.Path, d.Old)
+	}
+	return fmt.Sprintf("%s %s → %s", d.Path, d.Old, d.New)
+}
+
+func joinDiffs(diffs []FieldDiff) string {
+	parts := make([]string, len(diffs))
+	for i, d := range diffs {
+		parts[i] = d.String()
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Empty says that there is nothing to do.
+func (p *Plan) Empty() bool { return len(p.Ops) == 0 }
+
+// JSON is the plan for programs.
+func (p *Plan) JSON() ([]byte, error) {
+	out := *p
+	if out.Ops == nil {
+		out.Ops = []*Op{}
+	}
+	return json.MarshalIndent(&out, "", "  ")
+}
+
+func (p *Plan) add(op *Op, after ...*Op) *Op {
+	op.after = slices.DeleteFunc(after, func(o *Op) bool { return o == nil })
+	p.Ops = append(p.Ops, op)
+	return op
+}
+
+// finish orders the operations, numbers them and removes doubled edges. A cycle
+// is a fault of this package.
+func (p *Plan) finish() error {
+	state := map[*Op]int{} // 1 on the way, 2 done
+	var ordered []*Op
+	var visit func(*Op) error
+	visit = func(op *Op) error {
+		switch state[op] {
+		case 1:
+			return fmt.Errorf("internal error: the plan has a cycle at %q", op.line())
+		case 2:
+			return nil
+		}
+		state[op] = 1
+		for _, before := range op.after {
+			if err := visit(before); err != nil {
+				return err
+			}
+		}
+		state[op] = 2
+		ordered = append(ordered, op)
+		return nil
+	}
+	for _, op := range p.Ops {
+		if err := visit(op); err != nil {
+			return err
+		}
+	}
+	p.Ops = ordered
+	for i, op := range ordered {
+		op.ID = i + 1
+	}
+	for _, op := range ordered {
+		op.Deps = nil
+		for _, before := range op.after {
+			op.Deps = append(op.Deps, before.ID)
+		}
+		slices.Sort(op.Deps)
+		op.Deps = slices.Compact(op.Deps)
+		if op.makes != nil {
+			op.Creates = op.makes.ID
+		}
+	}
+	return nil
+}

@@ -1,0 +1,245 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
+	"pgregory.net/rapid"
+)
+
+// drawDesired makes up a project. Service 0 is at the bottom of the graph.
+func drawDesired(t *rapid.T, label string) (*spec.Desired, map[string]bool) {
+	d := &spec.Desired{Version: 1, Project: "shop", Services: map[string]*spec.Service{}, Networks: map[string]*spec.Network{}, Volumes: map[string]*spec.Volume{}}
+	oneOff := map[string]bool{}
+	draw := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(t, label+what) }
+	for _, key := range []string{"front", "back"} {
+		d.Networks[key] = &spec.Network{Spec: netns.NetworkSpec{Name: "shop_" + key, Project: "shop", Key: key, Driver: "bridge", Internal: draw(key+" internal", 3) == 0}}
+	}
+	d.Volumes["data"] = &spec.Volume{Spec: volumes.Spec{Name: "shop_data", Project: "shop", Key: "data", Driver: "local", DriverOpts: map[string]string{"size": fmt.Sprint(draw("volume", 2))}}}
+	n := 1 + draw("services", 5)
+	for i := range n {
+		name := fmt.Sprintf("s%d", i)
+		s := &spec.Service{Name: name, DependsOn: map[string]spec.Dependency{}}
+		job := draw(name+" job", 5) == 0
+		oneOff[name] = job
+		for j := range i {
+			dep := fmt.Sprintf("s%d", j)
+			if d.Services[dep] == nil || draw(name+" on "+dep, 3) != 0 {
+				continue
+			}
+			conditions := []string{"service_started", "service_healthy"}
+			if oneOff[dep] {
+				conditions = []string{"service_completed_successfully"}
+			}
+			s.DependsOn[dep] = spec.Dependency{Condition: conditions[draw(name+dep+" condition", len(conditions))], Restart: draw(name+dep+" restart", 2) == 0, Required: true}
+		}
+		replicas := draw(name+" replicas", 3)
+		env := fmt.Sprintf("LEVEL=%d", draw(name+" env", 2))
+		image := fmt.Sprintf("sha256:%d", draw(name+" image", 2))
+		network := []string{"shop_front", "shop_back"}[draw(name+" network", 2)]
+		port := uint16(draw(name+" port", 3))
+		share := ""
+		if draw(name+" share", 4) == 0 {
+			for dep := range s.DependsOn {
+				if !oneOff[dep] && len(d.Services[dep].Replicas) > 0 && (share == "" || dep < share) {
+					share = dep
+				}
+			}
+		}
+		for index := 1; index <= replicas; index++ {
+			c := engine.Spec{
+				Name: fmt.Sprintf("shop-%s-%d", name, index), Image: "img", ImageID: image,
+				Labels:  map[string]string{spec.LabelProject: "shop", spec.LabelService: name, spec.LabelContainerNumber: fmt.Sprint(index)},
+				Process: engine.Process{Env: []string{env}},
+			}
+			if share != "" {
+				c.Network.Mode = "service:" + share
+			} else {
+				c.Network.Networks = []netns.Attachment{{Network: network}}
+				// A port of its own per replica, out of a few that services trade.
+				if port > 0 && index == 1 && !portTaken(d, 8000+port) {
+					c.Network.Ports = []netns.Port{{HostPort: 8000 + port, ContainerPort: 80, Protocol: "tcp"}}
+				}
+			}
+			if draw(name+" volume", 3) == 0 {
+				c.Mounts = []volumes.Mount{{Type: volumes.TypeVolume, Source: "shop_data", Target: "/data"}}
+			}
+			if job {
+				c.Restart.Policy = "no"
+			}
+			s.Replicas = append(s.Replicas, spec.Replica{Index: index, Spec: c, Hash: spec.Hash(&c)})
+		}
+		d.Services[name] = s
+	}
+	// A job that nobody waits for would be run by each up.
+	for name := range oneOff {
+		awaited := false
+		for _, s := range d.Services {
+			_, ok := s.DependsOn[name]
+			awaited = awaited || ok
+		}
+		if !awaited {
+			oneOff[name] = false
+		}
+	}
+	return d, oneOff
+}
+
+func portTaken(d *spec.Desired, port uint16) bool {
+	for _, s := range d.Services {
+		for _, r := range s.Replicas {
+			for _, p := range r.Spec.Network.Ports {
+				if p.HostPort == port {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func checkPlan(t *rapid.T, p *Plan) {
+	ids := map[int]bool{}
+	for i, op := range p.Ops {
+		if op.ID != i+1 {
+			t.Fatalf("operation %d has number %d", i+1, op.ID)
+		}
+		for _, dep := range op.Deps {
+			if !ids[dep] {
+				t.Fatalf("[%d] depends on [%d], which does not stand before it\n%s", op.ID, dep, p.Graph())
+			}
+		}
+		ids[op.ID] = true
+		if op.Cause == "" && op.Kind != StartContainer {
+			t.Fatalf("no cause: %s", op.line())
+		}
+		if op.Kind == CreateContainer && op.Replaces != "" && len(op.Diffs) == 0 {
+			t.Fatalf("recreate without a difference: %s", op.line())
+		}
+		if (op.Kind == CreateNetwork || op.Kind == CreateVolume) && slices.ContainsFunc(p.Ops, func(o *Op) bool {
+			return (o.Kind == RemoveNetwork || o.Kind == RemoveVolume) && o.Name == op.Name
+		}) && len(op.Diffs) == 0 {
+			t.Fatalf("made anew without a difference: %s", op.line())
+		}
+	}
+}
+
+// What a plan promises: applied to a world that refuses what a real machine
+// would (a port, name or volume in use, an unmet condition), it succeeds, and
+// then nothing is left to do. That holds too after a crash in the middle of an
+// earlier plan and after containers died.
+func TestApplyingAPlanLeavesNothingToDo(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+		opts := Options{KeepCompleted: true, AssumeYes: true, RemoveOrphans: true}
+		for round := range 3 {
+			d, jobs := drawDesired(t, fmt.Sprintf("round %d: ", round))
+			w.oneOff = jobs
+			p, err := Compute(d, w.Observed, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkPlan(t, p)
+			if round < 2 && rapid.Bool().Draw(t, "crash") && len(p.Ops) > 0 {
+				if err := w.apply(d, p, rapid.IntRange(0, len(p.Ops)-1).Draw(t, "after"), order); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if err := w.apply(d, p, -1, order); err != nil {
+				t.Fatal(err)
+			}
+			again, err := Compute(d, w.Observed, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !again.Empty() {
+				t.Fatalf("a second up would do:\n%s\nafter:\n%s", again.Graph(), p.Graph())
+			}
+			if rapid.Bool().Draw(t, "something dies") && len(w.Containers) > 0 {
+				c := &w.Containers[rapid.IntRange(0, len(w.Containers)-1).Draw(t, "which")]
+				c.Phase, c.ExitCode = engine.Exited, 137
+			}
+		}
+	})
+}
+
+func TestDownLeavesNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+		d, jobs := drawDesired(t, "")
+		w.oneOff = jobs
+		p, err := Compute(d, w.Observed, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.apply(d, p, rapid.IntRange(0, len(p.Ops)).Draw(t, "after"), order); err != nil {
+			t.Fatal(err)
+		}
+		if rapid.Bool().Draw(t, "definition lost") {
+			d = nil
+		}
+		p, err = Down(d, w.Observed, DownOptions{Volumes: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPlan(t, p)
+		if err := w.apply(d, p, -1, order); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.Containers)+len(w.Networks)+len(w.Volumes) > 0 {
+			t.Fatalf("left: %v", w.Observed)
+		}
+	})
+}
+
+// An unchanged service is never recreated because of what it merely depends on.
+func TestOnlyChangedServicesAreRecreated(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+		d, jobs := drawDesired(t, "")
+		w.oneOff = jobs
+		opts := Options{KeepCompleted: true}
+		p, err := Compute(d, w.Observed, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.apply(d, p, -1, order); err != nil {
+			t.Fatal(err)
+		}
+		names := slices.Sorted(maps.Keys(d.Services))
+		changed := names[rapid.IntRange(0, len(names)-1).Draw(t, "changed")]
+		for i := range d.Services[changed].Replicas {
+			r := &d.Services[changed].Replicas[i]
+			r.Spec.Process.Env = []string{"LEVEL=changed"}
+			r.Hash = spec.Hash(&r.Spec)
+		}
+		p, err = Compute(d, w.Observed, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sharing := map[string]bool{changed: true}
+		for range names {
+			for _, name := range names {
+				for _, other := range sharedServices(d.Services[name]) {
+					sharing[name] = sharing[name] || sharing[other]
+				}
+			}
+		}
+		for _, op := range p.Ops {
+			if op.Kind == CreateContainer && !sharing[op.Service] {
+				t.Fatalf("%s was changed, but the plan has %s", changed, op.line())
+			}
+		}
+	})
+}

@@ -1,0 +1,202 @@
+package plan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
+)
+
+// world is a machine that obeys a plan and refuses what a real one would.
+type world struct {
+	Observed
+	serial int
+	oneOff map[string]bool // services that end with 0 as soon as they start
+}
+
+func newWorld() *world { return &world{Observed: Observed{Project: "shop"}, oneOff: map[string]bool{}} }
+
+func (w *world) container(id string) *Container {
+	for i := range w.Containers {
+		if w.Containers[i].ID == id {
+			return &w.Containers[i]
+		}
+	}
+	return nil
+}
+
+// apply runs the first n operations of a plan (all with n < 0) in an order that
+// the graph allows and order picks: an executor that runs them in parallel may
+// come by any.
+func (w *world) apply(d *spec.Desired, p *Plan, n int, order *rand.Rand) error {
+	made := map[int]string{}
+	done := map[int]bool{}
+	left := slices.Clone(p.Ops)
+	for n != 0 && len(left) > 0 {
+		n--
+		var ready []int
+		for i, op := range left {
+			if !slices.ContainsFunc(op.Deps, func(dep int) bool { return !done[dep] }) {
+				ready = append(ready, i)
+			}
+		}
+		i := ready[order.IntN(len(ready))]
+		op := left[i]
+		left = slices.Delete(left, i, i+1)
+		id := op.ContainerID
+		if op.Creates != 0 {
+			id = made[op.Creates]
+		}
+		if err := w.run(d, op, id, made); err != nil {
+			return fmt.Errorf("[%d] %s: %w\n%s", op.ID, op.line(), err, p.Graph())
+		}
+		done[op.ID] = true
+	}
+	return nil
+}
+
+func (w *world) run(d *spec.Desired, op *Op, id string, made map[int]string) error {
+	x := w.container(id)
+	switch op.Kind {
+	case CreateNetwork:
+		if w.hasNetwork(op.Name) {
+			return fmt.Errorf("exists")
+		}
+		w.Networks = append(w.Networks, netns.Network{NetworkSpec: d.Networks[op.Key].Spec, ID: op.Name})
+	case RemoveNetwork:
+		for _, c := range w.Containers {
+			if c.live() && attached(c.Spec, op.Name) {
+				return fmt.Errorf("in use by %s", c.Name)
+			}
+		}
+		w.Networks = slices.DeleteFunc(w.Networks, func(n netns.Network) bool { return n.Name == op.Name })
+	case CreateVolume:
+		w.Volumes = append(w.Volumes, volumes.Volume{Spec: d.Volumes[op.Key].Spec})
+	case RemoveVolume:
+		for _, c := range w.Containers {
+			if slices.ContainsFunc(c.Spec.Mounts, func(m volumes.Mount) bool { return m.Source == op.Name }) {
+				return fmt.Errorf("in use by %s", c.Name)
+			}
+		}
+		w.Volumes = slices.DeleteFunc(w.Volumes, func(v volumes.Volume) bool { return v.Name == op.Name })
+	case CreateContainer:
+		return w.create(d, op, made)
+	case StartContainer:
+		return w.start(d, x, op)
+	case UnpauseContainer:
+		x.Phase = engine.Running
+	case StopContainer:
+		if !x.live() {
+			return fmt.Errorf("does not run")
+		}
+		x.Phase, x.ExitCode = engine.Exited, 143
+	case RemoveContainer:
+		if x.live() {
+			return fmt.Errorf("still runs")
+		}
+		w.Containers = slices.DeleteFunc(w.Containers, func(c Container) bool { return c.ID == id })
+	case RenameContainer:
+		if slices.ContainsFunc(w.Containers, func(c Container) bool { return c.Name == op.Name }) {
+			return fmt.Errorf("name in use")
+		}
+		x.Name = op.Name
+	case WaitFor:
+		return w.wait(op)
+	}
+	return nil
+}
+
+func (w *world) hasNetwork(name string) bool {
+	return slices.ContainsFunc(w.Networks, func(n netns.Network) bool { return n.Name == name })
+}
+
+func (w *world) create(d *spec.Desired, op *Op, made map[int]string) error {
+	replica := d.Services[op.Service].Replicas[op.Index-1]
+	name := op.Name
+	if op.TempName != "" {
+		name = op.TempName
+	}
+	if slices.ContainsFunc(w.Containers, func(c Container) bool { return c.Name == name }) {
+		return fmt.Errorf("name %s in use", name)
+	}
+	for _, a := range replica.Spec.Network.Networks {
+		if !w.hasNetwork(a.Network) {
+			return fmt.Errorf("no network %s", a.Network)
+		}
+	}
+	for _, m := range replica.Spec.Mounts {
+		if m.Type == volumes.TypeVolume && !slices.ContainsFunc(w.Volumes, func(v volumes.Volume) bool { return v.Name == m.Source }) {
+			return fmt.Errorf("no volume %s", m.Source)
+		}
+	}
+	w.serial++
+	id := fmt.Sprintf("%012x%052d", w.serial, 0)
+	made[op.ID] = id
+	s := replica.Spec
+	w.Containers = append(w.Containers, Container{ID: id, Name: name, Service: op.Service, Index: op.Index, Hash: replica.Hash, ImageID: s.ImageID, Phase: engine.Created, Spec: &s})
+	return nil
+}
+
+func (w *world) start(d *spec.Desired, x *Container, op *Op) error {
+	if x == nil {
+		return fmt.Errorf("no such container")
+	}
+	if x.live() {
+		return fmt.Errorf("runs already")
+	}
+	for _, c := range w.Containers {
+		if c.live() && portsClash(c.Spec.Network.Ports, x.Spec.Network.Ports) {
+			return fmt.Errorf("port in use by %s", c.Name)
+		}
+	}
+	for _, a := range x.Spec.Network.Networks {
+		if !w.hasNetwork(a.Network) {
+			return fmt.Errorf("no network %s", a.Network)
+		}
+	}
+	if s := d.Services[op.Service]; s != nil {
+		for dep, how := range s.DependsOn {
+			for _, c := range w.Containers {
+				if c.Service == dep && how.Required && !met(how.Condition, &c) && !isTempName(c.Name, c.Spec.Name) && len(d.Services[dep].Replicas) >= c.Index {
+					return fmt.Errorf("%s is %s", c.Name, c.Phase)
+				}
+			}
+		}
+	}
+	x.Phase, x.Health = engine.Running, healthcheck.Healthy
+	if w.oneOff[x.Service] {
+		x.Phase, x.Health, x.ExitCode = engine.Exited, "", 0
+	}
+	return nil
+}
+
+func (w *world) wait(op *Op) error {
+	for i := range w.Containers {
+		c := &w.Containers[i]
+		if c.Service != op.Service || c.OneOff {
+			continue
+		}
+		if w.oneOff[c.Service] && c.live() {
+			c.Phase, c.ExitCode = engine.Exited, 0 // it ends while it is waited for
+		}
+		if !met(op.Condition, c) {
+			return fmt.Errorf("%s is %s", c.Name, c.Phase)
+		}
+	}
+	return nil
+}
+
+func met(condition string, c *Container) bool {
+	switch condition {
+	case "service_healthy":
+		return c.Phase == engine.Running && c.Health == healthcheck.Healthy
+	case "service_completed_successfully":
+		return c.Phase == engine.Exited && c.ExitCode == 0
+	}
+	return c.live() || c.Phase == engine.Exited
+}

@@ -1,0 +1,251 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/supervise"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/logs"
+)
+
+// Run creates and starts one container outside the graph and, unless it is
+// detached, connects the caller's streams to it and returns its exit code.
+func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error) {
+	project := o.Project
+	if project == "" {
+		// A project of its own, named after the container.
+		project = singleProject(o.Spec.Name)
+	}
+	o.Spec.Process.StdinOnce = o.Spec.Process.Stdin && !o.Detach
+	var created supervise.CreateResult
+	err := c.call(ctx, project, "create", supervise.CreateRequest{
+		Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps,
+	}, &created, p)
+	if err != nil {
+		return exitCode(err), err
+	}
+	if o.IDFile != "" {
+		if err := writeIDFile(o.IDFile, created.ID); err != nil {
+			return 125, errors.Join(err, c.call(detached(ctx), project, "remove", supervise.VerbRequest{IDs: []string{created.ID}, Force: true, Volumes: true}, nil, nil))
+		}
+	}
+	if o.Started != nil {
+		o.Started(created.ID)
+	}
+	if o.CreateOnly {
+		return 0, nil
+	}
+	if o.Detach {
+		err := c.call(ctx, project, "run", supervise.RunRequest{ID: created.ID}, nil, p)
+		return exitCode(err), err
+	}
+	r, err := c.Engine.Records.Read(created.ID)
+	if err != nil {
+		return 125, err
+	}
+	return c.attached(ctx, r, o, true, p)
+}
+
+// singleProject is the project of a container that belongs to no Compose file.
+// The dot keeps it apart from Compose's project names, which have none.
+func singleProject(name string) string { return "single." + name }
+
+func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
+func writeIDFile(path, id string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot write the container's ID: %w; remove the file or choose another --cidfile", err)
+	}
+	_, err = f.WriteString(id)
+	return errors.Join(err, f.Close())
+}
+
+func exitCode(err error) int {
+	var remote *supervise.RemoteError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &remote) && remote.ExitCode != 0:
+		return remote.ExitCode
+	}
+	return 125
+}
+
+// Attach connects the caller's streams to a running container.
+func (c *Client) Attach(ctx context.Context, container string, o RunOptions) (int, error) {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return 1, err
+	}
+	if r.State.Pid == 0 {
+		return 1, fmt.Errorf("cannot attach to container %s: it is not running", r.Spec.Name)
+	}
+	return c.attached(ctx, r, o, false, nil)
+}
+
+// attached connects streams, with start starts the container, and waits for its
+// end. Output comes by way of the log, which loses nothing to a reader that
+// holds it (package logs), input by the pipe or terminal that the guardian keeps.
+func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions, start bool, p Progress) (int, error) {
+	keys, err := parseKeys(o.DetachKeys)
+	if err != nil {
+		return 125, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reader, err := c.outputReader(r)
+	if err != nil {
+		return 125, err
+	}
+
+	output := make(chan error, 1)
+	go func() {
+		err := reader.Raw(ctx, logs.ReadOptions{From: logs.End, Follow: true, UntilExit: true, Lossless: true}, writer(o.Stdout), writer(o.Stderr))
+		reader.Close() // lets the log of a container with --rm go
+		output <- err
+	}()
+
+	type result struct {
+		res supervise.WaitResult
+		err error
+	}
+	ended := make(chan result, 1)
+	running := make(chan struct{})
+	go func() {
+		var res supervise.WaitResult
+		req := supervise.RunRequest{ID: r.ID, Wait: true, Attached: !start}
+		if ws := terminalSize(o.Stdout); ws != nil && r.Spec.Process.TTY {
+			req.Rows, req.Columns = ws.Row, ws.Col
+		}
+		err := c.callRun(ctx, r.Project, req, &res, p, func() { close(running) })
+		ended <- result{res, err}
+	}()
+
+	detach := make(chan struct{})
+	finished := make(chan struct{})
+	defer close(finished)
+	go func() {
+		select {
+		case <-running:
+		case <-finished:
+			return
+		}
+		if o.Stdin != nil {
+			if errors.Is(c.feed(ctx, r, o, keys), errDetached) {
+				close(detach)
+			}
+		}
+	}()
+	if !o.NoSigProxy && !r.Spec.Process.TTY {
+		stop := forwardSignals(func(sig unix.Signal) {
+			c.call(detached(ctx), r.Project, "kill", supervise.VerbRequest{IDs: []string{r.ID}, Signal: fmt.Sprint(int(sig))}, nil, nil)
+		})
+		defer stop()
+	}
+	select {
+	case <-detach:
+		return 0, nil
+	case res := <-ended:
+		if res.err != nil {
+			return exitCode(res.err), res.err
+		}
+		if err := <-output; err != nil && !errors.Is(err, context.Canceled) {
+			return res.res.ExitCode, err
+		}
+		return res.res.ExitCode, nil
+	}
+}
+
+// callRun is the "run" request; running is called once the process runs.
+func (c *Client) callRun(ctx context.Context, project string, req supervise.RunRequest, res *supervise.WaitResult, p Progress, running func()) error {
+	told := false
+	return c.call(ctx, project, "run", req, res, func(e apply.Event) {
+		if e.Status == supervise.StatusRunning {
+			if !told {
+				told = true
+				running()
+			}
+			return
+		}
+		if p != nil {
+			p(e)
+		}
+	})
+}
+
+func writer(f *os.File) io.Writer {
+	if f == nil {
+		return io.Discard
+	}
+	return f
+}
+
+// feed passes input on to the container.
+func (c *Client) feed(ctx context.Context, r *engine.Container, o RunOptions, keys []byte) error {
+	if r.Spec.Process.TTY {
+		console, err := c.descriptor(ctx, r, "tty")
+		if err != nil {
+			return err
+		}
+		defer console.Close()
+		if o.Stdout != nil && terminalSize(o.Stdout) != nil {
+			defer resizes(o.Stdout, console)()
+		}
+		_, err = io.Copy(console, &keyReader{r: o.Stdin, keys: keys})
+		return err
+	}
+	pipe, err := os.OpenFile(filepath.Join(c.Engine.Records.RunDir(r.ID), logs.StdinFIFO), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(pipe, o.Stdin)
+	err = errors.Join(err, pipe.Close())
+	if r.Spec.Process.StdinOnce {
+		// End of input is the last writer's leaving: the guardian's copy goes too.
+		err = errors.Join(err, c.call(ctx, r.Project, "fd", supervise.FDRequest{ID: r.ID, Name: "stdin", Close: true}, nil, nil))
+	}
+	return err
+}
+
+// descriptor fetches a descriptor that the supervisor keeps, pidfd_getfd(2).
+func (c *Client) descriptor(ctx context.Context, r *engine.Container, name string) (*os.File, error) {
+	var at supervise.FDResult
+	if err := c.call(ctx, r.Project, "fd", supervise.FDRequest{ID: r.ID, Name: name}, &at, nil); err != nil {
+		return nil, err
+	}
+	pidfd, err := unix.PidfdOpen(at.Pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the supervisor (pid %d): %w", at.Pid, err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, at.FD, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fetch the container's %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// outputReader opens the container's log for reading all that comes from now on.
+func (c *Client) outputReader(r *engine.Container) (*logs.Reader, error) {
+	if err := os.MkdirAll(c.Engine.LogDir(r.ID), 0o700); err != nil {
+		return nil, err
+	}
+	reader, err := logs.Open(c.Engine.LogDir(r.ID))
+	if err != nil {
+		return nil, err
+	}
+	if err := reader.Hold(logs.End); err != nil {
+		reader.Close()
+		return nil, err
+	}
+	return reader, nil
+}

@@ -1,0 +1,376 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// Version is the schema version of Desired.
+const Version = 1
+
+// HostFacts are what Build needs besides the project.
+type HostFacts struct {
+	// ReadFile reads the files of configs, secrets and seccomp profiles.
+	// nil means os.ReadFile.
+	ReadFile func(path string) ([]byte, error)
+	// Locate turns a path in the model ("services.web.ports[0]") into
+	// "compose.yaml:12", or "" where it is not known. It may be nil.
+	Locate func(path string) string
+	// StackVersion is the value of the label com.docker.compose.version.
+	StackVersion string
+	// Separator joins project, service and number in names: "-", or "_" with
+	// --compatibility. Empty means "-".
+	Separator string
+}
+
+// Warning is something in the model that is not acted on as written.
+type Warning struct {
+	Where string // "compose.yaml:12", if known
+	Path  string // "services.web.ports[0]"
+	Text  string
+}
+
+func (w Warning) String() string { return located(w.Where, w.Path, w.Text) }
+
+// Error is a fault in the model. Its text names the place, the fault and what
+// to do.
+type Error struct {
+	Where string // "compose.yaml:12", if known
+	Path  string // "services.web.ports[0]"
+	Text  string
+	Cause error
+}
+
+func (e *Error) Error() string { return located(e.Where, e.Path, e.Text) }
+func (e *Error) Unwrap() error { return e.Cause }
+
+func located(where, path, text string) string {
+	var b strings.Builder
+	for _, part := range []string{where, path} {
+		if part != "" {
+			b.WriteString(part)
+			b.WriteString(": ")
+		}
+	}
+	b.WriteString(text)
+	return b.String()
+}
+
+// builder carries what the translation of one project shares.
+type builder struct {
+	project  *types.Project
+	host     HostFacts
+	warnings []Warning
+	errs     []error
+	// content remembers what was read: a config that ten services mount is read once.
+	content map[string][]byte
+}
+
+func (b *builder) where(path string) string {
+	if b.host.Locate == nil {
+		return ""
+	}
+	return b.host.Locate(path)
+}
+
+func (b *builder) fail(path, format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	b.errs = append(b.errs, &Error{Where: b.where(path), Path: path, Text: err.Error(), Cause: err})
+}
+
+func (b *builder) warn(path, format string, args ...any) {
+	b.warnings = append(b.warnings, Warning{Where: b.where(path), Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+func (b *builder) readFile(path string) ([]byte, error) {
+	if data, ok := b.content[path]; ok {
+		return data, nil
+	}
+	read := b.host.ReadFile
+	if read == nil {
+		read = os.ReadFile
+	}
+	data, err := read(path)
+	if err == nil {
+		b.content[path] = data
+	}
+	return data, err
+}
+
+// Build translates a project, with its profiles and scales already applied,
+// into what must be. All faults found are returned together.
+func Build(p *types.Project, host HostFacts) (*Desired, []Warning, error) {
+	b := newBuilder(p, host)
+	d := b.build()
+	if len(b.errs) > 0 {
+		return nil, b.warnings, joinErrors(b.errs)
+	}
+	return d, b.warnings, nil
+}
+
+func newBuilder(p *types.Project, host HostFacts) *builder {
+	if host.Separator == "" {
+		host.Separator = "-"
+	}
+	return &builder{project: p, host: host, content: map[string][]byte{}}
+}
+
+func (b *builder) build() *Desired {
+	p := b.project
+	d := &Desired{
+		Version:     Version,
+		Project:     p.Name,
+		WorkingDir:  p.WorkingDir,
+		ConfigFiles: slices.Clone(p.ComposeFiles),
+		Profiles:    activeProfiles(p.Profiles),
+		Services:    map[string]*Service{},
+		Networks:    map[string]*Network{},
+		Volumes:     map[string]*Volume{},
+		Disabled:    p.DisabledServiceNames(),
+		Environment: maps.Clone(p.Environment),
+	}
+	for _, key := range p.NetworkNames() {
+		b.network(d, key, p.Networks[key])
+	}
+	for _, key := range p.VolumeNames() {
+		b.volume(d, key, p.Volumes[key])
+	}
+	for _, name := range p.ServiceNames() {
+		s := p.Services[name]
+		if files := s.CustomLabels[LabelEnvironmentFile]; files != "" && d.EnvFiles == nil {
+			d.EnvFiles = strings.Split(files, ",")
+		}
+		b.service(d, s)
+	}
+	b.links(d)
+	for _, s := range d.Services {
+		for i := range s.Replicas {
+			r := &s.Replicas[i]
+			r.Hash = Hash(&r.Spec)
+			r.Spec.Labels[LabelConfigHash] = r.Hash
+		}
+	}
+	b.checkUnique(d)
+	return d
+}
+
+func activeProfiles(profiles []string) []string {
+	var active []string
+	for _, p := range profiles {
+		if p != "" {
+			active = append(active, p)
+		}
+	}
+	return active
+}
+
+// Scale returns the project with the number of replicas of some services set.
+func Scale(p *types.Project, replicas map[string]int) (*types.Project, error) {
+	for name, n := range replicas {
+		if _, ok := p.Services[name]; !ok {
+			return nil, fmt.Errorf("cannot scale service %q: no such service%s", name, didYouMean(name, p.ServiceNames()))
+		}
+		if n < 0 {
+			return nil, fmt.Errorf("cannot scale service %q to %d: give a number of 0 or more", name, n)
+		}
+	}
+	return p.WithServicesTransform(func(name string, s types.ServiceConfig) (types.ServiceConfig, error) {
+		if n, ok := replicas[name]; ok {
+			s.SetScale(n)
+		}
+		return s, nil
+	})
+}
+
+func (b *builder) service(d *Desired, s types.ServiceConfig) {
+	path := "services." + s.Name
+	if s.Provider != nil {
+		b.fail(path+".provider", "provider services are not supported; run the external component by hand and remove the service, or set profiles: [never] on it")
+		return
+	}
+	if len(s.PreStart) > 0 {
+		b.fail(path+".pre_start", "pre_start is not supported yet; make it a service of its own and wait for it with depends_on: {condition: service_completed_successfully}")
+	}
+	if s.UseAPISocket {
+		b.fail(path+".use_api_socket", "there is no Docker API socket to hand into a container; remove the attribute")
+	}
+	out := &Service{
+		Name:       s.Name,
+		DependsOn:  b.dependencies(s),
+		PullPolicy: s.PullPolicy,
+		HasBuild:   s.Build != nil,
+		PostStart:  hooks(s.PostStart),
+		PreStop:    hooks(s.PreStop),
+		NoAttach:   s.Attach != nil && !*s.Attach,
+		Profiles:   slices.Clone(s.Profiles),
+	}
+	if s.Deploy != nil {
+		out.Labels = maps.Clone(s.Deploy.Labels)
+	}
+	if _, _, err := s.GetPullPolicy(); err != nil {
+		b.fail(path+".pull_policy", "invalid pull_policy %q; use always, never, missing, build, daily, weekly or every_DURATION", s.PullPolicy)
+	}
+	replicas := s.GetScale()
+	if s.ContainerName != "" && replicas > 1 {
+		b.fail(path+".container_name", "container_name %q cannot be shared by %d replicas; remove it, or scale the service to 1", s.ContainerName, replicas)
+	}
+	out.Replicas = make([]Replica, 0, replicas)
+	for i := 1; i <= replicas; i++ {
+		errs := len(b.errs)
+		out.Replicas = append(out.Replicas, Replica{Index: i, Spec: b.container(d, s, i)})
+		if len(b.errs) > errs {
+			break // the other replicas have the same faults
+		}
+	}
+	b.fixedPorts(out, path)
+	d.Services[s.Name] = out
+}
+
+// dependencies merges depends_on with what shared namespaces, volumes_from and
+// links imply (compose-go has put the latter into DependsOn as well).
+func (b *builder) dependencies(s types.ServiceConfig) map[string]Dependency {
+	implied := map[string]string{}
+	for attribute, mode := range map[string]string{"network_mode": s.NetworkMode, "ipc": s.Ipc, "pid": s.Pid} {
+		if name, ok := strings.CutPrefix(mode, types.ServicePrefix); ok {
+			implied[name] = attribute
+		}
+	}
+	for _, v := range s.VolumesFrom {
+		if name, _, _ := strings.Cut(v, ":"); !strings.HasPrefix(v, types.ContainerPrefix) {
+			implied[name] = "volumes_from"
+		}
+	}
+	for _, l := range s.Links {
+		name, _, _ := strings.Cut(l, ":")
+		implied[name] = "links"
+	}
+	if len(s.DependsOn) == 0 && len(implied) == 0 {
+		return nil
+	}
+	deps := make(map[string]Dependency, len(s.DependsOn))
+	for name, dep := range s.DependsOn {
+		condition := dep.Condition
+		if condition == "" {
+			condition = types.ServiceConditionStarted
+		}
+		deps[name] = Dependency{Condition: condition, Restart: dep.Restart, Required: dep.Required}
+	}
+	for name, attribute := range implied {
+		dep, ok := deps[name]
+		if !ok {
+			dep = Dependency{Condition: types.ServiceConditionStarted, Required: true, Restart: attribute != "volumes_from"}
+		}
+		dep.Implicit = dep.Condition == types.ServiceConditionStarted && dep.Required
+		if attribute == "network_mode" && dep.Implicit {
+			// A container's network namespace is pinned and outlives its
+			// process: whoever shares it does not notice a restart.
+			dep.Restart = false
+		}
+		deps[name] = dep
+	}
+	for name, dep := range deps {
+		// What is disabled and not required is no dependency.
+		if _, ok := b.project.Services[name]; !ok && !dep.Required {
+			delete(deps, name)
+		}
+	}
+	return deps
+}
+
+func hooks(in []types.ServiceHook) []Hook {
+	var out []Hook
+	for _, h := range in {
+		out = append(out, Hook{
+			Command:    slices.Clone(h.Command),
+			User:       h.User,
+			Privileged: h.Privileged,
+			WorkingDir: h.WorkingDir,
+			Env:        environment(h.Environment),
+		})
+	}
+	return out
+}
+
+// environment renders KEY=VALUE lines in a stable order. A name without a value
+// is rendered bare: it takes the image's value away, as in Docker.
+func environment(m types.MappingWithEquals) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	env := make([]string, 0, len(m))
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		if v := m[key]; v != nil {
+			env = append(env, key+"="+*v)
+		} else {
+			env = append(env, key)
+		}
+	}
+	return env
+}
+
+// containerName is the name of a service's numbered container.
+func (b *builder) containerName(s types.ServiceConfig, index int) string {
+	if s.ContainerName != "" {
+		return s.ContainerName
+	}
+	return fmt.Sprintf("%s%s%s%s%d", b.project.Name, b.host.Separator, s.Name, b.host.Separator, index)
+}
+
+// ImageName is the image of a service: its own, or the one its build makes.
+func ImageName(project string, s types.ServiceConfig, separator string) string {
+	if s.Image != "" {
+		return s.Image
+	}
+	if separator == "" {
+		separator = "-"
+	}
+	return project + separator + s.Name
+}
+
+// checkUnique finds container names that two services want, before the second
+// one fails half-way through an up.
+func (b *builder) checkUnique(d *Desired) {
+	owner := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+		for _, r := range d.Services[name].Replicas {
+			if other, taken := owner[r.Spec.Name]; taken && other != name {
+				b.fail("services."+name+".container_name", "container name %q is also that of service %q; give each its own", r.Spec.Name, other)
+			}
+			owner[r.Spec.Name] = name
+		}
+	}
+}
+
+func (b *builder) relative(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(b.project.WorkingDir, path)
+}
+
+func joinErrors(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return Errors(errs)
+}
+
+// Errors are several faults, one per line.
+type Errors []error
+
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, err := range e {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives errors.Is and errors.As all of them.
+func (e Errors) Unwrap() []error { return e }

@@ -1,0 +1,495 @@
+package spec
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/healthcheck"
+)
+
+// container is the spec of replica index of a service.
+func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine.Spec {
+	path := "services." + s.Name
+	name := b.containerName(s, index)
+	spec := engine.Spec{
+		Name:        name,
+		Image:       ImageName(b.project.Name, s, b.host.Separator),
+		Platform:    s.Platform,
+		Labels:      b.containerLabels(s, index),
+		Annotations: maps.Clone(map[string]string(s.Annotations)),
+		Expose:      b.expose(s),
+		Process: engine.Process{
+			Entrypoint: slices.Clone(s.Entrypoint),
+			Command:    slices.Clone(s.Command),
+			Env:        environment(s.Environment),
+			WorkingDir: s.WorkingDir,
+			User:       s.User,
+			GroupAdd:   slices.Clone(s.GroupAdd),
+			TTY:        s.Tty,
+			Stdin:      s.StdinOpen,
+		},
+		Hostname:    s.Hostname,
+		Domain:      s.DomainName,
+		Init:        s.Init != nil && *s.Init,
+		Limits:      b.limits(s),
+		Mounts:      b.mounts(s),
+		VolumesFrom: b.volumesFrom(s),
+		ReadOnly:    s.ReadOnly,
+		ShmSize:     int64(s.ShmSize),
+		Network:     b.endpoint(d, s, index, name),
+		Health:      b.health(s),
+		Restart:     b.restart(s),
+		StopSignal:  s.StopSignal,
+		StopGrace:   stopGrace(s.StopGracePeriod),
+		Log:         b.logging(s),
+	}
+	spec.Isolation = b.isolation(s)
+	for _, key := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		if !strings.HasPrefix(key, "net.") {
+			continue
+		}
+		if spec.Network.Mode == "host" {
+			b.fail(path+".sysctls", "%s cannot be set: the container uses the host's network", key)
+			continue
+		}
+		if spec.Network.Sysctls == nil {
+			spec.Network.Sysctls = map[string]string{}
+		}
+		spec.Network.Sysctls[key] = s.Sysctls[key]
+	}
+	return spec
+}
+
+// stopGrace keeps an explicit 0s apart from "not set": it becomes 1 ns, which
+// is as good as at once.
+func stopGrace(d *types.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	return max(time.Duration(*d), 1)
+}
+
+func (b *builder) expose(s types.ServiceConfig) []string {
+	var out []string
+	add := func(p string) {
+		if !strings.Contains(p, "/") {
+			p += "/tcp"
+		}
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	for _, e := range s.Expose {
+		add(e)
+	}
+	for _, p := range s.Ports {
+		protocol := p.Protocol
+		if protocol == "" {
+			protocol = "tcp"
+		}
+		add(strconv.Itoa(int(p.Target)) + "/" + protocol)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (b *builder) health(s types.ServiceConfig) *healthcheck.Spec {
+	h := s.HealthCheck
+	if h == nil {
+		return nil
+	}
+	path := "services." + s.Name + ".healthcheck"
+	if h.Disable {
+		return &healthcheck.Spec{Test: []string{"NONE"}}
+	}
+	if len(h.Test) > 0 {
+		switch kind := h.Test[0]; kind {
+		case "NONE":
+			return &healthcheck.Spec{Test: []string{"NONE"}}
+		case "CMD", "CMD-SHELL":
+			if len(h.Test) < 2 {
+				b.fail(path+".test", "%s is followed by no command", kind)
+			}
+		default:
+			b.fail(path+".test", `a list must begin with "CMD", "CMD-SHELL" or "NONE", not %q; did you mean ["CMD", %s]?`, kind, quoteAll(h.Test))
+		}
+	}
+	out := &healthcheck.Spec{Test: slices.Clone(h.Test)}
+	for _, d := range []struct {
+		name string
+		from *types.Duration
+		to   *time.Duration
+	}{
+		{"interval", h.Interval, &out.Interval},
+		{"timeout", h.Timeout, &out.Timeout},
+		{"start_period", h.StartPeriod, &out.StartPeriod},
+		{"start_interval", h.StartInterval, &out.StartInterval},
+	} {
+		if d.from == nil {
+			continue
+		}
+		// Docker's rule: zero means the default, anything else is at least 1 ms.
+		*d.to = time.Duration(*d.from)
+		if *d.to < 0 || *d.to > 0 && *d.to < time.Millisecond {
+			b.fail(path+"."+d.name, "%s is too short; use 1ms or more", *d.to)
+		}
+	}
+	if h.Retries != nil {
+		out.Retries = int(*h.Retries)
+	}
+	return out
+}
+
+func quoteAll(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = strconv.Quote(w)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+func (b *builder) restart(s types.ServiceConfig) engine.Restart {
+	path := "services." + s.Name
+	var out engine.Restart
+	if s.Restart != "" {
+		policy, retries, _ := strings.Cut(s.Restart, ":")
+		out.Policy = policy
+		switch policy {
+		case "no", "always", "unless-stopped":
+			if retries != "" {
+				b.fail(path+".restart", "only on-failure takes a number of retries, not %s", policy)
+			}
+		case "on-failure":
+			if retries != "" {
+				n, err := strconv.Atoi(retries)
+				if err != nil || n < 0 {
+					b.fail(path+".restart", "%q is no number of retries; write on-failure:3", retries)
+				}
+				out.MaxRetries = n
+			}
+		default:
+			b.fail(path+".restart", "unknown restart policy %q; use no, always, on-failure[:N] or unless-stopped%s", policy, didYouMean(policy, []string{"no", "always", "on-failure", "unless-stopped"}))
+		}
+	}
+	if s.Deploy == nil || s.Deploy.RestartPolicy == nil {
+		return out
+	}
+	policy := s.Deploy.RestartPolicy
+	out = engine.Restart{}
+	switch policy.Condition {
+	case "", "any", "always":
+		out.Policy = "always"
+	case "none", "no":
+		out.Policy = "no"
+	case "on-failure", "unless-stopped":
+		out.Policy = policy.Condition
+	default:
+		b.fail(path+".deploy.restart_policy.condition", "unknown condition %q; use none, on-failure or any", policy.Condition)
+	}
+	if policy.MaxAttempts != nil {
+		out.MaxRetries = int(min(*policy.MaxAttempts, math.MaxInt32))
+	}
+	if policy.Delay != nil {
+		out.Delay = time.Duration(*policy.Delay)
+	}
+	if policy.Window != nil {
+		out.Window = time.Duration(*policy.Window)
+	}
+	return out
+}
+
+func (b *builder) logging(s types.ServiceConfig) engine.LogConfig {
+	driver, options := s.LogDriver, s.LogOpt
+	if s.Logging != nil {
+		driver, options = s.Logging.Driver, s.Logging.Options
+	}
+	switch driver {
+	case "", "local", "json-file", "none":
+	default:
+		b.warn("services."+s.Name+".logging.driver", "log driver %q is not supported; lines go to stack's own store, where \"stack logs\" finds them", driver)
+		return engine.LogConfig{}
+	}
+	return engine.LogConfig{Driver: driver, Options: maps.Clone(options)}
+}
+
+func (b *builder) isolation(s types.ServiceConfig) engine.Isolation {
+	path := "services." + s.Name
+	out := engine.Isolation{
+		Privileged:        s.Privileged,
+		CapAdd:            capabilities(s.CapAdd),
+		CapDrop:           capabilities(s.CapDrop),
+		DeviceCgroupRules: slices.Clone(s.DeviceCgroupRules),
+		PIDMode:           s.Pid,
+		IPCMode:           s.Ipc,
+		UTSMode:           s.Uts,
+		UserNSMode:        s.UserNSMode,
+		CgroupNSMode:      s.Cgroup,
+		CgroupParent:      s.CgroupParent,
+	}
+	b.checkMode(path+".pid", s.Pid, "host")
+	b.checkMode(path+".ipc", s.Ipc, "host", "private", "shareable", "none")
+	b.checkMode(path+".uts", s.Uts, "host")
+	b.checkMode(path+".userns_mode", s.UserNSMode, "host")
+	b.checkMode(path+".cgroup", s.Cgroup, "host", "private")
+	switch s.Runtime {
+	case "", "runc", "crun", "io.containerd.runc.v2":
+	default:
+		b.fail(path+".runtime", "runtime %q is not available: containers run in stack's own runtime; remove the attribute", s.Runtime)
+	}
+	b.securityOptions(s, &out)
+	for i, device := range s.Devices {
+		at := fmt.Sprintf("%s.devices[%d]", path, i)
+		if device.Source == device.Target && isCDI(device.Source) {
+			b.fail(at, "CDI device %q is not supported; name the device files under /dev", device.Source)
+			continue
+		}
+		d := engine.Device{Source: device.Source, Target: device.Target, Permissions: device.Permissions}
+		if d.Target == "" {
+			d.Target = d.Source
+		}
+		if d.Permissions == "" {
+			d.Permissions = "rwm"
+		}
+		if strings.Trim(d.Permissions, "rwm") != "" {
+			b.fail(at+".permissions", "permissions %q may only have the letters r, w and m", d.Permissions)
+		}
+		out.Devices = append(out.Devices, d)
+	}
+	if len(s.Gpus) > 0 {
+		b.fail(path+".gpus", "GPUs are not supported; remove gpus, or map the device files with devices")
+	}
+	if s.Deploy != nil && s.Deploy.Resources.Reservations != nil && len(s.Deploy.Resources.Reservations.Devices) > 0 {
+		b.fail(path+".deploy.resources.reservations.devices", "device reservations are not supported; map the device files with devices")
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		if strings.HasPrefix(key, "net.") {
+			continue // with the network namespace
+		}
+		if out.Sysctls == nil {
+			out.Sysctls = map[string]string{}
+		}
+		out.Sysctls[key] = s.Sysctls[key]
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Ulimits)) {
+		b.ulimit(path+".ulimits."+name, name, s.Ulimits[name], &out)
+	}
+	return out
+}
+
+func (b *builder) ulimit(path, name string, u *types.UlimitsConfig, out *engine.Isolation) {
+	if u == nil {
+		return
+	}
+	known := []string{"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
+	if !slices.Contains(known, name) {
+		b.fail(path, "unknown ulimit %q%s", name, didYouMean(name, known))
+		return
+	}
+	limit := engine.Rlimit{Soft: int64(u.Single), Hard: int64(u.Single)}
+	if u.Soft != 0 {
+		limit.Soft = int64(u.Soft)
+	}
+	if u.Hard != 0 {
+		limit.Hard = int64(u.Hard)
+	}
+	if limit.Hard != -1 && (limit.Soft == -1 || limit.Soft > limit.Hard) {
+		b.fail(path, "the soft limit %d is above the hard limit %d", limit.Soft, limit.Hard)
+		return
+	}
+	if out.Rlimits == nil {
+		out.Rlimits = map[string]engine.Rlimit{}
+	}
+	out.Rlimits[name] = limit
+}
+
+func (b *builder) checkMode(path, mode string, known ...string) {
+	if mode == "" || slices.Contains(known, mode) {
+		return
+	}
+	sharing := strings.HasSuffix(path, ".pid") || strings.HasSuffix(path, ".ipc")
+	for _, prefix := range []string{types.ServicePrefix, types.ContainerPrefix} {
+		if target, ok := strings.CutPrefix(mode, prefix); ok && sharing && target != "" {
+			return
+		}
+	}
+	if sharing {
+		known = append(known, "service:NAME", "container:NAME")
+	}
+	b.fail(path, "unknown value %q; use %s", mode, strings.Join(known, ", "))
+}
+
+func (b *builder) securityOptions(s types.ServiceConfig, out *engine.Isolation) {
+	for i, opt := range s.SecurityOpt {
+		at := fmt.Sprintf("services.%s.security_opt[%d]", s.Name, i)
+		// Both "name=value" and the older "name:value" are accepted, as in Docker.
+		name, value, ok := strings.Cut(opt, "=")
+		if !ok {
+			name, value, ok = strings.Cut(opt, ":")
+		}
+		switch name {
+		case "no-new-privileges":
+			if !ok {
+				value = "true"
+			}
+			on, err := strconv.ParseBool(value)
+			if err != nil {
+				b.fail(at, "no-new-privileges is true or false, not %q", value)
+			}
+			if on {
+				out.SecurityOpt = append(out.SecurityOpt, "no-new-privileges")
+			}
+			continue
+		case "seccomp":
+			if value == "" {
+				b.fail(at, "seccomp= names no profile; use seccomp=unconfined or seccomp=FILE")
+				continue
+			}
+			if value != "unconfined" && value != "builtin" && !strings.HasPrefix(value, "{") {
+				b.seccompProfile(at, value, out)
+			}
+		case "apparmor", "label", "systempaths", "unmask", "mask", "writable-cgroups":
+			if !ok {
+				b.fail(at, "%q needs a value: %s=VALUE", name, name)
+			}
+		default:
+			b.fail(at, "unknown security option %q%s", opt, didYouMean(name, []string{"no-new-privileges", "seccomp", "apparmor", "label", "systempaths", "unmask", "writable-cgroups"}))
+			continue
+		}
+		out.SecurityOpt = append(out.SecurityOpt, name+"="+value)
+	}
+	slices.Sort(out.SecurityOpt)
+	out.SecurityOpt = slices.Compact(out.SecurityOpt)
+}
+
+func (b *builder) seccompProfile(path, file string, out *engine.Isolation) {
+	data, err := b.readFile(b.relative(file))
+	if err != nil {
+		b.fail(path, "cannot read seccomp profile: %w", err)
+		return
+	}
+	var compact json.RawMessage
+	if err := json.Unmarshal(data, &compact); err != nil {
+		b.fail(path, "seccomp profile %s is not valid JSON: %w", file, err)
+		return
+	}
+	compacted, err := json.Marshal(compact)
+	if err != nil {
+		b.fail(path, "seccomp profile %s is not valid JSON: %w", file, err)
+		return
+	}
+	out.SeccompProfile = string(compacted)
+}
+
+// isCDI says whether a device has the form vendor.com/class=name (Container
+// Device Interface specification).
+func isCDI(device string) bool {
+	kind, name, ok := strings.Cut(device, "=")
+	vendor, class, slash := strings.Cut(kind, "/")
+	return ok && slash && name != "" && vendor != "" && class != "" && !strings.HasPrefix(device, "/")
+}
+
+// capabilities puts a list in one form and order: the order has no meaning.
+func capabilities(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]string, len(list))
+	for i, c := range list {
+		out[i] = strings.TrimPrefix(strings.ToUpper(c), "CAP_")
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (b *builder) limits(s types.ServiceConfig) engine.Limits {
+	out := engine.Limits{
+		Memory:             int64(s.MemLimit),
+		MemoryReservation:  int64(s.MemReservation),
+		MemorySwap:         int64(s.MemSwapLimit),
+		NanoCPUs:           nanoCPUs(s.CPUS),
+		CPUShares:          s.CPUShares,
+		CPUQuota:           s.CPUQuota,
+		CPUPeriod:          s.CPUPeriod,
+		CPURealtimeRuntime: s.CPURTRuntime,
+		CPURealtimePeriod:  s.CPURTPeriod,
+		CpusetCPUs:         s.CPUSet,
+		PIDs:               s.PidsLimit,
+		OOMKillDisable:     s.OomKillDisable,
+		OOMScoreAdj:        int(s.OomScoreAdj),
+		StorageOpt:         maps.Clone(s.StorageOpt),
+	}
+	path := "services." + s.Name
+	if s.MemSwappiness != 0 {
+		out.Swappiness = new(int64)
+		*out.Swappiness = int64(s.MemSwappiness)
+	}
+	if io := s.BlkioConfig; io != nil {
+		out.BlkioWeight = io.Weight
+		for _, w := range io.WeightDevice {
+			out.BlkioWeightDevice = append(out.BlkioWeightDevice, engine.BlkioDevice{Path: w.Path, Rate: uint64(w.Weight)})
+		}
+		out.ReadBps = throttle(io.DeviceReadBps)
+		out.WriteBps = throttle(io.DeviceWriteBps)
+		out.ReadIOps = throttle(io.DeviceReadIOps)
+		out.WriteIOps = throttle(io.DeviceWriteIOps)
+	}
+	if s.Deploy != nil {
+		if l := s.Deploy.Resources.Limits; l != nil {
+			if l.NanoCPUs != 0 {
+				out.NanoCPUs = nanoCPUs(l.NanoCPUs.Value())
+			}
+			if l.MemoryBytes != 0 {
+				out.Memory = int64(l.MemoryBytes)
+			}
+			if l.Pids != 0 {
+				out.PIDs = l.Pids
+			}
+		}
+		if r := s.Deploy.Resources.Reservations; r != nil && r.MemoryBytes != 0 {
+			out.MemoryReservation = int64(r.MemoryBytes)
+		}
+	}
+	const leastMemory = 6 << 20 // Docker's lower bound
+	if out.Memory > 0 && out.Memory < leastMemory {
+		b.fail(path+".mem_limit", "a memory limit of %d bytes is too small to start a process; use 6m or more", out.Memory)
+	}
+	if out.Memory > 0 && out.MemorySwap > 0 && out.MemorySwap < out.Memory {
+		b.fail(path+".memswap_limit", "memswap_limit is memory plus swap and cannot be below mem_limit (%d < %d bytes)", out.MemorySwap, out.Memory)
+	}
+	if out.Memory > 0 && out.MemoryReservation > out.Memory {
+		b.fail(path+".mem_reservation", "the memory reservation cannot be above the limit (%d > %d bytes)", out.MemoryReservation, out.Memory)
+	}
+	if out.NanoCPUs > 0 && (out.CPUQuota > 0 || out.CPUPeriod > 0) {
+		b.fail(path+".cpus", "cpus cannot be combined with cpu_quota or cpu_period; keep one")
+	}
+	if out.OOMScoreAdj < -1000 || out.OOMScoreAdj > 1000 {
+		b.fail(path+".oom_score_adj", "%d is out of range; use -1000 to 1000", out.OOMScoreAdj)
+	}
+	return out
+}
+
+// nanoCPUs goes through the shortest decimal form, so that 0.1 (which no float
+// holds exactly) is 100 million and not 100,000,001.
+func nanoCPUs(cpus float32) int64 {
+	f, err := strconv.ParseFloat(strconv.FormatFloat(float64(cpus), 'f', -1, 32), 64)
+	if err != nil {
+		return 0
+	}
+	return int64(math.Round(f * 1e9))
+}
+
+func throttle(in []types.ThrottleDevice) []engine.BlkioDevice {
+	var out []engine.BlkioDevice
+	for _, t := range in {
+		out = append(out, engine.BlkioDevice{Path: t.Path, Rate: uint64(t.Rate)})
+	}
+	return out
+}

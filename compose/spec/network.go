@@ -1,0 +1,379 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/stack-run/stack/netns"
+)
+
+func (b *builder) network(d *Desired, key string, n types.NetworkConfig) {
+	path := "networks." + key
+	if n.External {
+		d.Networks[key] = &Network{External: true, Spec: netns.NetworkSpec{Name: n.Name, Key: key}}
+		return
+	}
+	spec := netns.NetworkSpec{
+		Name:       n.Name,
+		Project:    b.project.Name,
+		Key:        key,
+		Driver:     n.Driver,
+		DriverOpts: maps.Clone(map[string]string(n.DriverOpts)),
+		Internal:   n.Internal,
+		Attachable: n.Attachable,
+		Labels:     b.resourceLabels(n.Labels, LabelNetwork, key),
+	}
+	switch n.Driver {
+	case "", "default", "bridge":
+		spec.Driver = "bridge"
+	case "host", "none":
+	default:
+		b.fail(path+".driver", "network driver %q is not supported; use bridge, host or none", n.Driver)
+	}
+	spec.DisableIPv4 = n.EnableIPv4 != nil && !*n.EnableIPv4
+	spec.DisableIPv6 = n.EnableIPv6 != nil && !*n.EnableIPv6
+	if spec.DisableIPv4 && spec.DisableIPv6 {
+		b.fail(path+".enable_ipv4", "a network needs IPv4 or IPv6; set one of enable_ipv4, enable_ipv6 to true")
+	}
+	switch n.Ipam.Driver {
+	case "", "default":
+	default:
+		b.fail(path+".ipam.driver", "IPAM driver %q is not supported; remove it", n.Ipam.Driver)
+	}
+	for i, c := range n.Ipam.Config {
+		if c != nil {
+			spec.Pools = append(spec.Pools, b.pool(fmt.Sprintf("%s.ipam.config[%d]", path, i), c))
+		}
+	}
+	d.Networks[key] = &Network{Spec: spec}
+}
+
+func (b *builder) pool(path string, c *types.IPAMPool) netns.Pool {
+	var pool netns.Pool
+	prefix := func(attribute, text string) netip.Prefix {
+		if text == "" {
+			return netip.Prefix{}
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			b.fail(path+"."+attribute, "%q is no subnet; write it like 10.5.0.0/24", text)
+			return netip.Prefix{}
+		}
+		return p.Masked()
+	}
+	pool.Subnet = prefix("subnet", c.Subnet)
+	pool.Range = prefix("ip_range", c.IPRange)
+	pool.Gateway = b.address(path+".gateway", c.Gateway)
+	for _, name := range slices.Sorted(maps.Keys(c.AuxiliaryAddresses)) {
+		if pool.Aux == nil {
+			pool.Aux = map[string]netip.Addr{}
+		}
+		pool.Aux[name] = b.address(path+".aux_addresses."+name, c.AuxiliaryAddresses[name])
+	}
+	if pool.Subnet.IsValid() {
+		if pool.Gateway.IsValid() && !pool.Subnet.Contains(pool.Gateway) {
+			b.fail(path+".gateway", "gateway %s is outside of the subnet %s", pool.Gateway, pool.Subnet)
+		}
+		if pool.Range.IsValid() && (!pool.Subnet.Contains(pool.Range.Addr()) || pool.Range.Bits() < pool.Subnet.Bits()) {
+			b.fail(path+".ip_range", "ip_range %s is outside of the subnet %s", pool.Range, pool.Subnet)
+		}
+	}
+	return pool
+}
+
+func (b *builder) address(path, text string) netip.Addr {
+	if text == "" {
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	if err != nil {
+		b.fail(path, "%q is no IP address", text)
+	}
+	return a
+}
+
+// endpoint is the network side of one container.
+func (b *builder) endpoint(d *Desired, s types.ServiceConfig, index int, name string) netns.EndpointSpec {
+	path := "services." + s.Name
+	e := netns.EndpointSpec{
+		Key:        fmt.Sprintf("%s/%s/%d", b.project.Name, s.Name, index),
+		Hostname:   s.Hostname,
+		DNSSearch:  slices.Clone(s.DNSSearch),
+		DNSOptions: slices.Clone(s.DNSOpts),
+		Owner:      "service " + s.Name,
+	}
+	for i, text := range s.DNS {
+		e.DNS = append(e.DNS, b.address(fmt.Sprintf("%s.dns[%d]", path, i), text))
+	}
+	for _, host := range slices.Sorted(maps.Keys(s.ExtraHosts)) {
+		for _, addr := range s.ExtraHosts[host] {
+			if addr != "host-gateway" {
+				if _, err := netip.ParseAddr(addr); err != nil {
+					b.fail(path+".extra_hosts", "%q for host %q is no IP address; write an address or host-gateway", addr, host)
+				}
+			}
+			e.ExtraHosts = append(e.ExtraHosts, netns.ExtraHost{Name: host, Addr: addr})
+		}
+	}
+	b.networkMode(d, s, &e)
+	joined := e.Mode != ""
+	if joined && len(s.Ports) > 0 {
+		if e.Mode == "host" {
+			b.warn(path+".ports", "network_mode: host opens every port on the host itself; ports is not used")
+		} else {
+			b.fail(path+".ports", "a container with network_mode: %s has no ports of its own; publish them on the service whose network it uses", s.NetworkMode)
+		}
+		return e
+	}
+	if !joined {
+		e.Names = []string{name}
+		if b.serviceNameEverywhere(s) {
+			e.Names = append(e.Names, s.Name)
+		}
+		if s.Hostname != "" && !slices.Contains(e.Names, s.Hostname) {
+			e.Names = append(e.Names, s.Hostname)
+		}
+	}
+	for i, port := range s.Ports {
+		e.Ports = append(e.Ports, b.port(fmt.Sprintf("%s.ports[%d]", path, i), port)...)
+	}
+	return e
+}
+
+// networkMode sets Mode, or attaches the endpoint to its networks in order of
+// priority.
+func (b *builder) networkMode(d *Desired, s types.ServiceConfig, e *netns.EndpointSpec) {
+	path := "services." + s.Name
+	mode := s.NetworkMode
+	switch {
+	case mode == "host", mode == "none":
+		e.Mode = mode
+		return
+	case strings.HasPrefix(mode, types.ServicePrefix), strings.HasPrefix(mode, types.ContainerPrefix):
+		kind, target, _ := strings.Cut(mode, ":")
+		if target == "" {
+			b.fail(path+".network_mode", "network_mode %q names no %s", mode, kind)
+		}
+		for attribute, set := range map[string]bool{"hostname": s.Hostname != "", "dns": len(s.DNS) > 0, "extra_hosts": len(s.ExtraHosts) > 0} {
+			if set {
+				b.warn(path+"."+attribute, "the container uses the network of %s; %s has to be set there", target, attribute)
+			}
+		}
+		e.Mode = mode
+		return
+	case mode == "bridge", mode == "default":
+		e.Networks = []netns.Attachment{{Network: b.plainBridge(d)}}
+		return
+	case mode != "":
+		b.namedNetworkMode(d, mode)
+		e.Networks = []netns.Attachment{{Network: mode}}
+		return
+	}
+	keys := s.NetworksByPriority()
+	if len(keys) == 0 {
+		e.Mode = "none"
+		return
+	}
+	for i, key := range keys {
+		n := b.project.Networks[key]
+		name := n.Name
+		if (n.External && (name == "host" || name == "none")) || n.Driver == "host" || n.Driver == "none" {
+			if len(keys) > 1 {
+				b.fail(path+".networks."+key, "the %s network cannot be combined with others; use network_mode: %s alone", name, name)
+			}
+			e.Mode = name
+			if n.Driver == "host" || n.Driver == "none" {
+				e.Mode = n.Driver
+			}
+			return
+		}
+		e.Networks = append(e.Networks, b.attachment(s, key, name, i == 0))
+	}
+}
+
+func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool) netns.Attachment {
+	path := "services." + s.Name + ".networks." + key
+	a := netns.Attachment{Network: name}
+	cfg := s.Networks[key]
+	if !b.serviceNameEverywhere(s) && cfg.ServiceNameAliasEnabled() {
+		a.Aliases = append(a.Aliases, s.Name)
+	}
+	if cfg != nil {
+		a.Aliases = append(a.Aliases, cfg.Aliases...)
+		a.IPv4 = b.address(path+".ipv4_address", cfg.Ipv4Address)
+		a.IPv6 = b.address(path+".ipv6_address", cfg.Ipv6Address)
+		for i, ip := range cfg.LinkLocalIPs {
+			a.LinkLocal = append(a.LinkLocal, b.address(fmt.Sprintf("%s.link_local_ips[%d]", path, i), ip))
+		}
+		a.MAC = cfg.MacAddress
+		a.Interface = cfg.InterfaceName
+		a.GatewayPrio = cfg.GatewayPriority
+		a.Priority = cfg.Priority
+		a.DriverOpts = maps.Clone(map[string]string(cfg.DriverOpts))
+		if s.GetScale() > 1 && (a.IPv4.IsValid() || a.IPv6.IsValid() || a.MAC != "") {
+			b.fail(path, "%d replicas cannot share one fixed address; remove ipv4_address, ipv6_address and mac_address, or scale the service to 1", s.GetScale())
+		}
+	}
+	if first && s.MacAddress != "" {
+		if a.MAC != "" && a.MAC != s.MacAddress {
+			b.fail(path+".mac_address", "the service says mac_address %s and its first network %s; keep one", s.MacAddress, a.MAC)
+		}
+		a.MAC = s.MacAddress
+	}
+	return a
+}
+
+// serviceNameEverywhere says that no network of the service turns
+// use_service_name_alias off, so that the name is answered on all of them.
+func (b *builder) serviceNameEverywhere(s types.ServiceConfig) bool {
+	for _, cfg := range s.Networks {
+		if !cfg.ServiceNameAliasEnabled() {
+			return false
+		}
+	}
+	return true
+}
+
+// plainBridge is the network behind network_mode: bridge. Docker has one for
+// the whole machine; here each project gets its own, which isolates more and
+// has a way out just the same.
+func (b *builder) plainBridge(d *Desired) string {
+	const key = "bridge"
+	if n, ok := d.Networks[key]; ok {
+		return n.Spec.Name
+	}
+	d.Networks[key] = &Network{Spec: netns.NetworkSpec{
+		Name:    b.project.Name + "_" + key,
+		Project: b.project.Name,
+		Key:     key,
+		Driver:  "bridge",
+		Labels:  b.resourceLabels(nil, LabelNetwork, key),
+	}}
+	return d.Networks[key].Spec.Name
+}
+
+// namedNetworkMode is network_mode: NAME of a network that exists.
+func (b *builder) namedNetworkMode(d *Desired, name string) {
+	for _, n := range d.Networks {
+		if n.Spec.Name == name {
+			return
+		}
+	}
+	d.Networks[name] = &Network{External: true, Spec: netns.NetworkSpec{Name: name, Key: name}}
+}
+
+func (b *builder) port(path string, p types.ServicePortConfig) []netns.Port {
+	protocol := strings.ToLower(p.Protocol)
+	switch protocol {
+	case "":
+		protocol = "tcp"
+	case "tcp", "udp", "sctp":
+	default:
+		b.fail(path, "protocol %q is not supported; use tcp, udp or sctp", p.Protocol)
+	}
+	if p.Target == 0 || p.Target > 65535 {
+		b.fail(path, "container port %d is out of range; use 1 to 65535", p.Target)
+		return nil
+	}
+	switch p.Mode {
+	case "", "ingress", "host":
+	default:
+		b.fail(path+".mode", "port mode %q is not known; use ingress or host", p.Mode)
+	}
+	out := netns.Port{
+		HostIP:        b.address(path+".host_ip", p.HostIP),
+		ContainerPort: uint16(p.Target),
+		Protocol:      protocol,
+	}
+	if p.Published == "" {
+		return []netns.Port{out}
+	}
+	from, to, isRange := strings.Cut(p.Published, "-")
+	low, err := strconv.ParseUint(from, 10, 16)
+	if err != nil {
+		b.fail(path+".published", "published port %q is no port or range of ports", p.Published)
+		return nil
+	}
+	out.HostPort = uint16(low)
+	if isRange {
+		high, err := strconv.ParseUint(to, 10, 16)
+		if err != nil || high < low {
+			b.fail(path+".published", "published port range %q is not a range from low to high", p.Published)
+			return nil
+		}
+		if high > low {
+			out.HostPortEnd = uint16(high)
+		}
+	}
+	return []netns.Port{out}
+}
+
+// fixedPorts refuses replicas that would all take the same host port.
+func (b *builder) fixedPorts(s *Service, path string) {
+	if len(s.Replicas) < 2 {
+		return
+	}
+	for i, p := range s.Replicas[0].Spec.Network.Ports {
+		room := int(p.HostPortEnd) - int(p.HostPort) + 1
+		switch {
+		case p.HostPort == 0:
+		case p.HostPortEnd == 0:
+			end := min(int(p.HostPort)+len(s.Replicas)-1, 65535)
+			b.fail(fmt.Sprintf("%s.ports[%d]", path, i), "%d replicas cannot all publish host port %d; give a range such as \"%d-%d:%d\", or no host port", len(s.Replicas), p.HostPort, p.HostPort, end, p.ContainerPort)
+		case room < len(s.Replicas):
+			b.fail(fmt.Sprintf("%s.ports[%d]", path, i), "the host port range %d-%d has %d ports for %d replicas; make it larger", p.HostPort, p.HostPortEnd, room, len(s.Replicas))
+		}
+	}
+}
+
+// links turn into aliases of the linked service on the networks that both
+// share. An alias is answered for everybody on such a network, so one alias
+// cannot stand for two services.
+func (b *builder) links(d *Desired) {
+	owner := map[string]string{}
+	for _, name := range b.project.ServiceNames() {
+		s := b.project.Services[name]
+		for i, link := range s.Links {
+			target, alias, ok := strings.Cut(link, ":")
+			if !ok || alias == target {
+				continue
+			}
+			path := fmt.Sprintf("services.%s.links[%d]", name, i)
+			if other, taken := owner[alias]; taken && other != target {
+				b.fail(path, "alias %q already stands for service %q; use another alias", alias, other)
+				continue
+			}
+			owner[alias] = target
+			to, ok := d.Services[target]
+			if !ok {
+				continue
+			}
+			for r := range to.Replicas {
+				b.addAlias(&to.Replicas[r].Spec.Network, d.Services[name], alias)
+			}
+		}
+		for i, link := range s.ExternalLinks {
+			if target, alias, ok := strings.Cut(link, ":"); ok && target != alias {
+				b.warn(fmt.Sprintf("services.%s.external_links[%d]", name, i), "the alias %q is not set; reach the container as %q on a network that both share", alias, target)
+			}
+		}
+	}
+}
+
+func (b *builder) addAlias(to *netns.EndpointSpec, from *Service, alias string) {
+	if from == nil || len(from.Replicas) == 0 {
+		return
+	}
+	for i := range to.Networks {
+		a := &to.Networks[i]
+		shared := slices.ContainsFunc(from.Replicas[0].Spec.Network.Networks, func(x netns.Attachment) bool { return x.Network == a.Network })
+		if shared && !slices.Contains(a.Aliases, alias) {
+			a.Aliases = append(a.Aliases, alias)
+		}
+	}
+}

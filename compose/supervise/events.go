@@ -1,0 +1,81 @@
+package supervise
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/stack-run/stack/engine"
+)
+
+// Event is one line of a project's event log, in Docker's words.
+type Event struct {
+	Time       time.Time         `json:"time"`
+	Type       string            `json:"type"`
+	Action     string            `json:"action"`
+	ID         string            `json:"id"`
+	Project    string            `json:"project,omitempty"`
+	Service    string            `json:"service,omitempty"`
+	Attributes map[string]string `json:"attributes,omitempty"`
+}
+
+// eventLogLimit is the size in bytes at which the log starts anew.
+const eventLogLimit = 1 << 20
+
+// eventLog appends events to a file that readers follow. It lives in the run
+// directory and goes with the project.
+type eventLog struct {
+	mu   sync.Mutex
+	path string
+	f    *os.File
+	size int64
+}
+
+func openEventLog(path string) (*eventLog, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &eventLog{path: path, f: f, size: info.Size()}, nil
+}
+
+func (l *eventLog) append(e Event) error {
+	line, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size > eventLogLimit {
+		if err := errors.Join(os.Rename(l.path, l.path+".1"), l.f.Close()); err != nil {
+			return err
+		}
+		if l.f, err = os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return err
+		}
+		l.size = 0
+	}
+	n, err := l.f.Write(append(line, '\n'))
+	l.size += int64(n)
+	return err
+}
+
+// emit writes a container's event.
+func (s *Supervisor) emit(c *engine.Container, action string, extra map[string]string) {
+	attrs := map[string]string{"name": c.Spec.Name, "image": c.Spec.Image}
+	maps.Copy(attrs, c.Spec.Labels)
+	maps.Copy(attrs, extra)
+	if err := s.events.append(Event{
+		Time: s.now(), Type: "container", Action: action, ID: c.ID,
+		Project: c.Project, Service: c.Service, Attributes: attrs,
+	}); err != nil && !s.leaving.Load() {
+		s.warn(err)
+	}
+}

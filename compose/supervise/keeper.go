@@ -1,0 +1,165 @@
+package supervise
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/compose/supervise/guard"
+)
+
+// Keeper holds the descriptors that must survive this process: each is also
+// handed to the guardian, which passes it on to the next supervisor.
+type Keeper struct {
+	mu      sync.Mutex
+	control int
+	held    map[string]*os.File
+}
+
+// InheritKeeper takes over what the guardian passed to this process.
+func InheritKeeper() (*Keeper, error) {
+	k := &Keeper{control: guard.ControlFD, held: map[string]*os.File{}}
+	unix.CloseOnExec(guard.ControlFD)
+	names := os.Getenv(guard.EnvFDs)
+	for i, name := range splitNames(names) {
+		fd := guard.FirstFD + i
+		unix.CloseOnExec(fd)
+		k.held[name] = os.NewFile(uintptr(fd), name)
+	}
+	for _, v := range []string{guard.EnvFDs, guard.EnvRole} {
+		if err := os.Unsetenv(v); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+func splitNames(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, "\n")
+}
+
+// Get returns the held descriptor of that name, or nil. It stays the keeper's.
+func (k *Keeper) Get(name string) *os.File {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.held[name]
+}
+
+// Names lists the held names that begin with prefix.
+func (k *Keeper) Names(prefix string) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []string
+	for name := range k.held {
+		if strings.HasPrefix(name, prefix) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Hold keeps a duplicate of f under name, in this process and in the guardian.
+func (k *Keeper) Hold(name string, f *os.File) error {
+	fd, err := dup(f)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if old := k.held[name]; old != nil {
+		old.Close()
+	}
+	k.held[name] = os.NewFile(uintptr(fd), name)
+	return unix.Sendmsg(k.control, []byte("hold "+name), unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+}
+
+// Drop forgets a name. Unknown names are fine.
+func (k *Keeper) Drop(name string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := k.held[name]
+	if f == nil {
+		return nil
+	}
+	delete(k.held, name)
+	return errors.Join(f.Close(), unix.Sendmsg(k.control, []byte("drop "+name), nil, nil, unix.MSG_NOSIGNAL))
+}
+
+// dup duplicates without switching the open file description's blocking mode,
+// as (*os.File).Fd would.
+func dup(f *os.File) (int, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd, dupErr := -1, error(nil)
+	err = conn.Control(func(raw uintptr) {
+		fd, dupErr = unix.FcntlInt(raw, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	return fd, errors.Join(err, dupErr)
+}
+
+// lost blocks until the guardian is gone.
+func (k *Keeper) lost() {
+	var buf [1]byte
+	for {
+		n, err := unix.Read(k.control, buf[:])
+		if err == unix.EINTR || n > 0 {
+			continue
+		}
+		return
+	}
+}
+
+// wardenGrace is how long a supervisor that lost its guardian watches whether the
+// warden was killed together with it.
+const wardenGrace = 20 * time.Millisecond
+
+// succeed does what the guard package's comment says when the guardian is gone:
+// a living warden (or a guardian that turns warden just now) starts the next
+// supervisor, else this process turns into the warden. It does not return.
+func (k *Keeper) succeed(project string) {
+	warden, _ := strconv.Atoi(os.Getenv(guard.EnvWarden))
+	// The names are looked at, not kill(pid, 0): that succeeds for a zombie too.
+	if runs(os.Getppid(), guard.Guardian) || runs(warden, guard.Warden) && !diesWithin(warden, wardenGrace) {
+		os.Exit(3)
+	}
+	k.mu.Lock()
+	var names []string
+	var fds []int
+	for name, f := range k.held {
+		fd, err := dup(f)
+		if err != nil {
+			continue
+		}
+		names, fds = append(names, name), append(fds, fd)
+	}
+	guard.BecomeWarden(project, names, fds)
+	os.Exit(3)
+}
+
+// runs tells whether pid is a living guard process of this role.
+func runs(pid int, role string) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	return err == nil && strings.HasPrefix(string(b), "stack: "+role+" ")
+}
+
+func diesWithin(pid int, d time.Duration) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
+	return err == nil && n > 0
+}

@@ -1,0 +1,84 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/image"
+)
+
+// Observe reads what exists of a project, and the machine's networks and volumes.
+func Observe(e *engine.Engine, project string) (plan.Observed, error) {
+	o := plan.Observed{Project: project}
+	all, err := e.Records.List()
+	if err != nil {
+		return o, err
+	}
+	for _, c := range all {
+		if c.Project == project {
+			o.Containers = append(o.Containers, plan.FromRecord(c))
+		}
+	}
+	nets, err := e.Networks()
+	if err != nil {
+		return o, err
+	}
+	if o.Networks, err = nets.List(); err != nil {
+		return o, err
+	}
+	vols, err := e.Volumes()
+	if err != nil {
+		return o, err
+	}
+	o.Volumes, err = vols.List()
+	return o, err
+}
+
+// PinImages resolves the images of all replicas and pins their IDs, so that what
+// is planned is what is run. All that are missing are named at once.
+func PinImages(e *engine.Engine, d *spec.Desired) error {
+	images, err := e.Images()
+	if err != nil {
+		return err
+	}
+	ids := map[string]string{}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+		svc := d.Services[name]
+		for i := range svc.Replicas {
+			ref := svc.Replicas[i].Spec.Image
+			id, known := ids[ref]
+			if !known {
+				img, err := images.Resolve(context.Background(), ref)
+				switch {
+				case errors.Is(err, image.ErrNotFound) && svc.HasBuild:
+					err = fmt.Errorf("service %s: image %s is not built yet; run \"stack build %s\"", name, ref, name)
+				case err != nil:
+					err = fmt.Errorf("service %s: %w", name, err)
+				}
+				if err != nil {
+					errs = append(errs, err)
+				}
+				id = string(img.ID)
+				ids[ref] = id
+			}
+			svc.Replicas[i].Spec.ImageID = id
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ComputePlan is plan.Compute with the options of up.
+func ComputePlan(d *spec.Desired, observed plan.Observed, o UpOptions) (*plan.Plan, error) {
+	return plan.Compute(d, observed, plan.Options{
+		Services: o.Services, NoDeps: o.NoDeps, ForceRecreate: o.ForceRecreate, NoRecreate: o.NoRecreate,
+		RecreateDeps: o.RecreateDeps, NoStart: o.NoStart, RemoveOrphans: o.RemoveOrphans,
+		RenewAnonymous: o.RenewAnonymous, StopTimeout: o.StopTimeout, KeepCompleted: true,
+	})
+}

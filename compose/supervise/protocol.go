@@ -1,0 +1,141 @@
+package supervise
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+)
+
+// The protocol between the command line and a supervisor: a request is
+//
+//	POST /v1/VERB  with a JSON body
+//
+// on the project's unix socket, and the answer a stream of Messages, one JSON
+// object a line. The status line is sent before any work begins: a client that
+// sees the connection end without one knows that nothing was done and may ask
+// again. Closing the connection cancels the request.
+
+const (
+	socketName   = "supervisor.sock"
+	listenerName = "listener" // the held descriptor of the listening socket
+)
+
+// Message is one line of an answer. The last one has Final set.
+type Message struct {
+	Event *apply.Event `json:"event,omitempty"`
+	Final *Final       `json:"final,omitempty"`
+}
+
+// Final ends an answer.
+type Final struct {
+	Error string `json:"error,omitempty"`
+	// ExitCode is what the command line should exit with after Error, 0 for 1.
+	ExitCode int             `json:"exitCode,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+	// Leaving says that the supervisor has nothing left to own and ends now.
+	Leaving bool `json:"leaving,omitempty"`
+}
+
+// UpRequest is the body of "up".
+type UpRequest struct {
+	Desired *spec.Desired `json:"desired"`
+	Options UpOptions     `json:"options"`
+}
+
+// UpOptions are compose.UpOptions.
+type UpOptions struct {
+	Services       []string       `json:"services,omitempty"`
+	NoDeps         bool           `json:"noDeps,omitempty"`
+	ForceRecreate  bool           `json:"forceRecreate,omitempty"`
+	NoRecreate     bool           `json:"noRecreate,omitempty"`
+	RecreateDeps   bool           `json:"recreateDeps,omitempty"`
+	NoStart        bool           `json:"noStart,omitempty"`
+	RemoveOrphans  bool           `json:"removeOrphans,omitempty"`
+	RenewAnonymous bool           `json:"renewAnonymous,omitempty"`
+	StopTimeout    *time.Duration `json:"stopTimeout,omitempty"`
+	Wait           bool           `json:"wait,omitempty"`
+	WaitTimeout    time.Duration  `json:"waitTimeout,omitempty"`
+	Parallel       int            `json:"parallel,omitempty"`
+}
+
+// DownRequest is the body of "down".
+type DownRequest struct {
+	Services []string       `json:"services,omitempty"`
+	Volumes  bool           `json:"volumes,omitempty"`
+	Images   string         `json:"images,omitempty"`
+	Orphans  bool           `json:"orphans,omitempty"`
+	Timeout  *time.Duration `json:"timeout,omitempty"`
+}
+
+// VerbRequest is the body of start, stop, restart, kill, pause, unpause and
+// remove. The containers are known to the client, which selected them.
+type VerbRequest struct {
+	IDs     []string       `json:"ids"`
+	Timeout *time.Duration `json:"timeout,omitempty"`
+	Signal  string         `json:"signal,omitempty"`
+	NoDeps  bool           `json:"noDeps,omitempty"`
+	Force   bool           `json:"force,omitempty"`
+	Volumes bool           `json:"volumes,omitempty"`
+}
+
+// CreateRequest is the body of "create": one container outside the graph. With
+// Desired and DependsOn the networks, volumes and dependencies come up first.
+type CreateRequest struct {
+	Spec    engine.Spec   `json:"spec"`
+	Service string        `json:"service,omitempty"`
+	Hash    string        `json:"hash,omitempty"`
+	Desired *spec.Desired `json:"desired,omitempty"`
+	NoDeps  bool          `json:"noDeps,omitempty"`
+}
+
+// CreateResult is the result of "create".
+type CreateResult struct {
+	ID string `json:"id"`
+}
+
+// WaitResult is the result of "wait": the container ended with this code.
+type WaitResult struct {
+	ExitCode int    `json:"exitCode"`
+	Error    string `json:"error,omitempty"`
+}
+
+// FDRequest asks for a held descriptor of a container: "tty" or "stdin". The
+// answer names a process and a descriptor number for pidfd_getfd(2).
+type FDRequest struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// Close closes the supervisor's own copy instead (end of input).
+	Close bool `json:"close,omitempty"`
+}
+
+// FDResult is the result of "fd".
+type FDResult struct {
+	Pid int `json:"pid"`
+	FD  int `json:"fd"`
+}
+
+// ConnectRequest is the body of "connect".
+type ConnectRequest struct {
+	ID         string           `json:"id"`
+	Attachment netns.Attachment `json:"attachment"`
+	Disconnect bool             `json:"disconnect,omitempty"`
+	Force      bool             `json:"force,omitempty"`
+}
+
+// RunRequest is the body of "run": start a created container and, with Wait,
+// answer with its WaitResult once it has ended for good. With Attached it runs
+// already and is only waited for.
+type RunRequest struct {
+	ID            string `json:"id"`
+	Wait          bool   `json:"wait,omitempty"`
+	Attached      bool   `json:"attached,omitempty"`
+	Rows, Columns uint16 `json:",omitempty"`
+}
+
+// StatusRunning is the status of the event that "run" sends when the process
+// runs and input can be sent.
+const StatusRunning = "Attached"

@@ -1,0 +1,135 @@
+package supervise
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/engine"
+)
+
+// reply streams an answer.
+type reply struct {
+	mu  sync.Mutex
+	enc *json.Encoder
+	out *http.ResponseController
+	s   *Supervisor
+}
+
+// event sends one step of progress.
+func (r *reply) event(kind, name, status, text string, done bool) {
+	r.send(Message{Event: &apply.Event{Time: r.s.now(), Kind: kind, Name: name, Status: status, Text: text, Done: done}})
+}
+
+func (r *reply) send(m Message) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// A client that went away is noticed by its request's context.
+	if r.enc.Encode(m) == nil {
+		r.out.Flush()
+	}
+}
+
+// handler serves one verb.
+type handler func(ctx context.Context, body json.RawMessage, r *reply) (any, error)
+
+// handle decodes a body for a typed handler.
+func handle[T any](h func(context.Context, T, *reply) (any, error)) handler {
+	return func(ctx context.Context, body json.RawMessage, r *reply) (any, error) {
+		var req T
+		if err := json.Unmarshal(body, &req); err != nil {
+			return nil, fmt.Errorf("internal error: cannot read the request: %w", err)
+		}
+		return h(ctx, req, r)
+	}
+}
+
+func (s *Supervisor) handlers() map[string]handler {
+	return map[string]handler{
+		"ping":    func(context.Context, json.RawMessage, *reply) (any, error) { return nil, nil },
+		"up":      handle(s.up),
+		"down":    handle(s.down),
+		"resume":  func(ctx context.Context, _ json.RawMessage, r *reply) (any, error) { return nil, s.resume(ctx, r) },
+		"start":   handle(s.verbStart),
+		"stop":    handle(s.verbStop),
+		"restart": handle(s.verbRestart),
+		"kill":    handle(s.verbKill),
+		"pause":   handle(s.verbPause),
+		"unpause": handle(s.verbUnpause),
+		"remove":  handle(s.verbRemove),
+		"create":  handle(s.createSingle),
+		"run":     handle(s.run),
+		"wait":    handle(s.waitFor),
+		"fd":      handle(s.descriptor),
+		"rename":  handle(s.rename),
+		"connect": handle(s.connect),
+	}
+}
+
+// serve answers requests until ctx ends.
+func (s *Supervisor) serve(ctx context.Context) error {
+	f := s.keeper.Get(listenerName)
+	if f == nil {
+		return errors.New("internal error: the guardian passed no listening socket")
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return err
+	}
+	// The socket's path is the run directory's business, see leave.
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	mux := http.NewServeMux()
+	for verb, h := range s.handlers() {
+		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, req *http.Request) { s.answer(w, req, h) })
+	}
+	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	context.AfterFunc(ctx, func() { server.Close() })
+	return server.Serve(l)
+}
+
+func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler) {
+	s.begun()
+	finished := false
+	defer func() {
+		if !finished {
+			s.done()
+		}
+	}()
+	if s.leaving.Load() {
+		panic(http.ErrAbortHandler) // no status line: the client asks the next supervisor
+	}
+	var body json.RawMessage
+	if err := json.NewDecoder(req.Body).Decode(&body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r := &reply{enc: json.NewEncoder(w), out: http.NewResponseController(w), s: s}
+	w.WriteHeader(http.StatusOK)
+	r.out.Flush()
+	result, err := h(req.Context(), body, r)
+	final := Final{}
+	if err != nil {
+		final.Error, final.ExitCode = err.Error(), engine.StartExitCode(err)
+	}
+	if result != nil {
+		if final.Result, err = json.Marshal(result); err != nil {
+			final.Error = "internal error: " + err.Error()
+		}
+	}
+	s.settle(req.Context())
+	s.mu.Lock()
+	s.busy--
+	final.Leaving = s.idleLocked()
+	s.busy++
+	s.mu.Unlock()
+	r.send(Message{Final: &final})
+	finished = true
+	s.done()
+}

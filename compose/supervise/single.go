@@ -1,0 +1,173 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+)
+
+// defaultNetwork is what a container that names no network is attached to, as
+// Docker's "bridge". It exists while a container uses it.
+const defaultNetwork = "bridge"
+
+// createSingle creates a container outside the graph: a project of its own, or a
+// one-off of a service, whose dependencies come up first.
+func (s *Supervisor) createSingle(ctx context.Context, req CreateRequest, r *reply) (any, error) {
+	if req.Desired != nil {
+		if err := s.bringUpFor(ctx, req, r); err != nil {
+			return nil, err
+		}
+	}
+	sp := req.Spec
+	if sp.Network.Mode == "" && len(sp.Network.Networks) == 0 {
+		sp.Network.Networks = []netns.Attachment{{Network: defaultNetwork}}
+	}
+	if err := s.ensureDefaultNetwork(ctx, sp); err != nil {
+		return nil, err
+	}
+	if errs := s.checkNetwork(ctx, []engine.Spec{sp}, nil); len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	c, err := s.engine.Create(ctx, engine.CreateOptions{
+		Spec: sp, Hash: req.Hash, Project: s.project, Service: req.Service, OneOff: req.Service != "",
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.insert(c)
+	return CreateResult{ID: c.ID}, nil
+}
+
+// insert makes a created container one of ours.
+func (s *Supervisor) insert(c *engine.Container) *unit {
+	u := newUnit(c)
+	s.mu.Lock()
+	s.units[c.ID] = u
+	s.changedLocked()
+	s.mu.Unlock()
+	s.emit(c, "create", nil)
+	return u
+}
+
+// ensureDefaultNetwork makes the default network if sp is on it.
+func (s *Supervisor) ensureDefaultNetwork(ctx context.Context, sp engine.Spec) error {
+	for _, a := range sp.Network.Networks {
+		if a.Network != defaultNetwork {
+			continue
+		}
+		nets, err := s.engine.Networks()
+		if err != nil {
+			return err
+		}
+		if _, err := nets.Get(defaultNetwork); err == nil {
+			return nil
+		}
+		_, err = nets.Create(ctx, netns.NetworkSpec{Name: defaultNetwork, Driver: "bridge"})
+		if _, getErr := nets.Get(defaultNetwork); getErr == nil {
+			return nil // another process made it meanwhile
+		}
+		return err
+	}
+	return nil
+}
+
+// dropDefaultNetwork removes the default network once nobody is on it.
+func (s *Supervisor) dropDefaultNetwork(ctx context.Context) {
+	all, err := s.engine.Records.List()
+	if err != nil {
+		return
+	}
+	for _, c := range all {
+		for _, a := range c.Spec.Network.Networks {
+			if a.Network == defaultNetwork {
+				return
+			}
+		}
+	}
+	if nets, err := s.engine.Networks(); err == nil {
+		// Somebody may use it again by now: then it refuses, rightly.
+		nets.Remove(ctx, defaultNetwork)
+	}
+}
+
+// run starts a created container and, if asked, waits for its end.
+func (s *Supervisor) run(ctx context.Context, req RunRequest, r *reply) (any, error) {
+	u, err := s.lookup(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	c := s.view(u)
+	if !req.Attached {
+		s.mu.Lock()
+		u.c.ConsoleSize = [2]uint16{req.Rows, req.Columns}
+		s.mu.Unlock()
+		if err := s.start(ctx, u); err != nil {
+			if c.Spec.AutoRemove {
+				err = errors.Join(err, s.remove(context.WithoutCancel(ctx), u, removeOptions{volumes: true}))
+			}
+			return nil, err
+		}
+	}
+	r.event("Container", c.Spec.Name, StatusRunning, "", false)
+	if !req.Wait {
+		return nil, nil
+	}
+	return s.waitFor(ctx, VerbRequest{IDs: []string{req.ID}}, r)
+}
+
+// fdResult names a descriptor of this process.
+func fdResult(f *os.File) (FDResult, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return FDResult{}, err
+	}
+	res := FDResult{Pid: os.Getpid()}
+	err = conn.Control(func(fd uintptr) { res.FD = int(fd) })
+	return res, err
+}
+
+// checkNetwork asks whether the network side of specs can be made, before
+// anything starts. own are containers that will be replaced or are the same.
+func (s *Supervisor) checkNetwork(ctx context.Context, specs []engine.Spec, own []engine.Container) []error {
+	nets, err := s.engine.Networks()
+	if err != nil {
+		return []error{err}
+	}
+	var want []netns.EndpointSpec
+	for _, sp := range specs {
+		sp.Network.ID = engine.NewID() // it has none yet
+		if sp.Network.Owner == "" {
+			sp.Network.Owner = "container " + sp.Name
+		}
+		want = append(want, sp.Network)
+	}
+	var have []netns.Endpoint
+	for _, c := range own {
+		if c.State.Endpoint != nil {
+			have = append(have, *c.State.Endpoint)
+		}
+	}
+	return nets.Check(ctx, want, have)
+}
+
+// checkPorts is checkNetwork for containers that are about to start again.
+func (s *Supervisor) checkPorts(ctx context.Context, units []*unit) error {
+	var specs []engine.Spec
+	var own []engine.Container
+	for _, u := range units {
+		s.mu.Lock()
+		c, running := *u.c, u.task != nil
+		s.mu.Unlock()
+		if running {
+			continue
+		}
+		specs, own = append(specs, c.Spec), append(own, c)
+	}
+	if len(specs) == 0 {
+		return nil
+	}
+	return errors.Join(s.checkNetwork(ctx, specs, own)...)
+}

@@ -1,0 +1,368 @@
+// Package supervise is a project's supervisor: the one long-lived process that
+// is parent to the project's containers and owns what outlives a command line
+// (exit codes, restart policies, health checks, names, log pumps).
+//
+// Events come in (a process ended, a probe reported, a request arrived), are
+// decided by pure functions (restartAfter, package plan) and applied through
+// package engine. Nothing here is precious: a supervisor that is killed is
+// followed by one that adopts what runs, from records and kernel facts. The
+// process chain around it is in package guard.
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+)
+
+// Options make a supervisor.
+type Options struct {
+	Project string
+	Dir     string // the project's run directory
+	Engine  *engine.Engine
+	Keeper  *Keeper
+}
+
+// Supervisor owns the containers of one project.
+type Supervisor struct {
+	project  string
+	dir      string
+	engine   *engine.Engine
+	keeper   *Keeper
+	resolver *netns.Resolver
+	ctx      context.Context
+	events   *eventLog
+	store    *ProjectStore
+
+	applying chan struct{} // 1 slot: one plan at a time
+	leaving  atomic.Bool
+
+	mu      sync.Mutex
+	units   map[string]*unit // by container ID
+	desired *spec.Desired
+	changed chan struct{} // closed and replaced whenever something above changes
+	busy    int           // requests and background work under way
+	jobs    int           // background work alone
+	warned  map[string]bool
+}
+
+// Run is the supervisor process: it adopts what runs, serves requests and
+// returns when nothing is left to own, with the run directory removed.
+func Run(ctx context.Context, o Options) error {
+	lock, err := lockFile(filepath.Join(o.Dir, "supervisor.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.WriteFile(filepath.Join(o.Dir, "supervisor.pid"), fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &Supervisor{
+		project: o.Project, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
+		applying: make(chan struct{}, 1), units: map[string]*unit{}, changed: make(chan struct{}), warned: map[string]bool{},
+		store: NewProjectStore(o.Engine),
+	}
+	nets, err := o.Engine.Networks()
+	if err != nil {
+		return err
+	}
+	s.resolver = nets.NewResolver(netns.ResolverOptions{Owner: o.Project})
+	if s.events, err = openEventLog(filepath.Join(o.Dir, "events.jsonl")); err != nil {
+		return err
+	}
+	go func() {
+		s.keeper.lost()
+		s.leaving.Store(true)
+		s.keeper.succeed(o.Project)
+	}()
+	s.busy++ // adoption
+	if s.desired, err = s.store.Definition(o.Project); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.warn(err)
+	}
+	if err := s.adopt(ctx); err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.serve(ctx) }()
+	s.done()
+	for {
+		if err := s.await(ctx, func() (bool, error) { return s.idleLocked(), nil }); err != nil {
+			return err
+		}
+		left, err := s.leave()
+		if err != nil || left {
+			return err
+		}
+	}
+}
+
+func (s *Supervisor) now() time.Time { return time.Now().UTC() }
+
+// changedLocked wakes all who await. Callers hold mu.
+func (s *Supervisor) changedLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// await returns when cond, called with mu held after each change, says so.
+func (s *Supervisor) await(ctx context.Context, cond func() (bool, error)) error {
+	for {
+		s.mu.Lock()
+		ok, err := cond()
+		changed := s.changed
+		s.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// begun and done bracket work that keeps the supervisor alive.
+func (s *Supervisor) begun() {
+	s.mu.Lock()
+	s.busy++
+	s.mu.Unlock()
+}
+
+func (s *Supervisor) done() {
+	s.mu.Lock()
+	s.busy--
+	s.changedLocked()
+	s.mu.Unlock()
+}
+
+// background runs work that nobody waits for.
+func (s *Supervisor) background(work func(context.Context) error) {
+	s.mu.Lock()
+	s.busy++
+	s.jobs++
+	s.mu.Unlock()
+	go func() {
+		defer func() {
+			s.mu.Lock()
+			s.jobs--
+			s.mu.Unlock()
+			s.done()
+		}()
+		if err := work(s.ctx); err != nil && s.ctx.Err() == nil {
+			s.warn(err)
+		}
+	}()
+}
+
+// idleLocked tells whether there is no reason to stay. Callers hold mu.
+func (s *Supervisor) idleLocked() bool { return s.busy == 0 && !s.ownsLocked() }
+
+// ownsLocked tells whether a container runs or is about to. Callers hold mu.
+func (s *Supervisor) ownsLocked() bool {
+	for _, u := range s.units {
+		if u.task != nil || u.restart != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// settleBound is how long an answer waits for what goes on behind it.
+const settleBound = 5 * time.Second
+
+// settle waits, when nothing is left to own, for the background work that cleans
+// up, so that the caller finds nothing left behind.
+func (s *Supervisor) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	// An error is the bound's: the answer goes out without.
+	_ = s.await(ctx, func() (bool, error) { return s.jobs == 0 || s.ownsLocked(), nil })
+}
+
+// leave takes the run directory away, unless a request arrived. The spawn lock
+// keeps a client from starting a second chain meanwhile. The directory is moved
+// aside before it is deleted: whoever comes next makes a new one, and nothing in
+// that is touched.
+func (s *Supervisor) leave() (bool, error) {
+	lock, err := lockFile(filepath.Join(s.dir, "spawn.lock"))
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	socket := filepath.Join(s.dir, socketName)
+	aside := socket + ".leaving"
+	moved := os.Rename(socket, aside) == nil
+	s.mu.Lock()
+	idle := s.idleLocked()
+	s.mu.Unlock()
+	if !idle || s.pendingConnection() {
+		if !moved {
+			return false, nil
+		}
+		return false, os.Rename(aside, socket)
+	}
+	s.leaving.Store(true)
+	s.resolver.Close()
+	if err := s.engine.Tidy(); err != nil {
+		s.warn(err)
+	}
+	gone := filepath.Join(filepath.Dir(s.dir), fmt.Sprintf(".gone-%d", os.Getpid()))
+	if err := os.Rename(s.dir, gone); err != nil {
+		return false, err
+	}
+	return true, os.RemoveAll(gone)
+}
+
+// pendingConnection tells whether a client waits to be accepted.
+func (s *Supervisor) pendingConnection() bool {
+	l := s.keeper.Get(listenerName)
+	if l == nil {
+		return false
+	}
+	pending := false
+	if conn, err := l.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			pending = err == nil && n > 0
+		})
+	}
+	return pending
+}
+
+// lockFile takes an exclusive flock(2) on a file, made if missing. A lock on a
+// file that was removed meanwhile locks nothing, so it is taken again.
+func lockFile(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		for {
+			if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+				break
+			}
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot lock %s: %w", path, err), f.Close())
+		}
+		held, err1 := f.Stat()
+		now, err2 := os.Stat(path)
+		if err1 == nil && err2 == nil && os.SameFile(held, now) {
+			return f, nil
+		}
+		f.Close()
+		if errors.Is(err2, os.ErrNotExist) {
+			if _, err := os.Stat(filepath.Dir(path)); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// warn reports what no request is there to hear, once per sentence: to the
+// supervisor's own log and as an event.
+func (s *Supervisor) warn(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warnLocked(err)
+}
+
+// warnLocked is warn for callers that hold mu.
+func (s *Supervisor) warnLocked(err error) {
+	if s.warned[err.Error()] {
+		return
+	}
+	s.warned[err.Error()] = true
+	fmt.Fprintf(os.Stderr, "%s %s: %v\n", s.now().Format(time.RFC3339Nano), s.project, err)
+}
+
+// adopt rebuilds the units from the records and the kernel.
+func (s *Supervisor) adopt(ctx context.Context) error {
+	all, err := s.engine.Records.List()
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{}
+	for _, c := range all {
+		if c.Project != s.project {
+			continue
+		}
+		u := newUnit(c)
+		s.mu.Lock()
+		s.units[c.ID] = u
+		s.mu.Unlock()
+		switch c.State.Phase {
+		case engine.Running, engine.Paused:
+			if err := s.adoptRunning(ctx, u); err != nil {
+				s.warn(err)
+			}
+		case engine.Restarting:
+			s.mu.Lock()
+			u.lastDelay = firstDelay
+			u.restart = time.AfterFunc(firstDelay, func() { s.restartDue(u) })
+			s.mu.Unlock()
+		case engine.Removing:
+			s.background(func(ctx context.Context) error { return s.remove(ctx, u, removeOptions{force: true}) })
+		}
+		live[c.ID] = true
+	}
+	s.dropStale(live)
+	s.mu.Lock()
+	s.refreshNames()
+	s.mu.Unlock()
+	return nil
+}
+
+// dropStale forgets held descriptors of containers that are no more.
+func (s *Supervisor) dropStale(live map[string]bool) {
+	for _, name := range s.keeper.Names("") {
+		if id := engine.HeldBy(name); id != "" && !live[id] {
+			s.keeper.Drop(name)
+		}
+	}
+}
+
+// adoptRunning takes over a container that ran under an earlier supervisor. It
+// may have ended since: then its exit is handled as if it were seen now.
+func (s *Supervisor) adoptRunning(ctx context.Context, u *unit) error {
+	c := *u.c
+	task, err := s.engine.Adopt(ctx, &c, s.keeper, filepath.Join(s.dir, "exits"))
+	if err != nil {
+		return fmt.Errorf("cannot adopt container %s: %w", c.Spec.Name, err)
+	}
+	s.mu.Lock()
+	u.c, u.task = &c, task
+	s.startHealth(u)
+	s.mu.Unlock()
+	if ep := c.State.Endpoint; ep != nil {
+		if err := s.serveNames(ep); err != nil {
+			s.warn(err)
+		}
+	}
+	go s.watch(u, task)
+	return nil
+}
+
+// lookup finds a unit by container ID.
+func (s *Supervisor) lookup(id string) (*unit, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.units[id]; u != nil {
+		return u, nil
+	}
+	return nil, fmt.Errorf("%w: %s", engine.ErrNotFound, id)
+}

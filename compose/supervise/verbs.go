@@ -1,0 +1,328 @@
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/engine"
+)
+
+// selected returns the units a request names, in the order given.
+func (s *Supervisor) selected(ids []string) ([]*unit, error) {
+	units := make([]*unit, 0, len(ids))
+	for _, id := range ids {
+		u, err := s.lookup(id)
+		if err != nil {
+			return nil, err
+		}
+		units = append(units, u)
+	}
+	return units, nil
+}
+
+// view is a copy of a unit's record, safe to read.
+func (s *Supervisor) view(u *unit) engine.Container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *u.c
+}
+
+// ordered runs do on units in parallel, a service after those it depends on, or
+// with reverse after those that depend on it.
+func (s *Supervisor) ordered(ctx context.Context, units []*unit, reverse bool, o apply.Options, do func(context.Context, *unit) error) error {
+	byService := map[string][]int{}
+	for i, u := range units {
+		byService[s.view(u).Service] = append(byService[s.view(u).Service], i)
+	}
+	before := s.dependencies()
+	deps := make([][]int, len(units))
+	for i, u := range units {
+		for name := range before[s.view(u).Service] {
+			for _, j := range byService[name] {
+				if reverse {
+					deps[j] = append(deps[j], i)
+				} else {
+					deps[i] = append(deps[i], j)
+				}
+			}
+		}
+	}
+	return apply.Run(ctx, len(units), func(i int) []int { return deps[i] }, o, func(ctx context.Context, i int) error {
+		return do(ctx, units[i])
+	})
+}
+
+// dependencies is, for each service, all it depends on, also through others.
+func (s *Supervisor) dependencies() map[string]map[string]bool {
+	s.mu.Lock()
+	d := s.desired
+	s.mu.Unlock()
+	out := map[string]map[string]bool{}
+	if d == nil {
+		return out
+	}
+	var visit func(root, name string)
+	visit = func(root, name string) {
+		svc := d.Services[name]
+		if svc == nil {
+			return
+		}
+		for dep := range svc.DependsOn {
+			if !out[root][dep] {
+				out[root][dep] = true
+				visit(root, dep)
+			}
+		}
+	}
+	for name := range d.Services {
+		out[name] = map[string]bool{}
+		visit(name, name)
+	}
+	return out
+}
+
+// step reports a verb's beginning and end on one container around do.
+func (s *Supervisor) step(r *reply, u *unit, doing, done string, do func() error) error {
+	name := s.view(u).Spec.Name
+	r.event("Container", name, doing, "", false)
+	if err := do(); err != nil {
+		r.event("Container", name, "Error", err.Error(), true)
+		return err
+	}
+	r.event("Container", name, done, "", true)
+	return nil
+}
+
+func (s *Supervisor) verbStart(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkPorts(ctx, units); err != nil {
+		return nil, err
+	}
+	return nil, s.ordered(ctx, units, false, apply.Options{}, func(ctx context.Context, u *unit) error {
+		if err := s.awaitDependencies(ctx, u, r); err != nil {
+			return err
+		}
+		return s.step(r, u, "Starting", "Started", func() error { return s.start(ctx, u) })
+	})
+}
+
+func (s *Supervisor) verbStop(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.ordered(ctx, units, true, teardown, func(ctx context.Context, u *unit) error {
+		return s.step(r, u, "Stopping", "Stopped", func() error { return s.stop(ctx, u, s.stopOptions(req, r, u)) })
+	})
+}
+
+// teardown goes on after errors: what can be taken down is.
+var teardown = apply.Options{KeepGoing: true, TolerateFailed: true}
+
+func (s *Supervisor) stopOptions(req VerbRequest, r *reply, u *unit) stopOptions {
+	return stopOptions{signal: req.Signal, grace: req.Timeout, notice: s.notice(r, u)}
+}
+
+func (s *Supervisor) notice(r *reply, u *unit) func(string) {
+	return func(text string) { r.event("Container", s.view(u).Spec.Name, "Warning", text, false) }
+}
+
+func (s *Supervisor) verbRestart(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	if !req.NoDeps {
+		units = s.withRestartDependents(units)
+	}
+	return nil, s.ordered(ctx, units, false, apply.Options{}, func(ctx context.Context, u *unit) error {
+		return s.step(r, u, "Restarting", "Started", func() error {
+			return s.restartUnit(ctx, u, s.stopOptions(req, r, u))
+		})
+	})
+}
+
+// withRestartDependents adds the running containers of services that ask, by
+// depends_on with restart: true, to be restarted with one of units.
+func (s *Supervisor) withRestartDependents(units []*unit) []*unit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.desired == nil {
+		return units
+	}
+	in := map[*unit]bool{}
+	services := map[string]bool{}
+	for _, u := range units {
+		in[u], services[u.c.Service] = true, true
+	}
+	for grown := true; grown; {
+		grown = false
+		for name, svc := range s.desired.Services {
+			if services[name] {
+				continue
+			}
+			for dep, d := range svc.DependsOn {
+				if d.Restart && services[dep] {
+					services[name], grown = true, true
+				}
+			}
+		}
+	}
+	for _, u := range s.units {
+		if !in[u] && u.task != nil && !u.c.OneOff && services[u.c.Service] {
+			asked := false
+			for dep, d := range s.desired.Services[u.c.Service].DependsOn {
+				asked = asked || d.Restart && services[dep]
+			}
+			if asked {
+				units, in[u] = append(units, u), true
+			}
+		}
+	}
+	return units
+}
+
+func (s *Supervisor) verbKill(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.ordered(ctx, units, true, teardown, func(ctx context.Context, u *unit) error {
+		return s.step(r, u, "Killing", "Killed", func() error { return s.kill(ctx, u, req.Signal) })
+	})
+}
+
+func (s *Supervisor) verbPause(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.ordered(ctx, units, true, teardown, func(ctx context.Context, u *unit) error {
+		return s.step(r, u, "Pausing", "Paused", func() error { return s.pause(ctx, u) })
+	})
+}
+
+func (s *Supervisor) verbUnpause(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.ordered(ctx, units, false, teardown, func(ctx context.Context, u *unit) error {
+		return s.step(r, u, "Unpausing", "Unpaused", func() error { return s.unpause(ctx, u) })
+	})
+}
+
+func (s *Supervisor) verbRemove(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.ordered(ctx, units, true, teardown, func(ctx context.Context, u *unit) error {
+		return s.step(r, u, "Removing", "Removed", func() error {
+			return s.remove(ctx, u, removeOptions{force: req.Force, volumes: req.Volumes})
+		})
+	})
+}
+
+// waitFor answers when the container has ended for good: exited and not about
+// to be started again, or removed.
+func (s *Supervisor) waitFor(ctx context.Context, req VerbRequest, _ *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	u := units[0]
+	var c engine.Container
+	err = s.await(ctx, func() (bool, error) {
+		c = *u.c
+		ended := u.task == nil && u.restart == nil && !c.State.StartedAt.IsZero()
+		return u.removed || ended && !c.Spec.AutoRemove, nil
+	})
+	return WaitResult{ExitCode: c.State.ExitCode, Error: c.State.Error}, err
+}
+
+// rename gives a container a new name.
+func (s *Supervisor) rename(ctx context.Context, req struct{ ID, Name string }, _ *reply) (any, error) {
+	u, err := s.lookup(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	end, err := u.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	c := s.view(u)
+	if err := s.engine.Records.Rename(&c, req.Name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	u.c.Spec.Name = c.Spec.Name
+	s.refreshNames()
+	s.mu.Unlock()
+	s.emit(&c, "rename", nil)
+	return nil, nil
+}
+
+// connect attaches a container to a network, or with Disconnect takes it off.
+func (s *Supervisor) connect(ctx context.Context, req ConnectRequest, _ *reply) (any, error) {
+	u, err := s.lookup(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	end, err := u.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	c := s.view(u)
+	if req.Disconnect {
+		err = s.engine.Disconnect(ctx, &c, req.Attachment.Network, req.Force)
+	} else {
+		err = s.engine.Connect(ctx, &c, req.Attachment)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	u.c = &c
+	s.save(u)
+	s.refreshNames()
+	s.changedLocked()
+	s.mu.Unlock()
+	if c.State.Endpoint == nil {
+		return nil, nil
+	}
+	s.resolver.Update(c.State.Endpoint)
+	return nil, s.serveNames(c.State.Endpoint)
+}
+
+// descriptor tells a client where it finds a terminal or an input pipe.
+func (s *Supervisor) descriptor(_ context.Context, req FDRequest, _ *reply) (any, error) {
+	u, err := s.lookup(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	name := engine.HeldName(u.c.ID, req.Name)
+	if req.Close {
+		return nil, s.keeper.Drop(name)
+	}
+	f := s.keeper.Get(name)
+	if f == nil {
+		return nil, fmt.Errorf("container %s has no open %s", s.view(u).Spec.Name, req.Name)
+	}
+	return fdResult(f)
+}
+
+// bounded limits a wait, 0 not at all.
+func bounded(ctx context.Context, d time.Duration, what string) (context.Context, context.CancelFunc) {
+	if d <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("timed out after %v waiting for %s", d, what))
+}

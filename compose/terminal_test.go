@@ -1,0 +1,38 @@
+package compose
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+func TestDetachKeys(t *testing.T) {
+	for _, tt := range []struct {
+		in, want string
+		detached bool
+	}{
+		{"plain", "plain", false},
+		{"a\x10b", "a\x10b", false},
+		{"abc\x10\x11never", "abc", true},
+		{"x\x10\x10\x11", "x\x10", true},
+	} {
+		r := &keyReader{r: iotest.OneByteReader(strings.NewReader(tt.in)), keys: []byte{0x10, 0x11}}
+		got, err := io.ReadAll(r)
+		if !bytes.Equal(got, []byte(tt.want)) || errors.Is(err, errDetached) != tt.detached {
+			t.Errorf("%q: got %q, %v; want %q, detached %v", tt.in, got, err, tt.want, tt.detached)
+		}
+	}
+}
+
+func TestParseKeys(t *testing.T) {
+	got, err := parseKeys("")
+	if err != nil || !bytes.Equal(got, []byte{16, 17}) {
+		t.Errorf("default keys are %v, %v", got, err)
+	}
+	if _, err := parseKeys("ctrl-"); err == nil {
+		t.Error("ctrl- alone is no key")
+	}
+}

@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHealth(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.loadAs(t, "busybox:latest", "checked", `HEALTHCHECK --interval=1s CMD test -f /well`)
+	b.compose(t, `
+		name: app
+		services:
+			quick:
+				image: busybox
+				command: [sleep, infinity]
+				healthcheck: {test: ["CMD", "true"], interval: 1h}
+			shell:
+				image: busybox
+				command: [sleep, infinity]
+				healthcheck: {test: "echo fine; exit 0", interval: 1h}
+			image:
+				image: checked
+				command: [sh, -c, "touch /well; exec sleep infinity"]
+			off:
+				image: checked
+				command: [sleep, infinity]
+				healthcheck: {disable: true}
+			turns:
+				image: busybox
+				command: [sh, -c, "touch /well; exec sleep infinity"]
+				healthcheck: {test: ["CMD", "test", "-f", "/well"], interval: 100ms, retries: 2}
+			hangs:
+				image: busybox
+				command: [sleep, infinity]
+				healthcheck: {test: "sleep 54321 & sleep 54321", interval: 100ms, timeout: 300ms, retries: 2}
+			patient:
+				image: busybox
+				command: [sleep, infinity]
+				healthcheck: {test: ["CMD", "false"], interval: 100ms, retries: 1, start_period: 1h}
+	`)
+	b.ok(t, "up", "--detach")
+	t.Run("a service that is well at once is healthy at once, whatever the interval", func(t *testing.T) {
+		b.eventuallyHealth(t, "app-quick-1", "healthy")
+	})
+	t.Run("a shell's output is kept", func(t *testing.T) {
+		i := b.eventuallyHealth(t, "app-shell-1", "healthy")
+		if log := i.State.Health.Log; len(log) == 0 || log[0].Output != "fine\n" {
+			t.Errorf("%+v", i.State.Health)
+		}
+	})
+	t.Run("the image's check holds unless it is disabled", func(t *testing.T) {
+		b.eventuallyHealth(t, "app-image-1", "healthy")
+		if i := b.look(t, "app-off-1"); i.health() != "" && i.health() != "none" {
+			t.Errorf("%+v", i.State.Health)
+		}
+	})
+	t.Run("it turns unhealthy after the retries, and healthy again", func(t *testing.T) {
+		b.eventuallyHealth(t, "app-turns-1", "healthy")
+		b.ok(t, "exec", "-T", "turns", "rm", "/well")
+		if i := b.eventuallyHealth(t, "app-turns-1", "unhealthy"); i.State.Health.FailingStreak < 2 {
+			t.Errorf("%+v", i.State.Health)
+		}
+		b.ok(t, "exec", "-T", "turns", "touch", "/well")
+		b.eventuallyHealth(t, "app-turns-1", "healthy")
+	})
+	t.Run("a check that hangs is killed with its children", func(t *testing.T) {
+		b.eventuallyHealth(t, "app-hangs-1", "unhealthy")
+		b.ok(t, "stop", "--timeout", "0", "hangs")
+		b.ok(t, "start", "hangs")
+		eventually(t, 10*time.Second, func() error {
+			n := 0
+			for _, l := range now(t, processes) {
+				if strings.Contains(l, "sleep 54321") {
+					n++
+				}
+			}
+			if n > 3 { // one probe at a time: its shell and two sleeps
+				return fmt.Errorf("%d processes of probes run", n)
+			}
+			return nil
+		})
+	})
+	t.Run("failures in the start period do not count", func(t *testing.T) {
+		eventually(t, 10*time.Second, func() error {
+			i := b.look(t, "app-patient-1")
+			if i.health() != "starting" {
+				t.Fatalf("it is %s", i.health())
+			}
+			if n := len(i.State.Health.Log); n < 3 {
+				return fmt.Errorf("%d probes", n)
+			}
+			return nil
+		})
+	})
+	t.Run("up --wait fails when a service turns unhealthy", func(t *testing.T) {
+		r := b.fails(t, "up", "--detach", "--wait", "hangs")
+		if !strings.Contains(r.stderr, "hangs") {
+			t.Error(r)
+		}
+	})
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before)
+}

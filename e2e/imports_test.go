@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/stack-run/stack"
+
+// A ban forbids packages to import others, directly or through further packages.
+type ban struct {
+	from   []string // package patterns relative to the module, "engine/..." for all below
+	except []string
+	to     []string // patterns; with a dot in the first element, an outside package
+	direct bool     // only a package's own imports count
+	why    string
+}
+
+func bans() []ban {
+	domains := []string{"engine/...", "netns/...", "volumes/...", "healthcheck/..."}
+	return []ban{
+		{
+			from: []string{"..."}, except: []string{"cmd/..."}, to: []string{"cmd/..."},
+			why: "the command line is the outermost layer: whatever it decides could not be used without it",
+		},
+		{
+			from: domains, to: []string{"compose/..."},
+			why: "the engine runs containers whatever asked for them; Compose is one of its users",
+		},
+		{
+			from: []string{"compose/plan"},
+			to:   []string{"os", "os/exec", "net", "net/http", "syscall", "golang.org/x/sys/..."}, direct: true,
+			why: "a plan is a pure function of desired and observed: its print is its test",
+		},
+		{
+			from: []string{"..."}, except: []string{"compose/load", "compose/load/...", "compose/spec", "cmd/...", "e2e/..."},
+			to: []string{"github.com/compose-spec/compose-go/..."}, direct: true,
+			why: "the Compose model ends where it is translated into the engine's terms",
+		},
+		{
+			from: []string{"netns/...", "volumes/...", "healthcheck/..."}, to: []string{"engine/..."},
+			why: "the engine puts them together; a probe arrives as a function",
+		},
+		{
+			from: []string{"netns/..."}, to: []string{"volumes/...", "healthcheck/..."},
+			why: "a network knows nothing of mounts and probes",
+		},
+		{
+			from: []string{"volumes/..."}, to: []string{"netns/...", "healthcheck/..."},
+			why: "a mount knows nothing of networks and probes",
+		},
+		{
+			from: []string{"healthcheck/..."}, to: []string{"netns/...", "volumes/..."},
+			why: "a probe knows nothing of networks and mounts",
+		},
+		{
+			from: []string{"engine/runtime", "engine/runtime/..."},
+			to:   []string{"engine", "engine/image/...", "engine/registry/...", "engine/build/...", "engine/content/...", "compose/..."},
+			why:  "the runtime takes a resolved specs.Spec: it knows no image, registry or Compose word",
+		},
+		{
+			from:   []string{"compose/load", "compose/load/...", "compose/spec", "compose/plan", "compose/apply", "healthcheck", "engine/image", "engine/registry/..."},
+			to:     []string{"golang.org/x/sys/..."},
+			direct: true,
+			why:    "decisions and formats do not talk to the kernel",
+		},
+		{
+			from: []string{"..."}, except: []string{"examples/...", "e2e/..."}, to: []string{"examples/...", "e2e/..."},
+			why: "examples and tests use the product, not the other way round",
+		},
+		{
+			from: []string{"cmd/...", "compose/...", "engine/...", "netns/...", "volumes/...", "healthcheck/..."},
+			to:   []string{"testing"},
+			why:  "test code in the binary costs start-up time",
+		},
+	}
+}
+
+// goPackage is what go list says about a package.
+type goPackage struct {
+	ImportPath string
+	Name       string
+	Doc        string
+	Imports    []string
+	Deps       []string
+	Standard   bool
+}
+
+// modulePackages lists the packages of this module.
+func modulePackages(t *testing.T) []goPackage {
+	t.Helper()
+	dir := ".."
+	if shared != nil {
+		dir = shared.Module
+	}
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Name,Doc,Imports,Deps", "./...")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	must(t, err)
+	var all []goPackage
+	d := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p goPackage
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		must(t, err)
+		all = append(all, p)
+	}
+}
+
+// matches reports whether an import path is meant by one of the patterns.
+func matches(importPath string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		first, _, _ := strings.Cut(p, "/")
+		outside := first != "..." && strings.Contains(first, ".") || slices.Contains([]string{"os", "net", "syscall", "testing"}, first)
+		if !outside {
+			rel, ok := strings.CutPrefix(importPath, module+"/")
+			if !ok {
+				return false
+			}
+			importPath := rel
+			return p == "..." || matchOne(importPath, p)
+		}
+		return matchOne(importPath, p)
+	})
+}
+
+func matchOne(importPath, pattern string) bool {
+	if dir, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return importPath == dir || strings.HasPrefix(importPath, dir+"/")
+	}
+	return importPath == pattern
+}
+
+func TestImportRules(t *testing.T) {
+	all := modulePackages(t)
+	for _, b := range bans() {
+		t.Run(strings.Join(b.from, " ")+" must not import "+strings.Join(b.to, " "), func(t *testing.T) {
+			for _, p := range all {
+				if !matches(p.ImportPath, b.from) || matches(p.ImportPath, b.except) {
+					continue
+				}
+				imports := p.Deps
+				if b.direct {
+					imports = p.Imports
+				}
+				for _, i := range imports {
+					if matches(i, b.to) {
+						t.Errorf("%s imports %s; it must not: %s", p.ImportPath, i, b.why)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPackages(t *testing.T) {
+	for _, p := range modulePackages(t) {
+		if p.Doc == "" {
+			t.Errorf("%s has no package comment: say what it is for", p.ImportPath)
+		}
+		switch path.Base(p.ImportPath) {
+		case "util", "utils", "common", "helpers", "types", "misc":
+			t.Errorf("%s: a package is named after what it provides", p.ImportPath)
+		}
+		top, _, _ := strings.Cut(strings.TrimPrefix(p.ImportPath, module+"/"), "/")
+		if !slices.Contains([]string{"cmd", "compose", "engine", "netns", "volumes", "healthcheck", "examples", "e2e"}, top) {
+			t.Errorf("%s: the top level of the module is fixed", p.ImportPath)
+		}
+	}
+}

@@ -1,0 +1,298 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keeper returns the pid of one of a project's own processes: "supervisor",
+// "guardian" or "warden".
+func (b *box) keeper(project, which string) (int, error) {
+	text, err := os.ReadFile(filepath.Join(b.runRoot(), "projects", project, which+".pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// killKeepers kills processes of a project with SIGKILL, all in one go.
+func (b *box) killKeepers(t *testing.T, project string, which ...string) {
+	t.Helper()
+	var fds []int
+	for _, w := range which {
+		pid, err := b.keeper(project, w)
+		must(t, err)
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			t.Fatalf("cannot open %s, pid %d: %v", w, pid, err)
+		}
+		defer unix.Close(fd)
+		fds = append(fds, fd)
+	}
+	for i, fd := range fds {
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+			t.Fatalf("cannot kill the %s: %v", which[i], err)
+		}
+	}
+}
+
+// eventuallyKept waits until all keepers of a project run again.
+func (b *box) eventuallyKept(t *testing.T, project string, not map[string]int) {
+	t.Helper()
+	eventually(t, 5*time.Second, func() error {
+		for _, w := range []string{"supervisor", "guardian", "warden"} {
+			pid, err := b.keeper(project, w)
+			if err != nil {
+				return err
+			}
+			if p, err := readProc(pid); err != nil || p.state == "Z" || pid == not[w] {
+				return fmt.Errorf("the %s (pid %d) does not run", w, pid)
+			}
+		}
+		return nil
+	})
+}
+
+var deaths = [][]string{
+	{"supervisor"}, {"guardian"}, {"warden"},
+	{"supervisor", "guardian"}, {"guardian", "supervisor"}, {"guardian", "warden"},
+	{"supervisor", "guardian", "warden"}, {"warden", "guardian", "supervisor"},
+}
+
+func TestKilledKeepers(t *testing.T) {
+	b := newBox(t, "probe")
+	port := freePort(t)
+	b.compose(t, `
+		name: app
+		services:
+			web:
+				image: probe
+				command: ["serve", "8080"]
+				ports: ["`+port+`:8080"]
+				restart: on-failure
+			talker:
+				image: probe
+				command: ["numbers", "0", "1000"]
+				logging: {options: {max-size: 4g}}
+			once:
+				image: probe
+				command: ["on-term", "7"]
+			asker:
+				image: probe
+				command: ["on-term", "0"]
+				healthcheck: {test: ["CMD", "/probe", "dial", "tcp", "web:8080"], interval: 1s}
+	`)
+	for _, which := range deaths {
+		name := strings.Join(which, ", ")
+		t.Run("kill -9 of "+name, func(t *testing.T) {
+			b.ok(t, "up", "--detach", "--wait")
+			before := b.pids(t)
+			b.killKeepers(t, "app", which...)
+
+			// In the gap: one container ends for good, and the ports must answer.
+			must(t, unix.Kill(before["app-once-1"].pid, unix.SIGTERM))
+			if _, err := get("http://127.0.0.1:" + port + "/host"); err != nil {
+				t.Errorf("the port does not answer during the gap: %v", err)
+			}
+			b.eventuallyKept(t, "app", nil)
+
+			once := b.eventuallyState(t, "app-once-1", "exited")
+			if once.State.ExitCode != 7 {
+				t.Errorf("the exit code in the gap is %d, must be 7", once.State.ExitCode)
+			}
+			delete(before, "app-once-1")
+			for name, p := range before {
+				if !p.alive() {
+					t.Errorf("%s has died: %+v", name, p)
+				}
+			}
+			if got := b.lookup(t, "asker", "web"); got.Rcode != "NOERROR" || len(got.Answers) != 1 {
+				t.Errorf("DNS does not answer: %+v", got)
+			}
+			fetch(t, "http://127.0.0.1:"+port+"/host")
+
+			// The restart policy works under the new supervisor.
+			get("http://127.0.0.1:" + port + "/exit?3") // it exits before it answers
+			eventually(t, 10*time.Second, func() error {
+				if i := b.look(t, "app-web-1"); i.State.Status != "running" || i.RestartCount != 1 {
+					return fmt.Errorf("web is %s after %d restarts", i.State.Status, i.RestartCount)
+				}
+				return nil
+			})
+
+			b.ok(t, "stop", "talker")
+			checkNumbers(t, b.logLines(t, "talker"))
+			b.ok(t, "down", "--timeout", "2")
+			b.nothingLeft(t, b.before)
+		})
+	}
+}
+
+func TestExitWhileNobodyWatches(t *testing.T) {
+	b := newBox(t, "probe")
+	b.compose(t, `
+		name: app
+		services:
+			web:
+				image: probe
+				command: ["on-term", "7"]
+				restart: on-failure
+	`)
+	for _, which := range deaths {
+		t.Run("with "+strings.Join(which, ", ")+" killed at the same moment, the code is kept and the policy holds", func(t *testing.T) {
+			b.ok(t, "up", "--detach")
+			b.eventuallyLog(t, "web", "ready")
+			pid := b.look(t, "app-web-1").State.Pid
+			b.killKeepers(t, "app", which...)
+			must(t, unix.Kill(pid, unix.SIGTERM))
+			eventually(t, 10*time.Second, func() error {
+				i := b.look(t, "app-web-1")
+				if i.State.Status != "running" || i.RestartCount != 1 || i.State.Pid == pid {
+					return fmt.Errorf("web is %s with pid %d (was %d) after %d restarts", i.State.Status, i.State.Pid, pid, i.RestartCount)
+				}
+				if i.State.ExitCode != 7 && i.State.ExitCode != 0 { // Docker shows 0 again while it runs
+					return fmt.Errorf("the exit code is %d", i.State.ExitCode)
+				}
+				return nil
+			})
+			b.ok(t, "down")
+			b.nothingLeft(t, b.before)
+		})
+	}
+}
+
+func TestKilledAgainAndAgain(t *testing.T) {
+	b := newBox(t, "probe")
+	b.compose(t, `
+		name: app
+		services:
+			talker:
+				image: probe
+				command: ["numbers"]
+				logging: {options: {max-size: 4g}}
+	`)
+	b.ok(t, "up", "--detach")
+	talker := b.pids(t)["app-talker-1"]
+	for i := range 10 {
+		was := map[string]int{}
+		for _, w := range []string{"supervisor", "guardian", "warden"} {
+			was[w], _ = b.keeper("app", w)
+		}
+		which := deaths[i%len(deaths)]
+		b.killKeepers(t, "app", which...)
+		b.eventuallyKept(t, "app", nil)
+	}
+	if !talker.alive() {
+		t.Error("the container has died")
+	}
+	b.ok(t, "stop")
+	checkNumbers(t, b.logLines(t, "talker"))
+	b.ok(t, "down")
+	b.nothingLeft(t, b.before)
+}
+
+func TestKilledUnderAFollower(t *testing.T) {
+	b := newBox(t, "probe")
+	b.compose(t, `
+		name: app
+		services:
+			talker: {image: probe, command: ["numbers"], logging: {options: {max-size: 4g}}}
+	`)
+	b.ok(t, "up", "--detach")
+	follower := b.start(t, "logs", "--follow", "--no-log-prefix", "talker")
+	follower.out.until(t, 5*time.Second, "\n1000\n")
+	b.killKeepers(t, "app", "supervisor")
+	b.eventuallyKept(t, "app", nil)
+	b.ok(t, "stop")
+	if code := follower.wait(t, 20*time.Second); code != 0 {
+		t.Errorf("logs --follow exited %d", code)
+	}
+	checkNumbers(t, strings.Split(strings.TrimSpace(follower.out.String()), "\n"))
+}
+
+// pids returns the running containers' first processes.
+func (b *box) pids(t *testing.T) map[string]proc {
+	t.Helper()
+	m := map[string]proc{}
+	for _, c := range b.ps(t) {
+		if c.State != "running" {
+			continue
+		}
+		p, err := readProc(b.look(t, c.Name).State.Pid)
+		must(t, err)
+		m[c.Name] = p
+	}
+	return m
+}
+
+// logLines returns a service's log, without prefixes.
+func (b *box) logLines(t *testing.T, service string) []string {
+	t.Helper()
+	return strings.Split(strings.TrimSpace(b.ok(t, "logs", "--no-log-prefix", "--no-color", service)), "\n")
+}
+
+// eventuallyLog waits until a service has written a line.
+func (b *box) eventuallyLog(t *testing.T, service, line string) {
+	t.Helper()
+	eventually(t, 10*time.Second, func() error {
+		if lines := b.logLines(t, service); !slices.Contains(lines, line) {
+			return fmt.Errorf("%s has not written %q but %q", service, line, tail(strings.Join(lines, "\n")))
+		}
+		return nil
+	})
+}
+
+// checkNumbers fails unless the lines are 1, 2, … N, "end N".
+func checkNumbers(t *testing.T, lines []string) {
+	t.Helper()
+	if len(lines) < 2 {
+		t.Fatalf("there are no numbers: %q", lines)
+	}
+	for i, l := range lines[:len(lines)-1] {
+		if l != strconv.Itoa(i+1) {
+			t.Fatalf("line %d is %q: lines are lost or doubled", i+1, l)
+		}
+	}
+	if last := lines[len(lines)-1]; last != fmt.Sprintf("end %d", len(lines)-1) {
+		t.Fatalf("the last line is %q after %d numbers", last, len(lines)-1)
+	}
+}
+
+func noProcess(t *testing.T, before *snapshot) error {
+	t.Helper()
+	for _, l := range now(t, processes) {
+		if !before.has(l) {
+			return errors.New("still there: " + l)
+		}
+	}
+	return nil
+}
+
+// lookedUp is what the probe's lookup prints.
+type lookedUp struct {
+	Rcode   string
+	Answers []string
+	TTL     uint32
+	Took    time.Duration
+}
+
+// lookup asks the resolver of a container that has the probe.
+func (b *box) lookup(t *testing.T, service string, args ...string) lookedUp {
+	t.Helper()
+	var a lookedUp
+	out := b.ok(t, append([]string{"exec", "-T", service, "/probe", "lookup"}, args...)...)
+	if err := json.Unmarshal([]byte(out), &a); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return a
+}

@@ -1,0 +1,217 @@
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+)
+
+func TestLogs(t *testing.T) {
+	b := newBox(t, "busybox:latest", "probe")
+	b.compose(t, `
+		name: app
+		services:
+			both:
+				image: busybox
+				command: [sh, -c, "echo out; echo err >&2; printf unfinished; exec sleep infinity"]
+			bytes:
+				image: busybox
+				command: [sh, -c, "printf '\\000\\001\\377\\n'; exec sleep infinity"]
+			blob:
+				image: probe
+				command: [blob, "5000000"]
+			many:
+				image: probe
+				command: [numbers, "1000"]
+	`)
+	b.ok(t, "up", "--detach")
+	b.eventuallyState(t, "app-blob-1", "exited")
+	b.eventuallyLog(t, "many", "end 1000")
+
+	t.Run("the streams stay apart", func(t *testing.T) {
+		b.eventuallyLog(t, "both", "out")
+		r := b.stack(t, "container", "logs", "app-both-1")
+		if !strings.HasPrefix(r.stdout, "out\n") || r.stderr != "err\n" {
+			t.Errorf("%q %q", r.stdout, r.stderr)
+		}
+	})
+	t.Run("a line that is not finished is shown too", func(t *testing.T) {
+		eventually(t, 5*time.Second, func() error {
+			if r := b.stack(t, "container", "logs", "app-both-1"); !strings.Contains(r.stdout, "unfinished") {
+				return fmt.Errorf("%v", r)
+			}
+			return nil
+		})
+	})
+	t.Run("bytes come back as they were written", func(t *testing.T) {
+		eventually(t, 5*time.Second, func() error {
+			if r := b.stack(t, "container", "logs", "app-bytes-1"); r.stdout != "\x00\x01\xff\n" {
+				return fmt.Errorf("%q", r.stdout)
+			}
+			return nil
+		})
+	})
+	t.Run("a line of many MiB is one line", func(t *testing.T) {
+		lines := b.logLines(t, "blob")
+		if len(lines) != 1 || len(lines[0]) != 5000000 {
+			t.Errorf("%d lines, the first of %d bytes", len(lines), len(lines[0]))
+		}
+	})
+	t.Run("--tail, --since and --until select", func(t *testing.T) {
+		if lines := strings.Split(strings.TrimSpace(b.ok(t, "logs", "--no-log-prefix", "--tail", "3", "many")), "\n"); len(lines) != 3 || lines[2] != "end 1000" {
+			t.Errorf("--tail: %q", lines)
+		}
+		now := time.Now().Format(time.RFC3339Nano)
+		if out := b.ok(t, "logs", "--since", now, "many"); out != "" {
+			t.Errorf("--since: %q", tail(out))
+		}
+		if n := strings.Count(b.ok(t, "logs", "--until", now, "many"), "\n"); n != 1001 {
+			t.Errorf("--until: %d lines", n)
+		}
+	})
+	t.Run("lines have their service's name, and times when asked for", func(t *testing.T) {
+		out := b.ok(t, "logs", "--timestamps", "--tail", "1", "many")
+		name, rest, ok := strings.Cut(out, " | ")
+		stamp, text, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		if _, err := time.Parse(time.RFC3339Nano, stamp); !ok || err != nil || strings.TrimSpace(name) != "many-1" || text != "end 1000" {
+			t.Errorf("%q: %v", out, err)
+		}
+	})
+	t.Run("--follow goes on over a restart and a recreate of the service", func(t *testing.T) {
+		f := b.start(t, "logs", "--follow", "both")
+		f.out.until(t, 5*time.Second, "out\n")
+		b.ok(t, "restart", "--timeout", "0", "both")
+		eventually(t, 10*time.Second, func() error { return count(f.out.String(), "| out", 2) })
+		b.ok(t, "up", "--detach", "--force-recreate", "--timeout", "0", "both")
+		eventually(t, 10*time.Second, func() error { return count(f.out.String(), "| out", 3) })
+	})
+	b.ok(t, "down", "--timeout", "1")
+	b.nothingLeft(t, b.before)
+}
+
+func count(s, sub string, want int) error {
+	if n := strings.Count(s, sub); n != want {
+		return fmt.Errorf("%d of %d times %q in %s", n, want, sub, tail(s))
+	}
+	return nil
+}
+
+func TestLogRotation(t *testing.T) {
+	b := newBox(t, "probe")
+	b.compose(t, `
+		name: app
+		services:
+			many:
+				image: probe
+				command: [numbers, "300000"]
+				logging: {options: {max-size: 100k, max-file: "3"}}
+	`)
+	b.ok(t, "up", "--detach")
+	b.eventuallyLog(t, "many", "end 300000")
+	t.Run("the budget is kept", func(t *testing.T) {
+		// Three files of 100 kB; what is being written may stand above it for a moment.
+		eventually(t, 5*time.Second, func() error {
+			if n := diskUse(t, filepath.Join(b.dataRoot(), "containers")); n > 400_000 {
+				return fmt.Errorf("the container's files hold %d bytes", n)
+			}
+			return nil
+		})
+	})
+	t.Run("what is kept is the end, without a gap", func(t *testing.T) {
+		lines := b.logLines(t, "many")
+		first := 0
+		if _, err := fmt.Sscan(lines[0], &first); err != nil || first < 2 {
+			t.Fatalf("the first line kept is %q (%v)", lines[0], err)
+		}
+		for i, l := range lines[:len(lines)-1] {
+			if l != fmt.Sprint(first+i) {
+				t.Fatalf("after %d comes %q", first+i-1, l)
+			}
+		}
+	})
+}
+
+// diskUse is the size of all files below a directory.
+func diskUse(t *testing.T, root string) (n int64) {
+	t.Helper()
+	must(t, filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // rotated away meanwhile
+		}
+		if i, err := d.Info(); err == nil && i.Mode().IsRegular() {
+			n += i.Size()
+		}
+		return nil
+	}))
+	return n
+}
+
+func TestForegroundUp(t *testing.T) {
+	b := newBox(t, "probe", "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: probe, command: [on-term, "0"]}
+			stubborn: {image: probe, command: [deaf]}
+	`)
+	t.Run("it shows the logs, and --abort-on-container-exit ends with the code", func(t *testing.T) {
+		j := b.start(t, "up", "--abort-on-container-exit", "--exit-code-from", "web", "--timeout", "1")
+		j.out.until(t, 10*time.Second, "ready")
+		b.ok(t, "kill", "--signal", "TERM", "web")
+		if code := j.wait(t, 20*time.Second); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		if s := b.look(t, "app-stubborn-1").State; s.Running {
+			t.Error("the other service still runs")
+		}
+	})
+	t.Run("one interrupt stops gracefully, a second kills", func(t *testing.T) {
+		j := b.start(t, "up")
+		j.out.until(t, 10*time.Second, "stubborn-1")
+		b.eventuallyState(t, "app-stubborn-1", "running")
+		j.out.until(t, 10*time.Second, "ready")
+		start := time.Now()
+		interrupt(t, j)
+		b.eventuallyState(t, "app-web-1", "exited")
+		interrupt(t, j)
+		j.wait(t, 8*time.Second)
+		if took := time.Since(start); took > 8*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if s := b.look(t, "app-stubborn-1").State; s.Running || s.ExitCode != 137 {
+			t.Errorf("stubborn is %+v", s)
+		}
+	})
+	t.Run("d on a terminal detaches", func(t *testing.T) {
+		cmd := b.command(t.Context(), "up")
+		tty, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 120, Rows: 40})
+		must(t, err)
+		defer tty.Close()
+		out := collect(tty)
+		out.until(t, 10*time.Second, "ready")
+		_, err = tty.Write([]byte("d"))
+		must(t, err)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %s", err, tail(out.String()))
+		}
+		if s := b.look(t, "app-web-1").State; !s.Running {
+			t.Errorf("%+v", s)
+		}
+	})
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before)
+}
+
+// interruptSignal is what Ctrl-C sends.
+const interruptSignal = syscall.SIGINT
+
+func interrupt(t *testing.T, j *job) {
+	t.Helper()
+	j.signal(t, interruptSignal)
+}

@@ -1,0 +1,181 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Docker is a Docker daemon of our own, with a containerd of its own.
+type Docker struct {
+	dir     string
+	socket  string
+	compose string // path of the docker compose program
+	daemon  *exec.Cmd
+	ended   chan error // what the daemon's Wait gave
+}
+
+// StartDocker starts dockerd with its data below dir, which must not be on an
+// overlay or tmpfs, and returns when it is ready. compose is the path of a
+// docker compose program.
+func StartDocker(ctx context.Context, dir, compose string) (*Docker, error) {
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		return nil, errors.New("cannot start Docker: there is no dockerd; install one, such as Debian's docker.io")
+	}
+	for _, sub := range []string{"data", "exec", "home"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	d := &Docker{dir: dir, socket: filepath.Join(dir, "docker.sock"), compose: compose, ended: make(chan error, 1)}
+	config := filepath.Join(dir, "daemon.json")
+	if err := os.WriteFile(config, []byte("{}\n"), 0o600); err != nil {
+		return nil, err
+	}
+	// The daemon tells when it is ready, sd_notify(3).
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify.sock"), Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	defer notify.Close()
+	logFile, err := os.Create(d.logPath())
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close()
+	// Not CommandContext: Close ends it, in order.
+	d.daemon = exec.Command("dockerd", "--config-file", config, "--host", "unix://"+d.socket,
+		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "docker.pid"), "--cgroup-parent", "/"+d.cgroup())
+	d.daemon.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String(), "HOME="+filepath.Join(dir, "home"))
+	d.daemon.Stdout, d.daemon.Stderr = logFile, logFile
+	d.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.daemon.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start dockerd: %w", err)
+	}
+	go func() { d.ended <- d.daemon.Wait() }()
+	ready := make(chan error, 1)
+	go func() { ready <- waitReady(notify) }()
+	select {
+	case err = <-ready:
+	case err = <-d.ended:
+		d.ended <- err
+		err = fmt.Errorf("dockerd ended: %w", err)
+	case <-time.After(time.Minute):
+		err = errors.New("dockerd was not ready after a minute")
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		log, _ := os.ReadFile(d.logPath())
+		return nil, errors.Join(fmt.Errorf("cannot start Docker: %w: %s", err, tail(log)), d.Close())
+	}
+	return d, nil
+}
+
+func waitReady(notify *net.UnixConn) error {
+	buf := make([]byte, 4096)
+	for {
+		n, err := notify.Read(buf)
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(buf[:n]), "READY=1") {
+			return nil
+		}
+	}
+}
+
+func (d *Docker) logPath() string { return filepath.Join(d.dir, "dockerd.log") }
+
+// cgroup is the name of the cgroup that Docker's containers are in, in each
+// hierarchy.
+func (d *Docker) cgroup() string { return "peer-" + filepath.Base(d.dir) }
+
+func (d *Docker) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+d.socket, "DOCKER_CONFIG="+filepath.Join(d.dir, "home"), "HOME="+filepath.Join(d.dir, "home"))
+	return cmd
+}
+
+// Name implements Side.
+func (d *Docker) Name() string { return "Docker" }
+
+// Version implements Side.
+func (d *Docker) Version(ctx context.Context) string {
+	engine, err := Run(d.command(ctx, "docker", "version", "--format", "{{.Server.Version}}, docker {{.Client.Version}}"))
+	if err != nil {
+		return err.Error()
+	}
+	compose, err := Run(d.command(ctx, d.compose, "version", "--short"))
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("dockerd %s, compose %s", strings.TrimSpace(string(engine)), strings.TrimSpace(string(compose)))
+}
+
+// Container implements Side.
+func (d *Docker) Container(ctx context.Context, args ...string) *exec.Cmd {
+	return d.command(ctx, "docker", args...)
+}
+
+// Compose implements Side.
+func (d *Docker) Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd {
+	return d.command(ctx, d.compose, append([]string{"-f", file, "-p", project}, args...)...)
+}
+
+// Import implements Side.
+func (d *Docker) Import(ctx context.Context, tar, ref string) error {
+	_, err := Run(d.command(ctx, "docker", "import", tar, ref))
+	return err
+}
+
+// Processes implements Side.
+func (d *Docker) Processes() ([]int, error) {
+	return processesOf("dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim", "docker-proxy", "runc", "docker-init")
+}
+
+// Close stops the daemon, its containers with it.
+func (d *Docker) Close() error {
+	if err := d.daemon.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-d.ended:
+	case <-time.After(time.Minute):
+		d.daemon.Process.Kill()
+		<-d.ended
+	}
+	return RemoveCgroups(d.cgroup())
+}
+
+// RemoveCgroups removes a cgroup and those in it from every hierarchy.
+func RemoveCgroups(name string) error {
+	var dirs []string
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs, found...)
+	}
+	var errs []error
+	for _, dir := range dirs {
+		inner, err := filepath.Glob(dir + "/*/cgroup.procs")
+		errs = append(errs, err)
+		for _, procs := range inner {
+			errs = append(errs, os.Remove(filepath.Dir(procs)))
+		}
+		errs = append(errs, os.Remove(dir))
+	}
+	return errors.Join(errs...)
+}

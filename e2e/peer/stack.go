@@ -1,0 +1,72 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stack is a stack with roots of its own.
+type Stack struct{ binary, dir string }
+
+// NewStack returns the side of a stack program whose roots are below dir.
+func NewStack(binary, dir string) *Stack { return &Stack{binary: binary, dir: dir} }
+
+func (s *Stack) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.binary, args...)
+	cmd.Env = append(os.Environ(), "STACK_DATA_ROOT="+filepath.Join(s.dir, "data"), "STACK_RUN_ROOT="+filepath.Join(s.dir, "run"))
+	return cmd
+}
+
+// Name implements Side.
+func (s *Stack) Name() string { return "stack" }
+
+// Version implements Side.
+func (s *Stack) Version(ctx context.Context) string {
+	out, err := Run(s.command(ctx, "version"))
+	if err != nil {
+		return err.Error()
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return first
+}
+
+// Start is the shortest command there is.
+func (s *Stack) Start(ctx context.Context) *exec.Cmd { return s.command(ctx, "version") }
+
+// Container implements Side.
+func (s *Stack) Container(ctx context.Context, args ...string) *exec.Cmd {
+	return s.command(ctx, append([]string{"container"}, args...)...)
+}
+
+// Compose implements Side.
+func (s *Stack) Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd {
+	return s.command(ctx, append([]string{"-f", file, "-p", project}, args...)...)
+}
+
+// Import implements Side.
+func (s *Stack) Import(ctx context.Context, tar, ref string) error {
+	_, err := Run(s.command(ctx, "image", "import", tar, ref))
+	return err
+}
+
+// Processes implements Side.
+func (s *Stack) Processes() ([]int, error) { return processesOf(s.binary) }
+
+// Close ends the processes that are still there. Supervisors end by themselves
+// when nothing is left to own; one that does not is ended here, by its pid.
+func (s *Stack) Close() error {
+	pids, err := s.Processes()
+	errs := []error{err}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,227 @@
+package security
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/peer"
+)
+
+var (
+	withPeer     = flag.Bool("peer", false, "compare with a Docker that the test starts (needs root, dockerd, a static busybox)")
+	reports      = flag.String("reports", "", "write the reports to this directory")
+	stackProgram = flag.String("stack", "", "stack program (default: built)")
+)
+
+const dirVariable = "STACK_SECURITY_DIR"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !*withPeer {
+		os.Exit(m.Run())
+	}
+	code, err := inSandbox(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "security:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func inSandbox(m *testing.M) (code int, err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	var env []string
+	if os.Getenv(dirVariable) == "" {
+		dir, err := os.MkdirTemp("", "stack-security-")
+		if err != nil {
+			return 1, err
+		}
+		defer os.RemoveAll(dir)
+		if err := prepare(ctx, dir); err != nil {
+			return 1, err
+		}
+		env = []string{dirVariable + "=" + dir}
+	}
+	inside, code, err := peer.Enter(ctx, env...)
+	if inside {
+		return m.Run(), nil
+	}
+	return code, err
+}
+
+func prepare(ctx context.Context, dir string) error {
+	stack := filepath.Join(dir, "stack")
+	var err error
+	if *stackProgram != "" {
+		err = os.Symlink(*stackProgram, stack)
+	} else {
+		err = peer.Build(ctx, "../..", "./cmd/stack", stack)
+	}
+	if err != nil {
+		// The test says so; Docker's half is of use without.
+		if err := os.WriteFile(stack+".broken", []byte(err.Error()), 0o644); err != nil {
+			return err
+		}
+	}
+	probe := filepath.Join(dir, "probe")
+	if err := peer.Build(ctx, ".", "./probe", probe); err != nil {
+		return err
+	}
+	busybox, err := peer.Busybox()
+	if err != nil {
+		return err
+	}
+	image, err := os.Create(filepath.Join(dir, "image.tar"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(peer.WriteRootfs(image, busybox, peer.Program{Path: probe, Name: "bin/probe"}), image.Close())
+}
+
+// variants are ways to start a container.
+var variants = []struct {
+	name string
+	args []string
+	exec bool // the probe is a second process in a running container
+}{
+	{name: "default"},
+	{name: "exec", exec: true},
+	{name: "user", args: []string{"--user", "1000:1000"}},
+	{name: "locked down", args: []string{"--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp"}},
+	{name: "one capability more", args: []string{"--cap-add", "NET_ADMIN", "--cap-drop", "MKNOD"}},
+	{name: "admin", args: []string{"--cap-add", "SYS_ADMIN"}},
+	{name: "no network", args: []string{"--network", "none"}},
+	{name: "privileged", args: []string{"--privileged"}},
+}
+
+// A container of stack is confined at least as a container of Docker is.
+func TestNothingIsWeakerThanInDocker(t *testing.T) {
+	if !*withPeer {
+		t.Skip("needs -peer")
+	}
+	dir := os.Getenv(dirVariable)
+	docker, err := peer.StartDocker(t.Context(), filepath.Join(dir, "docker"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := docker.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	stack := peer.NewStack(filepath.Join(dir, "stack"), filepath.Join(dir, "roots"))
+	t.Cleanup(func() {
+		if err := stack.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	image := filepath.Join(dir, "image.tar")
+	if err := docker.Import(t.Context(), image, "probe:1"); err != nil {
+		t.Fatal(err)
+	}
+	noStack := error(nil)
+	if text, err := os.ReadFile(filepath.Join(dir, "stack.broken")); err == nil {
+		noStack = errors.New(string(text))
+	} else {
+		noStack = stack.Import(t.Context(), image, "probe:1")
+	}
+	if noStack != nil {
+		t.Errorf("stack cannot be probed: %v", noStack)
+	}
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			want, err := probe(t, docker, v.args, v.exec)
+			if err != nil {
+				t.Skipf("Docker cannot do this here: %v", err)
+			}
+			keep(t, "docker", v.name, want)
+			if noStack != nil {
+				t.Skip("stack cannot be probed")
+			}
+			got, err := probe(t, stack, v.args, v.exec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keep(t, "stack", v.name, got)
+			for _, d := range Compare(want, got) {
+				reason := accepted(d.Item)
+				switch {
+				case d.Verdict != Weaker:
+					t.Log(d)
+				case reason != "":
+					t.Logf("accepted: %s; %s", d, reason)
+				default:
+					t.Error(d)
+				}
+			}
+		})
+	}
+}
+
+// probe runs the probe in a container of a side.
+func probe(t *testing.T, side peer.Side, args []string, exec bool) (Report, error) {
+	t.Helper()
+	env := []string{"-e", HostNamespacesVariable + "=" + hostNamespaces(t)}
+	run := append(append([]string{"run", "--rm"}, args...), append(env, "probe:1", "/bin/probe")...)
+	if exec {
+		const name = "probe-exec"
+		if _, err := peer.Run(side.Container(t.Context(), append(append([]string{"run", "-d", "--name", name}, args...), "probe:1", "sleep", "inf")...)); err != nil {
+			return Report{}, err
+		}
+		defer func() {
+			if _, err := peer.Run(side.Container(context.WithoutCancel(t.Context()), "rm", "-f", name)); err != nil {
+				t.Error(err)
+			}
+		}()
+		run = append(append([]string{"exec"}, env...), name, "/bin/probe")
+	}
+	out, err := peer.Run(side.Container(t.Context(), run...))
+	if err != nil {
+		return Report{}, err
+	}
+	var r Report
+	if err := json.Unmarshal(out, &r); err != nil {
+		return Report{}, fmt.Errorf("%s: the probe printed no report: %w: %s", side.Name(), err, out)
+	}
+	return r, nil
+}
+
+// keep writes a report where the flag says.
+func keep(t *testing.T, side, variant string, r Report) {
+	t.Helper()
+	if *reports == "" {
+		return
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := side + "-" + strings.ReplaceAll(variant, " ", "-") + ".json"
+	if err := os.WriteFile(filepath.Join(*reports, name), data, 0o644); err != nil {
+		t.Error(err)
+	}
+}
+
+func hostNamespaces(t *testing.T) string {
+	t.Helper()
+	var pairs []string
+	for _, name := range []string{"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"} {
+		link, err := os.Readlink("/proc/self/ns/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pairs = append(pairs, name+"="+strings.Trim(strings.TrimPrefix(link, name+":"), "[]"))
+	}
+	return strings.Join(pairs, " ")
+}

@@ -1,0 +1,357 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// await waits until cond accepts the content of a file, which the kernel tells
+// inotify watchers about (cgroup.events, memory.events).
+func (h *Hierarchy) await(ctx context.Context, path string, cond func(map[string]uint64) bool) error {
+	now, err := readFile(path)
+	if err != nil || cond(keyed(now)) {
+		return err
+	}
+	watcher, err := h.watcher()
+	if err != nil {
+		return err
+	}
+	watch := watcher.NewWatch()
+	defer watch.Close()
+	if err := watch.Add(path, unix.IN_MODIFY); err != nil {
+		return err
+	}
+	for {
+		now, err := readFile(path)
+		if err != nil || cond(keyed(now)) {
+			return err
+		}
+		select {
+		case <-watch.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Freeze stops all processes of the group and waits until they stand.
+func (g *Group) Freeze(ctx context.Context) error {
+	return g.freeze(ctx, true)
+}
+
+// Thaw lets them go on.
+func (g *Group) Thaw(ctx context.Context) error {
+	return g.freeze(ctx, false)
+}
+
+func (g *Group) freeze(ctx context.Context, on bool) error {
+	verb, want := "thaw", uint64(0)
+	if on {
+		verb, want = "freeze", 1
+	}
+	var err error
+	switch {
+	case g.unified != "":
+		err = writeFile(filepath.Join(g.unified, "cgroup.freeze"), decimal(want))
+		if err == nil {
+			err = g.h.await(ctx, filepath.Join(g.unified, "cgroup.events"), func(v map[string]uint64) bool { return v["frozen"] == want })
+		}
+	case g.v1["freezer"] != "":
+		err = freezeV1(ctx, g.v1["freezer"], on)
+	default:
+		err = errors.New("no hierarchy that can freeze is mounted")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot %s cgroup %s: %w", verb, g.path, err)
+	}
+	return nil
+}
+
+// freezeV1 uses the v1 freezer, which sends no events: writing the state tries
+// again to stop what was forked meanwhile (kernel: freezer-subsystem.rst), and
+// the pauses give tasks time to reach the point where they can be stopped.
+func freezeV1(ctx context.Context, dir string, on bool) error {
+	file := filepath.Join(dir, "freezer.state")
+	if !on {
+		return writeFile(file, "THAWED")
+	}
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		if err := writeFile(file, "FROZEN"); err != nil {
+			return err
+		}
+		state, err := readFile(file)
+		if err != nil || strings.TrimSpace(state) == "FROZEN" {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			// Half frozen is worse than not at all.
+			return errors.Join(ctx.Err(), writeFile(file, "THAWED"))
+		}
+	}
+}
+
+// Frozen tells whether the group is frozen.
+func (g *Group) Frozen() (bool, error) {
+	if g.unified != "" {
+		n, err := readKey(filepath.Join(g.unified, "cgroup.events"), "frozen")
+		return n == 1, err
+	}
+	if dir := g.v1["freezer"]; dir != "" {
+		state, err := readFile(filepath.Join(dir, "freezer.state"))
+		return strings.TrimSpace(state) != "THAWED", err
+	}
+	return false, nil
+}
+
+// Kill kills all processes of the group and of the groups in it, frozen ones
+// too. It does not wait for their end: WaitEmpty does.
+func (g *Group) Kill(ctx context.Context) error {
+	if g.unified != "" {
+		err := writeFile(filepath.Join(g.unified, "cgroup.kill"), "1")
+		if err == nil || errors.Is(err, fs.ErrNotExist) && !g.exists() {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot kill cgroup %s: %w", g.path, err)
+		}
+	}
+	// Before 5.14 and in v1: nobody forks while all stand.
+	if err := g.freeze(ctx, true); err == nil {
+		defer g.freeze(ctx, false)
+	}
+	killed := map[int]bool{}
+	for {
+		pids, err := g.Processes()
+		if err != nil {
+			return fmt.Errorf("cannot kill cgroup %s: %w", g.path, err)
+		}
+		news := 0
+		for _, pid := range pids {
+			if !killed[pid] && unix.Kill(pid, unix.SIGKILL) == nil {
+				killed[pid] = true
+				news++
+			}
+		}
+		if news == 0 {
+			return nil
+		}
+	}
+}
+
+func (g *Group) exists() bool {
+	var st unix.Stat_t
+	return slices.ContainsFunc(g.dirs(), func(dir string) bool { return unix.Stat(dir, &st) == nil })
+}
+
+// Processes lists the pids of the group and of the groups in it, unsorted, as
+// this process's pid namespace numbers them. A group that is gone has none.
+func (g *Group) Processes() ([]int, error) {
+	return processes(g.listDir())
+}
+
+// listDir is the directory that knows best who is in the group.
+func (g *Group) listDir() string {
+	if g.unified != "" {
+		return g.unified
+	}
+	for _, c := range []string{"freezer", "pids", "memory"} {
+		if g.v1[c] != "" {
+			return g.v1[c]
+		}
+	}
+	return g.dirs()[0]
+}
+
+func processes(dir string) (pids []int, err error) {
+	list, err := readFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a threaded group of v2
+		return nil, err
+	}
+	for line := range strings.Lines(list) {
+		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil && st.Nlink == 2 {
+		return pids, nil // no child groups
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pids, nil
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			below, err := processes(filepath.Join(dir, e.Name()))
+			if err != nil {
+				return nil, err
+			}
+			pids = append(pids, below...)
+		}
+	}
+	return pids, err
+}
+
+// WaitEmpty waits until no process is left in the group and the groups in it.
+// A group that is gone is empty.
+func (g *Group) WaitEmpty(ctx context.Context) error {
+	dir := g.unified
+	if dir == "" {
+		dir = g.listDir()
+	}
+	if err := g.h.waitEmpty(ctx, dir); err != nil {
+		return fmt.Errorf("cannot wait for the end of cgroup %s: %w", g.path, err)
+	}
+	return nil
+}
+
+func (h *Hierarchy) waitEmpty(ctx context.Context, dir string) error {
+	if h.Unified != "" && strings.HasPrefix(dir, h.Unified+"/") {
+		err := h.await(ctx, filepath.Join(dir, "cgroup.events"), func(v map[string]uint64) bool { return v["populated"] == 0 })
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		return err
+	}
+	// v1 sends no event, so wait for the processes one by one.
+	for {
+		pids, err := processes(dir)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if err := waitExit(ctx, pids[0]); err != nil {
+			return err
+		}
+	}
+}
+
+// waitExit waits until a process has exited.
+func waitExit(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err == unix.ESRCH || err == unix.EINVAL {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot wait for process %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = conn.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, _ := unix.Poll(p, 0)
+		return n > 0
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Delete removes the group in all hierarchies, and the groups in it. It waits
+// for processes that are still ending, until ctx is done; it kills none. A group
+// that is gone is no error.
+func (g *Group) Delete(ctx context.Context) error {
+	var errs []error
+	for _, dir := range g.dirs() {
+		for {
+			err := removeTree(dir)
+			if errors.Is(err, unix.EBUSY) {
+				if werr := g.h.waitEmpty(ctx, dir); werr != nil {
+					pids, _ := processes(dir)
+					errs = append(errs, fmt.Errorf("%w (processes %v): %w", err, pids, werr))
+					break
+				}
+				continue
+			}
+			if err != nil {
+				errs = append(errs, err)
+			}
+			break
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot delete cgroup %s: %w", g.path, err)
+	}
+	return nil
+}
+
+// RemoveEmpty removes the group path and then its parents in every hierarchy, as
+// far as they have neither processes nor groups. It is for the groups that
+// Create made on the way, when a project goes.
+func (h *Hierarchy) RemoveEmpty(path string) error {
+	path, err := checkPath(path)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range h.roots() {
+		for p := path; p != "."; p = filepath.Dir(p) {
+			err := unix.Rmdir(filepath.Join(root, p))
+			if err == unix.EBUSY || err == unix.ENOTEMPTY {
+				break
+			}
+			if err != nil && err != unix.ENOENT {
+				errs = append(errs, &fs.PathError{Op: "rmdir", Path: filepath.Join(root, p), Err: err})
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// roots lists the mount points, each once.
+func (h *Hierarchy) roots() (out []string) {
+	for _, root := range h.V1 {
+		out = append(out, root)
+	}
+	slices.Sort(out)
+	out = slices.Compact(out)
+	if h.Unified != "" {
+		out = append(out, h.Unified)
+	}
+	return out
+}
+
+// Groups lists the groups directly below path in any hierarchy, sorted: what a
+// new supervisor finds of containers that ran under an earlier one.
+func (h *Hierarchy) Groups(path string) ([]string, error) {
+	path, err := checkPath(path)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, root := range h.roots() {
+		entries, err := os.ReadDir(filepath.Join(root, path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("cannot list cgroups below %s: %w", path, err)
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}

@@ -1,0 +1,338 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/logs"
+	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/volumes"
+)
+
+// CreateOptions make a container.
+type CreateOptions struct {
+	Spec    Spec
+	Hash    string
+	Project string
+	Service string
+	Index   int
+	OneOff  bool
+	// Volumes are anonymous volumes to take over, name by target: those of the
+	// container that this one replaces.
+	Volumes map[string]string
+	// ID, when set, is used instead of a fresh one.
+	ID string
+}
+
+// Create makes a container without starting it: record, name, writable layer.
+// What can be known to fail at the start fails here.
+func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error) {
+	img, err := e.resolve(ctx, o.Spec)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
+	c := &Container{
+		ID: o.ID, Spec: o.Spec, Hash: o.Hash, Project: o.Project, Service: o.Service, Index: o.Index, OneOff: o.OneOff,
+		Created: time.Now().UTC(), Volumes: o.Volumes, State: State{Phase: Created},
+	}
+	if c.ID == "" {
+		c.ID = NewID()
+	}
+	c.Spec.ImageID = string(img.ID)
+	c.Volumes = volumes.AnonymousOf(o.Volumes, o.Spec.Mounts, imageConfig(img).Volumes)
+	compiled, err := OCI(c.Spec, Facts{Image: imageConfig(img), HasCap: func(string) bool { return true }, BlkioDevice: deviceNumber})
+	if err != nil {
+		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
+	c.Args = compiled.Process.Args
+	layers, err := e.Layers()
+	if err != nil {
+		return nil, err
+	}
+	if err := e.unpack(ctx, img); err != nil {
+		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
+	if err := e.Records.Insert(c); err != nil {
+		return nil, err
+	}
+	if err := layers.Prepare(ctx, c.ID, diffIDs(img)); err != nil {
+		err = fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+		return nil, errors.Join(err, e.Remove(detached(ctx), c, nil, false))
+	}
+	return c, nil
+}
+
+// resolve finds the image of a spec: the pinned one if it is pinned.
+func (e *Engine) resolve(ctx context.Context, s Spec) (image.Image, error) {
+	images, err := e.Images()
+	if err != nil {
+		return image.Image{}, err
+	}
+	if s.ImageID != "" {
+		if img, err := images.Resolve(ctx, s.ImageID); err == nil {
+			return img, nil
+		}
+	}
+	return images.Resolve(ctx, s.Image)
+}
+
+// unpack makes sure that the image's layers are there to be mounted.
+func (e *Engine) unpack(ctx context.Context, img image.Image) error {
+	layers, err := e.Layers()
+	if err != nil {
+		return err
+	}
+	blobs, err := e.Content()
+	if err != nil {
+		return err
+	}
+	return layers.Unpack(ctx, img.Layers, blobs)
+}
+
+func diffIDs(img image.Image) []digest.Digest {
+	out := make([]digest.Digest, len(img.Layers))
+	for i, l := range img.Layers {
+		out[i] = l.DiffID
+	}
+	return out
+}
+
+// imageHealth is the check that the image brings, nil for none.
+func imageHealth(img image.Image) *healthcheck.Spec {
+	h := img.Config.Config.Healthcheck
+	if h == nil {
+		return nil
+	}
+	return &healthcheck.Spec{
+		Test: h.Test, Interval: h.Interval, Timeout: h.Timeout,
+		StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,
+	}
+}
+
+// imageConfig takes what running needs from an image's configuration.
+func imageConfig(img image.Image) ImageConfig {
+	c := img.Config.Config
+	out := ImageConfig{
+		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir,
+		StopSignal: c.StopSignal, Labels: c.Labels,
+	}
+	for v := range c.Volumes {
+		out.Volumes = append(out.Volumes, v)
+	}
+	for p := range c.ExposedPorts {
+		out.ExposedPorts = append(out.ExposedPorts, p)
+	}
+	return out
+}
+
+// Health returns the check in force: the container's own over the image's, nil
+// for none.
+func (e *Engine) Health(c *Container) *healthcheck.Spec {
+	img, err := e.resolve(context.Background(), c.Spec)
+	if err != nil {
+		return c.Spec.Health
+	}
+	check := healthcheck.Merge(imageHealth(img), c.Spec.Health)
+	if check == nil || !check.Enabled() {
+		return nil
+	}
+	return check
+}
+
+// StopSignal is the name of the signal that asks the container to end.
+func (e *Engine) StopSignal(c *Container) string {
+	if c.Spec.StopSignal != "" {
+		return c.Spec.StopSignal
+	}
+	if img, err := e.resolve(context.Background(), c.Spec); err == nil && img.Config.Config.StopSignal != "" {
+		return img.Config.Config.StopSignal
+	}
+	return "SIGTERM"
+}
+
+// Remove takes away everything that is the container's own. It is safe to call
+// again after it failed, and on a container that was only half made.
+func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool) error {
+	ctx = detached(ctx)
+	c.State.Phase = Removing
+	errs := []error{
+		e.Records.SaveState(c),
+		e.release(ctx, c, k),
+	}
+	if h, err := e.Cgroups(); err == nil {
+		if g, err := h.Open(e.cgroupPath(c)); err == nil {
+			errs = append(errs, g.Delete(ctx))
+		}
+	}
+	if layers, err := e.Layers(); err == nil {
+		errs = append(errs, layers.Remove(ctx, c.ID))
+	} else {
+		errs = append(errs, err)
+	}
+	if anonymous && len(c.Volumes) > 0 {
+		errs = append(errs, e.removeAnonymous(ctx, c))
+	}
+	errs = append(errs, e.ReleaseVolumes(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", c.Spec.Name, err)
+	}
+	return e.Records.Delete(c)
+}
+
+// RemoveLog deletes a container's log once nobody reads it any more who was
+// promised all of it, or when ctx is done.
+func (e *Engine) RemoveLog(ctx context.Context, id string) error {
+	return logs.Remove(ctx, e.LogDir(id))
+}
+
+// removeAnonymous removes the container's anonymous volumes, except those that
+// a container made after it took over.
+func (e *Engine) removeAnonymous(ctx context.Context, c *Container) error {
+	vols, err := e.Volumes()
+	if err != nil {
+		return err
+	}
+	users := e.VolumeUsers(c.ID)
+	var errs []error
+	for _, name := range c.Volumes {
+		if len(users(name)) == 0 {
+			var missing *volumes.NotFoundError
+			if err := vols.Remove(ctx, name, users); err != nil && !errors.As(err, &missing) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ReleaseVolumes unmounts what was mounted on the host for volumes that no
+// running container uses any more.
+func (e *Engine) ReleaseVolumes(ctx context.Context) error {
+	vols, err := e.Volumes()
+	if err != nil {
+		return err
+	}
+	var all []*Container
+	read := sync.OnceValue(func() (err error) {
+		all, err = e.Records.List()
+		return err
+	})
+	return vols.Release(ctx, func(name string) bool {
+		if read() != nil {
+			return true
+		}
+		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && c.usesVolume(name) })
+	})
+}
+
+// VolumeUsers returns a function that names the containers using a volume, the
+// one with ID except left out.
+func (e *Engine) VolumeUsers(except string) func(volume string) []string {
+	all, err := e.Records.List()
+	return func(volume string) []string {
+		if err != nil {
+			return []string{"unknown: " + err.Error()}
+		}
+		var out []string
+		for _, c := range all {
+			if c.ID != except && c.usesVolume(volume) {
+				out = append(out, c.Spec.Name)
+			}
+		}
+		return out
+	}
+}
+
+func (c *Container) usesVolume(name string) bool {
+	for _, v := range c.Volumes {
+		if v == name {
+			return true
+		}
+	}
+	for _, m := range c.Spec.Mounts {
+		if m.Type == volumes.TypeVolume && m.Source == name {
+			return true
+		}
+	}
+	return false
+}
+
+// ImageUsers names the containers made from an image.
+func (e *Engine) ImageUsers(id digest.Digest) []string {
+	all, err := e.Records.List()
+	if err != nil {
+		return []string{"unknown: " + err.Error()}
+	}
+	var out []string
+	for _, c := range all {
+		if c.Spec.ImageID == string(id) {
+			out = append(out, c.Spec.Name)
+		}
+	}
+	return out
+}
+
+// hostname is what the container calls itself: Docker's default is the short ID.
+func hostname(c *Container) string {
+	switch {
+	case c.Spec.Hostname != "":
+		return c.Spec.Hostname
+	case c.Spec.Network.Mode == "host" || c.Spec.Isolation.UTSMode == "host":
+		h, _ := os.Hostname()
+		return h
+	}
+	return c.ID[:12]
+}
+
+// etcFiles are the generated files, bound over the container's own in /etc.
+var etcFiles = [...]string{"hosts", "hostname", "resolv.conf"}
+
+// writeEtc writes the files that are bound over the container's own.
+func (e *Engine) writeEtc(c *Container, hosts, resolv []byte) error {
+	dir := e.Records.RunDir(c.ID)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{
+		"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(hostname(c) + "\n"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// etcMounts binds the generated files, except where the user mounts his own.
+func (e *Engine) etcMounts(c *Container) []volumes.Mount {
+	var out []volumes.Mount
+	for _, name := range etcFiles {
+		target := "/etc/" + name
+		covered := false
+		for _, m := range c.Spec.Mounts {
+			covered = covered || strings.TrimSuffix(m.Target, "/") == target
+		}
+		if !covered {
+			out = append(out, volumes.Mount{
+				Type: volumes.TypeBind, Source: filepath.Join(e.Records.RunDir(c.ID), name), Target: target, ReadOnly: c.Spec.ReadOnly,
+			})
+		}
+	}
+	return out
+}
+
+// deviceRule is the cgroup rule of one extra device.
+func deviceRule(d specs.LinuxDevice, access string) specs.LinuxDeviceCgroup {
+	return specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: access}
+}

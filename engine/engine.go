@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/stack-run/stack/engine/cgroup"
+	"github.com/stack-run/stack/engine/content"
+	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
+)
+
+// DefaultStopGrace is the time between the stop signal and SIGKILL.
+const DefaultStopGrace = 10 * time.Second
+
+// Where state lives unless STACK_DATA_ROOT and STACK_RUN_ROOT say otherwise.
+const (
+	defaultDataRoot = "/var/lib/stack"
+	defaultRunRoot  = "/run/stack"
+)
+
+// Options open an Engine.
+type Options struct {
+	DataRoot string // survives reboots
+	RunRoot  string // does not
+	Warn     func(string)
+}
+
+// Engine runs the containers of one data root. Opening one is cheap: its stores
+// are opened when first used.
+type Engine struct {
+	Records *Records
+
+	data, run, instance string
+	warn                func(string)
+	warned              sync.Map
+
+	images  func() (*image.Store, error)
+	layers  func() (*snapshot.Store, error)
+	nets    func() (*netns.Manager, error)
+	vols    func() (*volumes.Store, error)
+	cgroups func() (*cgroup.Hierarchy, error)
+}
+
+// Open opens the engine's roots, making what is missing.
+func Open(o Options) (*Engine, error) {
+	data, err := root(o.DataRoot, "STACK_DATA_ROOT", defaultDataRoot)
+	if err != nil {
+		return nil, err
+	}
+	run, err := root(o.RunRoot, "STACK_RUN_ROOT", defaultRunRoot)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(data + "\x00" + run))
+	e := &Engine{data: data, run: run, instance: hex.EncodeToString(sum[:3]), warn: o.Warn, Records: NewRecords(data, run)}
+	e.images = sync.OnceValues(func() (*image.Store, error) { return image.Open(data) })
+	e.layers = sync.OnceValues(func() (*snapshot.Store, error) { return snapshot.Open(data) })
+	e.nets = sync.OnceValues(func() (*netns.Manager, error) {
+		return netns.Open(netns.Options{DataRoot: data, RunRoot: run, Instance: e.instance, Logf: e.Warnf})
+	})
+	e.vols = sync.OnceValues(func() (*volumes.Store, error) {
+		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView})
+	})
+	e.cgroups = sync.OnceValues(cgroup.Detect)
+	return e, nil
+}
+
+func root(option, variable, fallback string) (string, error) {
+	p := first(option, os.Getenv(variable), fallback)
+	p, err := filepath.Abs(p)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(p, 0o711); err != nil {
+		return "", fmt.Errorf("cannot make %s: %w; run as root or set %s to a directory of yours", p, err, variable)
+	}
+	return p, nil
+}
+
+// DataRoot and RunRoot are the engine's directories.
+func (e *Engine) DataRoot() string { return e.data }
+func (e *Engine) RunRoot() string  { return e.run }
+
+// Instance is a short name for this pair of roots, used in the names of links,
+// tables and cgroups so that two roots on one machine do not meet.
+func (e *Engine) Instance() string { return e.instance }
+
+// Images, Layers, Networks and Volumes are the engine's stores.
+func (e *Engine) Images() (*image.Store, error)       { return e.images() }
+func (e *Engine) Layers() (*snapshot.Store, error)    { return e.layers() }
+func (e *Engine) Networks() (*netns.Manager, error)   { return e.nets() }
+func (e *Engine) Volumes() (*volumes.Store, error)    { return e.vols() }
+func (e *Engine) Cgroups() (*cgroup.Hierarchy, error) { return e.cgroups() }
+
+// imageView mounts an image's files, read-only, for a volume of type image.
+func (e *Engine) imageView(ctx context.Context, ref string) (*os.File, error) {
+	img, err := e.resolve(ctx, Spec{Image: ref})
+	if err != nil {
+		return nil, err
+	}
+	if err := e.unpack(ctx, img); err != nil {
+		return nil, err
+	}
+	layers, err := e.Layers()
+	if err != nil {
+		return nil, err
+	}
+	return layers.View(diffIDs(img))
+}
+
+// Content is the store of the images' blobs.
+func (e *Engine) Content() (*content.Store, error) {
+	images, err := e.Images()
+	if err != nil {
+		return nil, err
+	}
+	return images.Content(), nil
+}
+
+// Warnf tells the user something once.
+func (e *Engine) Warnf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if _, seen := e.warned.LoadOrStore(text, true); !seen && e.warn != nil {
+		e.warn(text)
+	}
+}
+
+// LogDir is where a container's log lives.
+func (e *Engine) LogDir(id string) string { return filepath.Join(e.data, "logs", id) }
+
+// cgroupPath is the container's cgroup below each hierarchy's root.
+func (e *Engine) cgroupPath(c *Container) string {
+	parent := c.Spec.Isolation.CgroupParent
+	if parent == "" {
+		parent = "stack-" + e.instance
+	}
+	return filepath.Join("/", parent, c.ID)
+}
+
+// Tidy removes what is shared by the containers of this instance and empty now.
+func (e *Engine) Tidy() error {
+	groups, err := e.Cgroups()
+	if err != nil {
+		return err
+	}
+	return groups.RemoveEmpty("stack-" + e.instance)
+}
+
+// undo collects what has to be taken back when a later step fails.
+type undo []func() error
+
+func (u *undo) add(f func() error) { *u = append(*u, f) }
+
+// run takes everything back, last first, going on after errors.
+func (u undo) run() error {
+	var errs []error
+	for i := len(u) - 1; i >= 0; i-- {
+		errs = append(errs, u[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// detached is ctx without its cancellation: a teardown must not stop half-way
+// because the request that started it went away.
+func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

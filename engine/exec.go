@@ -1,0 +1,231 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/healthcheck"
+)
+
+// ExecRequest is one command to run in a running container.
+type ExecRequest struct {
+	Process    Process
+	Privileged bool
+	Detach     bool
+	// Stdin, Stdout, Stderr are handed over; with Process.TTY they are unused.
+	Stdin, Stdout, Stderr *os.File
+	Size                  *unix.Winsize
+}
+
+// Exec is a command that runs in a container, as a child of this process.
+type Exec struct {
+	proc *runtime.Process
+}
+
+// Exec starts a command in a running container: its namespaces, cgroup,
+// capabilities and seccomp filter, with its environment below the request's.
+func (e *Engine) Exec(ctx context.Context, c *Container, r ExecRequest) (*Exec, error) {
+	if c.State.Pid == 0 {
+		return nil, fmt.Errorf("cannot exec in container %s: it is not running; start it first (stack start %s)", c.Spec.Name, first(c.Service, c.Spec.Name))
+	}
+	if c.State.Phase == Paused {
+		return nil, fmt.Errorf("cannot exec in container %s: it is paused; unpause it first", c.Spec.Name)
+	}
+	proc, err := e.exec(ctx, c, r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot exec in container %s: %w", c.Spec.Name, err)
+	}
+	return &Exec{proc}, nil
+}
+
+func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtime.Process, error) {
+	img, err := e.resolve(ctx, c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", c.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	user := first(r.Process.User, c.Spec.Process.User, img.Config.Config.User)
+	u, home, err := resolveUser(root, user, slices.Concat(c.Spec.Process.GroupAdd, r.Process.GroupAdd))
+	if err != nil {
+		return nil, err
+	}
+	p, seccomp, err := execProcess(c, imageConfig(img), r, u, home)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := e.Cgroups()
+	if err != nil {
+		return nil, err
+	}
+	group, err := groups.Open(e.cgroupPath(c))
+	if err != nil {
+		return nil, err
+	}
+	entry, err := group.Entry()
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	return runtime.Exec(ctx, &runtime.ExecConfig{
+		Target: c.State.Pid, StartTicks: c.State.StartTicks, Process: p, Profile: seccomp,
+		CgroupFD: entry.Dir, CgroupProcs: entry.Tasks, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
+		Warn: func(w string) { e.Warnf("%s", w) },
+	})
+}
+
+// execProcess is the OCI process of an exec: the container's own with the
+// request's changes. Privileged gives all capabilities and no seccomp filter.
+func execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, home string) (*specs.Process, *specs.LinuxSeccomp, error) {
+	iso := c.Spec.Isolation
+	if r.Privileged {
+		iso.Privileged = true
+	}
+	caps, err := capabilities(iso.Privileged, iso.CapAdd, iso.CapDrop, hasCapability())
+	if err != nil {
+		return nil, nil, err
+	}
+	filter, err := seccompProfile(iso, caps)
+	if err != nil {
+		return nil, nil, err
+	}
+	sec, err := parseSecurity(iso.SecurityOpt)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(r.Process.Command) == 0 {
+		return nil, nil, errors.New("no command given")
+	}
+	base := c.Spec.Process
+	base.TTY = r.Process.TTY
+	env := mergeEnv(environment(base, img, hostname(c), ""), r.Process.Env)
+	if home != "" && !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
+		env = append(env, "HOME="+home)
+	}
+	p := &specs.Process{
+		Terminal: r.Process.TTY, User: u, Args: slices.Concat(r.Process.Entrypoint, r.Process.Command), Env: env,
+		Cwd:          first(r.Process.WorkingDir, c.Spec.Process.WorkingDir, img.WorkingDir, "/"),
+		Capabilities: capabilitySets(caps, u.UID), NoNewPrivileges: sec.noNewPrivileges, Rlimits: rlimits(iso.Rlimits),
+	}
+	if r.Size != nil {
+		p.ConsoleSize = &specs.Box{Height: uint(r.Size.Row), Width: uint(r.Size.Col)}
+	}
+	return p, filter, nil
+}
+
+// Console is the master of the command's terminal.
+func (x *Exec) Console() *os.File { return x.proc.Console }
+
+// Signal sends a signal to the command.
+func (x *Exec) Signal(sig unix.Signal) error { return x.proc.Signal(sig) }
+
+// Wait returns the exit code, 128+n when signal n ended the command.
+func (x *Exec) Wait() (int, error) {
+	st, err := x.proc.Wait()
+	return st.Code, err
+}
+
+// Close lets go of the command; it goes on if it still runs.
+func (x *Exec) Close() error { return x.proc.Close() }
+
+// outputLimit bounds what ExecOutput keeps.
+const outputLimit = 64 << 10
+
+// ExecOutput runs a command and returns what it printed and its exit code. When
+// ctx ends, the command and all it started are killed.
+func (e *Engine) ExecOutput(ctx context.Context, c *Container, r ExecRequest) ([]byte, int, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, -1, err
+	}
+	defer null.Close()
+	out, w, err := os.Pipe()
+	if err != nil {
+		return nil, -1, err
+	}
+	defer out.Close()
+	r.Stdin, r.Stdout, r.Stderr = null, w, w
+	x, err := e.Exec(ctx, c, r)
+	w.Close()
+	if err != nil {
+		return nil, -1, err
+	}
+	defer x.Close()
+	stop := context.AfterFunc(ctx, func() { x.killTree() })
+	defer stop()
+	var buf bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		io.Copy(&buf, io.LimitReader(out, outputLimit))
+		io.Copy(io.Discard, out)
+	}()
+	code, err := x.Wait()
+	// A background process may keep the pipe open for ever.
+	out.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	<-read
+	if ctx.Err() != nil {
+		return buf.Bytes(), -1, context.Cause(ctx)
+	}
+	return buf.Bytes(), code, err
+}
+
+// killTree kills the command and its descendants. The command leads a session
+// of its own, and what it starts stays in it unless it makes an effort.
+func (x *Exec) killTree() {
+	for _, pid := range descendants(x.proc.PID) {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	x.proc.Signal(unix.SIGKILL)
+}
+
+// descendants lists the processes below pid, by /proc/PID/task/TID/children.
+func descendants(pid int) []int {
+	var out []int
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil
+	}
+	for _, t := range tasks {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))
+		if err != nil {
+			continue
+		}
+		for _, f := range strings.Fields(string(b)) {
+			var child int
+			if _, err := fmt.Sscan(f, &child); err == nil {
+				out = append(append(out, descendants(child)...), child)
+			}
+		}
+	}
+	return out
+}
+
+// Probe runs a health check's command.
+func (e *Engine) Probe(ctx context.Context, c *Container, check *healthcheck.Spec) healthcheck.Result {
+	res := healthcheck.Result{Start: time.Now().UTC()}
+	var shell []string
+	if img, err := e.resolve(context.Background(), c.Spec); err == nil {
+		shell = img.Config.Config.Shell
+	}
+	out, code, err := e.ExecOutput(ctx, c, ExecRequest{Process: Process{Command: check.Command(shell)}})
+	res.End, res.ExitCode, res.Output = time.Now().UTC(), code, string(out)
+	if err != nil && ctx.Err() == nil {
+		res.ExitCode, res.Output = -1, err.Error()
+	}
+	return res
+}

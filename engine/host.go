@@ -1,0 +1,108 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	goruntime "runtime"
+	"sync"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/moby/sys/capability"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/runtime"
+)
+
+// hasCapability tells which capabilities this process can pass on: those of its
+// bounding set. A host that withholds some from root is thus not an error.
+func hasCapability() func(string) bool {
+	caps := sync.OnceValue(func() map[string]bool {
+		out := map[string]bool{}
+		self, err := capability.NewPid2(0)
+		if err == nil {
+			err = self.Load()
+		}
+		for i, name := range allCapabilities {
+			out[name] = err != nil || self.Get(capability.BOUNDING, capability.Cap(i)) && self.Get(capability.PERMITTED, capability.Cap(i))
+		}
+		return out
+	})
+	return func(name string) bool { return caps()[name] }
+}
+
+// seccompProfile picks the profile: none when privileged or unconfined, the
+// user's own, or Docker's default for these capabilities.
+func seccompProfile(iso Isolation, caps []string) (*specs.LinuxSeccomp, error) {
+	sec, err := parseSecurity(iso.SecurityOpt)
+	if err != nil {
+		return nil, err
+	}
+	// The profile allows some calls only with the capability that they need.
+	rs := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}}
+	switch {
+	case sec.seccompUnconfined, iso.Privileged && iso.SeccompProfile == "":
+		return nil, nil
+	case iso.SeccompProfile != "":
+		return seccomp.LoadProfile(iso.SeccompProfile, rs)
+	}
+	return seccomp.GetDefaultProfile(rs)
+}
+
+// resolveUser reads the image's passwd and group and finds the user to run as.
+func resolveUser(root *os.File, user string, groupAdd []string) (specs.User, string, error) {
+	passwd, err := readIn(root, "etc/passwd")
+	if err != nil {
+		return specs.User{}, "", err
+	}
+	group, err := readIn(root, "etc/group")
+	if err != nil {
+		return specs.User{}, "", err
+	}
+	return runtime.ResolveUser(passwd, group, user, groupAdd)
+}
+
+// readIn reads a file below a root that is not trusted: links are followed, but
+// never out of it, openat2(2). A missing file is empty.
+func readIn(root *os.File, path string) ([]byte, error) {
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /%s of the image: %w", path, err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	const limit = 16 << 20
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// inMountNS runs f on a thread of its own inside the mount namespace of pid. The
+// thread ends with f: nothing else ever runs on it.
+func inMountNS(pid int, f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread() // never unlocked: the thread must not be used again
+		result <- func() error {
+			// setns(2) to a mount namespace needs file system attributes of one's own.
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("cannot unshare: %w", err)
+			}
+			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("cannot enter the mount namespace of process %d: %w", pid, err)
+			}
+			return f()
+		}()
+	}()
+	return <-result
+}

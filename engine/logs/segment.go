@@ -1,0 +1,107 @@
+package logs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func indexPath(dir string, segment uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%08d.idx", segment))
+}
+
+func rawPath(dir string, segment uint64, s Stream) string {
+	ext := ".out"
+	if s == Stderr {
+		ext = ".err"
+	}
+	return filepath.Join(dir, fmt.Sprintf("%08d", segment)+ext)
+}
+
+// segments lists the numbers of a log's segments, oldest first. A directory
+// that does not exist has none.
+func segments(dir string) ([]uint64, error) {
+	list, _, err := scan(dir)
+	return list, err
+}
+
+// scan also lists raw files whose index is gone: what a deletion that was
+// killed left behind.
+func scan(dir string) (list []uint64, orphans []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("cannot read log %s: %w", dir, err)
+	}
+	var raws []uint64
+	for _, e := range entries {
+		base, ext, _ := strings.Cut(e.Name(), ".")
+		n, err := strconv.ParseUint(base, 10, 64)
+		if err != nil {
+			continue
+		}
+		switch ext {
+		case "idx":
+			list = append(list, n)
+		case "out", "err":
+			raws = append(raws, n)
+		}
+	}
+	slices.Sort(list)
+	for _, n := range raws {
+		if _, ok := slices.BinarySearch(list, n); !ok {
+			orphans = append(orphans, rawPath(dir, n, Stdout), rawPath(dir, n, Stderr))
+		}
+	}
+	return list, orphans, nil
+}
+
+// removeSegment deletes a segment's files. The index goes first: what has no
+// index is not part of the log.
+func removeSegment(dir string, segment uint64) error {
+	err := os.Remove(indexPath(dir, segment))
+	for _, s := range []Stream{Stdout, Stderr} {
+		if e := os.Remove(rawPath(dir, segment, s)); !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// openFile opens a regular file without offering it to the poller, which
+// would refuse it after two system calls.
+func openFile(path string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}
+}
+
+func fileSize(f *os.File) (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return st.Size, nil
+}
+
+// flock is flock(2) that does not mind signals.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
+			return err
+		}
+	}
+}

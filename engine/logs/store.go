@@ -1,0 +1,378 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spliceMax is the most that one splice moves, bytes; while it runs the
+// container's other stream waits.
+const spliceMax = 1 << 20
+
+// heldError says that the budget is used up by segments a lossless reader has
+// still to read.
+type heldError struct {
+	index *os.File // of the oldest segment; open
+}
+
+func (*heldError) Error() string { return "log budget used up by segments that are being read" }
+
+// store is the writing side of a log. It is not safe for concurrent use.
+type store struct {
+	dir    string
+	budget Budget
+	lock   *os.File // the directory, under an exclusive flock
+
+	segments []uint64 // on disk, oldest first; the last one is current
+	index    *os.File
+	indexEnd int64
+	raw      [2]*os.File // nil until the first byte
+	rawEnd   [2]int64    // what the raw files hold
+	ends     [2]int64    // what the index knows of it
+	last     record
+	lost     int64 // bytes thrown away and not recorded yet
+	noSplice bool  // the file system cannot
+	buffer   []byte
+}
+
+// openStore opens a log for writing, makes it if need be, and repairs what a
+// killed pump or a power failure left. It waits until no other pump has it.
+func openStore(ctx context.Context, dir string, budget Budget) (_ *store, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot open log %s: %w", dir, err)
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := openFile(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	if err := flockContext(ctx, lock); err != nil {
+		return nil, err // flockContext closed the file
+	}
+	s := &store{dir: dir, budget: budget.normal(), lock: lock}
+	if err := s.recover(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// flockContext waits for an exclusive lock or the end of ctx. On failure it
+// closes f, at the latest when the lock comes.
+func flockContext(ctx context.Context, f *os.File) error {
+	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != unix.EWOULDBLOCK {
+		if err != nil {
+			f.Close()
+		}
+		return err
+	}
+	locked := make(chan error)
+	go func() {
+		err := flock(f, unix.LOCK_EX)
+		select {
+		case locked <- err:
+			if err == nil {
+				return
+			}
+		case <-ctx.Done():
+		}
+		f.Close()
+	}()
+	select {
+	case err := <-locked:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("it is in use by another process: %w", ctx.Err())
+	}
+}
+
+func (s *store) recover() error {
+	list, orphans, err := scan(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, path := range orphans {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if len(list) == 0 {
+		return s.newSegment(1)
+	}
+	s.segments = list
+	return s.resume(list[len(list)-1])
+}
+
+// resume goes on with an existing segment.
+func (s *store) resume(segment uint64) error {
+	var sizes [2]int64
+	var mtime int64
+	for _, stream := range []Stream{Stdout, Stderr} {
+		var st unix.Stat_t
+		err := unix.Stat(rawPath(s.dir, segment, stream), &st)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		sizes[stream] = st.Size
+		mtime = max(mtime, st.Mtim.Nano())
+	}
+	content, err := os.ReadFile(indexPath(s.dir, segment))
+	if err != nil {
+		return err
+	}
+	if s.index, err = openFile(indexPath(s.dir, segment), unix.O_RDWR); err != nil {
+		return err
+	}
+	s.indexEnd, s.ends, s.last = repair(content, segment, sizes)
+	s.rawEnd = sizes
+	if s.indexEnd < int64(len(content)) {
+		if err := s.index.Truncate(s.indexEnd); err != nil {
+			return err
+		}
+	}
+	return s.indexRaw(mtime)
+}
+
+// indexRaw records what the raw files hold beyond what the index knows.
+func (s *store) indexRaw(now int64) error {
+	for _, stream := range []Stream{Stdout, Stderr} {
+		if s.rawEnd[stream] == s.ends[stream] {
+			continue
+		}
+		if err := s.append(record{now, s.rawEnd[stream], dataKind(stream)}); err != nil {
+			return err
+		}
+		s.ends[stream] = s.rawEnd[stream]
+	}
+	return nil
+}
+
+func (s *store) current() uint64 { return s.segments[len(s.segments)-1] }
+
+func (s *store) append(r record) error {
+	var b [recordSize]byte
+	if _, err := s.index.WriteAt(r.append(b[:0], s.current()), s.indexEnd); err != nil {
+		return err
+	}
+	s.indexEnd += recordSize
+	s.last = r
+	return nil
+}
+
+// mark appends a record that is not about bytes.
+func (s *store) mark(k kind, value int64) error {
+	return s.append(record{time.Now().UnixNano(), value, k})
+}
+
+func (s *store) used() int64 { return s.indexEnd + s.rawEnd[Stdout] + s.rawEnd[Stderr] }
+
+// newSegment makes segment n the current one.
+func (s *store) newSegment(n uint64) error {
+	index, err := openFile(indexPath(s.dir, n), unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	s.closeSegment()
+	s.index, s.indexEnd = index, 0
+	s.rawEnd, s.ends = [2]int64{}, [2]int64{}
+	s.segments = append(s.segments, n)
+	return nil
+}
+
+func (s *store) closeSegment() {
+	if s.index != nil {
+		s.index.Close()
+	}
+	for i, f := range s.raw {
+		if f != nil {
+			f.Close()
+		}
+		s.raw[i] = nil
+	}
+	s.index = nil
+}
+
+// close leaves the log to the next pump.
+func (s *store) close() {
+	s.closeSegment()
+	if s.buffer != nil {
+		s.buffer = nil
+	}
+	s.lock.Close()
+}
+
+// rotate begins a new segment when the current one is full. It first deletes
+// what the budget has no room for; a segment that is being read gives a
+// heldError, unless force says to exceed the budget.
+func (s *store) rotate(force bool) error {
+	if s.used() < s.budget.MaxSize {
+		return nil
+	}
+	for len(s.segments) >= s.budget.MaxFiles {
+		err := s.deleteOldest()
+		var held *heldError
+		if errors.As(err, &held) && force {
+			held.index.Close()
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.newSegment(s.current() + 1)
+}
+
+// deleteOldest deletes the oldest segment, or returns a heldError. It works as
+// well on the current segment, which the caller then has to replace.
+func (s *store) deleteOldest() error {
+	oldest := s.segments[0]
+	index, err := openFile(indexPath(s.dir, oldest), unix.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		s.segments = s.segments[1:]
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := flock(index, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		return &heldError{index}
+	} else if err != nil {
+		index.Close()
+		return err
+	}
+	defer index.Close()
+	if err := removeSegment(s.dir, oldest); err != nil {
+		return err
+	}
+	s.segments = s.segments[1:]
+	return nil
+}
+
+// move moves bytes from a pipe to the log: some that are there now, none (0,
+// nil) when the pipe is empty.
+func (s *store) move(fd int, stream Stream, force bool) (int, error) {
+	if err := s.rotate(force); err != nil {
+		return 0, err
+	}
+	raw, err := s.rawFile(stream)
+	if err != nil {
+		return 0, err
+	}
+	room := int(min(spliceMax, max(s.budget.MaxSize-s.used()-recordSize, 1)))
+	n, err := s.transfer(fd, raw, s.rawEnd[stream], room)
+	if n == 0 {
+		return 0, err
+	}
+	s.rawEnd[stream] += int64(n)
+	// An index record that cannot be written now is part of the next one.
+	return n, s.indexAll()
+}
+
+// indexAll records bytes lost and bytes stored, in this order.
+func (s *store) indexAll() error {
+	if s.lost > 0 {
+		if err := s.mark(kindLost, s.lost); err != nil {
+			return err
+		}
+		s.lost = 0
+	}
+	return s.indexRaw(time.Now().UnixNano())
+}
+
+func (s *store) transfer(fd int, raw *os.File, at int64, room int) (int, error) {
+	for !s.noSplice {
+		n, err := unix.Splice(fd, nil, int(raw.Fd()), &at, room, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		switch err {
+		case nil:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, nil
+		case unix.EINVAL, unix.EOPNOTSUPP:
+			s.noSplice = true
+		default:
+			return 0, &os.PathError{Op: "splice", Path: raw.Name(), Err: err}
+		}
+	}
+	return s.copy(fd, raw, at, room)
+}
+
+// copy is transfer for a file system or a terminal that cannot splice. A kill
+// between its two calls loses what is in the buffer.
+func (s *store) copy(fd int, raw *os.File, at int64, room int) (int, error) {
+	if s.buffer == nil {
+		s.buffer = make([]byte, 64<<10)
+	}
+	n, err := readSome(fd, s.buffer[:min(room, len(s.buffer))])
+	if n == 0 {
+		return 0, err
+	}
+	stored, err := raw.WriteAt(s.buffer[:n], at)
+	s.lost += int64(n - stored)
+	return stored, err
+}
+
+// readSome reads what is there. No data, no writer and a terminal without a
+// process (EIO) are all the same: nothing now.
+func readSome(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EINTR:
+		case unix.EAGAIN, unix.EIO:
+			return 0, nil
+		default:
+			return 0, fmt.Errorf("cannot read container output: %w", err)
+		}
+	}
+}
+
+func (s *store) rawFile(stream Stream) (*os.File, error) {
+	if s.raw[stream] == nil {
+		f, err := openFile(rawPath(s.dir, s.current(), stream), unix.O_WRONLY|unix.O_CREAT)
+		if err != nil {
+			return nil, err
+		}
+		s.raw[stream] = f
+	}
+	return s.raw[stream], nil
+}
+
+// makeRoom deletes the oldest segment that is not the current one, for a disk
+// that is full.
+func (s *store) makeRoom() bool {
+	if len(s.segments) < 2 {
+		return false
+	}
+	err := s.deleteOldest()
+	var held *heldError
+	if errors.As(err, &held) {
+		held.index.Close()
+	}
+	return err == nil
+}
+
+// discard throws away what is in the pipe, and remembers how much.
+func (s *store) discard(fd int) (int, error) {
+	if s.buffer == nil {
+		s.buffer = make([]byte, 64<<10)
+	}
+	n, err := readSome(fd, s.buffer)
+	s.lost += int64(n)
+	return n, err
+}

@@ -1,0 +1,262 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/stack-run/stack/netns"
+)
+
+// endpointSpec is the network side of c, with what only the engine knows.
+func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
+	s := c.Spec.Network
+	s.ID = c.ID
+	s.Key = fmt.Sprintf("%s/%s/%d", c.Project, c.Service, c.Index)
+	if c.Service == "" || c.OneOff {
+		s.Key = c.Spec.Name
+	}
+	if s.Owner == "" {
+		s.Owner = "container " + c.Spec.Name
+		if c.Service != "" {
+			s.Owner = "service " + c.Service
+		}
+	}
+	s.Hostname = hostname(c)
+	if isShared(s.Mode) {
+		donor, err := e.peer(c, s.Mode)
+		if err != nil {
+			return s, fmt.Errorf("cannot share a network: %w", err)
+		}
+		s.Mode = "container:" + donor.ID
+	}
+	return s, nil
+}
+
+// attach makes the container's endpoint, or publishes the ports of one that was
+// kept from the last run.
+func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoint, error) {
+	nets, err := e.Networks()
+	if err != nil {
+		return nil, err
+	}
+	s, err := e.endpointSpec(c)
+	if err != nil {
+		return nil, err
+	}
+	ep := c.State.Endpoint
+	if ep != nil {
+		if err := nets.Publish(ctx, ep); err != nil {
+			return nil, err
+		}
+	} else {
+		for _, a := range s.Networks {
+			if _, err := nets.Ensure(ctx, a.Network); err != nil {
+				return nil, err
+			}
+		}
+		if ep, err = nets.Attach(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	if owner, ok := strings.CutPrefix(s.Mode, "container:"); ok {
+		if err := e.markSharer(owner, c, false); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.holdPorts(c.ID, ep, k); err != nil {
+		return nil, errors.Join(err, nets.Detach(detached(ctx), ep))
+	}
+	return ep, nil
+}
+
+// holdPorts opens the sockets that keep published ports ours, or adopts those
+// that the guardian kept.
+func (e *Engine) holdPorts(id string, ep *netns.Endpoint, k FDs) error {
+	if k == nil || len(ep.Ports) == 0 {
+		return nil
+	}
+	nets, err := e.Networks()
+	if err != nil {
+		return err
+	}
+	prefix := HeldName(id, "port/")
+	have := map[string]*os.File{}
+	for _, name := range k.Names(prefix) {
+		have[name[len(prefix):]] = k.Get(name)
+	}
+	opened, err := nets.Hold(ep, have)
+	if err != nil {
+		return err
+	}
+	for key, f := range opened {
+		if err := errors.Join(k.Hold(prefix+key, f), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// detachNet takes the endpoint away.
+func (e *Engine) detachNet(ctx context.Context, c *Container, ep *netns.Endpoint, k FDs) error {
+	c.State.Endpoint = nil
+	e.dropNames(c.ID, k)
+	nets, err := e.Networks()
+	if err != nil {
+		return err
+	}
+	if owner, ok := strings.CutPrefix(ep.Spec.Mode, "container:"); ok {
+		err = e.markSharer(owner, c, true)
+	}
+	return errors.Join(err, nets.Detach(ctx, ep))
+}
+
+// dropNames forgets the sockets held for a container's network.
+func (e *Engine) dropNames(id string, k FDs) {
+	if k == nil {
+		return
+	}
+	for _, prefix := range []string{"port/", "dns/"} {
+		for _, name := range k.Names(HeldName(id, prefix)) {
+			k.Drop(name)
+		}
+	}
+}
+
+// Unplug frees what an ended container holds in the network: its published
+// ports and, if no other container shares it, its namespace.
+func (e *Engine) Unplug(ctx context.Context, c *Container, k FDs) error {
+	ep := c.State.Endpoint
+	if ep == nil {
+		return nil
+	}
+	ctx = detached(ctx)
+	if !e.shared(c) {
+		return e.detachNet(ctx, c, ep, k)
+	}
+	nets, err := e.Networks()
+	if err != nil {
+		return err
+	}
+	if k != nil {
+		for _, name := range k.Names(HeldName(c.ID, "port/")) {
+			k.Drop(name)
+		}
+	}
+	return nets.Unpublish(ctx, ep)
+}
+
+// Who shares a container's network namespace is marked by a file in that
+// container's run directory, so that asking costs one directory and not the
+// records of all containers.
+
+func (e *Engine) sharersDir(id string) string {
+	return filepath.Join(e.Records.RunDir(id), "sharers")
+}
+
+// markSharer notes that c lives in the namespace of the container owner, or,
+// with gone, that it does no more.
+func (e *Engine) markSharer(owner string, c *Container, gone bool) error {
+	path := filepath.Join(e.sharersDir(owner), c.ID)
+	if gone {
+		return ignoreNotExist(os.Remove(path))
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o600)
+}
+
+// shared tells whether other containers live in c's network namespace.
+func (e *Engine) shared(c *Container) bool {
+	entries, err := os.ReadDir(e.sharersDir(c.ID))
+	return err == nil && len(entries) > 0
+}
+
+// release is Unplug for good: the namespace goes even if others are in it, for
+// whom it lives on until they end.
+func (e *Engine) release(ctx context.Context, c *Container, k FDs) error {
+	e.dropStdio(c.ID, k)
+	e.dropNames(c.ID, k)
+	if c.State.Endpoint != nil {
+		return e.detachNet(ctx, c, c.State.Endpoint, k)
+	}
+	return nil
+}
+
+// writeNames writes hosts, hostname and resolv.conf.
+func (e *Engine) writeNames(c *Container) error {
+	nets, err := e.Networks()
+	if err != nil {
+		return err
+	}
+	all, err := nets.List()
+	if err != nil {
+		return err
+	}
+	ep := c.State.Endpoint
+	if isShared(c.Spec.Network.Mode) {
+		// The files of the container whose namespace it is.
+		donor, err := e.peer(c, c.Spec.Network.Mode)
+		if err != nil {
+			return err
+		}
+		for _, name := range etcFiles {
+			b, err := os.ReadFile(filepath.Join(e.Records.RunDir(donor.ID), name))
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(e.Records.RunDir(c.ID), name), b, 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	hosts, resolv := netns.Files(ep, all, netns.FileOptions{Hostname: hostname(c), Domain: c.Spec.Domain, Host: nets.HostFiles()})
+	return e.writeEtc(c, hosts, resolv)
+}
+
+// Connect attaches a container to one more network.
+func (e *Engine) Connect(ctx context.Context, c *Container, a netns.Attachment) error {
+	c.Spec.Network.Networks = append(c.Spec.Network.Networks, a)
+	if c.State.Endpoint != nil {
+		nets, err := e.Networks()
+		if err != nil {
+			return err
+		}
+		if _, err := nets.Ensure(ctx, a.Network); err != nil {
+			return err
+		}
+		if _, err := nets.Connect(ctx, c.State.Endpoint, a); err != nil {
+			return err
+		}
+	}
+	return e.Records.SaveConfig(c)
+}
+
+// Disconnect takes a container off a network.
+func (e *Engine) Disconnect(ctx context.Context, c *Container, network string, force bool) error {
+	kept := c.Spec.Network.Networks[:0:0]
+	for _, a := range c.Spec.Network.Networks {
+		if a.Network != network {
+			kept = append(kept, a)
+		}
+	}
+	if len(kept) == len(c.Spec.Network.Networks) && !force {
+		return fmt.Errorf("cannot disconnect: container %s is not on network %s", c.Spec.Name, network)
+	}
+	c.Spec.Network.Networks = kept
+	if c.State.Endpoint != nil {
+		nets, err := e.Networks()
+		if err != nil {
+			return err
+		}
+		if err := nets.Disconnect(ctx, c.State.Endpoint, network); err != nil {
+			return err
+		}
+	}
+	return e.Records.SaveConfig(c)
+}

@@ -1,0 +1,173 @@
+package engine
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/stack-run/stack/netns"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func anyCap(string) bool { return true }
+
+func testFacts() Facts {
+	return Facts{
+		ID:       strings.Repeat("ab", 32),
+		Image:    ImageConfig{Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, Env: []string{"PATH=/bin", "A=image"}, WorkingDir: "/srv"},
+		Hostname: "abababababab", NetNS: "/run/stack/netns/x", CgroupPath: "/stack-1/abab",
+		Home: "/root", HasCap: anyCap,
+	}
+}
+
+func TestOCIGolden(t *testing.T) {
+	swappiness := int64(10)
+	cases := map[string]struct {
+		spec  Spec
+		facts func(*Facts)
+	}{
+		"default": {},
+		"privileged": {spec: Spec{Isolation: Isolation{Privileged: true}}, facts: func(f *Facts) {
+			f.CgroupV2 = true
+		}},
+		"limited": {spec: Spec{
+			ReadOnly: true,
+			Limits:   Limits{Memory: 64 << 20, NanoCPUs: 1_500_000_000, CpusetCPUs: "0-1", PIDs: 50, Swappiness: &swappiness, CPUShares: 512, BlkioWeight: 300},
+			Isolation: Isolation{
+				CapDrop: []string{"ALL"}, CapAdd: []string{"NET_BIND_SERVICE"}, SecurityOpt: []string{"no-new-privileges:true"},
+				Rlimits: map[string]Rlimit{"nofile": {Soft: 1024, Hard: 2048}}, Sysctls: map[string]string{"kernel.msgmax": "1", "net.core.somaxconn": "2"},
+			},
+			Process: Process{User: "app", Env: []string{"A=service", "B=2"}, Command: []string{"work"}, TTY: true},
+		}, facts: func(f *Facts) { f.User = specs.User{UID: 1000, GID: 1000}; f.Home = "/home/app" }},
+		"shared": {spec: Spec{
+			Network:   netns.EndpointSpec{Mode: "host"},
+			Isolation: Isolation{PIDMode: "host", IPCMode: "container:x", UTSMode: "host"},
+		}, facts: func(f *Facts) {
+			f.NetNS, f.PIDNS, f.IPCNS = "host", "host", "/proc/7/ns/ipc"
+			f.Mounts = []specs.Mount{{Destination: "/dev/shm", Type: "bind"}, {Destination: "/data", Type: "bind", Options: []string{"rshared"}}}
+		}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			f := testFacts()
+			if c.facts != nil {
+				c.facts(&f)
+			}
+			got, err := OCI(c.spec, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := json.MarshalIndent(got, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(text, '\n')
+			golden := filepath.Join("testdata", "oci", name+".json")
+			if *update {
+				if err := os.MkdirAll(filepath.Dir(golden), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(golden, text, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(text) != string(want) {
+				t.Errorf("the specification differs from %s (run with -update to accept):\n%s", golden, text)
+			}
+		})
+	}
+}
+
+func TestCommandMerging(t *testing.T) {
+	img := ImageConfig{Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}}
+	for _, tt := range []struct {
+		name       string
+		entry, cmd []string
+		img        ImageConfig
+		want       string
+	}{
+		{"image's own", nil, nil, img, "/entry serve"},
+		{"command replaces the image's", nil, []string{"x"}, img, "/entry x"},
+		{"entrypoint drops the image's command", []string{"/e"}, nil, img, "/e"},
+		{"both", []string{"/e"}, []string{"x"}, img, "/e x"},
+		{"empty entrypoint", []string{}, []string{"x"}, img, "x"},
+		{"entrypoint of one empty string", []string{""}, []string{"x"}, img, "x"},
+	} {
+		got, err := args(Process{Entrypoint: tt.entry, Command: tt.cmd}, tt.img)
+		if err != nil || strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: %q, %v; want %q", tt.name, got, err, tt.want)
+		}
+	}
+	if _, err := args(Process{}, ImageConfig{}); err == nil {
+		t.Error("no command at all is no error")
+	}
+}
+
+func TestEnvironmentLayers(t *testing.T) {
+	got := environment(Process{Env: []string{"A=service", "GONE", "EMPTY="}}, ImageConfig{Env: []string{"A=image", "GONE=1", "PATH=/x"}}, "h", "/root")
+	want := []string{"PATH=/x", "HOSTNAME=h", "A=service", "EMPTY=", "HOME=/root"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		privileged bool
+		add, drop  []string
+		have       func(string) bool
+		want       int
+		has, lacks string
+	}{
+		{name: "default", have: anyCap, want: 14, has: "CAP_CHOWN", lacks: "CAP_SYS_ADMIN"},
+		{name: "privileged", privileged: true, have: anyCap, want: 41, has: "CAP_SYS_ADMIN"},
+		{name: "drop all, add one", drop: []string{"all"}, add: []string{"net_admin"}, have: anyCap, want: 1, has: "CAP_NET_ADMIN"},
+		{name: "add all, drop one", add: []string{"ALL"}, drop: []string{"SYS_TIME"}, have: anyCap, want: 40, lacks: "CAP_SYS_TIME"},
+		{name: "a host without one", privileged: true, have: func(c string) bool { return c != "CAP_SYS_RESOURCE" }, want: 40, lacks: "CAP_SYS_RESOURCE"},
+	} {
+		got, err := capabilities(tt.privileged, tt.add, tt.drop, tt.have)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if len(got) != tt.want || tt.has != "" && !slices.Contains(got, tt.has) || tt.lacks != "" && slices.Contains(got, tt.lacks) {
+			t.Errorf("%s: %d capabilities %v", tt.name, len(got), got)
+		}
+	}
+	if _, err := capabilities(false, []string{"NO_SUCH"}, nil, anyCap); err == nil || !strings.Contains(err.Error(), "CAP_NO_SUCH") {
+		t.Errorf("an unknown capability gives %v", err)
+	}
+}
+
+func TestSecurityOptions(t *testing.T) {
+	s, err := parseSecurity([]string{"no-new-privileges", "seccomp:unconfined", "systempaths=unconfined", "apparmor=x"})
+	if err != nil || !s.noNewPrivileges || !s.seccompUnconfined || !s.systemPathsUnconfined || len(s.warnings) != 1 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	if _, err := parseSecurity([]string{"nonsense=1"}); err == nil {
+		t.Error("an unknown option is no error")
+	}
+}
+
+func TestDeviceRules(t *testing.T) {
+	r, err := parseDeviceRule("c 13:* rw")
+	if err != nil || *r.Major != 13 || r.Minor != nil || r.Access != "rw" || r.Type != "c" {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	for _, bad := range []string{"", "c 13", "x 1:1 r", "c a:b r", "c 1:1 q"} {
+		if _, err := parseDeviceRule(bad); err == nil {
+			t.Errorf("%q is no error", bad)
+		}
+	}
+}

@@ -1,0 +1,3 @@
+package runtime
+
+const elfMachine = 183 // EM_AARCH64

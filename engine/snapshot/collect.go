@@ -1,0 +1,209 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stack-run/stack/engine/content/atomicfile"
+	"github.com/stack-run/stack/engine/content/flock"
+)
+
+// Collected is what Collect and RemoveLayer removed.
+type Collected struct {
+	Layers []digest.Digest // diff IDs
+	Bytes  int64           // of disk, as LayerInfo.Disk counts
+}
+
+// Collect removes the layers that neither keep, called while no layer can come
+// into use, returns nor a container has, and what killed processes left. dryRun
+// only reports.
+func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[digest.Digest]bool, error)) (Collected, error) {
+	lock, err := flock.Exclusive(ctx, s.lockPath())
+	if err != nil {
+		return Collected{}, err
+	}
+	defer lock.Unlock()
+	kept, err := keep()
+	if err != nil {
+		return Collected{}, err
+	}
+	all, err := s.Layers()
+	if err != nil {
+		return Collected{}, err
+	}
+	var gone []digest.Digest
+	for _, l := range all {
+		if !kept[l.DiffID] {
+			gone = append(gone, l.DiffID)
+		}
+	}
+	c, err := s.removeLayers(ctx, gone, dryRun)
+	if err == nil && !dryRun {
+		err = s.removeLeftovers()
+	}
+	return c, err
+}
+
+// RemoveLayer removes unpacked layers, except those that a container has.
+func (s *Store) RemoveLayer(ctx context.Context, diffIDs ...digest.Digest) (Collected, error) {
+	lock, err := flock.Exclusive(ctx, s.lockPath())
+	if err != nil {
+		return Collected{}, err
+	}
+	defer lock.Unlock()
+	return s.removeLayers(ctx, diffIDs, false)
+}
+
+// removeLayers removes layers with the store's lock held. First go the stacks
+// that name them, so that no one finds a stack with a layer missing.
+func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, dryRun bool) (Collected, error) {
+	used, err := s.used()
+	if err != nil {
+		return Collected{}, err
+	}
+	gone := make(map[string]bool)
+	var c Collected
+	for _, d := range diffIDs {
+		if d.Validate() != nil || used[d.Encoded()] || gone[d.Encoded()] {
+			continue
+		}
+		info, err := s.readInfo(d.Encoded())
+		if errors.Is(err, ErrNotUnpacked) && !s.unpacked(d) {
+			continue
+		}
+		gone[d.Encoded()] = true
+		c.Layers = append(c.Layers, d)
+		c.Bytes += info.Disk
+	}
+	if dryRun || len(gone) == 0 {
+		return c, nil
+	}
+	fixes, err := s.removeStacks(gone)
+	if err != nil {
+		return Collected{}, err
+	}
+	for _, fix := range fixes {
+		gone[fix] = !used[fix]
+	}
+	for name, remove := range gone {
+		if !remove {
+			continue
+		}
+		if ctx.Err() != nil {
+			return c, context.Cause(ctx)
+		}
+		if err := s.removeDir(ctx, name); err != nil {
+			return c, fmt.Errorf("cannot remove layer %s: %w", short(name), err)
+		}
+	}
+	return c, atomicfile.SyncDir(s.layers)
+}
+
+// removeDir deletes the directory of one layer: at once as far as its name goes.
+func (s *Store) removeDir(ctx context.Context, name string) error {
+	lock, err := flock.Exclusive(ctx, filepath.Join(s.layers, "locks", name))
+	if err != nil {
+		return err
+	}
+	defer lock.Remove()
+	tmp := filepath.Join(s.layers, "tmp", name)
+	if err := removeTree(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(s.layers, name), tmp); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return removeTree(tmp)
+}
+
+// removeStacks deletes the stacks that contain one of the directories gone, and
+// returns the corrections that they had.
+func (s *Store) removeStacks(gone map[string]bool) ([]string, error) {
+	dir := filepath.Join(s.layers, "stacks")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list layer stacks: %w", err)
+	}
+	var fixes []string
+	kept := make(map[string]bool)
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		var st stack
+		data, err := os.ReadFile(path)
+		if err == nil && json.Unmarshal(data, &st) == nil && !slices.ContainsFunc(st.Dirs, func(name string) bool { return gone[name] }) {
+			for _, name := range st.Dirs {
+				kept[name] = true
+			}
+			continue
+		}
+		for _, name := range st.Dirs {
+			if strings.HasPrefix(name, "fix-") {
+				fixes = append(fixes, name)
+			}
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("cannot remove layer stack: %w", err)
+		}
+	}
+	if err := atomicfile.SyncDir(dir); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(fixes, func(name string) bool { return kept[name] }), nil
+}
+
+// used returns the names of the layer directories that containers have.
+func (s *Store) used() (map[string]bool, error) {
+	entries, err := os.ReadDir(s.containers)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list containers: %w", err)
+	}
+	used := make(map[string]bool)
+	for _, e := range entries {
+		_, st, err := s.lower(e.Name())
+		if errors.Is(err, ErrNotPrepared) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range st.Dirs {
+			used[name] = true
+		}
+	}
+	return used, nil
+}
+
+// removeLeftovers deletes what is below tmp and belongs to nobody alive.
+func (s *Store) removeLeftovers() error {
+	dir := filepath.Join(s.layers, "tmp")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot remove leftovers: %w", err)
+	}
+	for _, e := range entries {
+		lock, free, err := flock.TryExclusive(filepath.Join(s.layers, "locks", e.Name()))
+		if err != nil {
+			return fmt.Errorf("cannot remove leftovers: %w", err)
+		}
+		if !free {
+			continue
+		}
+		err = removeTree(filepath.Join(dir, e.Name()))
+		if err := errors.Join(err, lock.Remove()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

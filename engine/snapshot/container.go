@@ -1,0 +1,192 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/content/flock"
+)
+
+// Prepare makes the writable layer of a container over an unpacked image. Done
+// again, it keeps what the container wrote. The error is ErrNotUnpacked if the
+// image's layers are not there; then Unpack and Prepare again.
+//
+// Nothing here is synced, because a container's data is its own business. After
+// a power failure Mount may say ErrNotPrepared; then Prepare again.
+func (s *Store) Prepare(ctx context.Context, containerID string, diffIDs []digest.Digest) error {
+	dir, err := s.containerDir(containerID)
+	if err != nil {
+		return err
+	}
+	// Layers cannot be removed before the container is seen to use them.
+	lock, err := flock.Shared(ctx, s.lockPath())
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	st, err := s.readStack(diffIDs)
+	if err != nil {
+		return err
+	}
+	if err := s.makeContainer(dir, st); err != nil {
+		return fmt.Errorf("cannot make the writable layer of container %s: %w", short(containerID), err)
+	}
+	return nil
+}
+
+func (s *Store) makeContainer(dir string, st stack) error {
+	data, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	if err := mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := mkdir(filepath.Join(dir, "work"), 0o700); err != nil {
+		return err
+	}
+	upper := filepath.Join(dir, "upper")
+	switch err := os.Mkdir(upper, 0o700); {
+	case errors.Is(err, fs.ErrExist):
+	case err != nil:
+		return err
+	default:
+		// The uppermost directory decides what the root looks like.
+		root, err := readAttributes(s.dirPath(st.Dirs[len(st.Dirs)-1]))
+		if err != nil {
+			return err
+		}
+		if err := root.apply(upper); err != nil {
+			return err
+		}
+	}
+	// Written last: where it is, all is.
+	tmp := filepath.Join(dir, ".lower.json")
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, "lower.json"))
+}
+
+func mkdir(path string, mode os.FileMode) error {
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// containerDir checks a container's ID, which becomes the name of a directory.
+func (s *Store) containerDir(id string) (string, error) {
+	if id == "" || strings.HasPrefix(id, ".") || strings.ContainsAny(id, "/\x00") {
+		return "", fmt.Errorf("internal error: %q cannot be a container ID", id)
+	}
+	return filepath.Join(s.containers, id), nil
+}
+
+// dirPath is where the layer directory name, from a stack, is mounted from.
+func (s *Store) dirPath(name string) string { return filepath.Join(s.layers, name, "fs") }
+
+// lower returns the stack that a container is prepared on, or ErrNotPrepared.
+func (s *Store) lower(containerID string) (dir string, st stack, err error) {
+	dir, err = s.containerDir(containerID)
+	if err != nil {
+		return "", st, err
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "lower.json"))
+	if err == nil && json.Unmarshal(data, &st) != nil {
+		err = fs.ErrNotExist // power failed before it was written
+	}
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(st.Dirs) == 0 {
+		return "", st, fmt.Errorf("cannot use container %s: %w", short(containerID), ErrNotPrepared)
+	}
+	if err != nil {
+		return "", st, fmt.Errorf("cannot use container %s: %w", short(containerID), err)
+	}
+	return dir, st, nil
+}
+
+// Upper is the directory of what the container changed, in overlayfs' terms.
+func (s *Store) Upper(containerID string) (string, error) {
+	dir, _, err := s.lower(containerID)
+	return filepath.Join(dir, "upper"), err
+}
+
+// Usage returns the bytes of disk that a container's writable layer takes, hard
+// links counted once.
+func (s *Store) Usage(ctx context.Context, containerID string) (int64, error) {
+	dir, _, err := s.lower(containerID)
+	if err != nil {
+		return 0, err
+	}
+	n, err := diskUsage(ctx, filepath.Join(dir, "upper"))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the writable layer of container %s: %w", short(containerID), err)
+	}
+	return n, nil
+}
+
+// diskUsage returns the bytes in blocks below dir. What vanishes meanwhile is
+// left out.
+func diskUsage(ctx context.Context, dir string) (int64, error) {
+	type inode struct{ dev, ino uint64 }
+	seen := make(map[inode]bool)
+	var total int64
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			if errors.Is(err, unix.ENOENT) {
+				return nil
+			}
+			return err
+		}
+		if key := (inode{st.Dev, st.Ino}); st.Nlink == 1 || !seen[key] {
+			seen[key] = st.Nlink > 1
+			total += st.Blocks * 512
+		}
+		return nil
+	})
+	return total, err
+}
+
+// Remove deletes a container's writable layer; it need not exist. What a mount
+// of it still shows afterwards is undefined. Killed half-way, the layer is gone
+// and Collect deletes the rest.
+func (s *Store) Remove(ctx context.Context, containerID string) error {
+	dir, err := s.containerDir(containerID)
+	if err != nil {
+		return err
+	}
+	trash := filepath.Join(s.layers, "tmp", "rw-"+containerID)
+	if err := removeTree(trash); err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", short(containerID), err)
+	}
+	err = os.Rename(dir, trash)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = removeTree(trash)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", short(containerID), err)
+	}
+	return nil
+}

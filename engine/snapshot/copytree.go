@@ -1,0 +1,299 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// CopyTree copies what is in the directory src to the directory dst, which must
+// exist: content, modes, owners, times, extended attributes, links hard and
+// symbolic, and special files. Holes stay holes, and where the file system can
+// share blocks nothing is copied at all. The root gets src's attributes too.
+//
+// What is at dst already is replaced, except that directories are merged. No
+// link is followed on either side, so neither tree leads out of itself; dst must
+// not be written to by others meanwhile.
+func CopyTree(ctx context.Context, src *os.File, dst string) error {
+	from, err := unix.Openat(int(src.Fd()), ".", unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot copy %s: %w", src.Name(), err)
+	}
+	to, err := unix.Open(dst, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		unix.Close(from)
+		return fmt.Errorf("cannot copy to %s: %w", dst, err)
+	}
+	defer unix.Close(to)
+	c := copier{root: to, links: make(map[fileID]string)}
+	if err := c.directory(ctx, from, to, "."); err != nil {
+		return fmt.Errorf("cannot copy to %s: %w", dst, err)
+	}
+	return nil
+}
+
+type fileID struct{ dev, ino uint64 }
+
+type copier struct {
+	root  int               // of the destination
+	links map[fileID]string // where a file with several names was copied to
+}
+
+// directory copies what is in from to to, both open; it closes from.
+func (c *copier) directory(ctx context.Context, from, to int, name string) error {
+	f := os.NewFile(uintptr(from), name)
+	defer f.Close()
+	entries, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, base := range entries {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		rel := path.Join(name, base)
+		if err := c.entry(ctx, from, to, base, rel); err != nil {
+			if _, isPath := errors.AsType[*os.PathError](err); isPath {
+				return err
+			}
+			return &os.PathError{Op: "copy", Path: rel, Err: err}
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(from, &st); err != nil {
+		return err
+	}
+	return copyAttributes(from, to, st)
+}
+
+func (c *copier) entry(ctx context.Context, from, to int, base, rel string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(from, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return c.subdirectory(ctx, from, to, base, rel)
+	}
+	id := fileID{st.Dev, st.Ino}
+	make := func() error { return c.file(from, to, base, st) }
+	if first, ok := c.links[id]; ok {
+		make = func() error { return unix.Linkat(c.root, first, to, base, 0) }
+	} else if st.Nlink > 1 {
+		c.links[id] = rel
+	}
+	err := make()
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err := removeTreeAt(to, base); err != nil {
+		return err
+	}
+	return make()
+}
+
+func (c *copier) subdirectory(ctx context.Context, from, to int, base, rel string) error {
+	src, err := unix.Openat(from, base, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	dst, err := makeDirAt(to, base)
+	if err != nil {
+		unix.Close(src)
+		return err
+	}
+	defer unix.Close(dst)
+	return c.directory(ctx, src, dst, rel)
+}
+
+// makeDirAt makes a directory, or opens the one that is there.
+func makeDirAt(dir int, base string) (int, error) {
+	for {
+		err := unix.Mkdirat(dir, base, 0o700)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return -1, err
+		}
+		fd, err := unix.Openat(dir, base, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+			return fd, err
+		}
+		if err := unix.Unlinkat(dir, base, 0); err != nil {
+			return -1, err
+		}
+	}
+}
+
+// file copies anything but a directory.
+func (c *copier) file(from, to int, base string, st unix.Stat_t) error {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return copyRegular(from, to, base)
+	case unix.S_IFLNK:
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(from, base, buf)
+		if err != nil {
+			return err
+		}
+		if err := unix.Symlinkat(string(buf[:n]), to, base); err != nil {
+			return err
+		}
+	default:
+		if err := unix.Mknodat(to, base, st.Mode, int(st.Rdev)); err != nil {
+			return err
+		}
+	}
+	return copyLinkAttributes(from, to, base, st)
+}
+
+func copyRegular(from, to int, base string) error {
+	src, err := unix.Openat(from, base, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(src)
+	var st unix.Stat_t
+	if err := unix.Fstat(src, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errors.New("it was replaced while it was copied")
+	}
+	dst, err := unix.Openat(to, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dst)
+	if err := copyData(src, dst, st.Size); err != nil {
+		return err
+	}
+	return copyAttributes(src, dst, st)
+}
+
+// copyData copies a file's content, by sharing its blocks if possible.
+func copyData(src, dst int, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	if unix.IoctlFileClone(dst, src) == nil {
+		return nil
+	}
+	for at := int64(0); at < size; {
+		start, err := unix.Seek(src, at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // only a hole follows
+		}
+		end := size
+		if err != nil {
+			start = at // the file system does not know about holes
+		} else if end, err = unix.Seek(src, start, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		if err := copyRange(src, dst, start, end); err != nil {
+			return err
+		}
+		at = end
+	}
+	return unix.Ftruncate(dst, size)
+}
+
+// copyRange copies the bytes from start to end inside the kernel:
+// copy_file_range(2) where both files are on one file system, else sendfile(2).
+func copyRange(src, dst int, start, end int64) error {
+	in, out := start, start
+	for in < end {
+		n, err := unix.CopyFileRange(src, &in, dst, &out, int(min(end-in, 1<<30)), 0)
+		if err == nil && n > 0 {
+			continue
+		}
+		if err == unix.EINTR {
+			continue
+		}
+		break
+	}
+	if _, err := unix.Seek(dst, in, 0); err != nil {
+		return err
+	}
+	for in < end {
+		n, err := unix.Sendfile(dst, src, &in, int(min(end-in, 1<<30)))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return nil // it became shorter while it was copied
+		}
+	}
+	return nil
+}
+
+// copyAttributes copies owner, extended attributes, mode and times between open
+// files.
+func copyAttributes(from, to int, st unix.Stat_t) error {
+	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := copyXattrs(procPath(from), procPath(to), unix.Listxattr, unix.Getxattr, unix.Setxattr); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(to, "", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_EMPTY_PATH)
+}
+
+// copyLinkAttributes is copyAttributes for what cannot be opened.
+func copyLinkAttributes(from, to int, base string, st unix.Stat_t) error {
+	if err := unix.Fchownat(to, base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	err := copyXattrs(path.Join(procPath(from), base), path.Join(procPath(to), base), unix.Llistxattr, unix.Lgetxattr, unix.Lsetxattr)
+	if err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Fchmodat(to, base, st.Mode&0o7777, 0); err != nil {
+			return err
+		}
+	}
+	return unix.UtimesNanoAt(to, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// copyXattrs copies extended attributes. Those that the destination's file
+// system cannot hold are left out, capabilities excepted.
+func copyXattrs(from, to string,
+	list func(string, []byte) (int, error), get func(string, string, []byte) (int, error), set func(string, string, []byte, int) error,
+) error {
+	size, err := list(from, nil)
+	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	names := make([]byte, size)
+	if size, err = list(from, names); err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
+		n, err := get(from, name, nil)
+		if err != nil {
+			return err
+		}
+		value := make([]byte, n)
+		if n > 0 {
+			if n, err = get(from, name, value); err != nil {
+				return err
+			}
+		}
+		if err := set(to, name, value[:n], 0); err != nil && (!errors.Is(err, unix.EOPNOTSUPP) || name == "security.capability") {
+			return fmt.Errorf("extended attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}

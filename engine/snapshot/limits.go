@@ -1,0 +1,31 @@
+package snapshot
+
+import (
+	"fmt"
+)
+
+// Limits bound what one layer may unpack to, against archives that are small
+// and unpack to more than a disk holds. Zero means no limit.
+type Limits struct {
+	Bytes   int64 // length of all files together
+	Entries int   // files, directories and so on
+}
+
+// DefaultLimits are far above what images need: 256 GiB and 8 million entries.
+func DefaultLimits() Limits {
+	return Limits{Bytes: 256 << 30, Entries: 8 << 20}
+}
+
+func (l Limits) checkEntries(n int) error {
+	if l.Entries > 0 && n > l.Entries {
+		return fmt.Errorf("it has more than %d entries, the limit for one layer", l.Entries)
+	}
+	return nil
+}
+
+func (l Limits) checkBytes(n int64) error {
+	if l.Bytes > 0 && n > l.Bytes {
+		return fmt.Errorf("its files have more than %d MiB, the limit for one layer", l.Bytes>>20)
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// MountOptions say how a container's root file system is mounted.
+type MountOptions struct {
+	// ReadOnly makes the mount read-only. A runtime that has still to make
+	// mount points in it takes a writable one, and sets MOUNT_ATTR_RDONLY with
+	// mount_setattr(2) when it is done.
+	ReadOnly bool
+	// Attrs are further MOUNT_ATTR_ flags, such as MOUNT_ATTR_NODEV.
+	Attrs int
+}
+
+// overlayOptions switch off what would make the writable layer depend on more
+// than its lower directories, or fail when it is mounted twice. Redirects would
+// put renamed directories into attributes, where Changes does not look.
+var overlayOptions = [...][2]string{
+	{"index", "off"},
+	{"metacopy", "off"},
+	{"redirect_dir", "off"},
+	{"xino", "off"},
+}
+
+// overlay is one overlayfs mount: directories by path.
+type overlay struct {
+	lower       []string // lowest first
+	upper, work string   // "" for a read-only mount
+	userXattr   bool
+	attrs       int // MOUNT_ATTR_…
+}
+
+// Mount mounts the root file system of a prepared container and returns the
+// detached mount. It is attached with move_mount(2) and vanishes when the last
+// descriptor of it, and the last place it is attached to, are gone.
+func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
+	dir, st, err := s.lower(containerID)
+	if err != nil {
+		return nil, err
+	}
+	o := s.overlay(st)
+	o.upper, o.work = dir+"/upper", dir+"/work"
+	o.attrs = opts.Attrs
+	if opts.ReadOnly {
+		o.attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	f, err := s.mount(o, "rootfs")
+	if err != nil {
+		return nil, fmt.Errorf("cannot mount the root file system of container %s: %w", short(containerID), err)
+	}
+	return f, nil
+}
+
+// View mounts the unpacked layers diffIDs, lowest first, read-only and returns
+// the detached mount. The layers must not be removed while it is used.
+func (s *Store) View(diffIDs []digest.Digest) (*os.File, error) {
+	st, err := s.readStack(diffIDs)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.view(st)
+	if err != nil {
+		return nil, fmt.Errorf("cannot mount image: %w", err)
+	}
+	return f, nil
+}
+
+func (s *Store) view(st stack) (*os.File, error) {
+	o := s.overlay(st)
+	o.attrs = unix.MOUNT_ATTR_RDONLY
+	if len(o.lower) == 1 {
+		// Without an upper directory overlayfs wants two lower ones.
+		o.lower = append([]string{s.layers + "/" + emptyDir + "/under"}, o.lower...)
+	}
+	return s.mount(o, "image")
+}
+
+func (s *Store) overlay(st stack) overlay {
+	o := overlay{userXattr: strings.HasPrefix(s.xattr, "user.")}
+	for _, name := range st.Dirs {
+		o.lower = append(o.lower, s.dirPath(name))
+	}
+	return o
+}
+
+func (s *Store) mount(o overlay, name string) (*os.File, error) {
+	if !s.noAppend.Load() {
+		fd, err := o.mount()
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if !errors.Is(err, errNoAppend) {
+			return nil, err
+		}
+		s.noAppend.Store(true)
+	}
+	fd, err := o.mountClassic(s.layers + "/tmp")
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// errNoAppend says that the kernel cannot take lower directories one by one.
+var errNoAppend = errors.New("the kernel has no overlayfs option lowerdir+")
+
+// mount makes the mount with fsopen(2) and its relatives. Each lower directory
+// is a parameter of its own, so that their number is bounded by overlayfs (500)
+// and not by the length of a string.
+func (o overlay) mount() (int, error) {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) {
+		return -1, errNoAppend
+	}
+	if err != nil {
+		return -1, overlayError(-1, err)
+	}
+	defer unix.Close(fd)
+	var opened []int
+	defer func() {
+		for _, p := range opened {
+			unix.Close(p)
+		}
+	}()
+	set := func(key, path string) error {
+		if needsAlias(path) {
+			p, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			opened = append(opened, p)
+			path = procPath(p)
+		}
+		return unix.FsconfigSetString(fd, key, path)
+	}
+	for i, dir := range slices.Backward(o.lower) {
+		if err := set("lowerdir+", dir); err != nil {
+			if i == len(o.lower)-1 && errors.Is(err, unix.EINVAL) {
+				return -1, errNoAppend
+			}
+			return -1, overlayError(fd, err)
+		}
+	}
+	if o.upper != "" {
+		if err := set("upperdir", o.upper); err != nil {
+			return -1, overlayError(fd, err)
+		}
+		if err := set("workdir", o.work); err != nil {
+			return -1, overlayError(fd, err)
+		}
+	}
+	if err := unix.FsconfigSetString(fd, "source", "overlay"); err != nil {
+		return -1, overlayError(fd, err)
+	}
+	for _, option := range overlayOptions {
+		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
+			return -1, overlayError(fd, err)
+		}
+	}
+	if o.userXattr {
+		if err := unix.FsconfigSetFlag(fd, "userxattr"); err != nil {
+			return -1, overlayError(fd, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return -1, overlayError(fd, err)
+	}
+	mnt, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, o.attrs)
+	if err != nil {
+		return -1, overlayError(fd, err)
+	}
+	return mnt, nil
+}
+
+// needsAlias tells whether a path must be given as /proc/self/fd/N: fsconfig(2)
+// takes strings of less than 256 bytes, and overlayfs gives a meaning to some
+// characters.
+func needsAlias(path string) bool {
+	return len(path) > 200 || strings.ContainsAny(path, `:,\`)
+}
+
+// overlayError adds to err what overlayfs says in the log of the context fd.
+func overlayError(fd int, err error) error {
+	var said []string
+	buf := make([]byte, 1024)
+	for fd >= 0 && len(said) < 8 {
+		n, readErr := unix.Read(fd, buf)
+		if readErr != nil || n <= 0 {
+			break
+		}
+		// A message starts with its class: "e ", "w " or "i ".
+		said = append(said, strings.TrimSpace(strings.TrimLeft(string(buf[:n]), "ewi")))
+	}
+	what := ""
+	if len(said) > 0 {
+		what = " (" + strings.Join(said, "; ") + ")"
+	}
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("the kernel has no overlayfs: %w; load the module \"overlay\"", err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("overlayfs: %w%s; stack needs CAP_SYS_ADMIN here", err, what)
+	}
+	return fmt.Errorf("overlayfs: %w%s", err, what)
+}

@@ -1,0 +1,110 @@
+package snapshot
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountClassic makes the mount with mount(2), for kernels before 6.7, and
+// detaches it. All options must fit in a page there, so that paths are replaced
+// by links with short names. The links and the mount itself exist only in a
+// mount namespace of the thread that does it, which ends with the thread. at is
+// any directory.
+func (o overlay) mountClassic(at string) (int, error) {
+	type result struct {
+		fd  int
+		err error
+	}
+	done := make(chan result)
+	go onThreadOfItsOwn(func() {
+		fd, err := o.mountInPrivate(at)
+		done <- result{fd, err}
+	})
+	r := <-done
+	return r.fd, r.err
+}
+
+// onThreadOfItsOwn runs fn on a thread that ends with it, so that what fn does
+// to the thread does not outlive it. The main thread would not end, and its
+// namespaces are taken for the process's, so fn never runs there.
+func onThreadOfItsOwn(fn func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return // still locked, which ends the thread
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // the main thread is taken
+		fn()
+	}()
+	<-done
+}
+
+func (o overlay) mountInPrivate(at string) (int, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return -1, overlayError(-1, err)
+	}
+	// Nothing done here may show elsewhere.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return -1, os.NewSyscallError("mount private", err)
+	}
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700"); err != nil {
+		return -1, os.NewSyscallError("mount tmpfs", err)
+	}
+	if err := unix.Chdir(at); err != nil { // of this thread: unshare took CLONE_FS too
+		return -1, os.NewSyscallError("chdir", err)
+	}
+	if err := unix.Mkdir("m", 0o700); err != nil {
+		return -1, os.NewSyscallError("mkdir", err)
+	}
+	var names []string
+	for i := len(o.lower) - 1; i >= 0; i-- {
+		name := strconv.Itoa(i)
+		if err := unix.Symlink(o.lower[i], name); err != nil {
+			return -1, os.NewSyscallError("symlink", err)
+		}
+		names = append(names, name)
+	}
+	options := []string{"lowerdir=" + strings.Join(names, ":")}
+	if o.upper != "" {
+		for name, dir := range map[string]string{"u": o.upper, "w": o.work} {
+			if err := unix.Symlink(dir, name); err != nil {
+				return -1, os.NewSyscallError("symlink", err)
+			}
+		}
+		options = append(options, "upperdir=u", "workdir=w")
+	}
+	for _, option := range overlayOptions {
+		options = append(options, option[0]+"="+option[1])
+	}
+	if o.userXattr {
+		options = append(options, "userxattr")
+	}
+	data := strings.Join(options, ",")
+	if len(data) >= os.Getpagesize() {
+		return -1, fmt.Errorf("overlayfs: %d layers are more than this kernel can mount; use Linux 6.7 or newer", len(o.lower))
+	}
+	if err := unix.Mount("overlay", "m", "overlay", 0, data); err != nil {
+		return -1, overlayError(-1, err)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "m", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("open_tree", err)
+	}
+	if o.attrs != 0 {
+		attr := unix.MountAttr{Attr_set: uint64(o.attrs)}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+			unix.Close(fd)
+			return -1, os.NewSyscallError("mount_setattr", err)
+		}
+	}
+	return fd, nil
+}

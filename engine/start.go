@@ -1,0 +1,433 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/cgroup"
+	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
+)
+
+// FDs keeps descriptors that must survive the supervisor. A nil FDs keeps none.
+type FDs interface {
+	Get(name string) *os.File
+	Hold(name string, f *os.File) error
+	Drop(name string) error
+	Names(prefix string) []string
+}
+
+// HeldName is the name under which a container's descriptor is held; what is
+// "tty", "stdin", or a socket's key.
+func HeldName(id, what string) string { return id + ":" + what }
+
+// HeldBy is the container that a held name belongs to, "" for none.
+func HeldBy(name string) string {
+	id, _, found := strings.Cut(name, ":")
+	if !found {
+		return ""
+	}
+	return id
+}
+
+// StartExitCode is the exit code that a failed start stands for: 127 for a
+// command that was not found, 126 for one that cannot be executed, 125 for all
+// else that kept the container from starting.
+func StartExitCode(err error) int {
+	var e *runtime.CommandError
+	if errors.As(err, &e) {
+		return e.ExitCode
+	}
+	return 125
+}
+
+// StartOptions are what a start needs of its caller.
+type StartOptions struct {
+	Keep FDs
+	// Attached is called once the container has its network, before its process
+	// runs: the moment to begin to answer its DNS queries.
+	Attached func(*netns.Endpoint) error
+}
+
+// Start runs a created or stopped container. On success c.State is filled in
+// (the caller stores it) and the Task is the caller's; on failure nothing is
+// left of the attempt.
+func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Task, err error) {
+	k := o.Keep
+	var back undo
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot start container %s: %w", c.Spec.Name, err)
+			if undoErr := back.run(); undoErr != nil {
+				err = fmt.Errorf("%w (and cleaning up: %w)", err, undoErr)
+			}
+		}
+	}()
+	img, err := e.resolve(ctx, c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	// The network takes longest and needs nothing of the rest.
+	type attached struct {
+		ep  *netns.Endpoint
+		err error
+	}
+	network := make(chan attached, 1)
+	go func() {
+		ep, err := e.attach(ctx, c, k)
+		network <- attached{ep, err}
+	}()
+	plan, prepErr := e.prepare(ctx, c, img, &back)
+	net := <-network
+	if net.ep != nil {
+		back.add(func() error { return e.detachNet(detached(ctx), c, net.ep, k) })
+	}
+	if err := errors.Join(net.err, prepErr); err != nil {
+		if net.err != nil {
+			return nil, net.err
+		}
+		return nil, err
+	}
+	c.State.Endpoint = net.ep
+	if o.Attached != nil {
+		if err := o.Attached(net.ep); err != nil {
+			return nil, err
+		}
+	}
+	return e.launch(ctx, c, img, plan, k, &back)
+}
+
+// prepared is what a start needs besides the network.
+type prepared struct {
+	root   *os.File
+	user   specs.User
+	home   string
+	mounts *volumes.Resolved
+}
+
+// prepare mounts the root file system and resolves user and volumes.
+func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, back *undo) (*prepared, error) {
+	layers, err := e.Layers()
+	if err != nil {
+		return nil, err
+	}
+	if err := layers.Prepare(ctx, c.ID, diffIDs(img)); err != nil {
+		return nil, err
+	}
+	root, err := layers.Mount(c.ID, snapshot.MountOptions{})
+	if err != nil {
+		return nil, err
+	}
+	back.add(root.Close)
+	p := &prepared{root: root}
+	if p.user, p.home, err = resolveUser(root, first(c.Spec.Process.User, img.Config.Config.User), c.Spec.Process.GroupAdd); err != nil {
+		return nil, err
+	}
+	hosts, resolv := []byte{}, []byte{} // filled in once the network is there
+	if err := e.writeEtc(c, hosts, resolv); err != nil {
+		return nil, err
+	}
+	vols, err := e.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	own, err := e.ownMounts(c)
+	if err != nil {
+		return nil, err
+	}
+	p.mounts, err = vols.Resolve(ctx, volumes.Request{
+		ContainerID: c.ID, Project: c.Project, Mounts: append(own, e.etcMounts(c)...), ImageVolumes: imageConfig(img).Volumes, RootFS: root,
+		Anonymous: c.Volumes, UID: int(p.user.UID), GID: int(p.user.GID),
+	})
+	if err != nil {
+		return nil, err
+	}
+	back.add(p.mounts.Close)
+	for _, note := range p.mounts.Notes {
+		e.Warnf("%s", note)
+	}
+	if !maps.Equal(p.mounts.Anonymous, c.Volumes) {
+		c.Volumes = p.mounts.Anonymous
+		if err := e.Records.SaveConfig(c); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// ownMounts are the container's mounts with those of volumes_from below them:
+// "NAME[:ro|:rw]", or "service:NAME…" for a sibling.
+func (e *Engine) ownMounts(c *Container) ([]volumes.Mount, error) {
+	out := slices.Clone(c.Spec.Mounts)
+	if err := e.fillSecrets(c, out); err != nil {
+		return nil, err
+	}
+	for _, from := range c.Spec.VolumesFrom {
+		ref, readOnly := strings.CutSuffix(from, ":ro")
+		ref = strings.TrimSuffix(ref, ":rw")
+		donor, err := e.peer(c, ref)
+		if err != nil {
+			return nil, fmt.Errorf("cannot take volumes from %q: %w", ref, err)
+		}
+		var theirs []volumes.Mount
+		for _, m := range donor.Spec.Mounts {
+			if m.Type == volumes.TypeVolume && m.Source == "" {
+				m.Source = donor.Volumes[m.Target]
+			}
+			theirs = append(theirs, m)
+		}
+		for target, name := range donor.Volumes {
+			if !slices.ContainsFunc(theirs, func(m volumes.Mount) bool { return m.Target == target }) {
+				theirs = append(theirs, volumes.Mount{Type: volumes.TypeVolume, Source: name, Target: target})
+			}
+		}
+		out = volumes.Inherit(out, theirs, readOnly)
+	}
+	return out, nil
+}
+
+// fillSecrets completes the mounts whose content is not kept in the record: from
+// memory, or after a reboot from where it came from.
+func (e *Engine) fillSecrets(c *Container, mounts []volumes.Mount) error {
+	var kept map[string][]byte
+	for i := range mounts {
+		m := &mounts[i]
+		if m.Type != volumes.TypeFile || !m.Secret || m.Content != nil {
+			continue
+		}
+		if kept == nil {
+			kept = e.Records.Secrets(c.ID)
+		}
+		if content, ok := kept[m.Target]; ok {
+			m.Content = content
+			continue
+		}
+		var err error
+		if path, ok := strings.CutPrefix(m.ContentFrom, "file:"); ok {
+			m.Content, err = os.ReadFile(path)
+		} else if name, ok := strings.CutPrefix(m.ContentFrom, "environment:"); ok {
+			value, set := os.LookupEnv(name)
+			if m.Content = []byte(value); !set {
+				err = fmt.Errorf("variable %s is not set", name)
+			}
+		} else {
+			err = errors.New("its source is not known")
+		}
+		if err != nil {
+			return fmt.Errorf("cannot provide secret %s: %w; run \"stack up\" again, which knows it", m.Target, err)
+		}
+	}
+	return nil
+}
+
+// peer finds the container that a reference of c's means: "service:NAME" is the
+// sibling with the lowest number, "container:REF" or a bare REF any container.
+func (e *Engine) peer(c *Container, ref string) (*Container, error) {
+	service, isService := strings.CutPrefix(ref, "service:")
+	if !isService {
+		return e.Records.Find(strings.TrimPrefix(ref, "container:"))
+	}
+	all, err := e.Records.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range all { // ordered by number
+		if other.Project == c.Project && other.Service == service && !other.OneOff {
+			return other, nil
+		}
+	}
+	return nil, fmt.Errorf("service %s has no container; start it first", service)
+}
+
+// launch writes the last files, makes the cgroup and starts the process.
+func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *prepared, k FDs, back *undo) (*Task, error) {
+	if err := e.writeNames(c); err != nil {
+		return nil, err
+	}
+	groups, err := e.Cgroups()
+	if err != nil {
+		return nil, err
+	}
+	facts, mountFDs, err := e.facts(c, img, p, groups.Mode == cgroup.V2, back)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := OCI(c.Spec, facts)
+	if err != nil {
+		return nil, err
+	}
+	if c.Spec.Process.TTY && c.ConsoleSize[0] > 0 {
+		spec.Process.ConsoleSize = &specs.Box{Height: uint(c.ConsoleSize[0]), Width: uint(c.ConsoleSize[1])}
+	}
+	group, warnings, err := groups.Create(e.cgroupPath(c), spec.Linux.Resources)
+	if err != nil {
+		return nil, err
+	}
+	back.add(func() error { return group.Delete(detached(ctx)) })
+	for _, w := range warnings {
+		e.Warnf("%s", w)
+	}
+	entry, err := group.Entry()
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	stdio, err := e.openStdio(c, k, back)
+	if err != nil {
+		return nil, err
+	}
+	defer stdio.close()
+	proc, err := runtime.Start(ctx, &runtime.Config{
+		Spec: spec, RootFS: p.root, MountFDs: mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
+		Stdin: stdio.stdin, Stdout: stdio.stdout, Stderr: stdio.stderr, Init: c.Spec.Init,
+		Warn: func(w string) { e.Warnf("%s", w) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	t := &Task{engine: e, id: c.ID, proc: proc, group: group, done: make(chan struct{}), fds: k, pidHost: facts.PIDNS != ""}
+	if err := e.startPump(c, t, proc.Console, k); err != nil {
+		return nil, errors.Join(err, t.abort())
+	}
+	if err := proc.Pin(e.pinPath(c.ID)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		e.Warnf("cannot pin process %d: %v", proc.PID, err)
+	}
+	c.State.Phase = Running
+	c.State.Pid, c.State.StartTicks = proc.PID, proc.StartTicks
+	c.State.StartedAt, c.State.FinishedAt = time.Now().UTC(), time.Time{}
+	c.State.ExitCode, c.State.Error, c.State.OOMKilled = 0, "", false
+	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
+	closeMounts(p)
+	go t.wait()
+	return t, nil
+}
+
+func closeMounts(p *prepared) {
+	p.root.Close()
+	p.mounts.Close()
+}
+
+// pinPath is where the process' pidfd is bound, so that its exit status can be
+// read even if all of ours were killed.
+func (e *Engine) pinPath(id string) string { return filepath.Join(e.Records.RunDir(id), "pidfd") }
+
+// facts gathers what OCI needs to know about this host and this start.
+func (e *Engine) facts(c *Container, img image.Image, p *prepared, v2 bool, back *undo) (Facts, map[int]*os.File, error) {
+	f := Facts{
+		ID: c.ID, Image: imageConfig(img), Hostname: hostname(c), User: p.user, Home: p.home,
+		CgroupPath: e.cgroupPath(c), CgroupV2: v2, HasCap: hasCapability(), BlkioDevice: deviceNumber,
+	}
+	if f.NetNS = "host"; c.State.Endpoint != nil && c.State.Endpoint.NetNS != "" {
+		f.NetNS = c.State.Endpoint.NetNS
+	}
+	var err error
+	if f.PIDNS, err = e.sharedNS(c, c.Spec.Isolation.PIDMode, "pid"); err != nil {
+		return f, nil, err
+	}
+	var shm *os.File
+	if f.IPCNS, err = e.sharedNS(c, c.Spec.Isolation.IPCMode, "ipc"); err != nil {
+		return f, nil, err
+	}
+	if shm, err = e.sharedShm(c, c.Spec.Isolation.IPCMode); err != nil {
+		return f, nil, err
+	}
+	if f.Devices, f.DeviceRules, err = devices(c.Spec.Isolation); err != nil {
+		return f, nil, err
+	}
+	caps, err := capabilities(c.Spec.Isolation.Privileged, c.Spec.Isolation.CapAdd, c.Spec.Isolation.CapDrop, f.HasCap)
+	if err != nil {
+		return f, nil, err
+	}
+	if f.Seccomp, err = seccompProfile(c.Spec.Isolation, caps); err != nil {
+		return f, nil, err
+	}
+	fds := map[string]*os.File{}
+	for _, m := range p.mounts.Mounts {
+		fds[m.Target] = m.FD
+		om := specs.Mount{Destination: m.Target, Source: m.Source, Type: "bind"}
+		if m.Propagation != "" && m.Propagation != "rprivate" {
+			om.Options = []string{m.Propagation}
+		}
+		f.Mounts = append(f.Mounts, om)
+	}
+	if shm != nil {
+		back.add(shm.Close)
+		fds["/dev/shm"] = shm
+		f.Mounts = append([]specs.Mount{{Destination: "/dev/shm", Type: "bind"}}, f.Mounts...)
+	}
+	// OCI puts the kernel's file systems before ours; count them to find ours.
+	all := mounts(c.Spec, f)
+	byIndex := map[int]*os.File{}
+	for i, m := range all {
+		if fd := fds[m.Destination]; fd != nil && m.Type == "bind" {
+			byIndex[i] = fd
+		}
+	}
+	return f, byIndex, nil
+}
+
+// sharedNS turns "", "host", "container:REF" and "service:NAME" into what Facts
+// wants.
+func (e *Engine) sharedNS(c *Container, mode, kind string) (string, error) {
+	switch {
+	case mode == "host":
+		return "host", nil
+	case !isShared(mode):
+		return "", nil
+	}
+	donor, err := e.peer(c, mode)
+	if err != nil {
+		return "", fmt.Errorf("cannot join the %s namespace: %w", kind, err)
+	}
+	if donor.State.Pid == 0 {
+		return "", fmt.Errorf("cannot join the %s namespace of container %s: it is not running", kind, donor.Spec.Name)
+	}
+	return fmt.Sprintf("/proc/%d/ns/%s", donor.State.Pid, kind), nil
+}
+
+// isShared tells whether a mode names another container.
+func isShared(mode string) bool {
+	return strings.HasPrefix(mode, "container:") || strings.HasPrefix(mode, "service:")
+}
+
+// sharedShm is /dev/shm of the container whose IPC namespace is joined.
+func (e *Engine) sharedShm(c *Container, mode string) (*os.File, error) {
+	switch {
+	case mode == "host":
+		return openTree(unix.AT_FDCWD, "/dev/shm")
+	case isShared(mode):
+		donor, err := e.peer(c, mode)
+		if err != nil {
+			return nil, err
+		}
+		var f *os.File
+		err = inMountNS(donor.State.Pid, func() (err error) {
+			f, err = openTree(unix.AT_FDCWD, "/dev/shm")
+			return err
+		})
+		return f, err
+	}
+	return nil, nil
+}
+
+// openTree clones a mount into a detached one, open_tree(2).
+func openTree(dir int, path string) (*os.File, error) {
+	fd, err := unix.OpenTree(dir, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot clone the mount at %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}

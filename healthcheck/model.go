@@ -1,0 +1,33 @@
+package healthcheck
+
+import "time"
+
+// Spec is a health check in Docker's terms. Zero durations mean the default.
+type Spec struct {
+	// Test is ["NONE"], ["CMD", arg…] or ["CMD-SHELL", command]. Empty means
+	// that there is no check.
+	Test          []string      `json:"test,omitempty"`
+	Interval      time.Duration `json:"interval,omitempty"`      // default 30 s
+	Timeout       time.Duration `json:"timeout,omitempty"`       // default 30 s
+	StartPeriod   time.Duration `json:"startPeriod,omitempty"`   // default 0 s
+	StartInterval time.Duration `json:"startInterval,omitempty"` // default 5 s
+	Retries       int           `json:"retries,omitempty"`       // default 3
+}
+
+// Status is a container's health as Docker names it.
+type Status string
+
+const (
+	None      Status = ""
+	Starting  Status = "starting"
+	Healthy   Status = "healthy"
+	Unhealthy Status = "unhealthy"
+)
+
+// Result is the outcome of one probe.
+type Result struct {
+	Start    time.Time `json:"start"`
+	End      time.Time `json:"end"`
+	ExitCode int       `json:"exitCode"` // 0 healthy; -1 when the probe could not run or timed out
+	Output   string    `json:"output"`   // at most 4096 bytes
+}

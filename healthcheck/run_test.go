@@ -1,0 +1,238 @@
+package healthcheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A service that is ready after 200 ms is healthy before 400 ms.
+func TestRunIsQuick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		var seen []string
+		Run(ctx, Target{Spec: Spec{Test: []string{"CMD", "x"}}, Started: start}, func(context.Context) Result {
+			time.Sleep(4 * time.Millisecond)
+			if time.Since(start) < 200*time.Millisecond {
+				return Result{ExitCode: 1, Output: "not yet"}
+			}
+			return Result{Output: "ok"}
+		}, func(s State, changed bool) {
+			if changed {
+				seen = append(seen, string(s.Status))
+			}
+			if len(s.Log) > MaxResults || s.FailingStreak != 0 {
+				t.Errorf("%+v", s)
+			}
+			if s.Status == Healthy {
+				if after := time.Since(start); after >= 400*time.Millisecond {
+					t.Errorf("healthy after %v", after)
+				}
+				cancel()
+			}
+		})
+		if fmt.Sprint(seen) != "[starting healthy]" {
+			t.Error(seen)
+		}
+	})
+}
+
+func TestRunTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		spec := Spec{Test: []string{"CMD", "x"}, Timeout: 2 * time.Second, Retries: 1, Interval: time.Second}
+		Run(ctx, Target{Spec: spec, Started: time.Now()}, func(ctx context.Context) Result {
+			<-ctx.Done()
+			return Result{ExitCode: 137, Output: "half an answer"}
+		}, func(s State, _ bool) {
+			if s.Status != Unhealthy {
+				return
+			}
+			r := s.Log[len(s.Log)-1]
+			if r.ExitCode != -1 || r.Output != "Health check exceeded timeout (2s): half an answer" || r.End.Sub(r.Start) != 2*time.Second {
+				t.Errorf("%+v", r)
+			}
+			cancel()
+		})
+	})
+}
+
+// Five results are kept, a stop in the middle of a probe is no result, and a
+// resumed run goes on with status, streak, history and rhythm.
+func TestRunResume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		started := time.Now()
+		spec := Spec{Test: []string{"CMD", "x"}, Interval: 10 * time.Second}
+		var last State
+		ctx, cancel := context.WithTimeout(t.Context(), 75*time.Second)
+		defer cancel()
+		n := 0
+		Run(ctx, Target{Spec: spec, Started: started}, func(ctx context.Context) Result {
+			if n++; n == 8 { // in this one the supervisor goes
+				<-ctx.Done()
+				return Result{ExitCode: 1}
+			}
+			if n > 6 {
+				return Result{ExitCode: 1, Output: fmt.Sprint(n)}
+			}
+			return Result{Output: fmt.Sprint(n)}
+		}, func(s State, _ bool) { last = s })
+		if last.Status != Healthy || last.FailingStreak != 1 || len(last.Log) != MaxResults || last.Log[4].Output != "7" {
+			t.Fatalf("%+v", last)
+		}
+		again, stop := context.WithCancel(t.Context())
+		var when []time.Duration
+		Run(again, Target{Spec: spec, Started: started, Resume: last}, func(context.Context) Result {
+			when = append(when, time.Since(started))
+			return Result{ExitCode: 1}
+		}, func(s State, changed bool) {
+			if s.Status == Unhealthy {
+				if s.FailingStreak != 3 || !changed || s.Log[2].Output != "7" {
+					t.Errorf("%+v", s)
+				}
+				stop()
+			}
+		})
+		if fmt.Sprint(when) != "[1m15s 1m25s]" {
+			t.Error(when)
+		}
+	})
+}
+
+func TestRunNothing(t *testing.T) {
+	for _, test := range [][]string{nil, {"NONE"}} {
+		Run(t.Context(), Target{Spec: Spec{Test: test}}, nil, nil)
+	}
+}
+
+func TestShorten(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"ok\n", "ok\n"},
+		{strings.Repeat("x", 5000), strings.Repeat("x", 4096)},
+		{strings.Repeat("x", 4095) + "é", strings.Repeat("x", 4095)},
+		{"\xff\xfe", "?"},
+	} {
+		if got := shorten(c.in); got != c.want {
+			t.Errorf("%d bytes: %.20q (%d)", len(c.in), got, len(got))
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	image := &Spec{Test: []string{"CMD", "i"}, Interval: 1, Timeout: 2, StartPeriod: 3, StartInterval: 4, Retries: 5}
+	for _, c := range []struct {
+		image, service *Spec
+		want           string
+	}{
+		{nil, nil, "<nil>"},
+		{image, nil, "&{[CMD i] 1ns 2ns 3ns 4ns 5}"},
+		{nil, &Spec{Retries: 7}, "&{[] 0s 0s 0s 0s 7}"},
+		{image, &Spec{Timeout: 9}, "&{[CMD i] 1ns 9ns 3ns 4ns 5}"},
+		{image, &Spec{Test: []string{"NONE"}}, "&{[NONE] 1ns 2ns 3ns 4ns 5}"},
+		{image, &Spec{Test: []string{"CMD-SHELL", "s"}, Interval: 8, StartPeriod: 8, StartInterval: 8, Retries: 8}, "&{[CMD-SHELL s] 8ns 2ns 8ns 8ns 8}"},
+	} {
+		got := Merge(c.image, c.service)
+		if fmt.Sprint(got) != c.want {
+			t.Errorf("%v + %v: %v, not %s", c.image, c.service, got, c.want)
+		}
+		if got.Enabled() != (got != nil && len(got.Test) > 1) {
+			t.Errorf("%v: enabled %v", got, got.Enabled())
+		}
+	}
+	if fmt.Sprint((&Spec{Test: []string{"CMD-SHELL", "a b"}}).Command(nil)) != "[/bin/sh -c a b]" {
+		t.Error("command")
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, c := range []struct {
+		spec *Spec
+		bad  string
+	}{
+		{nil, ""},
+		{&Spec{}, ""},
+		{&Spec{Test: []string{"NONE"}}, ""},
+		{&Spec{Test: FromCommand("true"), Interval: time.Millisecond}, ""},
+		{&Spec{Interval: time.Microsecond}, "healthcheck.interval: 1µs is too short"},
+		{&Spec{StartInterval: -1}, "healthcheck.start_interval"},
+		{&Spec{Retries: -1}, "healthcheck.retries"},
+		{&Spec{Test: []string{"CMD"}}, "no command"},
+		{&Spec{Test: []string{"CMD-SHELL", "a", "b"}}, "takes one string"},
+		{&Spec{Test: []string{"curl", "x"}}, "no kind of test"},
+		{&Spec{Test: []string{"NONE", "x"}}, "takes no arguments"},
+	} {
+		err := c.spec.Validate()
+		if c.bad == "" && err != nil || c.bad != "" && (err == nil || !strings.Contains(err.Error(), c.bad)) {
+			t.Errorf("%+v: %v", c.spec, err)
+		}
+	}
+}
+
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
+
+// serve answers each connection with the same bytes, and holds it if asked to.
+func serve(t *testing.T, answer string, hold bool) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				buf := make([]byte, 4096)
+				c.Read(buf)
+				io.WriteString(c, answer)
+				if hold {
+					c.Read(buf)
+				}
+				c.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestProbes(t *testing.T) {
+	closed := serve(t, "", false)
+	for _, c := range []struct {
+		name   string
+		probe  Probe
+		exit   int
+		output string
+	}{
+		{"tcp", TCPProbe(dial, closed), 0, "connected to " + closed},
+		{"tcp refused", TCPProbe(dial, "127.0.0.1:1"), 1, "cannot connect to 127.0.0.1:1"},
+		{"200", HTTPProbe(dial, serve(t, "HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody", true), "/health"), 0, "HTTP 200"},
+		{"100 then 204", HTTPProbe(dial, serve(t, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", false), "x"), 0, "HTTP 204"},
+		{"503", HTTPProbe(dial, serve(t, "HTTP/1.0 503 No\r\n\r\nbusy", false), "/"), 1, "HTTP 503\nbusy"},
+		{"not HTTP", HTTPProbe(dial, serve(t, "220 smtp\r\n", false), "/"), 1, "no HTTP answer"},
+		{"no answer", HTTPProbe(dial, closed, "/"), 1, "no HTTP answer: EOF"},
+		{"blank", HTTPProbe(dial, closed, "/a b"), 1, "blanks are not allowed"},
+	} {
+		r := c.probe(t.Context())
+		if r.ExitCode != c.exit || !strings.Contains(r.Output, c.output) || r.End.Before(r.Start) {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if r := HTTPProbe(dial, serve(t, "", true), "/")(ctx); r.ExitCode == 0 || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		t.Errorf("%+v", r)
+	}
+}

@@ -1,0 +1,430 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/stack-run/stack/netns/link"
+	"github.com/stack-run/stack/netns/nft"
+	"golang.org/x/sys/unix"
+)
+
+// optSysctls is a driver option of an attachment: sysctls of its interface,
+// separated by commas, with IFNAME for the interface's name.
+const optSysctls = "com.docker.network.endpoint.sysctls"
+
+// firstIndex is the interface index of the first link inside a namespace; those
+// below may be taken by devices that some kernels put into every namespace.
+const firstIndex = 100
+
+// resolverAddress is where containers look for names. nginx configurations name it.
+var resolverAddress = [4]byte{127, 0, 0, 11}
+
+// resolverPort is the first choice for the port where names are really served.
+const resolverPort = 40053
+
+func (a Attachment) validate() error {
+	if a.IPv4.IsValid() && !a.IPv4.Is4() || a.IPv6.IsValid() && !a.IPv6.Is6() {
+		return fmt.Errorf("address %s or %s is of the wrong family", a.IPv4, a.IPv6)
+	}
+	if a.Interface != "" && !linkName(a.Interface) {
+		return fmt.Errorf("interface name %q is not usable; up to 15 characters without space, slash and colon", a.Interface)
+	}
+	if a.MAC != "" {
+		mac, err := net.ParseMAC(a.MAC)
+		if err != nil || len(mac) != 6 {
+			return fmt.Errorf("MAC address %q is not six bytes in hex, such as 02:42:ac:10:00:02", a.MAC)
+		}
+		if mac[0]&1 != 0 {
+			return fmt.Errorf("MAC address %q is a multicast address", a.MAC)
+		}
+	}
+	for _, ll := range a.LinkLocal {
+		if !ll.IsLinkLocalUnicast() {
+			return fmt.Errorf("address %s is not link-local", ll)
+		}
+	}
+	return nil
+}
+
+// Attach makes an endpoint: a namespace with loopback up, pinned below the run
+// root, a link with addresses and routes for each network, sysctls, and published
+// ports. After a failure nothing is left. An endpoint of the same ID that was left
+// half-made is replaced.
+func (m *Manager) Attach(ctx context.Context, spec EndpointSpec) (*Endpoint, error) {
+	e, err := m.attach(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect %s to its network: %w", spec.subject(), err)
+	}
+	return e, nil
+}
+
+func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, err error) {
+	if err := spec.validate(); err != nil {
+		return nil, err
+	}
+	e := &Endpoint{Spec: spec}
+	if id, ok := spec.shares(); ok {
+		e.NetNS, e.Shared = m.pin(id), true
+		if !link.Pinned(e.NetNS) {
+			return nil, fmt.Errorf("container %s, whose network it shares, has none; start that first", short(id))
+		}
+		return e, nil
+	}
+	if spec.Mode == "host" {
+		if len(spec.Ports) > 0 {
+			e.Warnings = append(e.Warnings, "published ports are ignored: the container uses the host's network")
+		}
+		return e, nil
+	}
+	if m.live(spec.ID) {
+		if err := m.Detach(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	e.NetNS = m.pin(spec.ID)
+	records, err := m.lendAll(ctx, e)
+	defer func() {
+		if err != nil {
+			// The caller's context may be the reason.
+			err = errors.Join(err, m.Detach(context.WithoutCancel(ctx), e))
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	for i := range records {
+		if err := m.bridge(ctx, records[i]); err != nil {
+			return nil, err
+		}
+	}
+	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, hostNS) }); err != nil {
+		return nil, err
+	}
+	if err := m.plug(ctx, e.Links, records); err != nil {
+		return nil, err
+	}
+	if err := m.Publish(ctx, e); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// lendAll decides about addresses and link names and writes the endpoint's
+// record, all under the lock.
+func (m *Manager) lendAll(ctx context.Context, e *Endpoint) ([]record, error) {
+	attachments := slices.Clone(e.Spec.Networks)
+	slices.SortStableFunc(attachments, func(a, b Attachment) int { return b.Priority - a.Priority })
+	var records []record
+	err := m.locked(ctx, func() error {
+		if err := link.PreparePins(m.pinDir()); err != nil {
+			return err
+		}
+		for _, a := range attachments {
+			r, err := m.find(a.Network)
+			if err != nil {
+				return err
+			}
+			if !r.isBridge() {
+				return fmt.Errorf("network %s has driver %q, which takes no attachments; use network_mode", r.Name, r.Driver)
+			}
+			l, err := m.lend(e, r, a)
+			if err != nil {
+				return err
+			}
+			records = append(records, r)
+			e.Links = append(e.Links, l)
+		}
+		return m.saveEndpoint(e, false)
+	})
+	return records, err
+}
+
+// lend decides about one link.
+func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
+	leases, err := m.loadLeases(r.ID)
+	if err != nil {
+		return Link{}, err
+	}
+	key := e.Spec.Key
+	if key == "" {
+		key = e.Spec.ID
+	}
+	got, err := leases.lend(r.Network, key, e.Spec.ID, a, m.live)
+	if err != nil {
+		return Link{}, m.explain(err)
+	}
+	if err := m.saveLeases(r.ID, leases); err != nil {
+		return Link{}, err
+	}
+	l := Link{
+		Network: r.Name, NetworkID: r.ID, Name: a.Interface, MAC: a.MAC, Aliases: a.Aliases,
+		HostLink: m.hostLink(e.Spec.ID, r.ID), Bridge: r.Bridge, Internal: r.Internal, Routed: r.routed(),
+		IPv4: got.IPv4, IPv6: got.IPv6, Gateway4: r.Gateway4, Gateway6: r.Gateway6,
+	}
+	if l.IPv4.IsValid() {
+		l.Bits4 = r.IPv4.Bits()
+	}
+	if l.IPv6.IsValid() {
+		l.Bits6 = r.IPv6.Bits()
+	}
+	if l.MAC == "" {
+		l.MAC = stableMAC(l).String()
+	}
+	for i := 0; l.Name == ""; i++ {
+		name := fmt.Sprintf("eth%d", i)
+		taken := slices.ContainsFunc(e.Links, func(o Link) bool { return o.Name == name }) ||
+			slices.ContainsFunc(e.Spec.Networks, func(o Attachment) bool { return o.Interface == name })
+		if !taken {
+			l.Name = name
+		}
+	}
+	return l, nil
+}
+
+// explain puts the name of a container in place of its key.
+func (m *Manager) explain(err error) error {
+	var taken *addressTaken
+	if errors.As(err, &taken) {
+		if e, lerr := m.loadEndpoint(taken.by.Endpoint); lerr == nil {
+			return fmt.Errorf("address %s of network %s is taken by %s; choose another, or remove that container",
+				taken.addr, taken.network, e.Spec.owner())
+		}
+	}
+	return err
+}
+
+// hostLink is the name of the host's end of a link, below 16 characters.
+func (m *Manager) hostLink(endpointID, networkID string) string {
+	sum := sha256.Sum256([]byte(endpointID + "\x00" + networkID))
+	return m.hostLinkPrefix() + hex.EncodeToString(sum[:4])
+}
+
+func (m *Manager) hostLinkPrefix() string { return "sv" + m.o.Instance + "-" }
+
+// stableMAC derives a locally administered address from the IP address, so that
+// who had the one in a neighbour table still finds the other.
+func stableMAC(l Link) net.HardwareAddr {
+	if l.IPv4.IsValid() {
+		a := l.IPv4.As4()
+		return net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}
+	}
+	a := l.IPv6.As16()
+	return net.HardwareAddr{0x02, 0x43, a[12], a[13], a[14], a[15]}
+}
+
+// bridge makes sure of a network's bridge, once per process.
+func (m *Manager) bridge(ctx context.Context, r record) error {
+	m.mu.Lock()
+	_, ok := m.ready[r.ID]
+	m.mu.Unlock()
+	if ok {
+		return nil
+	}
+	_, err := m.Ensure(ctx, r.Name)
+	return err
+}
+
+// furnish sets up the inside of a new namespace. It runs on a thread there.
+func (m *Manager) furnish(e *Endpoint, records []record, hostNS int) error {
+	v6 := slices.ContainsFunc(e.Links, func(l Link) bool { return l.IPv6.IsValid() })
+	if err := namespaceSysctls(len(e.Links) > 0, v6); err != nil {
+		return err
+	}
+	s, err := link.Open()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var b link.Batch
+	b.Up("lo")
+	for i, l := range e.Links {
+		addLink(&b, e, l, firstIndex+i, records[i].mtu(), hostNS)
+	}
+	defaultRoutes(&b, e, nil)
+	if err := s.Do(&b); err != nil {
+		return err
+	}
+	if len(e.Links) > 0 {
+		if err := nft.Apply(nft.Resolver(resolverTable, resolverAddress, resolverPort, resolverPort)); err != nil {
+			return err
+		}
+	}
+	for _, l := range e.Links {
+		if err := linkSysctls(e, l, v6); err != nil {
+			return err
+		}
+	}
+	for key, value := range e.Spec.Sysctls {
+		if err := link.WriteSysctl(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const resolverTable = "stack-resolver"
+
+// addLink queues one link with its addresses.
+func addLink(b *link.Batch, e *Endpoint, l Link, index, mtu, hostNS int) {
+	mac, _ := net.ParseMAC(l.MAC)
+	b.AddVeth(link.Veth{Name: l.Name, Index: index, MAC: mac, MTU: mtu, Host: l.HostLink}, hostNS)
+	b.Up(l.Name)
+	if l.IPv4.IsValid() {
+		b.AddAddress(index, netip.PrefixFrom(l.IPv4, l.Bits4))
+	}
+	if l.IPv6.IsValid() {
+		b.AddAddress(index, netip.PrefixFrom(l.IPv6, l.Bits6))
+	}
+	for _, a := range e.attachment(l.Network).LinkLocal {
+		bits := 64
+		if a.Is4() {
+			bits = 16
+		}
+		b.AddAddress(index, netip.PrefixFrom(a, bits))
+	}
+}
+
+func (e *Endpoint) attachment(network string) Attachment {
+	for _, a := range e.Spec.Networks {
+		if a.Network == network {
+			return a
+		}
+	}
+	return Attachment{}
+}
+
+// outlet is the link whose gateway is the way out for a family, and at whose
+// address ports are published; nil when there is none. The attachment with the
+// highest gateway priority wins, then the network whose name comes first.
+func (e *Endpoint) outlet(v6 bool) *Link {
+	var best *Link
+	for i := range e.Links {
+		l := &e.Links[i]
+		if l.Internal || v6 && !l.IPv6.IsValid() || !v6 && !l.IPv4.IsValid() {
+			continue
+		}
+		if best == nil {
+			best = l
+			continue
+		}
+		a, b := e.attachment(l.Network).GatewayPrio, e.attachment(best.Network).GatewayPrio
+		if a > b || a == b && l.Network < best.Network {
+			best = l
+		}
+	}
+	return best
+}
+
+// defaultRoutes queues the ways out. index finds a link's index; nil for a new
+// namespace, where they are in order.
+func defaultRoutes(b *link.Batch, e *Endpoint, index func(name string) int) {
+	for _, v6 := range []bool{false, true} {
+		out := e.outlet(v6)
+		if out == nil {
+			if index != nil {
+				b.NoDefaultRoute(v6)
+			}
+			continue
+		}
+		gateway := out.Gateway4
+		if v6 {
+			gateway = out.Gateway6
+		}
+		var i int
+		if index != nil {
+			i = index(out.Name)
+		} else {
+			i = firstIndex + slices.IndexFunc(e.Links, func(l Link) bool { return l.Name == out.Name })
+		}
+		b.DefaultRoute(i, gateway)
+	}
+}
+
+// namespaceSysctls are Docker's defaults, and those that make IPv6 addresses
+// usable at once.
+func namespaceSysctls(links, v6 bool) error {
+	set := [][2]string{
+		{"net/ipv4/ping_group_range", "0 2147483647"}, // ping without CAP_NET_RAW
+		{"net/ipv4/ip_unprivileged_port_start", "0"},
+	}
+	if hostHasIPv6() && links {
+		if v6 {
+			set = append(set, [][2]string{
+				{"net/ipv6/conf/all/disable_ipv6", "0"},
+				{"net/ipv6/conf/default/disable_ipv6", "0"},
+				{"net/ipv6/conf/default/accept_dad", "0"},
+				{"net/ipv6/conf/default/accept_ra", "0"},
+			}...)
+		} else {
+			set = append(set, [2]string{"net/ipv6/conf/all/disable_ipv6", "1"}, [2]string{"net/ipv6/conf/default/disable_ipv6", "1"})
+		}
+	}
+	for _, s := range set {
+		if err := link.WriteSysctl(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func linkSysctls(e *Endpoint, l Link, v6 bool) error {
+	if v6 && !l.IPv6.IsValid() {
+		if err := link.WriteSysctl("net/ipv6/conf/"+l.Name+"/disable_ipv6", "1"); err != nil {
+			return err
+		}
+	}
+	for _, s := range strings.Split(e.attachment(l.Network).DriverOpts[optSysctls], ",") {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok {
+			continue
+		}
+		// A dot of the interface's name is a slash in sysctl(8)'s dotted form.
+		name := strings.ReplaceAll(l.Name, ".", "/")
+		if err := link.WriteSysctl(strings.ReplaceAll(strings.TrimSpace(key), "IFNAME", name), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plug puts the host's ends of links under their bridges.
+func (m *Manager) plug(ctx context.Context, links []Link, records []record) error {
+	s, err := link.Open()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for try := 0; ; try++ {
+		var b link.Batch
+		m.mu.Lock()
+		for i, l := range links {
+			b.Port(l.HostLink, m.ready[l.NetworkID], !records[i].option(OptICC, true))
+		}
+		m.mu.Unlock()
+		err := s.Do(&b)
+		if err == nil || try > 0 || !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		// Somebody removed a bridge since this process made sure of it.
+		for _, r := range records {
+			if _, err := m.Ensure(ctx, r.Name); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Detach takes an endpoint away: ports, links, pin. What is not there is not an
+// error, and a failing step does not keep the others from being done.
+func (m *Manager) Detach(ctx context.Context, e *Endpoint) error {
+	return m.DetachAll(ctx, []*Endpoint{e})
+}

@@ -1,0 +1,37 @@
+// Package netns is the network side of containers: networks (a bridge each),
+// endpoints (a pinned network namespace with a veth pair per network), published
+// ports and names.
+//
+// # What is where
+//
+// A [Network] is a record below the data root and survives reboots; its bridge is
+// made when [Manager.Ensure] or [Manager.Attach] needs it. An [Endpoint] is plain
+// data which the engine stores; this package keeps a copy of its own below the run
+// root from the moment before the first kernel object is made until after the
+// last is gone, so that leftovers of a killed process can be told and removed
+// ([Manager.Sweep]), a port's owner has a name, and a network its users.
+//
+//	DataRoot/networks/ID.json      record of a network
+//	DataRoot/networks/ID.leases    which key had which address
+//	RunRoot/locks/networks         lock of all decisions: subnets, leases, users
+//	RunRoot/netns/ID               pin of an endpoint's namespace
+//	RunRoot/endpoints/ID.json      copy of an endpoint
+//	RunRoot/names/NETWORK/OWNER    names a project answers for on a network
+//
+// # Packets
+//
+// All rules of an instance (a pair of roots) are in one nftables table, described
+// in package nft. Published ports are map look-ups in the kernel; no process of
+// ours has to live for them. Sockets are held for them all the same
+// ([Manager.Hold]): nobody else on the host can take the port unnoticed, and what
+// the kernel cannot rewrite goes through them, which is [::1]:PORT, and IPv6
+// clients of containers without IPv6.
+//
+// Another firewall that drops forwarded packets is beyond an accept rule of ours:
+// in netfilter every table must accept. Where Docker's DOCKER-USER chain exists
+// (iptables-nft) the instance's bridges are accepted there, as Docker suggests;
+// rules of firewalld, ufw or legacy iptables are left to the administrator.
+//
+// Forwarding (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding) is switched on
+// with the first network that is not internal, and stays on.
+package netns

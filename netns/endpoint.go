@@ -1,0 +1,128 @@
+package netns
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// endpointRecord is our own copy of an endpoint below the run root. It exists
+// from before the first to after the last kernel object of the endpoint.
+type endpointRecord struct {
+	Endpoint
+	// Published says that the ports are in the firewall's maps.
+	Published bool `json:"published,omitempty"`
+}
+
+func (m *Manager) loadEndpoint(id string) (endpointRecord, error) {
+	var e endpointRecord
+	b, err := os.ReadFile(m.endpointPath(id))
+	if err == nil {
+		err = json.Unmarshal(b, &e)
+	}
+	if err != nil {
+		return e, fmt.Errorf("cannot read endpoint %s: %w", short(id), err)
+	}
+	return e, nil
+}
+
+func (m *Manager) saveEndpoint(e *Endpoint, published bool) error {
+	return writeFile(m.endpointPath(e.Spec.ID), endpointRecord{Endpoint: *e, Published: published}, false)
+}
+
+// endpoints reads all endpoints. Unreadable ones are left out: they are from
+// another version, or half removed.
+func (m *Manager) endpoints() ([]endpointRecord, error) {
+	entries, err := os.ReadDir(m.endpointDir())
+	if err != nil {
+		return nil, fmt.Errorf("cannot list endpoints: %w", err)
+	}
+	var all []endpointRecord
+	for _, entry := range entries {
+		if id, ok := strings.CutSuffix(entry.Name(), ".json"); ok {
+			if e, err := m.loadEndpoint(id); err == nil {
+				all = append(all, e)
+			}
+		}
+	}
+	return all, nil
+}
+
+// live reports whether an endpoint has kernel objects, or may have.
+func (m *Manager) live(endpointID string) bool {
+	if endpointID == "" {
+		return false
+	}
+	_, err := os.Lstat(m.endpointPath(endpointID))
+	return err == nil
+}
+
+func short(id string) string { return id[:min(12, len(id))] }
+
+// owner says whom an error is about, for people: "project shop, service web".
+func (s EndpointSpec) owner() string {
+	project, _, ok := strings.Cut(s.Key, "/")
+	name := s.Owner
+	if name == "" {
+		name = "container " + short(s.ID)
+	}
+	if ok && project != "" {
+		return "project " + project + ", " + name
+	}
+	return name
+}
+
+func (s EndpointSpec) subject() string {
+	if s.Owner != "" {
+		return s.Owner
+	}
+	return "container " + short(s.ID)
+}
+
+// shares returns the endpoint whose namespace the mode names.
+func (s EndpointSpec) shares() (id string, ok bool) { return strings.CutPrefix(s.Mode, "container:") }
+
+// validate checks what needs no knowledge of the host.
+func (s EndpointSpec) validate() error {
+	if s.ID == "" || strings.ContainsAny(s.ID, "/\x00") || s.ID == "." || s.ID == ".." {
+		return fmt.Errorf("endpoint ID %q is not usable as a file name", s.ID)
+	}
+	_, sharing := s.shares()
+	switch {
+	case s.Mode != "" && s.Mode != "host" && s.Mode != "none" && !sharing:
+		return fmt.Errorf("network mode %q is not known; use host, none or container:ID", s.Mode)
+	case s.Mode != "" && len(s.Networks) > 0:
+		return fmt.Errorf("network mode %q goes with no networks", s.Mode)
+	case sharing && len(s.Ports) > 0:
+		return errors.New("ports cannot be published by a container that shares another one's network; publish them there")
+	case s.Mode == "host" && len(s.Sysctls) > 0:
+		return errors.New("net sysctls cannot be set in the host's network")
+	}
+	names := map[string]bool{"lo": true}
+	for i, a := range s.Networks {
+		if slices.ContainsFunc(s.Networks[:i], func(o Attachment) bool { return o.Network == a.Network }) {
+			return fmt.Errorf("network %s is attached twice", a.Network)
+		}
+		if err := a.validate(); err != nil {
+			return fmt.Errorf("network %s: %w", a.Network, err)
+		}
+		if a.Interface != "" && names[a.Interface] {
+			return fmt.Errorf("network %s: interface name %q is used twice", a.Network, a.Interface)
+		}
+		names[a.Interface] = a.Interface != ""
+	}
+	for _, p := range s.Ports {
+		if err := p.validate(); err != nil {
+			return err
+		}
+	}
+	for key := range s.Sysctls {
+		if !strings.HasPrefix(key, "net.") && !strings.HasPrefix(key, "net/") || strings.Contains(key, "..") {
+			return fmt.Errorf("sysctl %s is not one of a network namespace", key)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package netns
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stack-run/stack/netns/ipam"
+)
+
+// lease remembers which addresses a key has or had on a network. It counts as
+// taken while its endpoint exists; afterwards others get the addresses only when
+// no fresh one is left.
+type lease struct {
+	Key      string     `json:"key"`
+	Endpoint string     `json:"endpoint,omitempty"`
+	IPv4     netip.Addr `json:"ipv4,omitzero"`
+	IPv6     netip.Addr `json:"ipv6,omitzero"`
+}
+
+func (l lease) addr(f int) netip.Addr {
+	if f == 0 {
+		return l.IPv4
+	}
+	return l.IPv6
+}
+
+// leaseFile is the content of a file of leases, as of the given change. It is
+// read and written under the lock only.
+type leaseFile struct {
+	changed time.Time
+	inode   os.FileInfo
+	leases  []lease
+}
+
+func (m *Manager) leasePath(networkID string) string {
+	return filepath.Join(m.networkDir(), networkID+".leases")
+}
+
+// loadLeases reads the leases of a network; another process may have changed them.
+func (m *Manager) loadLeases(networkID string) (*leaseFile, error) {
+	path := m.leasePath(networkID)
+	st, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return &leaseFile{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read leases: %w", err)
+	}
+	m.mu.Lock()
+	f := m.leases[networkID]
+	m.mu.Unlock()
+	if f != nil && f.inode != nil && os.SameFile(st, f.inode) && st.ModTime().Equal(f.changed) {
+		return f, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read leases: %w", err)
+	}
+	f = &leaseFile{changed: st.ModTime(), inode: st}
+	if err := json.Unmarshal(b, &f.leases); err != nil {
+		// Losing it costs stable addresses, not running containers.
+		m.o.Logf("leases in %s are unreadable and forgotten: %v", path, err)
+	}
+	return f, nil
+}
+
+// saveLeases writes them. It does not wait for the disk: after a power failure
+// addresses are chosen anew, and mostly come out the same.
+func (m *Manager) saveLeases(networkID string, f *leaseFile) error {
+	path := m.leasePath(networkID)
+	if err := writeFile(path, f.leases, false); err != nil {
+		return err
+	}
+	if st, err := os.Stat(path); err == nil {
+		f.inode, f.changed = st, st.ModTime()
+	}
+	m.mu.Lock()
+	m.leases[networkID] = f
+	m.mu.Unlock()
+	return nil
+}
+
+// lend gives the key addresses on a network: those asked for, those it had, or
+// fresh ones. live tells whether an endpoint exists.
+func (f *leaseFile) lend(n Network, key, endpoint string, a Attachment, live func(string) bool) (lease, error) {
+	// Replacements that started beside their predecessor leave no memory.
+	f.leases = slices.DeleteFunc(f.leases, func(l lease) bool { return strings.Contains(l.Key, "+") && !live(l.Endpoint) })
+	mine := lease{Key: key, Endpoint: endpoint}
+	had := slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == key })
+	if had >= 0 && f.leases[had].Endpoint != endpoint && live(f.leases[had].Endpoint) {
+		// Its predecessor still runs: this one lives beside it under another key.
+		mine.Key += "+" + endpoint
+		had = slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == mine.Key })
+	}
+	for family, subnet := range []netip.Prefix{n.IPv4, n.IPv6} {
+		asked := []netip.Addr{a.IPv4, a.IPv6}[family]
+		if !subnet.IsValid() {
+			if asked.IsValid() {
+				return mine, fmt.Errorf("address %s is asked for, but network %s has no addresses of its family", asked, n.Name)
+			}
+			continue
+		}
+		pool := n.pool(family)
+		holder := func(a netip.Addr) (lease, bool) {
+			for _, l := range f.leases {
+				if l.addr(family) == a && l.Key != mine.Key {
+					return l, true
+				}
+			}
+			return lease{}, false
+		}
+		reserved := append(auxOf(pool), n.Gateway4, n.Gateway6)
+		var got netip.Addr
+		switch {
+		case asked.IsValid():
+			if err := f.askable(n, asked, mine.Key, live); err != nil {
+				return mine, err
+			}
+			got = asked
+		case had >= 0 && f.leases[had].addr(family).IsValid() && subnet.Contains(f.leases[had].addr(family)):
+			got = f.leases[had].addr(family)
+			if l, other := holder(got); other && live(l.Endpoint) {
+				got = netip.Addr{}
+			}
+		}
+		for _, steal := range []bool{false, true} {
+			if got.IsValid() {
+				break
+			}
+			got, _ = ipam.Address(subnet, pool.Range, mine.Key, func(a netip.Addr) bool {
+				if slices.Contains(reserved, a) {
+					return true
+				}
+				l, other := holder(a)
+				return other && (!steal || live(l.Endpoint))
+			})
+		}
+		if !got.IsValid() {
+			return mine, fmt.Errorf("network %s has no free address in %s; remove containers, or make the network with a larger subnet", n.Name, subnet)
+		}
+		// Who had it and is gone forgets it.
+		f.leases = slices.DeleteFunc(f.leases, func(l lease) bool { return l.addr(family) == got && l.Key != mine.Key })
+		had = slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == mine.Key })
+		if family == 0 {
+			mine.IPv4 = got
+		} else {
+			mine.IPv6 = got
+		}
+	}
+	if had >= 0 {
+		f.leases[had] = mine
+	} else {
+		f.leases = append(f.leases, mine)
+	}
+	return mine, nil
+}
+
+// askable tells why a static address cannot be had.
+func (f *leaseFile) askable(n Network, a netip.Addr, key string, live func(string) bool) error {
+	subnet := []netip.Prefix{n.IPv4, n.IPv6}[familyOf(a)]
+	switch {
+	case !subnet.IsValid():
+		return fmt.Errorf("address %s is asked for, but network %s has no addresses of its family", a, n.Name)
+	case !ipam.Assignable(subnet, a):
+		return fmt.Errorf("address %s is not one of network %s, whose subnet is %s", a, n.Name, subnet)
+	case a == n.Gateway4 || a == n.Gateway6:
+		return fmt.Errorf("address %s is the gateway of network %s; choose another", a, n.Name)
+	}
+	for name, aux := range n.pool(familyOf(a)).Aux {
+		if aux == a {
+			return fmt.Errorf("address %s of network %s is set aside for %s; choose another", a, n.Name, name)
+		}
+	}
+	for _, l := range f.leases {
+		if l.addr(familyOf(a)) == a && l.Key != key && live(l.Endpoint) {
+			return &addressTaken{a, n.Name, l}
+		}
+	}
+	return nil
+}
+
+type addressTaken struct {
+	addr    netip.Addr
+	network string
+	by      lease
+}
+
+func (e *addressTaken) Error() string {
+	return fmt.Sprintf("address %s of network %s is taken by %s", e.addr, e.network, e.by.Key)
+}
+
+// pool is the user's pool of a family, empty when there is none.
+func (n Network) pool(family int) Pool {
+	for _, p := range n.Pools {
+		if p.Subnet.IsValid() && familyOf(p.Subnet.Addr()) == family {
+			return p
+		}
+	}
+	return Pool{}
+}

@@ -1,0 +1,86 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A route shorter than this is a default route in disguise, such as the
+// 0.0.0.0/1 and 128.0.0.0/1 of VPN clients. It claims no subnet for itself.
+const shortestClaim = 8
+
+// Occupied returns the prefixes that the host knows: destinations of all routes
+// in all tables (which include its addresses) and selectors of routing rules.
+// Multicast, loopback and link-local ones are left out.
+func Occupied() ([]netip.Prefix, error) {
+	var found []netip.Prefix
+	take := func(n *net.IPNet) {
+		if n == nil {
+			return
+		}
+		addr, ok := netip.AddrFromSlice(n.IP)
+		bits, _ := n.Mask.Size()
+		p := netip.PrefixFrom(addr.Unmap(), bits)
+		if ok && p.IsValid() && bits >= shortestClaim && !addr.IsMulticast() &&
+			!addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+			found = append(found, p.Masked())
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		// Table 0 asks for all tables. An interrupted dump may lack a route that
+		// changed meanwhile, which a second try shows.
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			routes, err = netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		}
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			if family == unix.AF_INET6 && errors.Is(err, unix.EOPNOTSUPP) {
+				continue // no IPv6 in this kernel
+			}
+			return nil, fmt.Errorf("cannot list routes: %w", err)
+		}
+		for _, r := range routes {
+			take(r.Dst)
+		}
+		rules, err := netlink.RuleList(family)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				continue
+			}
+			return nil, fmt.Errorf("cannot list routing rules: %w", err)
+		}
+		for _, r := range rules {
+			take(r.Src)
+			take(r.Dst)
+		}
+	}
+	return found, nil
+}
+
+// ForgetUDP drops the connection tracking entries of UDP flows to the given host
+// ports: a client that kept sending before (or after) a port was published would
+// otherwise go on to its old destination.
+func ForgetUDP(ports []uint16) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	var filters []netlink.CustomConntrackFilter
+	for _, p := range ports {
+		f := &netlink.ConntrackFilter{}
+		if err := errors.Join(f.AddProtocol(unix.IPPROTO_UDP), f.AddPort(netlink.ConntrackOrigDstPort, p)); err != nil {
+			return fmt.Errorf("cannot forget UDP flows: %w", err)
+		}
+		filters = append(filters, f)
+	}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filters...); err != nil {
+			return fmt.Errorf("cannot forget UDP flows: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package netns
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/stack-run/stack/netns/nft"
+	"golang.org/x/sys/unix"
+)
+
+// Options say where a manager keeps its things.
+type Options struct {
+	DataRoot string // survives reboots
+	RunRoot  string // does not
+	// Instance tells this pair of roots from others on the machine, in names of
+	// links and tables. Four characters are used; empty: derived from the roots.
+	Instance string
+	// Pools are the subnets that networks without one of their own get theirs
+	// from. nil: built in.
+	Pools []Pool
+	// ResolvConf is the host's resolv.conf(5), default /etc/resolv.conf.
+	ResolvConf string
+	Logf       func(format string, args ...any) // nil: discard
+}
+
+// Manager makes and removes networks and endpoints. Its methods may be called
+// concurrently, and several processes may have managers of the same roots.
+type Manager struct {
+	o     Options
+	table *nft.Table
+	turn  chan struct{} // held by the goroutine that may wait for the file lock
+
+	mu     sync.Mutex
+	ready  map[string]int // ID of networks this process has ensured → bridge index
+	leases map[string]*leaseFile
+	held   map[string]*holding // by endpoint ID
+}
+
+// Open returns a manager. It makes directories and asks nothing of the kernel.
+func Open(o Options) (*Manager, error) {
+	if o.DataRoot == "" || o.RunRoot == "" {
+		return nil, errors.New("cannot open networks: no data root or run root given")
+	}
+	if o.Instance == "" {
+		sum := sha256.Sum256([]byte(o.DataRoot + "\x00" + o.RunRoot))
+		o.Instance = hex.EncodeToString(sum[:])
+	}
+	o.Instance = o.Instance[:min(4, len(o.Instance))]
+	if o.ResolvConf == "" {
+		o.ResolvConf = "/etc/resolv.conf"
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
+	}
+	m := &Manager{
+		o:      o,
+		table:  nft.NewTable("stack_" + o.Instance),
+		turn:   make(chan struct{}, 1),
+		ready:  map[string]int{},
+		leases: map[string]*leaseFile{},
+		held:   map[string]*holding{},
+	}
+	for _, dir := range []string{m.networkDir(), filepath.Dir(m.lockPath()), m.endpointDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot open networks: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *Manager) networkDir() string  { return filepath.Join(m.o.DataRoot, "networks") }
+func (m *Manager) lockPath() string    { return filepath.Join(m.o.RunRoot, "locks", "networks") }
+func (m *Manager) pinDir() string      { return filepath.Join(m.o.RunRoot, "netns") }
+func (m *Manager) endpointDir() string { return filepath.Join(m.o.RunRoot, "endpoints") }
+func (m *Manager) nameDir(networkID string) string {
+	return filepath.Join(m.o.RunRoot, "names", networkID)
+}
+func (m *Manager) pin(endpointID string) string { return filepath.Join(m.pinDir(), endpointID) }
+func (m *Manager) endpointPath(id string) string {
+	return filepath.Join(m.endpointDir(), id+".json")
+}
+
+// locked runs fn while no other goroutine or process of this instance decides
+// about networks.
+func (m *Manager) locked(ctx context.Context, fn func() error) error {
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	f, err := os.OpenFile(m.lockPath(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot open lock of networks: %w", err)
+	}
+	fd := int(f.Fd())
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		done := make(chan error, 1)
+		go func() {
+			for {
+				if err := unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+					done <- err
+					return
+				}
+			}
+		}()
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			// The lock comes some time, and goes with the file.
+			go func() { <-done; _ = f.Close() }()
+			return fmt.Errorf("cannot lock networks, which another process changes: %w", context.Cause(ctx))
+		}
+	}
+	defer f.Close()
+	if err != nil {
+		return fmt.Errorf("cannot lock networks: %w", err)
+	}
+	return fn()
+}
+
+// writeFile replaces a file in one step. With durable it is on disk when the call
+// returns.
+func writeFile(path string, v any, durable bool) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("cannot encode %s: %w", path, err)
+	}
+	return writeBytes(path, append(b, '\n'), durable)
+}
+
+func writeBytes(path string, b []byte, durable bool) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".tmp-")
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+			err = fmt.Errorf("cannot write %s: %w", path, err)
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil || !durable {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Element is an element of a set or, with a Value, of a map.
+type Element struct {
+	Set   string
+	Key   []byte
+	Value []byte
+	Text  string // nft(8) syntax, without the braces
+}
+
+// String returns what is added in nft(8) syntax.
+func (e Element) String() string { return e.Set + " { " + e.Text + " }" }
+
+// Same reports whether two elements have the same place.
+func (e Element) Same(o Element) bool { return e.Set == o.Set && bytes.Equal(e.Key, o.Key) }
+
+// Equal reports whether two elements have the same place and value.
+func (e Element) Equal(o Element) bool { return e.Same(o) && bytes.Equal(e.Value, o.Value) }
+
+// Network is what the firewall must know of a bridge.
+type Network struct {
+	Bridge     string
+	Internal   bool
+	Masquerade bool
+	Isolated   bool // containers of the network do not reach each other (icc off)
+}
+
+// Elements returns the network's set elements.
+func (n Network) Elements() []Element {
+	link := func(set string) Element {
+		return Element{Set: set, Key: ifname(n.Bridge), Text: quote(n.Bridge)}
+	}
+	out := []Element{link(SetBridges)}
+	if n.Internal {
+		out = append(out, link(SetInternal))
+	} else if n.Masquerade {
+		out = append(out, link(SetMasquerade))
+	}
+	if !n.Isolated {
+		out = append(out, Element{Set: SetPeers, Key: append(ifname(n.Bridge), ifname(n.Bridge)...),
+			Text: quote(n.Bridge) + " . " + quote(n.Bridge)})
+	}
+	return out
+}
+
+// Protocol is the number of a transport protocol's name, 0 for an unknown one.
+func Protocol(name string) byte {
+	switch name {
+	case "", "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return 0
+}
+
+// Publish returns the element that sends host:hostPort to target. A host that
+// is not valid or unspecified stands for all addresses of the target's family.
+func Publish(host netip.Addr, hostPort uint16, proto byte, target netip.AddrPort) Element {
+	e := Element{Set: MapAny4, Value: append(target.Addr().AsSlice(), padded(be16(target.Port()))...)}
+	if target.Addr().Is6() {
+		e.Set = MapAny6
+	}
+	if host.IsValid() && !host.IsUnspecified() {
+		e.Set = MapHost4
+		if target.Addr().Is6() {
+			e.Set = MapHost6
+		}
+		e.Key, e.Text = host.AsSlice(), host.String()+" . "
+	}
+	e.Key = append(append(e.Key, padded([]byte{proto})...), padded(be16(hostPort))...)
+	e.Text += fmt.Sprintf("%s . %d : %s . %d", protoName(proto), hostPort, target.Addr(), target.Port())
+	return e
+}
+
+// Hairpin returns the element that makes clients on the bridge look like the
+// host when they reach target over a published port.
+func Hairpin(bridge string, target netip.Addr) Element {
+	set := SetHairpin4
+	if target.Is6() {
+		set = SetHairpin6
+	}
+	return Element{Set: set, Key: append(ifname(bridge), target.AsSlice()...), Text: quote(bridge) + " . " + target.String()}
+}
+
+// Open returns the element that lets everybody reach target, for routed networks.
+func Open(target netip.AddrPort, proto byte) Element {
+	set := SetOpen4
+	if target.Addr().Is6() {
+		set = SetOpen6
+	}
+	key := append(target.Addr().AsSlice(), padded([]byte{proto})...)
+	return Element{Set: set, Key: append(key, padded(be16(target.Port()))...),
+		Text: fmt.Sprintf("%s . %s . %d", target.Addr(), protoName(proto), target.Port())}
+}
+
+// Target returns where a map element leads.
+func (e Element) Target() (netip.AddrPort, bool) {
+	if n := len(e.Value); n == 8 || n == 20 {
+		a, _ := netip.AddrFromSlice(e.Value[:n-4])
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(e.Value[n-4:])), true
+	}
+	return netip.AddrPort{}, false
+}
+
+// Container returns the container address an element speaks of, if it does.
+func (e Element) Container() (netip.Addr, bool) {
+	if t, ok := e.Target(); ok {
+		return t.Addr(), true
+	}
+	var raw []byte
+	switch e.Set {
+	case SetHairpin4, SetHairpin6:
+		raw = e.Key[min(len(e.Key), unix.IFNAMSIZ):]
+	case SetOpen4:
+		raw = e.Key[:min(len(e.Key), 4)]
+	case SetOpen6:
+		raw = e.Key[:min(len(e.Key), 16)]
+	}
+	return netip.AddrFromSlice(raw)
+}
+
+// padded fills a field of a concatenation up to four bytes.
+func padded(b []byte) []byte { return append(b, make([]byte, (4-len(b)%4)%4)...) }
+
+func ifname(s string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, s)
+	return b
+}
+
+func quote(s string) string { return `"` + s + `"` }

@@ -1,0 +1,178 @@
+package nft
+
+import (
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/stack-run/stack/netns/internal/kerneltest"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (-want +got):\n%s", file, d)
+	}
+}
+
+func TestRulesetText(t *testing.T) {
+	golden(t, "testdata/instance.nft", Instance("stack_test").String())
+	golden(t, "testdata/resolver.nft", Resolver("stack", [4]byte{127, 0, 0, 11}, 40053, 40054).String())
+}
+
+func TestElementText(t *testing.T) {
+	web4 := netip.MustParseAddrPort("172.16.5.2:80")
+	web6 := netip.MustParseAddrPort("[fd00::2]:80")
+	var lines []string
+	for _, e := range append(Network{Bridge: "br-a", Masquerade: true}.Elements(),
+		append(Network{Bridge: "br-b", Internal: true, Masquerade: true, Isolated: true}.Elements(),
+			Publish(netip.Addr{}, 8080, 6, web4), Publish(netip.MustParseAddr("127.0.0.1"), 8080, 17, web4),
+			Publish(netip.IPv6Unspecified(), 8080, 132, web6), Publish(netip.MustParseAddr("fd01::1"), 8080, 6, web6),
+			Hairpin("br-a", web4.Addr()), Hairpin("br-a", web6.Addr()), Open(web4, 6), Open(web6, 17))...) {
+		lines = append(lines, e.String())
+	}
+	golden(t, "testdata/elements.nft", strings.Join(lines, "\n")+"\n")
+}
+
+func TestTableInKernel(t *testing.T) {
+	kerneltest.NeedRoot(t)
+	table := NewTable("stack_test")
+	web := netip.MustParseAddrPort("172.16.5.2:80")
+	networks := append(Network{Bridge: "br-a", Masquerade: true}.Elements(), Network{Bridge: "br-b", Internal: true}.Elements()...)
+	ports := []Element{Publish(netip.Addr{}, 8080, 6, web), Publish(netip.MustParseAddr("127.0.0.1"), 53, 17, web),
+		Hairpin("br-a", web.Addr()), Open(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80"))}
+
+	if err := table.Delete(ports); err != nil {
+		t.Errorf("deleting from a table that is not there: %v", err)
+	}
+	for range 2 { // idempotent
+		if err := table.Ensure(networks); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.Add(ports); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !table.Complete(append(networks, ports...)) {
+		t.Error("the table is not complete")
+	}
+	taken := Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("172.16.5.3:80"))
+	if err := table.Add([]Element{taken}); !errors.Is(err, ErrTaken) {
+		t.Errorf("publishing a taken port: %v", err)
+	}
+	all, err := table.Elements()
+	if err != nil || len(all) != len(networks)+len(ports) {
+		t.Errorf("%d elements, want %d; %v", len(all), len(networks)+len(ports), err)
+	}
+	if b, err := table.Bridges(); err != nil || len(b) != 2 {
+		t.Errorf("bridges %q, %v", b, err)
+	}
+	compareWithNft(t)
+
+	// Another version of the rules is replaced, elements stay.
+	old := NewTable("stack_test")
+	old.rules.Chains = old.rules.Chains[:3]
+	old.rules.Chains[1].Rules, old.rules.Chains[2].Rules = nil, nil
+	if err := old.Ensure(nil); err != nil {
+		t.Fatal(err)
+	}
+	if table.Complete(nil) {
+		t.Error("another version counts as complete")
+	}
+	if err := table.Ensure(nil); err != nil || !table.Complete(ports) {
+		t.Errorf("after the upgrade: %v, complete %v", err, table.Complete(ports))
+	}
+	compareWithNft(t)
+
+	if err := table.Delete(append(ports[:2:2], taken, Hairpin("br-z", web.Addr()))); err != nil {
+		t.Errorf("deleting some that are not there: %v", err)
+	}
+	if table.Complete(ports[:1]) || !table.Complete(ports[2:]) {
+		t.Error("the wrong elements are gone")
+	}
+	for range 2 {
+		if err := table.Remove(); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := table.Elements(); err != nil || len(all) != 0 {
+		t.Errorf("a removed table has elements %v, %v", all, err)
+	}
+}
+
+// compareWithNft checks that the kernel's rules, printed by nft(8), read as ours.
+func compareWithNft(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command("nft", "-ny", "list", "table", "inet", "stack_test").Output()
+	if err != nil {
+		t.Logf("not compared with nft(8): %v", err)
+		return
+	}
+	var got, want []string
+	chain := false
+	for _, line := range strings.Split(string(out), "\n") {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "chain version_"):
+			chain = false
+		case strings.HasPrefix(line, "chain "):
+			chain = true
+		}
+		if chain && line != "" && line != "}" && !strings.HasPrefix(line, "type ") {
+			got = append(got, line)
+		}
+	}
+	for _, c := range Instance("stack_test").Chains {
+		want = append(want, "chain "+c.Name+" {")
+		for _, r := range c.Rules {
+			want = append(want, r.String())
+		}
+	}
+	norm := func(lines []string) []string {
+		// nft(8) prints some things in its own words.
+		r := strings.NewReplacer("meta nfproto ipv4 ", "", "meta nfproto ipv6 ", "",
+			"meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
+			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
+			"fib daddr type local", "fib daddr type 2")
+		var out []string
+		for _, l := range lines {
+			out = append(out, r.Replace(l))
+		}
+		return out
+	}
+	if d := cmp.Diff(norm(want), norm(got)); d != "" {
+		t.Errorf("nft(8) reads the table differently (-ours +nft):\n%s", d)
+	}
+}
+
+func TestResolverTableInKernel(t *testing.T) {
+	kerneltest.NeedRoot(t)
+	for range 2 {
+		if err := Apply(Resolver("stack", [4]byte{127, 0, 0, 11}, 40053, 40054)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rules, err := (&nftables.Conn{}).GetRules(&nftables.Table{Name: "stack", Family: nftables.TableFamilyIPv4}, &nftables.Chain{Name: "output"})
+	if err != nil || len(rules) != 4 {
+		t.Errorf("%d rules, %v", len(rules), err)
+	}
+}

@@ -1,0 +1,201 @@
+package nft
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+)
+
+// Ruleset is a table as data.
+type Ruleset struct {
+	Family nftables.TableFamily
+	Table  string
+	Sets   []Set
+	Chains []Chain
+}
+
+// Set is a named set, or a map when Data is not empty.
+type Set struct {
+	Name string
+	Key  []nftables.SetDatatype
+	Data []nftables.SetDatatype
+}
+
+// Chain is a base chain when Hook is not empty.
+type Chain struct {
+	Name     string
+	Type     nftables.ChainType
+	Hook     string // prerouting, forward, output, postrouting
+	Priority nftables.ChainPriority
+	Rules    []Rule
+}
+
+// Names of the sets and maps of the instance's table.
+const (
+	// Bridges of the instance.
+	SetBridges = "bridges"
+	// Bridges of networks that have no way out and none in.
+	SetInternal = "internal"
+	// Bridges whose leaving traffic gets the host's address.
+	SetMasquerade = "masquerade"
+	// Pairs (bridge, same bridge) where containers may reach each other; it
+	// matters for routed packets and where bridged packets pass through netfilter.
+	SetPeers = "peers"
+	// Published ports: (protocol, port) or (address, protocol, port) to (address, port).
+	MapAny4, MapAny6   = "any4", "any6"
+	MapHost4, MapHost6 = "host4", "host6"
+	// (bridge, container address) where answers would not come back through the
+	// host, so that the client must look like the host.
+	SetHairpin4, SetHairpin6 = "hairpin4", "hairpin6"
+	// (address, protocol, port) open to everybody, of networks that are routed.
+	SetOpen4, SetOpen6 = "open4", "open6"
+)
+
+// Instance returns the table of an instance. It is the same for every instance
+// but for its name.
+func Instance(table string) Ruleset {
+	ifname, proto, port := nftables.TypeIFName, nftables.TypeInetProto, nftables.TypeInetService
+	a4, a6 := nftables.TypeIPAddr, nftables.TypeIP6Addr
+	types := func(t ...nftables.SetDatatype) []nftables.SetDatatype { return t }
+	return Ruleset{
+		Family: nftables.TableFamilyINet,
+		Table:  table,
+		Sets: []Set{
+			{SetBridges, types(ifname), nil},
+			{SetInternal, types(ifname), nil},
+			{SetMasquerade, types(ifname), nil},
+			{SetPeers, types(ifname, ifname), nil},
+			{MapAny4, types(proto, port), types(a4, port)},
+			{MapAny6, types(proto, port), types(a6, port)},
+			{MapHost4, types(a4, proto, port), types(a4, port)},
+			{MapHost6, types(a6, proto, port), types(a6, port)},
+			{SetHairpin4, types(ifname, a4), nil},
+			{SetHairpin6, types(ifname, a6), nil},
+			{SetOpen4, types(a4, proto, port), nil},
+			{SetOpen6, types(a6, proto, port), nil},
+		},
+		Chains: []Chain{
+			// route_localnet on the bridges makes 127.0.0.1:PORT work on the host. The
+			// kernel would then also let containers reach the host's loopback, and
+			// pretend to be it: both end here, before connection tracking, where
+			// an answer to 127.0.0.1 still carries the bridge's address.
+			{Name: "guard", Type: nftables.ChainTypeFilter, Hook: "prerouting", Priority: *nftables.ChainPriorityRaw, Rules: []Rule{
+				{in(SetBridges, iifname), ipv4(), loopback4(true), drop()},
+				{in(SetBridges, iifname), ipv4(), loopback4(false), drop()},
+			}},
+			{Name: "prerouting", Type: nftables.ChainTypeNAT, Hook: "prerouting", Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{
+				{in(SetInternal, iifname), leave()},
+				{toThisHost(), jump("publish")},
+			}},
+			{Name: "output", Type: nftables.ChainTypeNAT, Hook: "output", Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{
+				{toThisHost(), jump("publish")},
+			}},
+			// ::1 cannot be routed to a container: a listener on the host serves it.
+			{Name: "publish", Rules: []Rule{
+				{ipv4(), dnat(false, MapHost4, ip4Daddr, l4proto, thDport)},
+				{ipv4(), dnat(false, MapAny4, l4proto, thDport)},
+				{ipv6(), toLoopback6(), leave()},
+				{ipv6(), dnat(true, MapHost6, ip6Daddr, l4proto, thDport)},
+				{ipv6(), dnat(true, MapAny6, l4proto, thDport)},
+			}},
+			{Name: "forward", Type: nftables.ChainTypeFilter, Hook: "forward", Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
+				{in(SetBridges, oifname), jump("inbound")},
+				{in(SetInternal, iifname), gotoChain("refuse")},
+			}},
+			{Name: "inbound", Rules: []Rule{
+				{in(SetPeers, iifname, oifname), accept()},
+				{in(SetInternal, iifname), gotoChain("refuse")},
+				{in(SetInternal, oifname), gotoChain("refuse")},
+				{established(), accept()},
+				{translated(), accept()},
+				{ipv4(), in(SetOpen4, ip4Daddr, l4proto, thDport), accept()},
+				{ipv6(), in(SetOpen6, ip6Daddr, l4proto, thDport), accept()},
+				{gotoChain("refuse")},
+			}},
+			// A container learns at once that it may not; the world learns nothing.
+			{Name: "refuse", Rules: []Rule{
+				{in(SetBridges, iifname), reject()},
+				{drop()},
+			}},
+			{Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: "postrouting", Priority: *nftables.ChainPriorityNATSource, Rules: []Rule{
+				{in(SetBridges, oifname), ipv4(), loopback4(false), masquerade()},
+				{ipv4(), translated(), in(SetHairpin4, iifname, ip4Daddr), masquerade()},
+				{ipv6(), translated(), in(SetHairpin6, iifname, ip6Daddr), masquerade()},
+				{in(SetMasquerade, iifname), notIn(SetBridges, oifname), masquerade()},
+			}},
+		},
+	}
+}
+
+// Resolver returns the table inside a container's namespace which brings
+// queries for addr:53 to the port where the resolver really listens, so that the
+// container may have a server of its own on 0.0.0.0:53. It rewrites packets one by
+// one, both ways, and so needs no connection tracking in the container.
+func Resolver(table string, addr [4]byte, udp, tcp uint16) Ruleset {
+	const domain = 53
+	rules := func(proto byte, port uint16) []Rule {
+		return []Rule{
+			{toAddrPort4(addr, proto, domain), setPort(proto, false, port)},
+			{fromAddrPort4(addr, proto, port), setPort(proto, true, domain)},
+		}
+	}
+	return Ruleset{
+		Family: nftables.TableFamilyIPv4,
+		Table:  table,
+		Chains: []Chain{{
+			Name: "output", Type: nftables.ChainTypeFilter, Hook: "output", Priority: *nftables.ChainPriorityRaw,
+			Rules: append(rules(17, udp), rules(6, tcp)...),
+		}},
+	}
+}
+
+// String returns the ruleset in nft(8) syntax.
+func (r Ruleset) String() string {
+	var b strings.Builder
+	family := "inet"
+	if r.Family == nftables.TableFamilyIPv4 {
+		family = "ip"
+	}
+	fmt.Fprintf(&b, "table %s %s {\n", family, r.Table)
+	for _, s := range r.Sets {
+		if len(s.Data) == 0 {
+			fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n\t}\n", s.Name, typeNames(s.Key))
+		} else {
+			fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : %s\n\t}\n", s.Name, typeNames(s.Key), typeNames(s.Data))
+		}
+	}
+	for _, c := range r.Chains {
+		fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
+		if c.Hook != "" {
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy accept;\n", c.Type, c.Hook, c.Priority)
+		}
+		for _, rule := range c.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", rule)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+const versionPrefix = "version_"
+
+// version is a short fingerprint of what the rules are, for the name of a marker
+// chain: a table with the marker is complete and up to date.
+func (r Ruleset) version() string {
+	named := r
+	named.Table = ""
+	sum := sha256.Sum256([]byte(named.String()))
+	return versionPrefix + hex.EncodeToString(sum[:4])
+}
+
+func typeNames(types []nftables.SetDatatype) string {
+	var names []string
+	for _, t := range types {
+		names = append(names, t.Name)
+	}
+	return strings.Join(names, " . ")
+}

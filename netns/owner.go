@@ -1,0 +1,158 @@
+package netns
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// portHolder finds the endpoint of this instance that publishes a port, other
+// than those in except.
+func (m *Manager) portHolder(p Port, except []string) (*Endpoint, bool) {
+	all, err := m.endpoints()
+	if err != nil {
+		return nil, false
+	}
+	return holderOf(p, all, except)
+}
+
+func holderOf(p Port, all []endpointRecord, except []string) (*Endpoint, bool) {
+	for _, e := range all {
+		if e.Published && !slices.Contains(except, e.Spec.ID) && slices.ContainsFunc(e.Ports, p.clashes) {
+			return &e.Endpoint, true
+		}
+	}
+	return nil, false
+}
+
+// portOwner says in words who has a host port.
+func (m *Manager) portOwner(p Port, except []string) string {
+	if e, ok := m.portHolder(p, except); ok {
+		return e.Spec.owner()
+	}
+	if owner := processOf(p); owner != "" {
+		return owner
+	}
+	return "another program on this host"
+}
+
+// processOf names the process that has a socket on a host port:
+// `PID 812 "node server.js" (user anna)`, or "" when none is found.
+func processOf(p Port) string {
+	inodes := map[string]bool{}
+	for _, file := range []string{p.protocol(), p.protocol() + "6"} {
+		for _, inode := range socketInodes(filepath.Join("/proc/thread-self/net", file), p) {
+			inodes["socket:["+inode+"]"] = true
+		}
+	}
+	if len(inodes) == 0 {
+		return ""
+	}
+	procs, _ := os.ReadDir("/proc")
+	for _, proc := range procs {
+		pid, err := strconv.Atoi(proc.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join("/proc", proc.Name())
+		fds, _ := os.ReadDir(filepath.Join(dir, "fd"))
+		for _, fd := range fds {
+			if target, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err == nil && inodes[target] {
+				return describeProcess(pid, dir)
+			}
+		}
+	}
+	return ""
+}
+
+func describeProcess(pid int, dir string) string {
+	text := fmt.Sprintf("PID %d", pid)
+	command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+	line := strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " "))
+	if line == "" {
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		line = strings.TrimSpace(string(comm))
+	}
+	const most = 80
+	if len(line) > most {
+		line = line[:most] + "…"
+	}
+	if line != "" {
+		text += fmt.Sprintf(" %q", line)
+	}
+	if uid := uidOf(dir); uid != "" {
+		name := uid
+		if u, err := user.LookupId(uid); err == nil {
+			name = u.Username
+		}
+		text += " (user " + name + ")"
+	}
+	return text
+}
+
+func uidOf(dir string) string {
+	status, _ := os.ReadFile(filepath.Join(dir, "status"))
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
+			if f := strings.Fields(rest); len(f) > 0 {
+				return f[0]
+			}
+		}
+	}
+	return ""
+}
+
+// socketInodes reads a file such as /proc/net/tcp6 (proc(5)) for sockets that
+// keep the port: TCP ones that listen, UDP ones that are bound.
+func socketInodes(path string, p Port) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	const listening = "0A" // TCP_LISTEN
+	var out []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 10 || p.protocol() == "tcp" && words[3] != listening {
+			continue
+		}
+		a, ok := procAddr(words[1])
+		if !ok || a.Port() != p.HostPort {
+			continue
+		}
+		for _, b := range p.bindings() {
+			// A socket on [::] takes IPv4 as well, as a rule.
+			any6 := a.Addr().Is6() && a.Addr().IsUnspecified()
+			if a.Addr().Unmap() == b || a.Addr().Is4() == b.Is4() && (a.Addr().IsUnspecified() || b.IsUnspecified()) || any6 {
+				out = append(out, words[9])
+				break
+			}
+		}
+	}
+	return out
+}
+
+// procAddr reads 0100007F:1F90, words of four bytes in the machine's order.
+func procAddr(s string) (netip.AddrPort, bool) {
+	host, port, _ := strings.Cut(s, ":")
+	raw, err := hex.DecodeString(host)
+	n, err2 := strconv.ParseUint(port, 16, 16)
+	if err != nil || err2 != nil || len(raw)%4 != 0 {
+		return netip.AddrPort{}, false
+	}
+	for i := 0; i < len(raw); i += 4 {
+		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
+	}
+	a, ok := netip.AddrFromSlice(raw)
+	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
+}

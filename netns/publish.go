@@ -1,0 +1,204 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/stack-run/stack/netns/link"
+	"github.com/stack-run/stack/netns/nft"
+	"golang.org/x/sys/unix"
+)
+
+// Publish makes the endpoint's ports reachable and sets e.Ports: host ports left
+// open are chosen, a port that was chosen before is kept if it is free. Sockets
+// that reserve them stay open in this process, see [Manager.Hold]. Publishing what
+// is published changes nothing.
+func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
+	if e.NetNS == "" || e.Shared || len(e.Spec.Ports) == 0 {
+		return nil
+	}
+	if e.outlet(false) == nil && e.outlet(true) == nil {
+		e.Ports = nil
+		e.warn("published ports are ignored: the container has no network with a way out")
+		return nil
+	}
+	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published && len(e.Ports) > 0 {
+		// The firewall may have been flushed by somebody else: add again.
+		return m.table.Add(e.allElements())
+	}
+	before := e.Ports
+	e.Ports = nil
+	// Our copy says what may be in the maps before it is.
+	err := m.reserveAll(ctx, e, before)
+	if err == nil {
+		err = m.saveEndpoint(e, true)
+	}
+	if err == nil {
+		if err = m.table.Add(e.allElements()); errors.Is(err, nft.ErrTaken) {
+			err = m.takenBy(e)
+		}
+		if err == nil {
+			err = link.ForgetUDP(udpPorts(e.Ports))
+		}
+		if err != nil {
+			err = errors.Join(err, m.unpublish([]*Endpoint{e}))
+		}
+	}
+	if err != nil {
+		m.release(e.Spec.ID)
+		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.subject(), err)
+	}
+	return nil
+}
+
+func (e *Endpoint) warn(text string) {
+	if !slices.Contains(e.Warnings, text) {
+		e.Warnings = append(e.Warnings, text)
+	}
+}
+
+func udpPorts(ports []Port) []uint16 {
+	var out []uint16
+	for _, p := range ports {
+		if p.protocol() == "udp" {
+			out = append(out, p.HostPort)
+		}
+	}
+	return out
+}
+
+// Unpublish frees the endpoint's ports; its namespace and links stay. e.Ports
+// keeps what was chosen, for the next [Manager.Publish]. What is not published is
+// not an error. Another process that keeps duplicates of the sockets has to close
+// them, too.
+func (m *Manager) Unpublish(_ context.Context, e *Endpoint) error {
+	if err := m.unpublish([]*Endpoint{e}); err != nil {
+		return fmt.Errorf("cannot free ports of %s: %w", e.Spec.subject(), err)
+	}
+	return nil
+}
+
+func (m *Manager) unpublish(endpoints []*Endpoint) error {
+	var elements []nft.Element
+	var udp []uint16
+	var published []*Endpoint
+	for _, e := range endpoints {
+		m.release(e.Spec.ID)
+		// Our copy knows what was published, also when e is only half filled in.
+		if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published {
+			elements = append(elements, r.allElements()...)
+			udp = append(udp, udpPorts(r.Ports)...)
+			published = append(published, &r.Endpoint)
+		}
+	}
+	if len(published) == 0 {
+		return nil
+	}
+	if err := m.table.Delete(elements); err != nil {
+		return err
+	}
+	errs := []error{link.ForgetUDP(udp)}
+	for _, e := range published {
+		errs = append(errs, m.saveEndpoint(e, false))
+	}
+	return errors.Join(errs...)
+}
+
+// reserveAll chooses and reserves host ports for all the endpoint's ports.
+func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) error {
+	h := m.holder(e)
+	for i, p := range e.Spec.Ports {
+		p.HostIP = m.hostAddress(e, p.HostIP)
+		had := uint16(0)
+		if i < len(before) && len(before) == len(e.Spec.Ports) {
+			had = before[i].HostPort
+		}
+		got, err := h.reserve(ctx, p, had, e.routedOnly())
+		if err != nil {
+			return m.explainPort(p, err)
+		}
+		e.Ports = append(e.Ports, got)
+	}
+	return nil
+}
+
+// hostAddress applies the outlet's default host address.
+func (m *Manager) hostAddress(e *Endpoint, asked netip.Addr) netip.Addr {
+	out := e.outlet(false)
+	if asked.IsValid() || out == nil {
+		return asked
+	}
+	if r, err := m.record(out.NetworkID); err == nil {
+		if a, err := netip.ParseAddr(r.DriverOpts[OptHostBinding]); err == nil {
+			return a
+		}
+	}
+	return asked
+}
+
+// routedOnly reports whether nothing of the endpoint is translated.
+func (e *Endpoint) routedOnly() bool {
+	for _, v6 := range []bool{false, true} {
+		if out := e.outlet(v6); out != nil && !out.Routed {
+			return false
+		}
+	}
+	return true
+}
+
+// explainPort names who has a port.
+func (m *Manager) explainPort(p Port, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		if p.last() != p.HostPort {
+			return fmt.Errorf("all ports of %s/%s are in use; choose another range", p.host(), p.protocol())
+		}
+		return fmt.Errorf("%s/%s is used by %s", p.host(), p.protocol(), m.portOwner(p, nil))
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("%s/%s: the host has no address %s; publish on one that it has, or on none in particular", p.host(), p.protocol(), p.HostIP)
+	}
+	return fmt.Errorf("%s/%s: %w", p.host(), p.protocol(), err)
+}
+
+// takenBy is the error for a map key that another endpoint has, though its
+// socket was free: its supervisor and guardian are dead.
+func (m *Manager) takenBy(e *Endpoint) error {
+	for _, p := range e.Ports {
+		if o, ok := m.portHolder(p, []string{e.Spec.ID}); ok {
+			return fmt.Errorf("%s/%s is used by %s", p.host(), p.protocol(), o.Spec.owner())
+		}
+	}
+	return nft.ErrTaken
+}
+
+// Hold reserves the endpoint's published ports with sockets: those given (kept by
+// another process while the last holder was dead, by the keys this call
+// returned then) and new ones for the rest. It returns duplicates of the new ones
+// for the other process to keep; the caller closes them and those it gave.
+//
+// While a socket is held nobody else on the host can take the port, and what
+// reaches it, which the kernel did not rewrite, is forwarded by this process.
+func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[string]*os.File, err error) {
+	if e.NetNS == "" || e.Shared {
+		return nil, nil
+	}
+	h := m.holder(e)
+	for key, f := range sockets {
+		if err := h.adopt(key, f); err != nil {
+			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.subject(), err)
+		}
+	}
+	for _, p := range e.Ports {
+		if e.routedOnly() {
+			break
+		}
+		if err := h.open(context.Background(), p); err != nil {
+			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.subject(), m.explainPort(p, err))
+		}
+	}
+	return h.files(sockets)
+}
