@@ -37,6 +37,10 @@ func supervisor() error {
 	debug.SetGCPercent(supervisorGC)
 	// It ends when nothing is left to own, not when somebody asks.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	// After exec of /proc/self/exe the process would be called "exe".
+	if err := os.WriteFile("/proc/self/comm", []byte("stack-supervise"), 0); err != nil {
+		return err
+	}
 	keeper, err := supervise.InheritKeeper()
 	if err != nil {
 		return err

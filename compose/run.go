@@ -27,7 +27,7 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 	o.Spec.Process.StdinOnce = o.Spec.Process.Stdin && !o.Detach
 	var created supervise.CreateResult
 	err := c.call(ctx, project, "create", supervise.CreateRequest{
-		Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps,
+		Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps, Follows: !o.CreateOnly,
 	}, &created, p)
 	if err != nil {
 		return exitCode(err), err

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"crypto/sha256"
 	"encoding/hex"
@@ -30,6 +31,10 @@ var resolverAddress = [4]byte{127, 0, 0, 11}
 
 // resolverPort is the first choice for the port where names are really served.
 const resolverPort = 40053
+
+// carrierWait is the longest wait for a new link to carry packets. It takes a
+// few milliseconds, and a container whose link takes longer may start all the same.
+const carrierWait = 2 * time.Second
 
 func (a Attachment) validate() error {
 	if a.IPv4.IsValid() && !a.IPv4.Is4() || a.IPv6.IsValid() && !a.IPv6.Is6() {
@@ -109,7 +114,7 @@ func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, e
 	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, hostNS) }); err != nil {
 		return nil, err
 	}
-	if err := m.plug(ctx, e.Links, records); err != nil {
+	if err := m.plug(ctx, e.Links, records, len(e.Spec.Ports) > 0); err != nil {
 		return nil, err
 	}
 	if err := m.Publish(ctx, e); err != nil {
@@ -396,8 +401,29 @@ func linkSysctls(e *Endpoint, l Link, v6 bool) error {
 	return nil
 }
 
-// plug puts the host's ends of links under their bridges.
-func (m *Manager) plug(ctx context.Context, links []Link, records []record) error {
+// bridgedFilter reports whether bridged packets pass through netfilter
+// (br_netfilter, which Docker loads).
+func bridgedFilter() bool {
+	v, _ := link.ReadSysctl("net.bridge.bridge-nf-call-iptables")
+	return v == "1"
+}
+
+// plug puts the host's ends of links under their bridges. Containers with ports
+// may reach themselves by way of the host.
+func (m *Manager) plug(ctx context.Context, links []Link, records []record, ports bool) error {
+	if len(links) == 0 {
+		return nil
+	}
+	filtered := bridgedFilter()
+	end, err := m.watch.Begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	var wait []string
+	for _, l := range links {
+		wait = append(wait, l.HostLink, l.Bridge)
+	}
 	s, err := link.Open()
 	if err != nil {
 		return err
@@ -407,11 +433,22 @@ func (m *Manager) plug(ctx context.Context, links []Link, records []record) erro
 		var b link.Batch
 		m.mu.Lock()
 		for i, l := range links {
-			b.Port(l.HostLink, m.ready[l.NetworkID], !records[i].option(OptICC, true))
+			// With netfilter on the bridge the firewall keeps containers apart, and
+			// isolation would keep them from each other's published ports.
+			b.Port(l.HostLink, m.ready[l.NetworkID], link.PortMode{
+				Isolated: !filtered && !records[i].option(OptICC, true), Hairpin: filtered && ports})
 		}
 		m.mu.Unlock()
 		err := s.Do(&b)
-		if err == nil || try > 0 || !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+		if err == nil {
+			ctx, cancel := context.WithTimeout(ctx, carrierWait)
+			defer cancel()
+			if err := m.watch.Wait(ctx, wait); err != nil {
+				m.o.Logf("links %s carry no packets yet: %v", strings.Join(wait, ", "), err)
+			}
+			return nil
+		}
+		if try > 0 || !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
 		// Somebody removed a bridge since this process made sure of it.

@@ -88,7 +88,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 	if err != nil {
 		return l, err
 	}
-	if err = m.plug(ctx, []Link{l}, []record{r}); err != nil {
+	if err = m.plug(ctx, []Link{l}, []record{r}, len(e.Spec.Ports) > 0); err != nil {
 		return l, err
 	}
 	if err = m.reroute(&changed); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,7 @@ type Options struct {
 type Manager struct {
 	o     Options
 	table *nft.Table
+	watch link.Watch
 	turn  chan struct{} // held by the goroutine that may wait for the file lock
 
 	mu     sync.Mutex

@@ -94,7 +94,7 @@ func (e *Endpoint) elements(p Port) []nft.Element {
 			out = append(out, nft.Open(target, proto))
 			continue
 		}
-		out = append(out, nft.Publish(host, p.HostPort, proto, target))
+		out = append(out, nft.Publish(host, p.HostPort, proto, target), nft.Self(addr))
 		for _, l := range e.Links {
 			// From a network of the container's own answers would go there directly,
 			// past the host that has to translate them back.

@@ -90,6 +90,8 @@ type CreateRequest struct {
 	Hash    string        `json:"hash,omitempty"`
 	Desired *spec.Desired `json:"desired,omitempty"`
 	NoDeps  bool          `json:"noDeps,omitempty"`
+	// Follows says that another request follows at once.
+	Follows bool `json:"follows,omitempty"`
 }
 
 // CreateResult is the result of "create".

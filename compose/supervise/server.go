@@ -89,19 +89,25 @@ func (s *Supervisor) serve(ctx context.Context) error {
 	for verb, h := range s.handlers() {
 		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, req *http.Request) { s.answer(w, req, h) })
 	}
-	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	server := &http.Server{
+		Handler:     mux,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		// A connection keeps the supervisor from leaving, from the moment it is
+		// accepted: its request may not have been read yet.
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				s.connected()
+			case http.StateClosed:
+				s.done()
+			}
+		},
+	}
 	context.AfterFunc(ctx, func() { server.Close() })
 	return server.Serve(l)
 }
 
 func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler) {
-	s.begun()
-	finished := false
-	defer func() {
-		if !finished {
-			s.done()
-		}
-	}()
 	if s.leaving.Load() {
 		panic(http.ErrAbortHandler) // no status line: the client asks the next supervisor
 	}
@@ -130,6 +136,4 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 	s.busy++
 	s.mu.Unlock()
 	r.send(Message{Final: &final})
-	finished = true
-	s.done()
 }

@@ -38,6 +38,9 @@ func (s *Supervisor) createSingle(ctx context.Context, req CreateRequest, r *rep
 		return nil, err
 	}
 	s.insert(c)
+	if req.Follows {
+		s.expectRequest()
+	}
 	return CreateResult{ID: c.ID}, nil
 }
 

@@ -48,13 +48,14 @@ type Supervisor struct {
 	applying chan struct{} // 1 slot: one plan at a time
 	leaving  atomic.Bool
 
-	mu      sync.Mutex
-	units   map[string]*unit // by container ID
-	desired *spec.Desired
-	changed chan struct{} // closed and replaced whenever something above changes
-	busy    int           // requests and background work under way
-	jobs    int           // background work alone
-	warned  map[string]bool
+	mu       sync.Mutex
+	units    map[string]*unit // by container ID
+	desired  *spec.Desired
+	changed  chan struct{} // closed and replaced whenever something above changes
+	busy     int           // requests and background work under way
+	jobs     int           // background work alone
+	expected []func()      // see expectRequest
+	warned   map[string]bool
 }
 
 // Run is the supervisor process: it adopts what runs, serves requests and
@@ -88,18 +89,26 @@ func Run(ctx context.Context, o Options) error {
 		s.leaving.Store(true)
 		s.keeper.succeed(o.Project)
 	}()
-	s.busy++ // adoption
+	s.expectRequest() // whoever started us has one
 	if s.desired, err = s.store.Definition(o.Project); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.warn(err)
 	}
 	if err := s.adopt(ctx); err != nil {
 		return err
 	}
-	served := make(chan error, 1)
-	go func() { served <- s.serve(ctx) }()
-	s.done()
+	failed := make(chan error, 1)
+	go func() {
+		if err := s.serve(ctx); err != nil {
+			failed <- err
+			cancel()
+		}
+	}()
 	for {
 		if err := s.await(ctx, func() (bool, error) { return s.idleLocked(), nil }); err != nil {
+			select {
+			case err = <-failed:
+			default:
+			}
 			return err
 		}
 		left, err := s.leave()
@@ -135,18 +144,39 @@ func (s *Supervisor) await(ctx context.Context, cond func() (bool, error)) error
 	}
 }
 
-// begun and done bracket work that keeps the supervisor alive.
-func (s *Supervisor) begun() {
-	s.mu.Lock()
-	s.busy++
-	s.mu.Unlock()
-}
+// done ends what keeps the supervisor alive.
 
 func (s *Supervisor) done() {
 	s.mu.Lock()
 	s.busy--
 	s.changedLocked()
 	s.mu.Unlock()
+}
+
+// expectBound is how long a supervisor with nothing to own stays for a request
+// that is about to come.
+const expectBound = 2 * time.Second
+
+// expectRequest keeps the supervisor until the next connection, or a moment.
+func (s *Supervisor) expectRequest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy++
+	once := sync.OnceFunc(s.done)
+	s.expected = append(s.expected, once)
+	time.AfterFunc(expectBound, once)
+}
+
+// connected counts a connection, which is what was expected.
+func (s *Supervisor) connected() {
+	s.mu.Lock()
+	s.busy++
+	expected := s.expected
+	s.expected = nil
+	s.mu.Unlock()
+	for _, done := range expected {
+		done()
+	}
 }
 
 // background runs work that nobody waits for.

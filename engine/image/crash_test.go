@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// importAndUnpack imports an image of 16 MiB in 400 files, unpacking it before
+// importAndUnpack imports an image of 6 MiB in 150 files, unpacking it before
 // it has its name.
 func importAndUnpack(ctx context.Context, root string) error {
 	s, err := image.Open(root)
@@ -58,7 +58,7 @@ func crashArchive() io.Reader {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	block := sha256.Sum256(nil)
-	for i := range 400 {
+	for i := range 150 {
 		var data []byte
 		for len(data) < 40<<10 {
 			block = sha256.Sum256(block[:])

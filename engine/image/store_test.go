@@ -24,7 +24,7 @@ import (
 	"github.com/stack-run/stack/engine/content"
 )
 
-func struct2layer(size int64) content.Layer { return content.Layer{Size: size} }
+func layerOfSize(size int64) content.Layer { return content.Layer{Size: size} }
 
 func newStore(t testing.TB) *Store {
 	t.Helper()

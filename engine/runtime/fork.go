@@ -54,7 +54,6 @@ type image struct {
 	pidfd  int32
 	oldset uint64
 	newset uint64
-	tls    [16]uint64
 	clone  cloneArgs
 }
 
@@ -177,12 +176,11 @@ func (p *program) link(fds map[string]int, errFD int) ([]byte, error) {
 		*(*uintptr)(unsafe.Pointer(&data[r.at])) = dataBase + uintptr(r.to)
 	}
 	img.clone = cloneArgs{
-		flags:      p.flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_SETTLS,
+		flags:      p.flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
 		pidfd:      uint64(uintptr(unsafe.Pointer(&img.pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
 		stack:      uint64(uintptr(base) + stackAt),
 		stackSize:  childStack,
-		tls:        uint64(uintptr(unsafe.Pointer(&img.tls[8]))),
 	}
 	return region, nil
 }
@@ -214,7 +212,8 @@ func fork(region []byte, cgroupFD int) (pid int, pidfd *os.File, err error) {
 		img.clone.cgroup = uint64(cgroupFD)
 	}
 	excludeHeap()
-	n, errno := forkImage(img)
+	entry := runChild
+	n, errno := forkImage(img, **(**uintptr)(unsafe.Pointer(&entry)))
 	if errno != 0 {
 		return 0, nil, errno
 	}
@@ -231,9 +230,9 @@ func fork(region []byte, cgroupFD int) (pid int, pidfd *os.File, err error) {
 //go:nosplit
 //go:norace
 //go:noinline
-func forkImage(img *image) (uintptr, unix.Errno) {
+func forkImage(img *image, entry uintptr) (uintptr, unix.Errno) {
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&img.newset)), uintptr(unsafe.Pointer(&img.oldset)), 8, 0, 0)
-	r := cloneChild(uintptr(unsafe.Pointer(&img.clone)), unsafe.Sizeof(img.clone), uintptr(unsafe.Pointer(img)))
+	r := cloneChild(uintptr(unsafe.Pointer(&img.clone)), unsafe.Sizeof(img.clone), uintptr(unsafe.Pointer(img)), entry)
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&img.oldset)), 0, 8, 0, 0)
 	if int64(r) < 0 {
 		return 0, unix.Errno(-int64(r))
@@ -241,11 +240,14 @@ func forkImage(img *image) (uintptr, unix.Errno) {
 	return r, 0
 }
 
-// cloneChild calls clone3. The parent returns the raw result; the child calls
-// runChild(img) on its own stack and never returns.
+// cloneChild calls clone3. The parent returns the raw result; the child jumps
+// to entry, the address of runChild, with img as its argument, on its own stack.
+// It does so by Go's internal calling convention (cmd/compile/abi-internal.md):
+// the wrapper that assembly otherwise calls Go through looks for the current
+// goroutine, and the race detector counts it.
 //
 //go:noescape
-func cloneChild(args, size, img uintptr) uintptr
+func cloneChild(args, size, img, entry uintptr) uintptr
 
 // runChild is the child. It must not call anything that needs a goroutine.
 //

@@ -1,21 +1,23 @@
 #include "textflag.h"
 
-// func cloneChild(args, size, img uintptr) uintptr
-TEXT ·cloneChild(SB), NOSPLIT, $0-32
+// func cloneChild(args, size, img, entry uintptr) uintptr
+TEXT ·cloneChild(SB), NOSPLIT, $0-40
 	MOVQ	args+0(FP), DI
 	MOVQ	size+8(FP), SI
 	MOVQ	img+16(FP), R12
+	MOVQ	entry+24(FP), R13
 	MOVL	$435, AX // SYS_clone3
 	SYSCALL
 	CMPQ	AX, $0
 	JEQ	child
-	MOVQ	AX, ret+24(FP)
+	MOVQ	AX, ret+32(FP)
 	RET
 
 child:
-	// A new stack, its top in SP, and thread-local storage of zeros.
+	// A new stack, its top in SP. Go expects zero in X15 and its goroutine in R14.
 	XORL	BP, BP
-	SUBQ	$16, SP
-	MOVQ	R12, 0(SP)
-	CALL	·runChild(SB)
+	XORL	R14, R14
+	XORPS	X15, X15
+	MOVQ	R12, AX
+	CALL	R13
 	INT	$3

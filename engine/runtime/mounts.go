@@ -76,7 +76,7 @@ func (c *compiler) target(dest, target string, dir bool) slot {
 			c.mkdirs(what, parent, s.failed())
 		}
 		c.call("create "+what, unix.SYS_OPENAT, cwdFD, c.str(target),
-			named(unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, "O_CREAT|O_WRONLY"), named(0o644, "0644")).if_(s.failed())
+			named(unix.O_CREAT|unix.O_CLOEXEC, "O_CREAT"), named(0o644, "0644")).if_(s.failed())
 	}
 	open(s).if_(s.failed())
 	return s

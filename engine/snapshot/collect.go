@@ -172,17 +172,42 @@ func (s *Store) used() (map[string]bool, error) {
 	used := make(map[string]bool)
 	for _, e := range entries {
 		_, st, err := s.lower(e.Name())
-		if errors.Is(err, ErrNotPrepared) {
-			continue
+		if err != nil && !errors.Is(err, ErrNotPrepared) {
+			return nil, err
 		}
+		pinned, err := s.pinned(e.Name())
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range st.Dirs {
+		for _, name := range append(pinned, st.Dirs...) {
 			used[name] = true
 		}
 	}
 	return used, nil
+}
+
+// pinned returns the layer directories that Pin keeps for a container.
+func (s *Store) pinned(containerID string) ([]string, error) {
+	dir := filepath.Join(s.containers, containerID)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), pinPrefix) {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, ignoreGone(err)
+		}
+		var st stack
+		if json.Unmarshal(data, &st) == nil { // else power failed, and nothing is mounted
+			names = append(names, st.Dirs...)
+		}
+	}
+	return names, nil
 }
 
 // removeLeftovers deletes what is below tmp and belongs to nobody alive.

@@ -43,6 +43,39 @@ func (s *Store) Prepare(ctx context.Context, containerID string, diffIDs []diges
 	return nil
 }
 
+// Pin keeps further layers, such as those of an image that a container has as a
+// volume, from removal until the container's writable layer is removed. The
+// error is ErrNotUnpacked if they are not there.
+func (s *Store) Pin(ctx context.Context, containerID string, diffIDs []digest.Digest) error {
+	dir, err := s.containerDir(containerID)
+	if err != nil {
+		return err
+	}
+	lock, err := flock.Shared(ctx, s.lockPath())
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	st, err := s.readStack(diffIDs)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(st)
+	if err == nil {
+		err = mkdir(dir, 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, pinPrefix+chainID(diffIDs).Encoded()), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep layers for container %s: %w", short(containerID), err)
+	}
+	return nil
+}
+
+// pinPrefix starts the names of the files that Pin writes.
+const pinPrefix = "pin-"
+
 func (s *Store) makeContainer(dir string, st stack) error {
 	data, err := json.Marshal(st)
 	if err != nil {

@@ -80,20 +80,20 @@ func (c *copier) entry(ctx context.Context, from, to int, base, rel string) erro
 		return c.subdirectory(ctx, from, to, base, rel)
 	}
 	id := fileID{st.Dev, st.Ino}
-	make := func() error { return c.file(from, to, base, st) }
+	create := func() error { return c.file(from, to, base, st) }
 	if first, ok := c.links[id]; ok {
-		make = func() error { return unix.Linkat(c.root, first, to, base, 0) }
+		create = func() error { return unix.Linkat(c.root, first, to, base, 0) }
 	} else if st.Nlink > 1 {
 		c.links[id] = rel
 	}
-	err := make()
+	err := create()
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	if err := removeTreeAt(to, base); err != nil {
 		return err
 	}
-	return make()
+	return create()
 }
 
 func (c *copier) subdirectory(ctx context.Context, from, to int, base, rel string) error {

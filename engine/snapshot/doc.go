@@ -14,6 +14,7 @@
 //	containers-rw/ID/upper   what container ID changed
 //	containers-rw/ID/work    overlayfs' own
 //	containers-rw/ID/lower.json  the layers below it
+//	containers-rw/ID/pin-HEX     further layers that the container needs
 //
 // # Layers
 //

@@ -31,6 +31,18 @@ var overlayOptions = [...][2]string{
 	{"xino", "off"},
 }
 
+// options returns the mount options that have values. With user attributes
+// overlayfs follows no redirects anyway, and refuses to be told so.
+func (o overlay) options() [][2]string {
+	var all [][2]string
+	for _, option := range overlayOptions {
+		if !o.userXattr || option[0] != "redirect_dir" && option[0] != "metacopy" {
+			all = append(all, option)
+		}
+	}
+	return all
+}
+
 // overlay is one overlayfs mount: directories by path.
 type overlay struct {
 	lower       []string // lowest first
@@ -61,7 +73,7 @@ func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
 }
 
 // View mounts the unpacked layers diffIDs, lowest first, read-only and returns
-// the detached mount. The layers must not be removed while it is used.
+// the detached mount. The layers must not be removed while it is used; see Pin.
 func (s *Store) View(diffIDs []digest.Digest) (*os.File, error) {
 	st, err := s.readStack(diffIDs)
 	if err != nil {
@@ -161,7 +173,7 @@ func (o overlay) mount() (int, error) {
 	if err := unix.FsconfigSetString(fd, "source", "overlay"); err != nil {
 		return -1, overlayError(fd, err)
 	}
-	for _, option := range overlayOptions {
+	for _, option := range o.options() {
 		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
 			return -1, overlayError(fd, err)
 		}

@@ -82,7 +82,7 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 		}
 		options = append(options, "upperdir=u", "workdir=w")
 	}
-	for _, option := range overlayOptions {
+	for _, option := range o.options() {
 		options = append(options, option[0]+"="+option[1])
 	}
 	if o.userXattr {

@@ -153,7 +153,7 @@ func (u *unpacker) create(parent int, base string, h *tar.Header, r io.Reader) e
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return u.directory(parent, base, h)
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse, tar.TypeCont: //nolint:staticcheck // old archives have TypeRegA
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		return u.regular(parent, base, h, r)
 	case tar.TypeSymlink:
 		if err := unix.Symlinkat(h.Linkname, parent, base); err != nil {

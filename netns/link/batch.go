@@ -112,13 +112,7 @@ func (s *Socket) Do(b *Batch) error {
 					first = err
 				}
 			case kind == unix.RTM_NEWLINK && len(body) >= unix.SizeofIfInfomsg && r.info != nil:
-				r.info.Index = int(int32(binary.NativeEndian.Uint32(body[4:])))
-				attrs, _ := nl.ParseRouteAttr(body[unix.SizeofIfInfomsg:])
-				for _, a := range attrs {
-					if a.Attr.Type == unix.IFLA_IFALIAS {
-						r.info.Alias = nl.BytesToString(a.Value)
-					}
-				}
+				*r.info = parseInfo(body)
 			}
 		}
 	}

@@ -15,6 +15,8 @@ const (
 	brForwardDelay      = 1  // IFLA_BR_FORWARD_DELAY
 	brSTPState          = 5  // IFLA_BR_STP_STATE
 	brMcastSnooping     = 23 // IFLA_BR_MCAST_SNOOPING
+	brportState         = 1  // IFLA_BRPORT_STATE
+	brportMode          = 4  // IFLA_BRPORT_MODE, hairpin
 	brportIsolated      = 33 // IFLA_BRPORT_ISOLATED
 	inet6AddrGenMode    = 8  // IFLA_INET6_ADDR_GEN_MODE
 	addrGenModeNone     = 1  // IN6_ADDR_GEN_MODE_NONE
@@ -67,18 +69,33 @@ func (b *Batch) AddVeth(v Veth, hostNS int) {
 	b.add(fmt.Sprintf("make link %s with %s", v.Name, v.Host), r)
 }
 
-// Port puts the link under a bridge and sets it up. An isolated port reaches
-// the bridge itself but no other isolated port.
-func (b *Batch) Port(name string, bridgeIndex int, isolated bool) {
+// PortMode is how a bridge treats a port.
+type PortMode struct {
+	// Isolated ports reach the bridge itself but no other isolated port.
+	Isolated bool
+	// Hairpin ports get packets back that came from them. Where bridged packets
+	// pass through netfilter, one that is translated to another port of the bridge
+	// stays on the bridge.
+	Hairpin bool
+}
+
+// Port puts the link under a bridge and sets it up.
+func (b *Batch) Port(name string, bridgeIndex int, mode PortMode) {
 	r, _ := b.change("put link "+name+" under its bridge", name)
 	r.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(bridgeIndex))))
 	r.AddData(noLinkLocal())
-	if isolated {
+	if mode != (PortMode{}) {
 		// The port's settings exist only once it is a port: a message of its own.
-		r, _ := b.change("isolate bridge port "+name, name)
+		r, _ := b.change("set mode of bridge port "+name, name)
 		port := nl.NewRtAttr(nestedLinkInfo, nil)
 		port.AddRtAttr(infoSlaveKind, nl.NonZeroTerminated("bridge"))
-		port.AddRtAttr(nestedSlaveData, nil).AddRtAttr(brportIsolated, nl.Uint8Attr(1))
+		data := port.AddRtAttr(nestedSlaveData, nil)
+		if mode.Isolated {
+			data.AddRtAttr(brportIsolated, nl.Uint8Attr(1))
+		}
+		if mode.Hairpin {
+			data.AddRtAttr(brportMode, nl.Uint8Attr(1))
+		}
 		r.AddData(port)
 	}
 	b.Up(name)
@@ -114,12 +131,6 @@ func (b *Batch) Up(name string) {
 func (b *Batch) SetAlias(name, alias string) {
 	r, _ := b.change("label link "+name, name)
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, nl.NonZeroTerminated(alias)))
-}
-
-// Info is what the kernel says about a link.
-type Info struct {
-	Index int
-	Alias string
 }
 
 // Find looks a link up by name in the socket's namespace. The error of one that

@@ -94,6 +94,16 @@ func Hairpin(bridge string, target netip.Addr) Element {
 	return Element{Set: set, Key: append(ifname(bridge), target.AsSlice()...), Text: quote(bridge) + " . " + target.String()}
 }
 
+// Self returns the element that makes a container look like the host to itself
+// when it reaches itself over a published port.
+func Self(target netip.Addr) Element {
+	set := SetSelf4
+	if target.Is6() {
+		set = SetSelf6
+	}
+	return Element{Set: set, Key: append(target.AsSlice(), target.AsSlice()...), Text: target.String() + " . " + target.String()}
+}
+
 // Open returns the element that lets everybody reach target, for routed networks.
 func Open(target netip.AddrPort, proto byte) Element {
 	set := SetOpen4
@@ -123,9 +133,9 @@ func (e Element) Container() (netip.Addr, bool) {
 	switch e.Set {
 	case SetHairpin4, SetHairpin6:
 		raw = e.Key[min(len(e.Key), unix.IFNAMSIZ):]
-	case SetOpen4:
+	case SetSelf4, SetOpen4:
 		raw = e.Key[:min(len(e.Key), 4)]
-	case SetOpen6:
+	case SetSelf6, SetOpen6:
 		raw = e.Key[:min(len(e.Key), 16)]
 	}
 	return netip.AddrFromSlice(raw)

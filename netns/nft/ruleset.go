@@ -50,6 +50,9 @@ const (
 	// (bridge, container address) where answers would not come back through the
 	// host, so that the client must look like the host.
 	SetHairpin4, SetHairpin6 = "hairpin4", "hairpin6"
+	// (container address, same address): a container that reaches itself. Where
+	// bridged packets pass through netfilter its packets have no input link.
+	SetSelf4, SetSelf6 = "self4", "self6"
 	// (address, protocol, port) open to everybody, of networks that are routed.
 	SetOpen4, SetOpen6 = "open4", "open6"
 )
@@ -74,6 +77,8 @@ func Instance(table string) Ruleset {
 			{MapHost6, types(a6, proto, port), types(a6, port)},
 			{SetHairpin4, types(ifname, a4), nil},
 			{SetHairpin6, types(ifname, a6), nil},
+			{SetSelf4, types(a4, a4), nil},
+			{SetSelf6, types(a6, a6), nil},
 			{SetOpen4, types(a4, proto, port), nil},
 			{SetOpen6, types(a6, proto, port), nil},
 		},
@@ -115,8 +120,10 @@ func Instance(table string) Ruleset {
 				{ipv6(), in(SetOpen6, ip6Daddr, l4proto, thDport), accept()},
 				{gotoChain("refuse")},
 			}},
-			// A container learns at once that it may not; the world learns nothing.
+			// A container learns at once that it may not; the world learns nothing. A
+			// connecting socket may miss an ICMP error, but not a reset.
 			{Name: "refuse", Rules: []Rule{
+				{in(SetBridges, iifname), isTCP(), reset()},
 				{in(SetBridges, iifname), reject()},
 				{drop()},
 			}},
@@ -124,6 +131,8 @@ func Instance(table string) Ruleset {
 				{in(SetBridges, oifname), ipv4(), loopback4(false), masquerade()},
 				{ipv4(), translated(), in(SetHairpin4, iifname, ip4Daddr), masquerade()},
 				{ipv6(), translated(), in(SetHairpin6, iifname, ip6Daddr), masquerade()},
+				{ipv4(), translated(), in(SetSelf4, ip4Saddr, ip4Daddr), masquerade()},
+				{ipv6(), translated(), in(SetSelf6, ip6Saddr, ip6Daddr), masquerade()},
 				{in(SetMasquerade, iifname), notIn(SetBridges, oifname), masquerade()},
 			}},
 		},

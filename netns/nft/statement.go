@@ -53,6 +53,8 @@ var (
 	oifname  = metaField("oifname", expr.MetaKeyOIFNAME, 4)
 	l4proto  = metaField("meta l4proto", expr.MetaKeyL4PROTO, 1)
 	thDport  = payloadField("th dport", expr.PayloadBaseTransportHeader, 2, 2)
+	ip4Saddr = payloadField("ip saddr", expr.PayloadBaseNetworkHeader, 12, 4)
+	ip6Saddr = payloadField("ip6 saddr", expr.PayloadBaseNetworkHeader, 8, 16)
 	ip4Daddr = payloadField("ip daddr", expr.PayloadBaseNetworkHeader, 16, 4)
 	ip6Daddr = payloadField("ip6 daddr", expr.PayloadBaseNetworkHeader, 24, 16)
 )
@@ -181,8 +183,17 @@ func verdict(text string, kind expr.VerdictKind, chain string) Statement {
 	return Statement{text, []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}}
 }
 
+// isTCP matches TCP.
+func isTCP() Statement {
+	return Statement{"meta l4proto tcp", []expr.Any{
+		l4proto.load(reg),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
+	}}
+}
+
 // Reject types and codes of linux/netfilter/nf_tables.h.
 const (
+	rejectTCPReset       = 1 // NFT_REJECT_TCP_RST
 	rejectICMPX          = 2 // NFT_REJECT_ICMPX_UNREACH
 	icmpxAdminProhibited = 3 // NFT_REJECT_ICMPX_ADMIN_PROHIBITED
 )
@@ -191,6 +202,10 @@ func reject() Statement {
 	return Statement{"reject with icmpx admin-prohibited", []expr.Any{
 		&expr.Reject{Type: rejectICMPX, Code: icmpxAdminProhibited},
 	}}
+}
+
+func reset() Statement {
+	return Statement{"reject with tcp reset", []expr.Any{&expr.Reject{Type: rejectTCPReset}}}
 }
 
 // toAddrPort4 matches an IPv4 destination address, protocol and port.

@@ -100,6 +100,7 @@ func (g *guard) run() int {
 	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0); errno != 0 {
 		return 70
 	}
+	setName("stack-" + g.role)
 	ignoreTerminalSignals()
 	writeFile(g.dir+"/"+g.role+".pid", itoa(syscall.Getpid())+"\n")
 	if g.role == Guardian {

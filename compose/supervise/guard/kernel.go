@@ -83,6 +83,10 @@ func startTicks(pid int) string {
 	return "0"
 }
 
+// setName is what ps(1) and ss(8) call the process; after exec of /proc/self/exe
+// it would be "exe".
+func setName(name string) { writeFile("/proc/self/comm", name) }
+
 // ignoreTerminalSignals keeps a Ctrl-C in the terminal that started us away.
 // The chain is in a session of its own; this is for kill(1) with a wrong group.
 func ignoreTerminalSignals() {

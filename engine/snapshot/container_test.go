@@ -1,0 +1,227 @@
+package snapshot
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/content"
+)
+
+func TestPrepareKeepsWhatWasWritten(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	layers := unpack(t, s, archiveOf(t, file("f", "f")))
+	root := container(t, s, "c", layers)
+	if err := os.WriteFile(root+"/g", []byte("g"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(s.containers, "c/lower.json")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Mount("c", MountOptions{}); !errors.Is(err, ErrNotPrepared) {
+		t.Errorf("mount without lower.json: %v", err)
+	}
+	root = container(t, s, "c", layers)
+	if got := read(t, root+"/g"); got != "g" {
+		t.Errorf("g is %q", got)
+	}
+	if n, err := s.Usage(t.Context(), "c"); err != nil || n < 4096 {
+		t.Errorf("usage %d, %v", n, err)
+	}
+	if err := s.Remove(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), "c"); err != nil {
+		t.Errorf("second remove: %v", err)
+	}
+	if _, err := s.Mount("c", MountOptions{}); !errors.Is(err, ErrNotPrepared) {
+		t.Errorf("mount of a removed container: %v", err)
+	}
+	if err := s.Prepare(t.Context(), "d", []digest.Digest{digest.FromString("other")}); !errors.Is(err, ErrNotUnpacked) {
+		t.Errorf("prepare on a missing layer: %v", err)
+	}
+	for _, bad := range []string{"", ".", "..", "a/b", "../x"} {
+		if err := s.Prepare(t.Context(), bad, layers); err == nil {
+			t.Errorf("container ID %q was taken", bad)
+		}
+	}
+}
+
+func TestChanges(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	layers := unpack(t, s, archiveOf(t, dir("etc", 0), file("etc/same", "same"), file("etc/changed", "old"), file("etc/gone", ""),
+		dir("old", 0), file("old/1", ""), file("old/2", ""), dir("deep", 0), dir("deep/er", 0), file("deep/er/f", ""), file("mode", ""), dir("untouched", 0), file("untouched/f", "")))
+	root := container(t, s, "c", layers)
+	do := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if changes, err := s.Changes(t.Context(), "c"); err != nil || len(changes) != 0 {
+		t.Errorf("fresh container: %v, %v", changes, err)
+	}
+	touched, err := os.OpenFile(root+"/etc/same", os.O_RDWR, 0) // copied up, not changed
+	do(err, touched.Close())
+	do(os.WriteFile(root+"/etc/changed", []byte("new"), 0o644), os.Remove(root+"/etc/gone"))
+	do(os.RemoveAll(root+"/old"), os.Mkdir(root+"/old", 0o755), os.WriteFile(root+"/old/2", []byte("2"), 0o644), os.WriteFile(root+"/old/3", nil, 0o644))
+	do(os.WriteFile(root+"/deep/er/g", nil, 0o644), os.Chmod(root+"/mode", 0o600), os.Mkdir(root+"/new", 0o755), os.WriteFile(root+"/new/f", nil, 0o644), os.Symlink("x", root+"/new/l"))
+	changes, err := s.Changes(t.Context(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range changes {
+		got = append(got, c.String())
+	}
+	want := []string{"C /deep", "C /deep/er", "A /deep/er/g", "C /etc", "C /etc/changed", "D /etc/gone", "C /mode", "A /new", "A /new/f", "A /new/l", "C /old", "D /old/1", "C /old/2", "A /old/3"}
+	if !slices.Equal(got, want) {
+		t.Errorf("changes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestCollectSparesWhatIsUsed(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	base, used, unused := archiveOf(t, dir("tmp", 0o1777), file("base", "")), archiveOf(t, file("used", "")), archiveOf(t, file("tmp/unused", ""))
+	a := unpack(t, s, base, used)
+	b := unpack(t, s, base, unused)
+	root := container(t, s, "c", a)
+	leftover := filepath.Join(s.layers, "tmp", "deadbeef")
+	if err := os.MkdirAll(leftover+"/fs/x", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	keep := func() (map[digest.Digest]bool, error) { return nil, nil }
+	c, err := s.Collect(t.Context(), true, keep)
+	if err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) || c.Bytes == 0 {
+		t.Errorf("dry run: %+v, %v", c, err)
+	}
+	if c, err = s.Collect(t.Context(), false, keep); err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) {
+		t.Errorf("collected %+v, %v", c, err)
+	}
+	if got := list(t, filepath.Join(s.layers, "tmp")); got != "" {
+		t.Errorf("tmp contains %q", got)
+	}
+	if strings.Contains(list(t, s.layers), "fix-") {
+		t.Errorf("a correction was left: %s", list(t, s.layers))
+	}
+	if _, err := s.View(b); !errors.Is(err, ErrNotUnpacked) {
+		t.Errorf("view of a removed layer: %v", err)
+	}
+	if got := list(t, root); got != "base tmp used" {
+		t.Errorf("the container's root contains %q", got)
+	}
+	pinned := unpack(t, s, archiveOf(t, file("pinned", "")))
+	if err := s.Pin(t.Context(), "c", pinned); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.RemoveLayer(t.Context(), append(a, pinned...)...); err != nil || len(c.Layers) != 0 {
+		t.Errorf("removed %+v under a container, %v", c, err)
+	}
+	if err := s.Remove(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.Collect(t.Context(), false, keep); err != nil || len(c.Layers) != 3 {
+		t.Errorf("collected %+v, %v", c, err)
+	}
+}
+
+func TestCheckFindsChangedLayers(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	blobs, err := content.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := blobs.Lease(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	a := archiveOf(t, dir("d", 0), file("d/f", "content"), file("d/.wh.x", ""), symlink("l", "d"), file("i/f", ""))
+	d, err := blobs.Put(t.Context(), lease, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers := []content.Layer{{Digest: d, DiffID: d, Size: int64(len(a))}}
+	s, err := Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unpack(t.Context(), layers, blobs); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := s.Check(t.Context(), layers, blobs); err != nil || len(problems) != 0 {
+		t.Fatalf("problems %v, %v", problems, err)
+	}
+	f := filepath.Join(s.layerDir(d), "fs/d/f")
+	st := lstat(t, f)
+	if err := os.WriteFile(f, []byte("c0ntent"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, f, []unix.Timespec{st.Mtim, st.Mtim}, 0); err != nil {
+		t.Fatal(err)
+	}
+	problems, err := s.Check(t.Context(), layers, blobs)
+	if err != nil || len(problems) != 1 || !strings.Contains(problems[0].Err.Error(), "content of /d/f") {
+		t.Fatalf("problems %v, %v", problems, err)
+	}
+	if _, err := s.RemoveLayer(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unpack(t.Context(), layers, blobs); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := s.Check(t.Context(), layers, blobs); err != nil || len(problems) != 0 {
+		t.Fatalf("after unpacking again: %v, %v", problems, err)
+	}
+}
+
+func TestCopyTree(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	owned := file("data/owned", "x")
+	owned.Uid, owned.Gid, owned.Mode = 999, 998, 0o4640
+	owned.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "hi"}
+	data := dir("data", 0o2750)
+	data.Uid = 999
+	layers := unpack(t, s, archiveOf(t, data, owned, hardlink("data/twin", "data/owned"), dir("data/sub", 0o700), symlink("data/sub/l", "../../etc/passwd"), symlink("data/out", "/etc"),
+		entry{tar.Header{Typeflag: tar.TypeFifo, Name: "data/fifo", Mode: 0o600}, ""}, file("data/hole", strings.Repeat("\x00", 4<<20)+"end"), file("data/text", strings.Repeat("text", 50000))))
+	f, err := s.View(layers)
+	root := mounted(t, f, err)
+	src, err := os.Open(root + "/data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	dst := t.TempDir()
+	for round := range 2 { // the second replaces what the first made
+		if err := CopyTree(t.Context(), src, dst); err != nil {
+			t.Fatal(err)
+		}
+		if err := compareTrees(t.Context(), root+"/data", dst, ".", s.xattr); err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+	}
+	if a, b := lstat(t, dst+"/owned"), lstat(t, dst+"/twin"); a.Ino != b.Ino {
+		t.Error("hard link was not kept")
+	}
+	if st := lstat(t, dst+"/hole"); st.Blocks*512 > 1<<20 {
+		t.Errorf("hole takes %d blocks", st.Blocks)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := CopyTree(ctx, src, dst); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled copy: %v", err)
+	}
+}

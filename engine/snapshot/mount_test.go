@@ -1,0 +1,147 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestManyLayers(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	var archives [][]byte
+	for i := range 130 {
+		archives = append(archives, archiveOf(t, dir("d", 0), file(fmt.Sprintf("d/%03d", i), fmt.Sprint(i)), file("last", fmt.Sprint(i))))
+	}
+	layers := unpack(t, s, archives...)
+	for _, classic := range []bool{false, true} {
+		t.Run(fmt.Sprintf("classic=%v", classic), func(t *testing.T) {
+			s.noAppend.Store(classic)
+			id := fmt.Sprintf("many-%v", classic)
+			root := container(t, s, id, layers)
+			if got := strings.Fields(list(t, root+"/d")); len(got) != 130 {
+				t.Errorf("%d files of 130", len(got))
+			}
+			if got := read(t, root+"/last"); got != "129" {
+				t.Errorf("last is %s", got)
+			}
+			if err := os.WriteFile(root+"/d/000", []byte("changed"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			f, err := s.View(layers)
+			view := mounted(t, f, err)
+			if got := read(t, view+"/d/000"); got != "0" {
+				t.Errorf("the image now has %q", got)
+			}
+		})
+	}
+}
+
+func TestMountIsDetachedAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	layers := unpack(t, s, archiveOf(t, file("f", "f")))
+	mounts := func() string { return read(t, "/proc/self/mountinfo") }
+	before := mounts()
+	for _, classic := range []bool{false, true} {
+		s.noAppend.Store(classic)
+		id := fmt.Sprintf("c-%v", classic)
+		root := container(t, s, id, layers)
+		if err := os.WriteFile(root+"/g", nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := mounts(); got != before {
+			t.Errorf("classic=%v: the mount shows:\n%s", classic, got)
+		}
+		f, err := s.Mount(id, MountOptions{ReadOnly: true})
+		if err != nil {
+			t.Fatalf("second mount of one writable layer: %v", err)
+		}
+		readOnly := mounted(t, f, nil)
+		if err := os.WriteFile(readOnly+"/h", nil, 0o644); !errors.Is(err, unix.EROFS) {
+			t.Errorf("classic=%v: writing to a read-only mount: %v", classic, err)
+		}
+		// It can be put where its user wants it.
+		at := t.TempDir()
+		if err := unix.MoveMount(int(f.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			t.Fatal(err)
+		}
+		if got := list(t, at); got != "f g" {
+			t.Errorf("classic=%v: attached, it contains %q", classic, got)
+		}
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestPathsThatOverlayfsMisreads(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(t.TempDir(), `a:b,c\d`, strings.Repeat("long", 60))
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers := unpack(t, s, archiveOf(t, file("f", "f")), archiveOf(t, file("g", "g")))
+	for _, classic := range []bool{false, true} {
+		s.noAppend.Store(classic)
+		at := container(t, s, fmt.Sprintf("c-%v", classic), layers)
+		if got := list(t, at); got != "f g" {
+			t.Errorf("classic=%v: %q", classic, got)
+		}
+		if err := os.WriteFile(at+"/h", nil, 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestImageWithoutLayers(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	root := container(t, s, "c", nil)
+	if err := os.WriteFile(root+"/f", []byte("f"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.View(nil)
+	if got := list(t, mounted(t, f, err)); got != "" {
+		t.Errorf("view contains %q", got)
+	}
+}
+
+func BenchmarkMount(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	for _, n := range []int{1, 8, 130} {
+		b.Run(fmt.Sprintf("layers=%d", n), func(b *testing.B) {
+			s := store(b)
+			var archives [][]byte
+			for i := range n {
+				archives = append(archives, archiveOf(b, file(fmt.Sprint(i), "")))
+			}
+			if err := s.Prepare(b.Context(), "c", unpack(b, s, archives...)); err != nil {
+				b.Fatal(err)
+			}
+			var mounting time.Duration
+			for b.Loop() {
+				start := time.Now()
+				f, err := s.Mount("c", MountOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				mounting += time.Since(start)
+				f.Close() // unmounting waits for an RCU grace period
+			}
+			b.ReportMetric(float64(mounting.Nanoseconds())/float64(b.N), "ns/mount")
+		})
+	}
+}
