@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -55,16 +57,21 @@ type keyReader struct {
 	keys []byte
 	held int // how many of keys were seen
 	out  []byte
+	done bool // the keys were seen
 }
 
 func (k *keyReader) Read(p []byte) (int, error) {
 	for len(k.out) == 0 {
+		if k.done {
+			return 0, errDetached
+		}
 		buf := make([]byte, 4096)
 		n, err := k.r.Read(buf)
 		for _, b := range buf[:n] {
 			if b == k.keys[k.held] {
 				if k.held++; k.held == len(k.keys) {
-					return 0, errDetached
+					k.done = true
+					break
 				}
 				continue
 			}
@@ -76,7 +83,7 @@ func (k *keyReader) Read(p []byte) (int, error) {
 			}
 			k.out = append(k.out, b)
 		}
-		if err != nil && len(k.out) == 0 {
+		if err != nil && len(k.out) == 0 && !k.done {
 			return 0, err
 		}
 	}
@@ -143,6 +150,25 @@ func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int
 		return 1, err
 	}
 	o.Process.Entrypoint, o.Process.Command = []string{}, o.Command
+	id := engine.NewID()
+	c.execEvent(r, "exec_create: "+strings.Join(o.Command, " "), id, nil)
+	c.execEvent(r, "exec_start: "+strings.Join(o.Command, " "), id, nil)
+	code, err := c.exec(ctx, r, o)
+	if !o.Detach {
+		c.execEvent(r, "exec_die", id, map[string]string{"exitCode": fmt.Sprint(code)})
+	}
+	return code, err
+}
+
+// execEvent adds to the project's event log. Exec needs no supervisor, so it
+// tells of itself; where nobody keeps a log, there is nothing to tell.
+func (c *Client) execEvent(r *engine.Container, action, id string, extra map[string]string) {
+	attrs := map[string]string{"execID": id}
+	maps.Copy(attrs, extra)
+	supervise.AppendEvent(c.projectDir(r.Project), r, action, attrs)
+}
+
+func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (int, error) {
 	req := engine.ExecRequest{Process: o.Process, Privileged: o.Privileged, Detach: o.Detach}
 	if o.Process.TTY {
 		return c.execTTY(ctx, r, req, o)

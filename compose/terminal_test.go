@@ -19,10 +19,11 @@ func TestDetachKeys(t *testing.T) {
 		{"abc\x10\x11never", "abc", true},
 		{"x\x10\x10\x11", "x\x10", true},
 	} {
-		r := &keyReader{r: iotest.OneByteReader(strings.NewReader(tt.in)), keys: []byte{0x10, 0x11}}
-		got, err := io.ReadAll(r)
-		if !bytes.Equal(got, []byte(tt.want)) || errors.Is(err, errDetached) != tt.detached {
-			t.Errorf("%q: got %q, %v; want %q, detached %v", tt.in, got, err, tt.want, tt.detached)
+		for _, in := range []io.Reader{strings.NewReader(tt.in), iotest.OneByteReader(strings.NewReader(tt.in))} {
+			got, err := io.ReadAll(&keyReader{r: in, keys: []byte{0x10, 0x11}})
+			if !bytes.Equal(got, []byte(tt.want)) || errors.Is(err, errDetached) != tt.detached {
+				t.Errorf("%q: got %q, %v; want %q, detached %v", tt.in, got, err, tt.want, tt.detached)
+			}
 		}
 	}
 }

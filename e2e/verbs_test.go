@@ -39,12 +39,15 @@ func TestVerbs(t *testing.T) {
 		j := b.start(t, "events", "--json")
 		// It has begun when an event arrives; which one comes first is not certain.
 		eventually(t, 10*time.Second, func() error {
-			b.ok(t, "exec", "-T", "box", "true")
-			if !strings.Contains(j.out.String(), "exec_") {
+			b.ok(t, "pause", "web")
+			b.ok(t, "unpause", "web")
+			if !strings.Contains(j.out.String(), "pause") {
 				return fmt.Errorf("events wrote %q", j.out)
 			}
 			return nil
 		})
+		b.ok(t, "exec", "-T", "box", "true")
+		j.out.until(t, 5*time.Second, "exec_start")
 		b.ok(t, "restart", "--timeout", "0", "box")
 		for _, action := range []string{`"die"`, `"start"`} {
 			j.out.until(t, 5*time.Second, action)

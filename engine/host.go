@@ -8,12 +8,12 @@ import (
 	goruntime "runtime"
 	"sync"
 
-	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/seccomp"
 )
 
 // hasCapability tells which capabilities this process can pass on: those of its
@@ -40,15 +40,13 @@ func seccompProfile(iso Isolation, caps []string) (*specs.LinuxSeccomp, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The profile allows some calls only with the capability that they need.
-	rs := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}}
 	switch {
 	case sec.seccompUnconfined, iso.Privileged && iso.SeccompProfile == "":
 		return nil, nil
 	case iso.SeccompProfile != "":
-		return seccomp.LoadProfile(iso.SeccompProfile, rs)
+		return seccomp.Load(iso.SeccompProfile, caps)
 	}
-	return seccomp.GetDefaultProfile(rs)
+	return seccomp.Default(caps)
 }
 
 // resolveUser reads the image's passwd and group and finds the user to run as.

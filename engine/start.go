@@ -290,26 +290,34 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		return nil, err
 	}
 	defer stdio.close()
+	before := c.State
+	c.State.Phase = Running
+	c.State.StartedAt, c.State.FinishedAt = time.Now().UTC(), time.Time{}
+	c.State.ExitCode, c.State.Error, c.State.OOMKilled = 0, "", false
+	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
 	proc, err := runtime.Start(ctx, &runtime.Config{
 		Spec: spec, RootFS: p.root, MountFDs: mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
 		Stdin: stdio.stdin, Stdout: stdio.stdout, Stderr: stdio.stderr, Init: c.Spec.Init,
 		Warn: func(w string) { e.Warnf("%s", w) },
+		// Written down before the command runs: a supervisor that is killed
+		// right after the start leaves nothing that the next does not find.
+		Created: func(p *runtime.Process) error {
+			c.State.Pid, c.State.StartTicks = p.PID, p.StartTicks
+			if err := p.Pin(e.pinPath(c.ID)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				e.Warnf("cannot pin process %d: %v", p.PID, err)
+			}
+			return e.Records.SaveState(c)
+		},
 	})
 	if err != nil {
+		runtime.Unpin(e.pinPath(c.ID))
+		c.State = before
 		return nil, err
 	}
 	t := &Task{engine: e, id: c.ID, proc: proc, group: group, done: make(chan struct{}), fds: k, pidHost: facts.PIDNS != ""}
 	if err := e.startPump(c, t, proc.Console, k); err != nil {
 		return nil, errors.Join(err, t.abort())
 	}
-	if err := proc.Pin(e.pinPath(c.ID)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		e.Warnf("cannot pin process %d: %v", proc.PID, err)
-	}
-	c.State.Phase = Running
-	c.State.Pid, c.State.StartTicks = proc.PID, proc.StartTicks
-	c.State.StartedAt, c.State.FinishedAt = time.Now().UTC(), time.Time{}
-	c.State.ExitCode, c.State.Error, c.State.OOMKilled = 0, "", false
-	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
 	closeMounts(p)
 	go t.wait()
 	return t, nil

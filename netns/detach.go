@@ -2,8 +2,6 @@ package netns
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -16,9 +14,7 @@ import (
 func (m *Manager) DetachAll(ctx context.Context, endpoints []*Endpoint) error {
 	var errs []error
 	var b link.Batch
-	var raw [4]byte
-	_, _ = rand.Read(raw[:])
-	group := binary.NativeEndian.Uint32(raw[:]) | 1<<31 // far from groups people use
+	group := link.NewGroup()
 	var own []*Endpoint
 	for _, e := range endpoints {
 		if e == nil || e.Shared || e.Spec.Mode == "host" || e.Spec.ID == "" {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -77,7 +78,9 @@ func Open(o Options) (*Manager, error) {
 	return m, nil
 }
 
-func (m *Manager) networkDir() string  { return filepath.Join(m.o.DataRoot, "networks") }
+func (m *Manager) networkDir() string { return filepath.Join(m.o.DataRoot, "networks") }
+
+// lockPath is a directory: flock(2) takes those too, and no file is left.
 func (m *Manager) lockPath() string    { return filepath.Join(m.o.RunRoot, "locks", "networks") }
 func (m *Manager) pinDir() string      { return filepath.Join(m.o.RunRoot, "netns") }
 func (m *Manager) endpointDir() string { return filepath.Join(m.o.RunRoot, "endpoints") }
@@ -98,7 +101,13 @@ func (m *Manager) locked(ctx context.Context, fn func() error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	f, err := os.OpenFile(m.lockPath(), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.Open(m.lockPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(m.lockPath(), 0o700); err != nil {
+			return fmt.Errorf("cannot make lock of networks: %w", err)
+		}
+		f, err = os.Open(m.lockPath())
+	}
 	if err != nil {
 		return fmt.Errorf("cannot open lock of networks: %w", err)
 	}

@@ -63,11 +63,15 @@ func (l *lab) checkNothingLeft() {
 	if err != nil {
 		l.t.Error(err)
 	}
+	var names []string
 	for _, n := range networks {
-		if err := l.Remove(ctx, n.Name); err != nil {
-			l.t.Error(err)
-		}
+		names = append(names, n.Name)
 	}
+	start := time.Now()
+	if err := l.Remove(ctx, names...); err != nil {
+		l.t.Error(err)
+	}
+	l.t.Logf("removing %d networks: %s", len(names), time.Since(start).Round(100*time.Microsecond))
 	left, err := net.Interfaces()
 	if err != nil {
 		l.t.Error(err)

@@ -580,34 +580,50 @@ func (m *Manager) users(networkID string) ([]string, error) {
 	return users, nil
 }
 
-// Remove deletes a network that nobody uses; with users it fails ([ErrInUse])
-// and names them.
-func (m *Manager) Remove(ctx context.Context, name string) error {
-	r, err := m.find(name)
-	if err != nil {
-		return err
-	}
-	err = m.locked(ctx, func() error {
-		users, err := m.users(r.ID)
+// Remove deletes networks that nobody uses; with users it fails ([ErrInUse]),
+// names them and leaves that network alone. Several at once cost the kernel
+// little more than one.
+func (m *Manager) Remove(ctx context.Context, names ...string) error {
+	var records []record
+	var errs []error
+	for _, name := range names {
+		r, err := m.find(name)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
-		if len(users) > 0 {
-			return fmt.Errorf("%w by %s; remove them first", ErrInUse, strings.Join(users, "; "))
-		}
-		m.mu.Lock()
-		delete(m.ready, r.ID)
-		delete(m.leases, r.ID)
-		m.mu.Unlock()
-		err = m.takeDown(r)
-		// The record goes last: what is left behind stays known.
-		return errors.Join(err, os.RemoveAll(m.nameDir(r.ID)), removeEmpty(filepath.Dir(m.nameDir(r.ID))),
-			removeFile(m.leasePath(r.ID)), removeFile(filepath.Join(m.networkDir(), r.ID+".json")))
-	})
-	if err != nil {
-		return fmt.Errorf("cannot remove network %s: %w", r.Name, err)
+		records = append(records, r)
 	}
-	return nil
+	err := m.locked(ctx, func() error {
+		var unused []record
+		for _, r := range records {
+			users, err := m.users(r.ID)
+			if len(users) > 0 {
+				err = fmt.Errorf("%w by %s; remove them first", ErrInUse, strings.Join(users, "; "))
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("cannot remove network %s: %w", r.Name, err))
+				continue
+			}
+			unused = append(unused, r)
+			m.mu.Lock()
+			delete(m.ready, r.ID)
+			delete(m.leases, r.ID)
+			m.mu.Unlock()
+		}
+		// Records go last: what is left behind stays known.
+		if err := m.takeDown(unused); err != nil {
+			return fmt.Errorf("cannot remove networks: %w", err)
+		}
+		for _, r := range unused {
+			if err := errors.Join(os.RemoveAll(m.nameDir(r.ID)), removeEmpty(filepath.Dir(m.nameDir(r.ID))),
+				removeFile(m.leasePath(r.ID)), removeFile(filepath.Join(m.networkDir(), r.ID+".json"))); err != nil {
+				errs = append(errs, fmt.Errorf("cannot remove network %s: %w", r.Name, err))
+			}
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
 }
 
 func removeEmpty(dir string) error {
@@ -617,32 +633,51 @@ func removeEmpty(dir string) error {
 	return nil
 }
 
-// takeDown removes the kernel's part of a network.
-func (m *Manager) takeDown(r record) error {
-	if !r.isBridge() {
-		return nil
-	}
+// takeDown removes the kernel's part of networks.
+func (m *Manager) takeDown(records []record) error {
 	s, err := link.Open()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	if info, err := s.Find(r.Bridge); err == nil && info.Alias == aliasPrefix+r.ID {
-		var b link.Batch
-		b.DeleteLink(r.Bridge)
+	var b link.Batch
+	var elements []nft.Element
+	group := link.NewGroup()
+	for _, r := range records {
+		if !r.isBridge() {
+			continue
+		}
+		elements = append(elements, r.firewall().Elements()...)
+		if info, err := s.Find(r.Bridge); err == nil && info.Alias == aliasPrefix+r.ID {
+			b.SetGroup(r.Bridge, group)
+		}
+		if own := m.acceptedLinks(r)[1:]; len(own) > 0 {
+			if err := nft.UnacceptForward(own); err != nil {
+				m.o.Logf("network %s: %v", r.Name, err)
+			}
+		}
+	}
+	if b.Len() > 0 {
+		b.DeleteGroup(group)
 		if err := s.Do(&b); err != nil {
 			return err
 		}
 	}
-	if err := m.table.Delete(r.firewall().Elements()); err != nil {
-		return err
-	}
-	if own := m.acceptedLinks(r)[1:]; len(own) > 0 {
-		_ = nft.UnacceptForward(own)
+	if len(elements) == 0 {
+		return nil
 	}
 	left, err := m.table.Bridges()
-	if err != nil || len(left) > 0 {
+	if err != nil {
 		return err
 	}
-	return errors.Join(nft.UnacceptForward(m.acceptedLinks(r)[:1]), m.table.Remove())
+	left = slices.DeleteFunc(left, func(bridge string) bool {
+		return slices.ContainsFunc(records, func(r record) bool { return r.Bridge == bridge })
+	})
+	if len(left) > 0 {
+		return m.table.Delete(elements)
+	}
+	if err := nft.UnacceptForward(m.acceptedLinks(records[0])[:1]); err != nil {
+		m.o.Logf("firewall: %v", err)
+	}
+	return m.table.Remove()
 }

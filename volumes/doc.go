@@ -8,7 +8,7 @@
 //
 // A volume appears and disappears by one rename of its directory, so that a
 // reader needs no lock and power may fail at any time. Writers hold the flock
-// RunRoot/locks/volumes.lock; who fills a volume holds a flock on the volume's
+// of the directory RunRoot/locks/volumes; who fills a volume holds a flock on the volume's
 // own directory.
 //
 // [Store.Resolve] turns what a container asks for into detached mounts

@@ -116,13 +116,14 @@ func flock(f *os.File, how int) error {
 
 // lock takes the lock of the whole store.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
-	path := filepath.Join(s.opts.RunRoot, "locks", "volumes.lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	// A directory: flock(2) takes those too, and no file is left.
+	path := filepath.Join(s.opts.RunRoot, "locks", "volumes")
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := os.MkdirAll(path, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make lock directory: %w", err)
 		}
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err = os.Open(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open volume lock: %w", err)

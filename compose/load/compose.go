@@ -20,6 +20,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/validation"
 	"github.com/sirupsen/logrus"
 	"github.com/stack-run/stack/compose/spec"
+	"go.yaml.in/yaml/v4"
 )
 
 // composer is step 3: what compose-go does.
@@ -39,10 +40,10 @@ func (c *composer) details() types.ConfigDetails {
 	return details
 }
 
-func (c *composer) loaderOptions(validate bool) func(*loader.Options) {
+func (c *composer) loaderOptions() func(*loader.Options) {
 	return func(l *loader.Options) {
 		l.SetProjectName(c.name, true)
-		l.SkipValidation = !validate
+		l.SkipValidation = true       // the inspector validates, package jsonschema
 		l.SkipConsistencyCheck = true // step 4 does it
 		l.SkipResolveEnvironment = true
 		l.SkipResolveLabels = true
@@ -54,7 +55,7 @@ func (c *composer) loaderOptions(validate bool) func(*loader.Options) {
 }
 
 // model merges the files into one tree.
-func (c *composer) model(ctx context.Context, validate bool) (dict map[string]any, err error) {
+func (c *composer) model(ctx context.Context) (dict map[string]any, err error) {
 	defer func() {
 		// With validation off, compose-go relies on shapes that step 2 has
 		// checked; what only interpolation shows may still surprise it.
@@ -62,8 +63,8 @@ func (c *composer) model(ctx context.Context, validate bool) (dict map[string]an
 			dict, err = nil, fmt.Errorf("internal error: compose-go: %v", r)
 		}
 	}()
-	dict, err = loader.LoadModelWithContext(ctx, c.details(), c.loaderOptions(validate))
-	if err == nil && !validate && !c.options.NoInterpolate {
+	dict, err = loader.LoadModelWithContext(ctx, c.details(), c.loaderOptions())
+	if err == nil && !c.options.NoInterpolate {
 		err = validation.Validate(dict)
 	}
 	delete(dict, "version")
@@ -71,7 +72,7 @@ func (c *composer) model(ctx context.Context, validate bool) (dict map[string]an
 }
 
 func (c *composer) project(ctx context.Context) (*types.Project, error) {
-	dict, err := c.model(ctx, false)
+	dict, err := c.model(ctx)
 	if err == nil {
 		var p *types.Project
 		if p, err = c.bind(dict); err == nil {
@@ -81,11 +82,33 @@ func (c *composer) project(ctx context.Context) (*types.Project, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	// The slow way knows better what is wrong.
-	if _, better := c.model(ctx, true); better != nil {
-		err = better
+	if name, found := c.emptyService(); found {
+		err = fmt.Errorf("services.%s must be a mapping", name)
 	}
 	return nil, c.decorate(err)
+}
+
+// emptyService finds a service without any attribute, which no single file shows
+// to be wrong (another may fill it) and compose-go does not expect.
+func (c *composer) emptyService() (name string, found bool) {
+	filled := map[string]bool{}
+	for _, content := range c.source.contents {
+		var file struct {
+			Services map[string]any `yaml:"services"`
+		}
+		if yaml.Unmarshal(content, &file) != nil {
+			continue // other faults have been told
+		}
+		for name, attributes := range file.Services {
+			filled[name] = filled[name] || attributes != nil
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(filled)) {
+		if !filled[name] {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // bind decodes the tree into compose-go's types.
@@ -96,7 +119,7 @@ func (c *composer) bind(dict map[string]any) (p *types.Project, err error) {
 		}
 	}()
 	details := c.details()
-	opts := loader.ToOptions(&details, []func(*loader.Options){c.loaderOptions(false)})
+	opts := loader.ToOptions(&details, []func(*loader.Options){c.loaderOptions()})
 	details.Environment["COMPOSE_PROJECT_NAME"] = c.name
 	p, err = loader.ModelToProject(dict, opts, details)
 	if err != nil {

@@ -94,7 +94,7 @@ func Model(ctx context.Context, o Options) (map[string]any, []Warning, error) {
 		return nil, nil, err
 	}
 	c := &composer{options: o, source: s, inspector: in, report: d, name: name}
-	model, err := c.model(ctx, false)
+	model, err := c.model(ctx)
 	if err != nil {
 		return nil, nil, c.decorate(err)
 	}

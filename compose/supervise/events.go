@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -21,6 +22,9 @@ type Event struct {
 	Service    string            `json:"service,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"`
 }
+
+// eventLogName is the log's name in a project's run directory.
+const eventLogName = "events.jsonl"
 
 // eventLogLimit is the size in bytes at which the log starts anew.
 const eventLogLimit = 1 << 20
@@ -69,13 +73,32 @@ func (l *eventLog) append(e Event) error {
 
 // emit writes a container's event.
 func (s *Supervisor) emit(c *engine.Container, action string, extra map[string]string) {
+	if err := s.events.append(containerEvent(c, action, extra)); err != nil && !s.leaving.Load() {
+		s.warn(err)
+	}
+}
+
+func containerEvent(c *engine.Container, action string, extra map[string]string) Event {
 	attrs := map[string]string{"name": c.Spec.Name, "image": c.Spec.Image}
 	maps.Copy(attrs, c.Spec.Labels)
 	maps.Copy(attrs, extra)
-	if err := s.events.append(Event{
-		Time: s.now(), Type: "container", Action: action, ID: c.ID,
+	return Event{
+		Time: time.Now().UTC(), Type: "container", Action: action, ID: c.ID,
 		Project: c.Project, Service: c.Service, Attributes: attrs,
-	}); err != nil && !s.leaving.Load() {
-		s.warn(err)
 	}
+}
+
+// AppendEvent adds an event from another process to the log in a project's run
+// directory, if there is one. Lines are short, so writes do not mix.
+func AppendEvent(dir string, c *engine.Container, action string, extra map[string]string) {
+	line, err := json.Marshal(containerEvent(c, action, extra))
+	if err != nil {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(dir, eventLogName), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return // no supervisor, no log
+	}
+	defer f.Close()
+	f.Write(append(line, '\n'))
 }

@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	s.resolver = nets.NewResolver(netns.ResolverOptions{Owner: o.Project})
-	if s.events, err = openEventLog(filepath.Join(o.Dir, "events.jsonl")); err != nil {
+	if s.events, err = openEventLog(filepath.Join(o.Dir, eventLogName)); err != nil {
 		return err
 	}
 	go func() {

@@ -214,7 +214,9 @@ func (x *execution) do(ctx context.Context, op *plan.Op) error {
 		return x.s.step(x.r, u, "Stopping", "Stopped", stop)
 	case plan.RemoveContainer:
 		return x.s.step(x.r, u, "Removing", "Removed", func() error {
-			return x.s.remove(ctx, u, removeOptions{force: true, volumes: op.Volumes})
+			// Anonymous volumes go with their container, unless the one that
+			// replaces it took them over.
+			return x.s.remove(ctx, u, removeOptions{force: true, volumes: true})
 		})
 	case plan.RenameContainer:
 		_, err := x.s.rename(ctx, struct{ ID, Name string }{x.s.view(u).ID, op.Name}, x.r)

@@ -119,7 +119,8 @@ func listen(args []string) error {
 	if err != nil {
 		return err
 	}
-	select {}
+	wait()
+	return nil
 }
 
 // answer is what lookup prints.

@@ -62,7 +62,7 @@ func onTerm(args []string) error {
 		return err
 	}
 	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
+	signal.Notify(term, syscall.SIGTERM) // before anybody reads that it is ready
 	fmt.Println("ready")
 	<-term
 	fmt.Println("terminated")
@@ -86,9 +86,8 @@ func eat(args []string) error {
 		kept = append(kept, bytes.Repeat([]byte{1}, 1<<20))
 	}
 	fmt.Println("ate", len(kept), "MiB")
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
-	<-term
+	wait()
+	runtime.KeepAlive(kept)
 	return nil
 }
 
@@ -114,7 +113,15 @@ func fork(args []string) error {
 		made++
 	}
 	fmt.Println("made", made)
-	select {}
+	wait()
+	return nil
+}
+
+// wait blocks until SIGTERM.
+func wait() {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	<-term
 }
 
 func blob(args []string) error {

@@ -29,8 +29,7 @@ func pinNetns(t testing.TB, r *rootfs) string {
 	t.Helper()
 	path := r.dir + "/netns"
 	check(t, os.WriteFile(path, nil, 0o600))
-	cmd := exec.Command("unshare", "-n", "mount", "--bind", "/proc/self/ns/net", path)
-	cmd = exec.Command("unshare", "--net="+path, "true")
+	cmd := exec.Command("unshare", "--net="+path, "true")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -94,6 +94,18 @@ func validate(s *specs.Spec) error {
 	case s.Domainname != "" && !hasNamespace(s, specs.UTSNamespace):
 		return errors.New("cannot set a domain name in the host's uts namespace; remove the domain name or the host's uts mode")
 	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"linux.personality", s.Linux.Personality != nil}, {"linux.intelRdt", s.Linux.IntelRdt != nil},
+		{"linux.memoryPolicy", s.Linux.MemoryPolicy != nil}, {"linux.netDevices", len(s.Linux.NetDevices) > 0},
+		{"linux.seccomp.listenerPath", s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != ""}, {"hooks", s.Hooks != nil},
+	} {
+		if f.set {
+			return fmt.Errorf("cannot start a container with %s: not supported", f.name)
+		}
+	}
 	return validateProcess(s.Process)
 }
 
@@ -103,6 +115,8 @@ func validateProcess(p *specs.Process) error {
 		return errors.New("cannot start a process without a command")
 	case !path.IsAbs(p.Cwd):
 		return fmt.Errorf("cannot start in the working directory %q: it is not an absolute path", p.Cwd)
+	case p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil:
+		return errors.New("cannot start a process with a scheduler, I/O priority or exec CPU affinity: not supported")
 	}
 	for _, list := range [][]string{p.Args, p.Env, {p.Cwd}} {
 		for _, v := range list {
@@ -118,8 +132,8 @@ func hasNamespace(s *specs.Spec, t specs.LinuxNamespaceType) bool {
 	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == t })
 }
 
-// ownNamespace reports whether the container gets a new namespace of this type
-// or joins one.
+// namespacePath returns the path of the namespace to join, "" for a new one; ok
+// is false if the container stays in the host's.
 func namespacePath(s *specs.Spec, t specs.LinuxNamespaceType) (path string, ok bool) {
 	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == t })
 	if i < 0 {

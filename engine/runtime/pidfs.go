@@ -74,8 +74,12 @@ func PinSupported(dir string) bool {
 }
 
 // Pin binds the process's pidfd to a new file at path, so that ReadPin gives
-// its exit status as long as the machine runs, whoever reaped it.
+// its exit status as long as the machine runs, whoever reaped it. On a kernel
+// that cannot do that the error is errors.ErrUnsupported.
 func (p *Process) Pin(path string) error {
+	if err := p.control(func(fd int) error { _, _, err := pidfdExit(fd); return err }); err != nil && !errors.Is(err, ErrStatusUnknown) {
+		return fmt.Errorf("cannot pin process %d: %w: the kernel keeps no exit statuses (Linux 6.15 does)", p.PID, errors.ErrUnsupported)
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot pin process %d: %w", p.PID, err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,6 +63,10 @@ func (f *Forwarder) Exchange(ctx context.Context, servers []netip.AddrPort, pack
 	}
 	deadline := time.NewTimer(budget)
 	defer deadline.Stop()
+	if !tcp {
+		// Datagrams get lost: a second round, within the same time.
+		servers = append(slices.Clone(servers), servers...)
+	}
 	replies := make(chan reply, len(servers))
 	next, left := 0, 0
 	ask := func() {
@@ -94,6 +99,7 @@ func (f *Forwarder) Exchange(ctx context.Context, servers []netip.AddrPort, pack
 			}
 		case <-deadline.C:
 			left = 0
+			f.silence(servers[:next])
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -124,6 +130,13 @@ func (f *Forwarder) note(server netip.AddrPort, h health) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.state[server] = h
+}
+
+// silence marks servers that did not answer in time; a late answer unmarks them.
+func (f *Forwarder) silence(servers []netip.AddrPort) {
+	for _, s := range servers {
+		f.note(s, silent)
+	}
 }
 
 func (f *Forwarder) ask(ctx context.Context, server netip.AddrPort, packed []byte, question dns.Question, tcp bool) reply {

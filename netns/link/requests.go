@@ -1,6 +1,8 @@
 package link
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -169,6 +171,13 @@ func (b *Batch) DeleteLink(name string) {
 	b.add("remove link "+name, r, unix.ENODEV)
 }
 
+// NewGroup returns a random device group, far from those people use.
+func NewGroup() uint32 {
+	var raw [4]byte
+	_, _ = rand.Read(raw[:])
+	return binary.NativeEndian.Uint32(raw[:]) | 1<<31
+}
+
 // SetGroup puts a link into a device group, see [Batch.DeleteGroup].
 func (b *Batch) SetGroup(name string, group uint32) {
 	r, _ := b.change("put link "+name+" into group", name)
@@ -266,4 +275,10 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
+}
+
+// Down sets a link down.
+func (b *Batch) Down(name string) {
+	_, info := b.change("set link "+name+" down", name)
+	info.Flags, info.Change = 0, unix.IFF_UP
 }

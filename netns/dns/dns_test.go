@@ -1,0 +1,205 @@
+package dns
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+type oneZone struct{ zone *Zone }
+
+func (z oneZone) Zone(id string) *Zone {
+	if id == "n" {
+		return z.zone
+	}
+	return nil
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func TestArpa(t *testing.T) {
+	for name, want := range map[string]string{
+		"2.0.16.172.in-addr.arpa": "172.16.0.2",
+		"b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa": "2001:db8::567:89ab",
+		"16.172.in-addr.arpa": "", "x.0.16.172.in-addr.arpa": "", "example.test": "",
+		strings.Repeat("x.", 32) + "ip6.arpa": "",
+	} {
+		got, ok := arpaAddr(name)
+		if ok != (want != "") || ok && got != addr(want) {
+			t.Errorf("%s: %s %v, want %s", name, got, ok, want)
+		}
+	}
+}
+
+func TestReadiness(t *testing.T) {
+	z := NewZone([]Record{
+		{Names: []string{"web", "Web", "web-1"}, IPv4: addr("10.0.0.1")},
+		{Names: []string{"web", "web-2"}, IPv4: addr("10.0.0.2"), NotReady: true},
+		{Names: []string{"web-3"}, NotReady: true},
+	})
+	for name, want := range map[string]int{"web": 1, "web-2": 1, "web-3": 1, "web-4": 0} {
+		if got := z.find(name); len(got) != want {
+			t.Errorf("%s: %d records, want %d", name, len(got), want)
+		}
+	}
+}
+
+func TestAnswerKeepsEDNSAndFits(t *testing.T) {
+	var records []Record
+	for i := range 200 {
+		records = append(records, Record{Names: []string{"web"}, IPv4: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})})
+	}
+	s := &Server{Zones: oneZone{NewZone(records)}, Forward: NewForwarder()}
+	v := &View{Networks: []Network{{"net", "n"}}}
+	for _, size := range []uint16{0, 1232, 4096} {
+		q := new(dns.Msg)
+		q.SetQuestion("web.", dns.TypeA)
+		if size > 0 {
+			q.SetEdns0(size, false)
+		}
+		packed, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp, tcp := s.respond(t.Context(), v, packed, false), s.respond(t.Context(), v, packed, true)
+		m := new(dns.Msg)
+		if err := m.Unpack(udp); err != nil || len(udp) > max(512, int(size)) || (m.IsEdns0() != nil) != (size > 0) {
+			t.Errorf("size %d: %d bytes, %v, OPT %v", size, len(udp), err, m.IsEdns0())
+		}
+		if !m.Truncated && len(m.Answer) < 200 {
+			t.Errorf("size %d: %d answers, not truncated", size, len(m.Answer))
+		}
+		if err := m.Unpack(tcp); err != nil || len(m.Answer) != 200 {
+			t.Errorf("TCP: %d answers, %v", len(m.Answer), err)
+		}
+	}
+}
+
+func TestNonsenseIsAnsweredOrIgnored(t *testing.T) {
+	s := &Server{Zones: oneZone{NewZone(nil)}, Forward: NewForwarder()}
+	v := &View{}
+	q := new(dns.Msg)
+	q.SetQuestion("a.b.", dns.TypeA)
+	good, _ := q.Pack()
+	response := slices.Clone(good)
+	response[2] |= 0x80
+	cut := slices.Clone(good[:len(good)-3])
+	two := q.Copy()
+	two.Question = append(two.Question, two.Question[0])
+	twice, _ := two.Pack()
+	notify := q.Copy()
+	notify.Opcode = dns.OpcodeNotify
+	notified, _ := notify.Pack()
+	for _, c := range []struct {
+		name   string
+		packed []byte
+		rcode  int // -1: no answer
+	}{
+		{"empty", nil, -1}, {"short", good[:5], -1}, {"an answer", response, -1}, {"cut", cut, dns.RcodeFormatError},
+		{"two questions", twice, dns.RcodeNotImplemented}, {"notify", notified, dns.RcodeNotImplemented},
+		{"no servers", good, dns.RcodeNameError},
+	} {
+		b := s.respond(t.Context(), v, c.packed, false)
+		if c.rcode < 0 {
+			if b != nil {
+				t.Errorf("%s is answered", c.name)
+			}
+			continue
+		}
+		m := new(dns.Msg)
+		if err := m.Unpack(b); err != nil || m.Rcode != c.rcode || m.Id != q.Id || !m.Response {
+			t.Errorf("%s: %v, %v, want %s", c.name, m, err, dns.RcodeToString[c.rcode])
+		}
+	}
+}
+
+func FuzzRespond(f *testing.F) {
+	q := new(dns.Msg)
+	q.SetQuestion("web.", dns.TypeA)
+	b, _ := q.Pack()
+	f.Add(b)
+	s := &Server{Zones: oneZone{NewZone([]Record{{Names: []string{"web"}, IPv4: addr("10.0.0.1")}})}, Forward: NewForwarder()}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		out := s.respond(context.Background(), &View{Networks: []Network{{"net", "n"}}}, b, false)
+		if out != nil && (len(out) < 12 || out[0] != b[0] || out[1] != b[1] || out[2]&0x80 == 0) {
+			t.Errorf("answer % x to % x", out, b)
+		}
+	})
+}
+
+// A forged answer does not end the wait for the true one.
+func TestForgedAnswers(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	go func() {
+		b := make([]byte, 512)
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		q := new(dns.Msg)
+		_ = q.Unpack(b[:n])
+		for _, forge := range []func(*dns.Msg){
+			func(m *dns.Msg) { m.Id++ }, func(m *dns.Msg) { m.Question[0].Name = "evil.test." }, func(m *dns.Msg) { m.Response = false }, func(*dns.Msg) {},
+		} {
+			m := new(dns.Msg)
+			m.SetReply(q)
+			m.Question = slices.Clone(m.Question)
+			forge(m)
+			out, _ := m.Pack()
+			_, _ = c.WriteTo(out, from)
+		}
+	}()
+	q := new(dns.Msg)
+	q.SetQuestion("world.test.", dns.TypeA)
+	packed, _ := q.Pack()
+	server := netip.MustParseAddrPort(c.LocalAddr().String())
+	f := NewForwarder()
+	out, err := f.Exchange(t.Context(), []netip.AddrPort{server}, packed, q.Question[0], false, false)
+	m := new(dns.Msg)
+	if err != nil || m.Unpack(out) != nil || m.Id != q.Id || m.Question[0].Name != "world.test." || !m.Response {
+		t.Errorf("%v, %v", m, err)
+	}
+	if f.budget([]netip.AddrPort{server}) != budgetGood {
+		t.Error("a server that answered is not good")
+	}
+}
+
+// A server that is silent costs its time once.
+func TestSilentServer(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	server := []netip.AddrPort{netip.MustParseAddrPort(c.LocalAddr().String())}
+	q := new(dns.Msg)
+	q.SetQuestion("world.test.", dns.TypeA)
+	packed, _ := q.Pack()
+	f := NewForwarder()
+	for _, most := range []time.Duration{budgetUnknown, budgetSilent, budgetSilent} {
+		start := time.Now()
+		if _, err := f.Exchange(t.Context(), server, packed, q.Question[0], false, false); err == nil {
+			t.Error("silence is an answer")
+		}
+		if took := time.Since(start); took > most+300*time.Millisecond {
+			t.Errorf("took %s, want %s", took, most)
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	c := ParseConfig([]byte("# comment\nnameserver 192.0.2.1 # one\nnameserver fe80::1%eth0\nnameserver nonsense\ndomain a\nsearch b c\noptions ndots:2 rotate\n;x\noptions edns0\n"))
+	if len(c.Nameservers) != 2 || c.Nameservers[1].Zone() != "eth0" || !slices.Equal(c.Search, []string{"b", "c"}) || !slices.Equal(c.Options, []string{"ndots:2", "rotate", "edns0"}) {
+		t.Errorf("%+v", c)
+	}
+}

@@ -1,0 +1,273 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stack-run/stack/netns/link"
+)
+
+func run(t *testing.T, command string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", command).CombinedOutput()
+	if err != nil {
+		t.Skipf("%s: %v %s", command, err, out)
+	}
+	return string(out)
+}
+
+func setSysctl(t *testing.T, key, value string) {
+	t.Helper()
+	old, err := link.ReadSysctl(key)
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := link.WriteSysctl(key, value); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = link.WriteSysctl(key, old) })
+}
+
+// Where bridged packets pass through netfilter some paths differ.
+func TestHairpinWithAndWithoutBridgeFilter(t *testing.T) {
+	for _, filter := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-iptables="+filter, func(t *testing.T) {
+			l := newLab(t)
+			setSysctl(t, "net.bridge.bridge-nf-call-iptables", filter)
+			setSysctl(t, "net.bridge.bridge-nf-call-ip6tables", filter)
+			l.outside()
+			l.network(NetworkSpec{Name: "a"})
+			l.network(NetworkSpec{Name: "b"})
+			l.network(NetworkSpec{Name: "quiet", DriverOpts: map[string]string{OptICC: "false"}})
+			web := l.attach(EndpointSpec{ID: "web", Key: "w", Networks: on("a", "b"), Ports: []Port{{HostPort: 8080, ContainerPort: 80}, {HostPort: 8053, ContainerPort: 53, Protocol: "udp"}}})
+			peer := l.attach(EndpointSpec{ID: "peer", Key: "p", Networks: on("a")})
+			peerB := l.attach(EndpointSpec{ID: "peerb", Key: "pb", Networks: on("b")})
+			quiet := l.attach(EndpointSpec{ID: "quiet", Key: "q", Networks: on("quiet"), Ports: []Port{{HostPort: 8081, ContainerPort: 80}}})
+			quiet2 := l.attach(EndpointSpec{ID: "quiet2", Key: "q2", Networks: on("quiet")})
+			l.serveTCP(web, ":80")
+			l.serveUDP(web, ":53")
+			l.serveTCP(quiet, ":80")
+			for _, c := range []struct {
+				from             *Endpoint
+				network, address string
+				fails            bool
+			}{
+				{web, "tcp", "192.0.2.1:8080", false}, {web, "tcp", "[fd0f::1]:8080", false}, {web, "udp", "192.0.2.1:8053", false},
+				{peer, "tcp", "192.0.2.1:8080", false}, {peer, "tcp", "[fd0f::1]:8080", false}, {peer, "udp", "[fd0f::1]:8053", false},
+				{peerB, "tcp", "192.0.2.1:8080", false}, {peerB, "tcp", "[fd0f::1]:8080", false}, {peerB, "udp", "192.0.2.1:8053", false},
+				{quiet2, "tcp", "192.0.2.1:8080", false}, {quiet2, "tcp", "192.0.2.1:8081", false}, {quiet, "tcp", "192.0.2.1:8081", false},
+				{quiet2, "tcp", hostPort(quiet.Links[0].IPv4, 80), true}, {quiet2, "tcp", hostPort(quiet.Links[0].IPv6, 80), true},
+				{peer, "tcp", hostPort(web.Links[0].IPv4, 80), false}, {peer, "tcp", hostPort(web.Links[0].IPv6, 80), false},
+				{nil, "tcp", "127.0.0.1:8081", false}, {nil, "tcp", "[::1]:8081", false},
+			} {
+				from, got := "host", ""
+				var err error
+				if c.from == nil {
+					got, err = ask(c.network, c.address)
+				} else {
+					from = c.from.Spec.ID
+					got, err = l.askFrom(c.from, c.network, c.address)
+				}
+				if ok := err == nil && got != ""; ok == c.fails {
+					t.Errorf("%s asks %s/%s: %q, %v", from, c.address, c.network, got, err)
+				}
+			}
+		})
+	}
+}
+
+// The kernel forgets everything, the data root does not.
+func TestAfterReboot(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	l.network(NetworkSpec{Name: "a"})
+	spec := EndpointSpec{ID: "web", Key: "p/web/1", Networks: on("a"), Ports: []Port{{HostPort: 8080, ContainerPort: 80}}}
+	before, err := l.Attach(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What a reboot does: run root, links and firewall are gone.
+	l.release("web")
+	if err := errors.Join(link.Unpin(before.NetNS), l.unplug(before.Links[0]), l.unplug(Link{HostLink: before.Links[0].Bridge}), l.table.Remove()); err != nil {
+		t.Fatal(err)
+	}
+	link.RemovePins(l.pinDir())
+	if err := os.RemoveAll(l.o.RunRoot); err != nil {
+		t.Fatal(err)
+	}
+	next := &lab{openLab(t, l.root), t, l.root}
+	after := next.attach(spec)
+	if after.Links[0].IPv4 != before.Links[0].IPv4 || after.Links[0].IPv6 != before.Links[0].IPv6 {
+		t.Errorf("address was %s, is %s", before.Links[0].IPv4, after.Links[0].IPv4)
+	}
+	next.serveTCP(after, ":80")
+	if got, err := ask("tcp", "127.0.0.1:8080"); err != nil || got == "" {
+		t.Errorf("published: %q, %v", got, err)
+	}
+}
+
+// Another program flushes the whole ruleset, as nftables.service does on restart.
+func TestFlushedFirewall(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	l.network(NetworkSpec{Name: "a"})
+	e := l.attach(EndpointSpec{ID: "web", Key: "p/web/1", Networks: on("a"), Ports: []Port{{HostPort: 8080, ContainerPort: 80}}})
+	l.serveTCP(e, ":80")
+	if err := l.table.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ask("tcp", "127.0.0.1:8080"); err != nil || got == "" {
+		t.Errorf("by way of the held socket: %q, %v", got, err)
+	}
+	if _, err := l.Ensure(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Publish(ctx, e); err != nil {
+		t.Fatal(err)
+	}
+	if !l.table.Complete(e.allElements()) {
+		t.Error("the ports are not back")
+	}
+}
+
+// A bridge that somebody deleted comes back with the next endpoint.
+func TestBridgeDeleted(t *testing.T) {
+	l := newLab(t)
+	n := l.network(NetworkSpec{Name: "a"})
+	first := l.attach(EndpointSpec{ID: "first", Key: "1", Networks: on("a")})
+	if err := l.unplug(Link{HostLink: n.Bridge}); err != nil {
+		t.Fatal(err)
+	}
+	second := l.attach(EndpointSpec{ID: "second", Key: "2", Networks: on("a")})
+	l.serveTCP(second, ":80")
+	if got, err := ask("tcp", hostPort(second.Links[0].IPv4, 80)); err != nil || got == "" {
+		t.Errorf("%q, %v", got, err)
+	}
+	_ = first
+}
+
+// Beside Docker, whose iptables rules drop forwarded packets of others.
+func TestBesideDocker(t *testing.T) {
+	l := newLab(t)
+	if v := run(t, "iptables -V"); !strings.Contains(v, "nf_tables") {
+		t.Skip(v)
+	}
+	outside := l.outside()
+	run(t, "iptables -N DOCKER-USER && iptables -A DOCKER-USER -j RETURN && iptables -A FORWARD -j DOCKER-USER && iptables -P FORWARD DROP")
+	t.Cleanup(func() {
+		if out := run(t, "iptables -S DOCKER-USER"); strings.Count(out, "\n") != 2 {
+			t.Errorf("rules of ours are left:\n%s", out)
+		}
+		run(t, "iptables -P FORWARD ACCEPT; iptables -F; iptables -X; nft delete table ip filter")
+	})
+	l.network(NetworkSpec{Name: "a"})
+	l.network(NetworkSpec{Name: "own", DriverOpts: map[string]string{OptBridgeName: "mybridge"}})
+	e := l.attach(EndpointSpec{ID: "web", Key: "p/web/1", Networks: on("a"), Ports: []Port{{HostPort: 8080, ContainerPort: 80}}})
+	own := l.attach(EndpointSpec{ID: "own", Key: "p/own/1", Networks: on("own")})
+	l.serveTCP(e, ":80")
+	l.serveTCP(outside, ":80")
+	for _, from := range []*Endpoint{e, own} {
+		if got, err := l.askFrom(from, "tcp", "192.0.2.100:80"); err != nil || got != "192.0.2.1" {
+			t.Errorf("%s to the world: %q, %v\n%s", from.Spec.ID, got, err, run(t, "iptables -S"))
+		}
+	}
+	if got, err := l.askFrom(outside, "tcp", "192.0.2.1:8080"); err != nil || got != "192.0.2.100" {
+		t.Errorf("from the world: %q, %v", got, err)
+	}
+	t.Cleanup(func() { // before the network goes
+		_ = l.Detach(context.Background(), e)
+		_ = l.Detach(context.Background(), own)
+		if err := l.Remove(context.Background(), "a", "own"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestSubnetsAvoidTheHost(t *testing.T) {
+	l := newLab(t)
+	// A VPN's routes in a table of its own, and a rule.
+	run(t, "ip route add unreachable 172.16.0.0/12 table 77; ip rule add to 10.128.0.0/9 table 77")
+	t.Cleanup(func() {
+		run(t, "ip route del unreachable 172.16.0.0/12 table 77; ip rule del to 10.128.0.0/9 table 77")
+	})
+	for i := range 5 {
+		n := l.network(NetworkSpec{Name: fmt.Sprint("n", i)})
+		if !netip.MustParsePrefix("100.64.0.0/10").Overlaps(n.IPv4) {
+			t.Errorf("subnet %s", n.IPv4)
+		}
+	}
+}
+
+func TestCreate(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	first := l.network(NetworkSpec{Name: "a", Hosts: 500})
+	if first.IPv4.Bits() > 22 || len(first.Bridge) > 15 || len(first.ID) != 64 {
+		t.Errorf("network %+v", first)
+	}
+	if again, err := l.Create(ctx, NetworkSpec{Name: "a"}); err != nil || again.ID != first.ID {
+		t.Errorf("the same again: %+v, %v", again, err)
+	}
+	if got, err := l.Get(first.ID[:7]); err != nil || got.Name != "a" {
+		t.Errorf("by ID: %+v, %v", got, err)
+	}
+	if _, err := l.Get("b"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no such: %v", err)
+	}
+	if err := l.Remove(ctx, "b"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("removing no such: %v", err)
+	}
+	pool := func(s string) []Pool { return []Pool{{Subnet: netip.MustParsePrefix(s)}} }
+	l.network(NetworkSpec{Name: "fixed", Pools: pool("10.77.0.0/24")})
+	for want, spec := range map[string]NetworkSpec{
+		"exists already":                         {Name: "a", Internal: true},
+		"overlaps 10.77.0.0/24 of network fixed": {Name: "x", Pools: pool("10.77.0.128/25")},
+		`driver "macvlan" is not supported`:      {Name: "x", Driver: "macvlan"},
+		"it has no name":                         {},
+		"no room for containers":                 {Name: "x", Pools: pool("10.78.0.0/31")},
+		"is not one of subnet":                   {Name: "x", Pools: []Pool{{Subnet: netip.MustParsePrefix("10.78.0.0/24"), Gateway: netip.MustParseAddr("10.79.0.1")}}},
+		"is outside subnet":                      {Name: "x", Pools: []Pool{{Subnet: netip.MustParsePrefix("10.78.0.0/24"), Range: netip.MustParsePrefix("10.79.0.0/25")}}},
+		"second of its family":                   {Name: "x", Pools: append(pool("10.78.0.0/24"), pool("10.79.0.0/24")...)},
+		"neither IPv4 nor IPv6":                  {Name: "x", DisableIPv4: true, DisableIPv6: true},
+		"use a number from 68":                   {Name: "x", DriverOpts: map[string]string{OptMTU: "huge"}},
+		"a link's name has up to 15":             {Name: "x", DriverOpts: map[string]string{OptBridgeName: "much-too-long-name"}},
+		"needs a subnet":                         {Name: "x", Pools: []Pool{{Gateway: netip.MustParseAddr("10.79.0.1")}}},
+	} {
+		if _, err := l.Create(ctx, spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", spec, err, want)
+		}
+	}
+	n := l.network(NetworkSpec{Name: "taken", DriverOpts: map[string]string{OptBridgeName: "lo"}})
+	if _, err := l.Ensure(ctx, n.Name); err == nil || !strings.Contains(err.Error(), "belongs to somebody else") {
+		t.Errorf("a foreign link as bridge: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join("/proc/sys/net/ipv4/conf/lo")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRoutedNetwork(t *testing.T) {
+	l := newLab(t)
+	outside := l.outside()
+	l.network(NetworkSpec{Name: "a", DriverOpts: map[string]string{OptGatewayMode: "routed"}})
+	web := l.attach(EndpointSpec{ID: "web", Key: "p/web/1", Networks: on("a"), Ports: []Port{{ContainerPort: 80}}})
+	l.serveTCP(web, ":80")
+	l.serveTCP(web, ":81")
+	l.serveTCP(outside, ":80")
+	if got, err := l.askFrom(outside, "tcp", hostPort(web.Links[0].IPv4, 80)); err != nil || got != "192.0.2.100" {
+		t.Errorf("an open port: %q, %v", got, err)
+	}
+	if got, err := l.askFrom(outside, "tcp", hostPort(web.Links[0].IPv4, 81)); err == nil {
+		t.Errorf("a closed port: %q", got)
+	}
+	if got, err := l.askFrom(web, "tcp", "192.0.2.100:80"); err != nil || got != web.Links[0].IPv4.String() {
+		t.Errorf("to the world: %q, %v", got, err)
+	}
+}
