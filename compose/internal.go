@@ -15,14 +15,16 @@ import (
 	"github.com/stack-run/stack/engine"
 )
 
-// supervisorGC makes the collector work earlier than by default: a supervisor
-// idles nearly always, and there may be many of them on a machine.
-const supervisorGC = 50
+// collectRarely lets the heap grow to 16 MiB before the garbage collector runs
+// for the first time: most of our processes end before that. A supervisor gives
+// memory back when it is idle instead.
+const collectRarely = 400
 
-// Internal runs the process that this one was started to be, where that is not
-// the command line, and tells whether it did. Warden and guardian never come
+// Internal sets up the runtime and runs the process that this one was started to
+// be, where that is not the command line; it tells whether it did. Warden and guardian never come
 // here: package guard takes them at initialisation.
 func Internal() (handled bool) {
+	debug.SetGCPercent(collectRarely)
 	if os.Getenv(guard.EnvRole) != guard.Supervisor {
 		return false
 	}
@@ -34,7 +36,6 @@ func Internal() (handled bool) {
 }
 
 func supervisor() error {
-	debug.SetGCPercent(supervisorGC)
 	// It ends when nothing is left to own, not when somebody asks.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
 	// After exec of /proc/self/exe the process would be called "exe".

@@ -22,7 +22,7 @@ func badInputs() []badInput {
 		{
 			name: "a file that is not YAML",
 			yaml: "services:\n  web:\n   image: [\n",
-			says: []string{"compose.yaml", "line 3"},
+			says: []string{"compose.yaml:3"},
 		},
 		{
 			name: "an unknown key, with its place and the right one",
@@ -127,7 +127,7 @@ func badInputs() []badInput {
 						image: probe
 						command: [on-term, "0"]
 						volumes:
-							- {type: bind, source: ./absent, target: /data}
+							- {type: bind, source: ./absent, target: /data, bind: {create_host_path: false}}
 			`,
 			says: []string{"web", "absent"},
 		},

@@ -63,10 +63,21 @@ func (b *box) eventuallyKept(t *testing.T, project string, not map[string]int) {
 	})
 }
 
+// kill sends a signal to a container's process. A pid of 0 is that of a stopped
+// container, and would mean the tests themselves.
+func kill(t *testing.T, pid int, s unix.Signal) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("the container does not run: its pid is %d", pid)
+	}
+	must(t, unix.Kill(pid, s))
+}
+
+// deaths are the keepers that die together. Whoever is left starts the others again.
 var deaths = [][]string{
 	{"supervisor"}, {"guardian"}, {"warden"},
-	{"supervisor", "guardian"}, {"guardian", "supervisor"}, {"guardian", "warden"},
-	{"supervisor", "guardian", "warden"}, {"warden", "guardian", "supervisor"},
+	{"supervisor", "guardian"}, {"guardian", "supervisor"},
+	{"guardian", "warden"}, {"warden", "supervisor"},
 }
 
 func TestKilledKeepers(t *testing.T) {
@@ -100,7 +111,7 @@ func TestKilledKeepers(t *testing.T) {
 			b.killKeepers(t, "app", which...)
 
 			// In the gap: one container ends for good, and the ports must answer.
-			must(t, unix.Kill(before["app-once-1"].pid, unix.SIGTERM))
+			kill(t, before["app-once-1"].pid, unix.SIGTERM)
 			if _, err := get("http://127.0.0.1:" + port + "/host"); err != nil {
 				t.Errorf("the port does not answer during the gap: %v", err)
 			}
@@ -138,6 +149,59 @@ func TestKilledKeepers(t *testing.T) {
 	}
 }
 
+func TestAllKeepersKilled(t *testing.T) {
+	b := newBox(t, "probe")
+	port := freePort(t)
+	b.compose(t, `
+		name: app
+		services:
+			web:
+				image: probe
+				command: ["serve", "8080"]
+				ports: ["`+port+`:8080"]
+				restart: always
+			talker:
+				image: probe
+				command: ["numbers", "0", "1000"]
+				logging: {options: {max-size: 4g}}
+	`)
+	b.ok(t, "up", "--detach", "--wait")
+	before := b.pids(t)
+	b.killKeepers(t, "app", "supervisor", "guardian", "warden")
+	t.Run("containers and published ports go on with nobody left", func(t *testing.T) {
+		fetch(t, "http://127.0.0.1:"+port+"/host")
+		for name, p := range before {
+			if !p.alive() {
+				t.Errorf("%s has died: %+v", name, p)
+			}
+		}
+	})
+	t.Run("the next up takes the containers over as they are", func(t *testing.T) {
+		b.ok(t, "up", "--detach")
+		b.eventuallyKept(t, "app", nil)
+		for name, p := range b.pids(t) {
+			if p.pid != before[name].pid || p.start != before[name].start {
+				t.Errorf("%s was %+v, is %+v", name, before[name], p)
+			}
+		}
+	})
+	t.Run("and keeps them", func(t *testing.T) {
+		kill(t, before["app-web-1"].pid, unix.SIGKILL)
+		eventually(t, 10*time.Second, func() error {
+			if i := b.look(t, "app-web-1"); !i.State.Running || i.State.Pid == before["app-web-1"].pid {
+				return fmt.Errorf("web is %+v", i.State)
+			}
+			return nil
+		})
+	})
+	t.Run("no line of the log is lost or doubled", func(t *testing.T) {
+		b.ok(t, "stop", "talker")
+		checkNumbers(t, b.logLines(t, "talker"))
+	})
+	b.ok(t, "down", "--timeout", "2")
+	b.nothingLeft(t, b.before)
+}
+
 func TestExitWhileNobodyWatches(t *testing.T) {
 	b := newBox(t, "probe")
 	b.compose(t, `
@@ -154,7 +218,7 @@ func TestExitWhileNobodyWatches(t *testing.T) {
 			b.eventuallyLog(t, "web", "ready")
 			pid := b.look(t, "app-web-1").State.Pid
 			b.killKeepers(t, "app", which...)
-			must(t, unix.Kill(pid, unix.SIGTERM))
+			kill(t, pid, unix.SIGTERM)
 			eventually(t, 10*time.Second, func() error {
 				i := b.look(t, "app-web-1")
 				if i.State.Status != "running" || i.RestartCount != 1 || i.State.Pid == pid {

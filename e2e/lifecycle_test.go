@@ -192,7 +192,7 @@ func TestRestartPolicies(t *testing.T) {
 		t.Run(s+" starts it again, but not when the user has stopped it", func(t *testing.T) {
 			name := "app-" + s + "-1"
 			pid := b.look(t, name).State.Pid
-			must(t, unix.Kill(pid, unix.SIGKILL))
+			kill(t, pid, unix.SIGKILL)
 			eventually(t, 10*time.Second, func() error {
 				if i := b.look(t, name); !i.State.Running || i.State.Pid == pid || i.RestartCount != 1 {
 					return fmt.Errorf("%+v after %d restarts", i.State, i.RestartCount)
@@ -283,8 +283,8 @@ func TestResumeAfterABoot(t *testing.T) {
 		services:
 			db:
 				image: busybox
-				command: [sh, -c, "sleep 0.2; touch /ready; exec sleep infinity"]
-				healthcheck: {test: ["CMD", "test", "-f", "/ready"], interval: 1s}
+				command: [sh, -c, "sleep 0.2; touch /fresh/ready; exec sleep infinity"]
+				healthcheck: {test: ["CMD", "test", "-f", "/fresh/ready"], interval: 1s}
 				tmpfs: [/fresh]
 				restart: always
 			web:

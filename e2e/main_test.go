@@ -85,6 +85,7 @@ func outside() (code int, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
+		Setsid:     true, // a signal to the tests' process group must stay inside
 	}
 	// A parent death signal comes when the thread ends that made the child.
 	runtime.LockOSThread()

@@ -44,11 +44,12 @@ type Engine struct {
 	warn                func(string)
 	warned              sync.Map
 
-	images  func() (*image.Store, error)
-	layers  func() (*snapshot.Store, error)
-	nets    func() (*netns.Manager, error)
-	vols    func() (*volumes.Store, error)
-	cgroups func() (*cgroup.Hierarchy, error)
+	images    func() (*image.Store, error)
+	layers    func() (*snapshot.Store, error)
+	nets      func() (*netns.Manager, error)
+	vols      func() (*volumes.Store, error)
+	cgroups   func() (*cgroup.Hierarchy, error)
+	detaching func() (*detacher, error)
 }
 
 // Open opens the engine's roots, making what is missing.
@@ -72,6 +73,10 @@ func Open(o Options) (*Engine, error) {
 		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView})
 	})
 	e.cgroups = sync.OnceValues(cgroup.Detect)
+	e.detaching = sync.OnceValues(func() (*detacher, error) {
+		nets, err := e.nets()
+		return &detacher{nets: nets}, err
+	})
 	return e, nil
 }
 

@@ -68,7 +68,7 @@ func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoi
 		}
 	}
 	if err := e.holdPorts(c.ID, ep, k); err != nil {
-		return nil, errors.Join(err, nets.Detach(detached(ctx), ep))
+		return nil, errors.Join(err, e.Detach(ctx, ep))
 	}
 	return ep, nil
 }
@@ -104,14 +104,21 @@ func (e *Engine) holdPorts(id string, ep *netns.Endpoint, k FDs) error {
 func (e *Engine) detachNet(ctx context.Context, c *Container, ep *netns.Endpoint, k FDs) error {
 	c.State.Endpoint = nil
 	e.dropNames(c.ID, k)
-	nets, err := e.Networks()
+	if owner, ok := strings.CutPrefix(ep.Spec.Mode, "container:"); ok {
+		if err := e.markSharer(owner, c, true); err != nil {
+			return err
+		}
+	}
+	return e.Detach(ctx, ep)
+}
+
+// Detach takes an endpoint away that no container has any more.
+func (e *Engine) Detach(ctx context.Context, ep *netns.Endpoint) error {
+	d, err := e.detaching()
 	if err != nil {
 		return err
 	}
-	if owner, ok := strings.CutPrefix(ep.Spec.Mode, "container:"); ok {
-		err = e.markSharer(owner, c, true)
-	}
-	return errors.Join(err, nets.Detach(ctx, ep))
+	return d.detach(ctx, ep)
 }
 
 // dropNames forgets the sockets held for a container's network.

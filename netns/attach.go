@@ -111,10 +111,12 @@ func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, e
 			return nil, err
 		}
 	}
-	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, hostNS) }); err != nil {
+	inside := &link.Watch{}
+	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, inside, hostNS) }); err != nil {
 		return nil, err
 	}
-	if err := m.plug(ctx, e.Links, records, len(e.Spec.Ports) > 0); err != nil {
+	defer inside.End()
+	if err := m.plug(ctx, e.Links, records, inside, len(e.Spec.Ports) > 0); err != nil {
 		return nil, err
 	}
 	if err := m.Publish(ctx, e); err != nil {
@@ -239,7 +241,16 @@ func (m *Manager) bridge(ctx context.Context, r record) error {
 }
 
 // furnish sets up the inside of a new namespace. It runs on a thread there.
-func (m *Manager) furnish(e *Endpoint, records []record, hostNS int) error {
+// inside has begun to watch when it returns without an error.
+func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, hostNS int) (err error) {
+	if err := inside.Begin(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			inside.End()
+		}
+	}()
 	v6 := slices.ContainsFunc(e.Links, func(l Link) bool { return l.IPv6.IsValid() })
 	if err := namespaceSysctls(len(e.Links) > 0, v6); err != nil {
 		return err
@@ -410,19 +421,19 @@ func bridgedFilter() bool {
 
 // plug puts the host's ends of links under their bridges. Containers with ports
 // may reach themselves by way of the host.
-func (m *Manager) plug(ctx context.Context, links []Link, records []record, ports bool) error {
+// It waits until packets pass, also inside.
+func (m *Manager) plug(ctx context.Context, links []Link, records []record, inside *link.Watch, ports bool) error {
 	if len(links) == 0 {
 		return nil
 	}
 	filtered := bridgedFilter()
-	end, err := m.watch.Begin()
-	if err != nil {
+	if err := m.watch.Begin(); err != nil {
 		return err
 	}
-	defer end()
-	var wait []string
+	defer m.watch.End()
+	var outer, inner []string
 	for _, l := range links {
-		wait = append(wait, l.HostLink, l.Bridge)
+		outer, inner = append(outer, l.HostLink, l.Bridge), append(inner, l.Name)
 	}
 	s, err := link.Open()
 	if err != nil {
@@ -443,8 +454,8 @@ func (m *Manager) plug(ctx context.Context, links []Link, records []record, port
 		if err == nil {
 			ctx, cancel := context.WithTimeout(ctx, carrierWait)
 			defer cancel()
-			if err := m.watch.Wait(ctx, wait); err != nil {
-				m.o.Logf("links %s carry no packets yet: %v", strings.Join(wait, ", "), err)
+			if err := errors.Join(m.watch.Wait(ctx, outer), inside.Wait(ctx, inner)); err != nil {
+				m.o.Logf("links %s carry no packets yet: %v", strings.Join(outer, ", "), err)
 			}
 			return nil
 		}

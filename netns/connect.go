@@ -57,7 +57,16 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 	if err := m.bridge(ctx, r); err != nil {
 		return l, err
 	}
-	err = link.Enter(e.NetNS, func(hostNS int) error {
+	inside := &link.Watch{}
+	err = link.Enter(e.NetNS, func(hostNS int) (err error) {
+		if err := inside.Begin(); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				inside.End()
+			}
+		}()
 		if hostHasIPv6() && l.IPv6.IsValid() {
 			for _, key := range []string{"lo/disable_ipv6", "default/disable_ipv6"} {
 				if err := link.WriteSysctl("net/ipv6/conf/"+key, "0"); err != nil {
@@ -88,7 +97,8 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 	if err != nil {
 		return l, err
 	}
-	if err = m.plug(ctx, []Link{l}, []record{r}, len(e.Spec.Ports) > 0); err != nil {
+	defer inside.End()
+	if err = m.plug(ctx, []Link{l}, []record{r}, inside, len(e.Spec.Ports) > 0); err != nil {
 		return l, err
 	}
 	if err = m.reroute(&changed); err != nil {

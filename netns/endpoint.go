@@ -29,6 +29,16 @@ func (m *Manager) loadEndpoint(id string) (endpointRecord, error) {
 	return e, nil
 }
 
+// Endpoint returns our own copy of an endpoint, for an engine that was killed
+// before it stored what [Manager.Attach] returned.
+func (m *Manager) Endpoint(id string) (*Endpoint, error) {
+	e, err := m.loadEndpoint(id)
+	if err != nil {
+		return nil, err
+	}
+	return &e.Endpoint, nil
+}
+
 func (m *Manager) saveEndpoint(e *Endpoint, published bool) error {
 	return writeFile(m.endpointPath(e.Spec.ID), endpointRecord{Endpoint: *e, Published: published}, false)
 }

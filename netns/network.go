@@ -476,6 +476,10 @@ func (m *Manager) ensure(r record) error {
 	if err := nft.AcceptForward(m.acceptedLinks(r)); err != nil {
 		m.o.Logf("network %s: %v", r.Name, err)
 	}
+	if chain, drops := forwardDrops(made); drops {
+		m.o.Logf("network %s: the firewall's chain %s drops forwarded packets by default; containers reach other hosts only if it accepts those of links st%s-*",
+			r.Name, chain, m.o.Instance)
+	}
 	if !r.Internal {
 		if err := m.forwarding(r); err != nil {
 			return undo(err)
@@ -577,7 +581,7 @@ func (m *Manager) users(networkID string) ([]string, error) {
 		}
 	}
 	slices.Sort(users)
-	return users, nil
+	return slices.Compact(users), nil
 }
 
 // Remove deletes networks that nobody uses; with users it fails ([ErrInUse]),
@@ -680,4 +684,12 @@ func (m *Manager) takeDown(records []record) error {
 		m.o.Logf("firewall: %v", err)
 	}
 	return m.table.Remove()
+}
+
+// forwardDrops looks for a firewall in the way when a bridge is new.
+func forwardDrops(fresh bool) (chain string, drops bool) {
+	if !fresh {
+		return "", false
+	}
+	return nft.DropsForward()
 }

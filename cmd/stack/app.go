@@ -35,7 +35,8 @@ type app struct {
 	open    func(roots, func(warning string)) (compose.Verbs, error)
 	objects func(roots, func(warning string)) (*engine.Engine, error)
 
-	verbs compose.Verbs // opened once per process
+	verbs compose.Verbs  // opened once per process
+	store *engine.Engine // the same
 }
 
 // globalOptions are the flags that stand before the verb.
@@ -249,7 +250,7 @@ func (a *app) run(work func(ctx context.Context, cmd *cobra.Command, args []stri
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		err := work(ctx, cmd, args)
-		if err != nil && ctx.Err() != nil && cmd.Context().Err() == nil {
+		if ctx.Err() != nil && cmd.Context().Err() == nil {
 			return exitError{code: exitInterrupted}
 		}
 		return err
@@ -271,7 +272,14 @@ func (a *app) runWithSignals(work func(ctx context.Context, cmd *cobra.Command, 
 	}
 }
 
-// stores opens the stores of images, networks and volumes.
+// stores opens the stores of images, networks and volumes, once per process.
 func (a *app) stores() (*engine.Engine, error) {
-	return a.objects(a.roots(), func(w string) { a.warn("%s", w) })
+	if a.store == nil {
+		e, err := a.objects(a.roots(), func(w string) { a.warn("%s", w) })
+		if err != nil {
+			return nil, err
+		}
+		a.store = e
+	}
+	return a.store, nil
 }

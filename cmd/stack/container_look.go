@@ -111,7 +111,7 @@ func runContainerLs(ctx context.Context, a *app, o *containerLsOptions) error {
 	if last > 0 {
 		cs = cs[:min(last, len(cs))]
 	}
-	so := summary.Options{Now: a.now(), NoTrunc: o.NoTrunc}
+	so := summary.Options{Now: a.now(), NoTrunc: o.NoTrunc, Image: a.imageCommands(ctx)}
 	if o.Size {
 		if so.Size, err = a.containerSizes(ctx); err != nil {
 			return err

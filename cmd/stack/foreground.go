@@ -27,7 +27,7 @@ func (a *app) interruptible(ctx context.Context, work func(context.Context) erro
 	inner, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	err := work(inner)
-	if err != nil && inner.Err() != nil && ctx.Err() == nil {
+	if inner.Err() != nil && ctx.Err() == nil {
 		return exitError{code: exitInterrupted}
 	}
 	return err
@@ -91,6 +91,7 @@ func (f *foreground) run(ctx context.Context) error {
 	defer signal.Stop(f.signals)
 	upCtx, cancelUp := context.WithCancel(ctx)
 	logsCtx, cancelLogs := context.WithCancel(ctx)
+	endCtx, cancelEnd := context.WithCancel(ctx) // of stop and kill
 
 	var (
 		ended    = make(chan ending)
@@ -107,6 +108,7 @@ func (f *foreground) run(ctx context.Context) error {
 	defer func() {
 		cancelUp()
 		cancelLogs()
+		cancelEnd() // a stop that a kill has made needless
 		follow.Do(func() {})
 		idle.Wait()
 		f.setMenu("")
@@ -136,7 +138,7 @@ func (f *foreground) run(ctx context.Context) error {
 		f.setDisplay(f.a.display("Running"))
 		idle.Go(func() {
 			<-upReturned
-			stopped <- f.stop(ctx)
+			stopped <- f.stop(endCtx)
 		})
 	}
 	for {
@@ -157,16 +159,9 @@ func (f *foreground) run(ctx context.Context) error {
 				return nil
 			}
 		case e := <-ended:
-			if e.c.State.FinishedAt.Before(f.began) {
-				continue // it was over before
-			}
 			seen[e.c.ID] = true
-			restarting := e.c.State.Phase == engine.Restarting
-			if slices.Contains(f.attach, e.c.Service) {
-				f.print(func() { f.printer.Exited(e.c, e.code, restarting) })
-			}
 			switch {
-			case stopping || restarting || !slices.Contains(f.watched, e.c.Service):
+			case stopping || e.c.State.Phase == engine.Restarting || !slices.Contains(f.watched, e.c.Service):
 			case f.o.AbortOnContainerExit, f.o.AbortOnContainerFailure && e.code != 0:
 				stop("Aborting on container exit...", exitError{code: e.code})
 			case !starting && f.over(ctx, seen):
@@ -184,7 +179,7 @@ func (f *foreground) run(ctx context.Context) error {
 				stop("Gracefully Stopping... press Ctrl+C again to force", exitError{code: exitInterrupted})
 				continue
 			}
-			idle.Go(func() { stopped <- f.kill(ctx) })
+			idle.Go(func() { stopped <- f.kill(endCtx) })
 		case key := <-f.keys:
 			if key == 'd' && !stopping {
 				return nil
@@ -214,6 +209,12 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 	o := compose.LogOptions{
 		Follow: true, NewContainers: true, Tail: -1, Since: f.began,
 		Ended: func(c engine.Container, code int) {
+			if c.State.FinishedAt.Before(f.began) {
+				return // it was over before
+			}
+			if slices.Contains(f.attach, c.Service) {
+				f.print(func() { f.printer.Exited(c, code, c.State.Phase == engine.Restarting) })
+			}
 			select {
 			case ended <- ending{c, code}:
 			case <-ctx.Done():

@@ -186,7 +186,7 @@ func TestForegroundUpDetaches(t *testing.T) {
 			}
 			mu.Lock()
 			screen.Write(buf[:n])
-			if !told && strings.Contains(screen.String(), "Detach") {
+			if !told && strings.Contains(screen.String(), "Detach") && strings.Contains(screen.String(), "working") {
 				told = true
 				close(menu)
 			}

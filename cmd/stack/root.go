@@ -162,14 +162,16 @@ func addGlobalFlags(f *pflag.FlagSet, g *globalOptions) {
 }
 
 // unknownVerb says what was probably meant.
-func unknownVerb(root *cobra.Command, name string) error {
-	text := fmt.Sprintf("unknown command: %q", "stack "+name)
+func unknownVerb(parent *cobra.Command, name string) error {
+	text := fmt.Sprintf("unknown command: %q", parent.CommandPath()+" "+name)
 	var names []string
-	for _, c := range root.Commands() {
-		names = append(names, c.Name())
+	for _, c := range parent.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
 	}
 	if near := spec.Nearest(name, names); near != "" {
-		text += fmt.Sprintf("; did you mean %q?", "stack "+near)
+		text += fmt.Sprintf("; did you mean %q?", parent.CommandPath()+" "+near)
 	}
-	return fmt.Errorf("%s\n\nRun 'stack --help' for the list of commands", text)
+	return fmt.Errorf("%s\n\nRun '%s --help' for the list of commands", text, parent.CommandPath())
 }

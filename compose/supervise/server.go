@@ -136,4 +136,5 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 	s.busy++
 	s.mu.Unlock()
 	r.send(Message{Final: &final})
+	s.trim()
 }

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
@@ -12,6 +16,9 @@ import (
 // defaultNetwork is what a container that names no network is attached to, as
 // Docker's "bridge". It exists while a container uses it.
 const defaultNetwork = "bridge"
+
+// keepDefaultNetwork is how long it stays when the last container is gone.
+const keepDefaultNetwork = 500 * time.Millisecond
 
 // createSingle creates a container outside the graph: a project of its own, or a
 // one-off of a service, whose dependencies come up first.
@@ -25,9 +32,11 @@ func (s *Supervisor) createSingle(ctx context.Context, req CreateRequest, r *rep
 	if sp.Network.Mode == "" && len(sp.Network.Networks) == 0 {
 		sp.Network.Networks = []netns.Attachment{{Network: defaultNetwork}}
 	}
-	if err := s.ensureDefaultNetwork(ctx, sp); err != nil {
+	release, err := s.holdDefaultNetwork(ctx, &sp)
+	if err != nil {
 		return nil, err
 	}
+	defer release()
 	if errs := s.checkNetwork(ctx, []engine.Spec{sp}, nil); len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
@@ -55,43 +64,76 @@ func (s *Supervisor) insert(c *engine.Container) *unit {
 	return u
 }
 
-// ensureDefaultNetwork makes the default network if sp is on it.
-func (s *Supervisor) ensureDefaultNetwork(ctx context.Context, sp engine.Spec) error {
+// onDefaultNetwork tells whether a container is to be on the default network.
+func onDefaultNetwork(sp *engine.Spec) bool {
 	for _, a := range sp.Network.Networks {
-		if a.Network != defaultNetwork {
-			continue
+		if a.Network == defaultNetwork {
+			return true
 		}
-		nets, err := s.engine.Networks()
-		if err != nil {
-			return err
-		}
-		if _, err := nets.Get(defaultNetwork); err == nil {
-			return nil
-		}
-		_, err = nets.Create(ctx, netns.NetworkSpec{Name: defaultNetwork, Driver: "bridge"})
-		if _, getErr := nets.Get(defaultNetwork); getErr == nil {
-			return nil // another process made it meanwhile
-		}
-		return err
 	}
-	return nil
+	return false
 }
 
-// dropDefaultNetwork removes the default network once nobody is on it.
-func (s *Supervisor) dropDefaultNetwork(ctx context.Context) {
-	all, err := s.engine.Records.List()
-	if err != nil {
-		return
+// holdDefaultNetwork makes the default network if sp is on it, and keeps others
+// from removing it until release.
+func (s *Supervisor) holdDefaultNetwork(ctx context.Context, sp *engine.Spec) (release func(), err error) {
+	if !onDefaultNetwork(sp) {
+		return func() {}, nil
 	}
-	for _, c := range all {
-		for _, a := range c.Spec.Network.Networks {
-			if a.Network == defaultNetwork {
-				return
+	lock, err := s.lockDefaultNetwork(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	release = func() { lock.Close() }
+	nets, err := s.engine.Networks()
+	if err == nil {
+		if _, getErr := nets.Get(defaultNetwork); getErr != nil {
+			_, err = nets.Create(ctx, netns.NetworkSpec{Name: defaultNetwork, Driver: "bridge"})
+			if _, getErr := nets.Get(defaultNetwork); getErr == nil {
+				err = nil // another process made it meanwhile
 			}
 		}
 	}
-	if nets, err := s.engine.Networks(); err == nil {
-		// Somebody may use it again by now: then it refuses, rightly.
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// lockDefaultNetwork takes a flock(2) on a directory, which leaves no file.
+func (s *Supervisor) lockDefaultNetwork(how int) (*os.File, error) {
+	dir := filepath.Join(s.engine.RunRoot(), "locks", "default-network")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), how); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// dropDefaultNetwork removes the default network if nobody is on it.
+func (s *Supervisor) dropDefaultNetwork(ctx context.Context) {
+	lock, err := s.lockDefaultNetwork(unix.LOCK_EX)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	nets, err := s.engine.Networks()
+	if err != nil {
+		return
+	}
+	if users, err := nets.Users(defaultNetwork); err == nil && len(users) == 0 {
 		nets.Remove(ctx, defaultNetwork)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,7 @@ type Supervisor struct {
 	busy     int           // requests and background work under way
 	jobs     int           // background work alone
 	expected []func()      // see expectRequest
+	trimmer  *time.Timer   // see trim
 	warned   map[string]bool
 }
 
@@ -179,19 +181,30 @@ func (s *Supervisor) connected() {
 	}
 }
 
-// background runs work that nobody waits for.
+// background runs work that nobody asked for, but whose end is waited for before
+// an answer says that nothing is left.
 func (s *Supervisor) background(work func(context.Context) error) {
 	s.mu.Lock()
-	s.busy++
 	s.jobs++
 	s.mu.Unlock()
-	go func() {
+	s.linger(func(ctx context.Context) error {
 		defer func() {
 			s.mu.Lock()
 			s.jobs--
+			s.changedLocked()
 			s.mu.Unlock()
-			s.done()
 		}()
+		return work(ctx)
+	})
+}
+
+// linger runs work that keeps the supervisor, but nobody waiting.
+func (s *Supervisor) linger(work func(context.Context) error) {
+	s.mu.Lock()
+	s.busy++
+	s.mu.Unlock()
+	go func() {
+		defer s.done()
 		if err := work(s.ctx); err != nil && s.ctx.Err() == nil {
 			s.warn(err)
 		}
@@ -209,6 +222,21 @@ func (s *Supervisor) ownsLocked() bool {
 		}
 	}
 	return false
+}
+
+// idleAfter is how long after the last request memory is given back.
+const idleAfter = time.Second
+
+// trim gives memory back to the system once no request has come for a while. A
+// supervisor idles nearly always, and there may be many on a machine.
+func (s *Supervisor) trim() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trimmer == nil {
+		s.trimmer = time.AfterFunc(idleAfter, debug.FreeOSMemory)
+		return
+	}
+	s.trimmer.Reset(idleAfter)
 }
 
 // settleBound is how long an answer waits for what goes on behind it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/netns"
 )
 
 // unit is one container of the project, as its supervisor sees it.
@@ -66,7 +67,12 @@ func (s *Supervisor) startLocked(ctx context.Context, u *unit, isRestart bool) e
 	c := *u.c
 	s.mu.Unlock()
 
+	release, err := s.holdDefaultNetwork(ctx, &c.Spec)
+	if err != nil {
+		return err
+	}
 	task, err := s.engine.Start(ctx, &c, engine.StartOptions{Keep: s.keeper, Attached: s.serveNames})
+	release()
 	s.mu.Lock()
 	if err != nil {
 		c.State.Phase = engine.Exited
@@ -503,14 +509,31 @@ func (s *Supervisor) remove(ctx context.Context, u *unit, o removeOptions) error
 	s.mu.Lock()
 	c := *u.c
 	s.mu.Unlock()
+	// The kernel takes its time to delete links. Whoever ran a container with
+	// --rm has got what he came for, and does not wait for that.
+	var later *netns.Endpoint
+	if ep := c.State.Endpoint; ep != nil && c.Spec.AutoRemove && ep.Spec.Mode == "" && len(ep.Ports) == 0 {
+		later, c.State.Endpoint = ep, nil
+	}
 	if err := s.engine.Remove(ctx, &c, s.keeper, o.volumes); err != nil {
 		return err
 	}
 	s.resolver.Stop(c.ID)
 	s.background(func(ctx context.Context) error { return s.engine.RemoveLog(ctx, c.ID) })
-	if c.Service == "" {
-		s.dropDefaultNetwork(ctx)
-	}
+	s.linger(func(ctx context.Context) (err error) {
+		if later != nil {
+			err = s.engine.Detach(ctx, later)
+		}
+		if c.Service == "" {
+			// The next container is likely to want it, too.
+			select {
+			case <-time.After(keepDefaultNetwork):
+			case <-ctx.Done():
+			}
+			s.dropDefaultNetwork(ctx)
+		}
+		return err
+	})
 	s.mu.Lock()
 	u.removed = true
 	delete(s.units, c.ID)

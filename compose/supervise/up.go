@@ -162,6 +162,7 @@ type execution struct {
 	d       *spec.Desired
 	r       *reply
 	options UpOptions
+	down    bool // all goes: a stop need not wait for the network's end
 
 	mu       sync.Mutex
 	created  map[int]*unit // by operation ID
@@ -209,7 +210,7 @@ func (x *execution) do(ctx context.Context, op *plan.Op) error {
 		return x.s.step(x.r, u, "Unpausing", "Unpaused", func() error { return x.s.unpause(ctx, u) })
 	case plan.StopContainer:
 		stop := func() error {
-			return x.s.stop(ctx, u, stopOptions{grace: op.Timeout, notice: x.s.notice(x.r, u)})
+			return x.s.stop(ctx, u, stopOptions{grace: op.Timeout, keepNet: x.down, notice: x.s.notice(x.r, u)})
 		}
 		return x.s.step(x.r, u, "Stopping", "Stopped", stop)
 	case plan.RemoveContainer:
@@ -478,7 +479,7 @@ func (s *Supervisor) down(ctx context.Context, req DownRequest, r *reply) (any, 
 		return nil, err
 	}
 	images := s.imagesOf(req, d)
-	x := &execution{s: s, d: d, r: r, created: map[int]*unit{}}
+	x := &execution{s: s, d: d, r: r, created: map[int]*unit{}, down: true}
 	if err := x.run(ctx, p, teardown); err != nil {
 		return nil, err
 	}

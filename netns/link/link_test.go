@@ -174,11 +174,10 @@ func TestBridgeAndVeth(t *testing.T) {
 func TestWatchEndsWithItsContext(t *testing.T) {
 	needRoot(t)
 	var w Watch
-	end, err := w.Begin()
-	if err != nil {
+	if err := w.Begin(); err != nil {
 		t.Fatal(err)
 	}
-	defer end()
+	defer w.End()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if err := w.Wait(ctx, []string{"nosuchlink0"}); !errors.Is(err, context.DeadlineExceeded) {
@@ -192,7 +191,7 @@ func TestSysctlPath(t *testing.T) {
 		"net/ipv4/conf/eth0.1/rp_filter": "/proc/sys/net/ipv4/conf/eth0.1/rp_filter",
 		"net.ipv4.conf.eth0/1.rp_filter": "/proc/sys/net/ipv4/conf/eth0.1/rp_filter",
 		"net/../../kernel/core_pattern":  "/proc/sys/kernel/core_pattern",
-		"../../etc/passwd":               "/proc/sys/etc/passwd",
+		"../../etc/passwd":               "/proc/sys/.etc.passwd",
 	} {
 		if got := SysctlPath(key); got != want {
 			t.Errorf("%s: %s, want %s", key, got, want)

@@ -26,7 +26,10 @@ func Create(pin string, setup func(hostNS int) error) error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("cannot make network namespace: %w", err)
 		}
-		if err := errors.Join(pinHere(pin), setup(int(host.Fd()))); err != nil {
+		if err := pinHere(pin); err != nil {
+			return errors.Join(err, comeBack(host))
+		}
+		if err := setup(int(host.Fd())); err != nil {
 			return errors.Join(err, Unpin(pin), comeBack(host))
 		}
 		return comeBack(host)
@@ -97,7 +100,7 @@ func pinHere(pin string) error {
 	}
 	_ = f.Close()
 	if err := unix.Mount(threadNS, pin, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("cannot pin network namespace to %s: %w", pin, err)
+		return errors.Join(fmt.Errorf("cannot pin network namespace to %s: %w", pin, err), os.Remove(pin))
 	}
 	return nil
 }

@@ -71,7 +71,8 @@ func firstByte(nest []byte, kind uint16, otherwise byte) byte {
 	return otherwise
 }
 
-// Watch waits for links of the process's network namespace to carry packets.
+// Watch waits for links to carry packets, in the network namespace of the thread
+// that calls [Watch.Begin].
 //
 // The kernel sets a link up at once but lets packets through only when a worker
 // has seen its carrier (net/core/link_watch.c), once for the port and once more
@@ -81,6 +82,7 @@ type Watch struct {
 	mu      sync.Mutex
 	users   int
 	events  *os.File
+	query   *Socket
 	waiters map[*waiter]struct{}
 }
 
@@ -91,8 +93,8 @@ type waiter struct {
 }
 
 // Begin starts listening, so that [Watch.Wait] misses nothing that happens from
-// now on. Each Begin needs an end.
-func (w *Watch) Begin() (end func(), err error) {
+// now on. Each Begin that succeeds needs an [Watch.End].
+func (w *Watch) Begin() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.users == 0 {
@@ -105,29 +107,34 @@ func (w *Watch) Begin() (end func(), err error) {
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot listen to link events: %w", err)
+			return fmt.Errorf("cannot listen to link events: %w", err)
+		}
+		if w.query, err = Open(); err != nil {
+			return errors.Join(err, unix.Close(fd))
 		}
 		w.events = os.NewFile(uintptr(fd), "link events")
 		w.waiters = map[*waiter]struct{}{}
 		go w.read(w.events)
 	}
 	w.users++
-	return w.end, nil
+	return nil
 }
 
-func (w *Watch) end() {
+// End stops listening when it is the last one.
+func (w *Watch) End() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.users--; w.users == 0 {
 		_ = w.events.Close()
+		_ = w.query.Close()
 	}
 }
 
 // Wait returns when all links carry packets, or the context is done.
 func (w *Watch) Wait(ctx context.Context, links []string) error {
 	me := &waiter{missing: map[string]bool{}, done: make(chan struct{}), lost: make(chan struct{}, 1)}
-	for _, i := range links {
-		me.missing[i] = true
+	for _, name := range links {
+		me.missing[name] = true
 	}
 	w.mu.Lock()
 	w.waiters[me] = struct{}{}
@@ -137,19 +144,14 @@ func (w *Watch) Wait(ctx context.Context, links []string) error {
 		delete(w.waiters, me)
 		w.mu.Unlock()
 	}()
-	s, err := Open()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
 	for {
-		for _, i := range links {
-			if info, err := s.Find(i); err == nil && info.Carries {
-				w.mu.Lock()
-				me.found(i)
-				w.mu.Unlock()
+		w.mu.Lock()
+		for _, name := range links {
+			if info, err := w.query.Find(name); err == nil && info.Carries {
+				me.found(name)
 			}
 		}
+		w.mu.Unlock()
 		select {
 		case <-me.done:
 			return nil

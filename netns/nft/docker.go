@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -89,4 +90,30 @@ func eachDockerUser(change func(c *nftables.Conn, chain *nftables.Chain, ours ma
 		return fmt.Errorf("cannot change Docker's chain DOCKER-USER: %w", err)
 	}
 	return nil
+}
+
+// DropsForward names a chain of another table that drops forwarded packets unless
+// a rule of its own accepts them, which no table of ours can change. A chain
+// that [AcceptForward] dealt with does not count.
+func DropsForward() (chain string, ok bool) {
+	c := &nftables.Conn{}
+	chains, err := c.ListChains()
+	if err != nil {
+		return "", false
+	}
+	for _, ch := range chains {
+		if ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop {
+			continue
+		}
+		asksUs := slices.ContainsFunc(chains, func(o *nftables.Chain) bool {
+			return o.Table.Name == ch.Table.Name && o.Table.Family == ch.Table.Family && o.Name == "DOCKER-USER"
+		})
+		switch ch.Table.Family {
+		case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
+			if !asksUs {
+				return ch.Table.Name + " " + ch.Name, true
+			}
+		}
+	}
+	return "", false
 }

@@ -25,6 +25,9 @@ type Options struct {
 	NoTrunc bool
 	// Size is the size of the container's own files, Virtual with its image's, in bytes.
 	Size func(engine.Container) (own, virtual int64)
+	// Image is what the container's image says is to be run, for containers that
+	// leave it to the image.
+	Image func(engine.Container) (entrypoint, command []string)
 }
 
 // Labelled gives templates {{.Label "key"}}.
@@ -225,7 +228,16 @@ func hosts(p netns.Port) []string {
 }
 
 func command(c engine.Container, o Options) string {
-	s := strings.Join(append(slices.Clone(c.Spec.Process.Entrypoint), c.Spec.Process.Command...), " ")
+	entrypoint, args := c.Spec.Process.Entrypoint, c.Spec.Process.Command
+	if o.Image != nil && entrypoint == nil {
+		// The image's command belongs to the image's entrypoint.
+		imageEntrypoint, imageArgs := o.Image(c)
+		entrypoint = imageEntrypoint
+		if args == nil {
+			args = imageArgs
+		}
+	}
+	s := strings.Join(append(slices.Clone(entrypoint), args...), " ")
 	if !o.NoTrunc {
 		s = Ellipsis(s, 20)
 	}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+)
+
+// newStore is a session whose images and volumes are real, in directories of
+// their own.
+func newStore(t *testing.T) *session {
+	t.Helper()
+	s := newSession(t, t.TempDir())
+	data, run := t.TempDir(), t.TempDir()
+	s.app.objects = func(roots, func(string)) (*engine.Engine, error) {
+		return engine.Open(engine.Options{DataRoot: data, RunRoot: run})
+	}
+	return s
+}
+
+// must runs a command line that must succeed and returns what it printed.
+func (s *session) must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, errOut, code := s.do(t, args...)
+	if code != 0 {
+		t.Fatalf("stack %s: exit code %d: %s", strings.Join(args, " "), code, errOut)
+	}
+	return out
+}
+
+// matches compares an output with a pattern whose white space is free.
+func matches(t *testing.T, out, pattern string) {
+	t.Helper()
+	pattern = regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(pattern), `\s+`)
+	if !regexp.MustCompile("^" + pattern + `\s*$`).MatchString(out) {
+		t.Errorf("got\n%s\nwant\n%s", out, pattern)
+	}
+}
+
+func rootfs(t *testing.T) string {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "etc/motd", Typeflag: tar.TypeReg, Mode: 0o644, Size: 5},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			w.Write([]byte("hello"))
+		}
+	}
+	w.Close()
+	file := filepath.Join(t.TempDir(), "rootfs.tar")
+	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestImages(t *testing.T) {
+	s := newStore(t)
+	matches(t, s.must(t, "image", "ls"), `REPOSITORY TAG IMAGE ID CREATED SIZE`)
+	id := strings.TrimSpace(s.must(t, "image", "import", "-c", `CMD ["cat", "/etc/motd"]`, "-m", "made by hand", rootfs(t), "hand/made:1"))
+	matches(t, id, `sha256:[0-9a-f]{64}`)
+	s.must(t, "image", "tag", "hand/made:1", "registry:5000/copy")
+	matches(t, s.must(t, "image", "ls", "--filter", "reference=hand/*"), `REPOSITORY TAG IMAGE ID CREATED SIZE hand/made 1 [0-9a-f]{12} .* [0-9.]+k?B`)
+	matches(t, s.must(t, "image", "ls", "-q", "--no-trunc"), id)
+	matches(t, s.must(t, "image", "ls", "--format", "{{.Repository}}|{{.Tag}}", "registry:5000/copy"), `registry:5000/copy\|latest`)
+	matches(t, s.must(t, "image", "inspect", "-f", "{{.Id}} {{json .Config.Cmd}} {{len .RootFS.Layers}}", "hand/made:1"), id+` \["cat","/etc/motd"\] 1`)
+	matches(t, s.must(t, "inspect", "--type", "image", "-f", "{{.Architecture}}", "registry:5000/copy"), `\w+`)
+	if out := s.must(t, "image", "history", "--no-trunc", "hand/made:1"); !strings.Contains(out, "made by hand") {
+		t.Errorf("history %s", out)
+	}
+	archive := filepath.Join(t.TempDir(), "a.tar")
+	s.must(t, "image", "save", "-o", archive, "hand/made:1")
+	matches(t, s.must(t, "image", "rm", "hand/made:1"), `Untagged: hand/made:1`)
+	matches(t, s.must(t, "image", "rm", "registry:5000/copy"), `Untagged: registry:5000/copy:latest Deleted: `+id)
+	matches(t, s.must(t, "image", "load", "-i", archive), `Loaded image: hand/made:1`)
+	matches(t, s.must(t, "system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"), `Images 1 0 Containers 5 4 Local Volumes 0 0 Build Cache 0 0`)
+	matches(t, s.must(t, "image", "prune", "-af"), `Deleted Images: untagged: hand/made:1 deleted: `+id+` Total reclaimed space: [0-9.]+k?B`)
+	if _, errOut, code := s.do(t, "image", "rm", "hand/made:1"); code != 1 || !strings.Contains(errOut, "hand/made:1") {
+		t.Errorf("exit code %d, %s", code, errOut)
+	}
+	if _, errOut, code := s.do(t, "inspect", "hand/made:1"); code != 1 || !strings.Contains(errOut, "no such object: hand/made:1") {
+		t.Errorf("exit code %d, %s", code, errOut)
+	}
+}
+
+func TestVolumes(t *testing.T) {
+	s := newStore(t)
+	matches(t, s.must(t, "volume", "create", "--label", "tier=back", "shop_data"), `shop_data`)
+	anonymous := strings.TrimSpace(s.must(t, "volume", "create"))
+	matches(t, anonymous, `[0-9a-f]{64}`)
+	matches(t, s.must(t, "volume", "ls"), `DRIVER VOLUME NAME local `+anonymous+` local shop_data|DRIVER VOLUME NAME local shop_data local `+anonymous)
+	matches(t, s.must(t, "volume", "ls", "-q", "--filter", "dangling=true"), anonymous)
+	matches(t, s.must(t, "volume", "ls", "--filter", "label=tier", "--format", `{{.Name}} {{.Label "tier"}} {{.Links}}`), `shop_data back 1`)
+	matches(t, s.must(t, "volume", "inspect", "-f", "{{.Name}} {{.Driver}} {{.Labels.tier}} {{.Scope}}", "shop_data"), `shop_data local back local`)
+	matches(t, s.must(t, "-p", "shop", "volumes"), `DRIVER VOLUME NAME local shop_data`)
+	matches(t, s.must(t, "volume", "prune", "-f"), `Deleted Volumes: `+anonymous+` Total reclaimed space: [0-9.]+k?B`)
+	matches(t, s.must(t, "volume", "rm", "shop_data"), `shop_data`)
+	if _, errOut, code := s.do(t, "volume", "rm", "shop_data"); code != 1 || !strings.Contains(errOut, "shop_data") {
+		t.Errorf("exit code %d, %s", code, errOut)
+	}
+	s.must(t, "volume", "rm", "-f", "shop_data")
+}
+
+func TestPruneAsks(t *testing.T) {
+	s := newStore(t)
+	s.app.in = strings.NewReader("n\n")
+	out, errOut, code := s.do(t, "system", "prune", "--volumes", "--filter", "label=x")
+	want := `WARNING! This will remove:
+  - all stopped containers
+  - all networks not used by at least one container
+  - all anonymous volumes not used by at least one container
+  - all dangling images
+
+  Items to be pruned will be filtered with:
+  - label=x
+
+Are you sure you want to continue? [y/N] `
+	if errOut != want || out != "" || code != 0 || len(s.fake.noted()) > 0 {
+		t.Errorf("exit code %d, %q, %q", code, out, errOut)
+	}
+}
+
+func TestNetworkSpec(t *testing.T) {
+	o := networkCreateOptions{
+		Name: "back", Driver: "bridge", IPv4: true, Internal: true, Label: []string{"a=b"}, Opt: []string{"com.docker.network.driver.mtu=1400"},
+		Subnet: []string{"10.9.0.0/16", "fd00:9::/64"}, IPRange: []string{"10.9.1.0/24"}, Gateway: []string{"10.9.0.254", "fd00:9::1"},
+		AuxAddress: []string{"router=10.9.0.5"},
+	}
+	got, err := o.spec()
+	want := netns.NetworkSpec{
+		Name: "back", Driver: "bridge", Internal: true, DisableIPv6: true, Labels: map[string]string{"a": "b"},
+		DriverOpts: map[string]string{"com.docker.network.driver.mtu": "1400"},
+		Pools: []netns.Pool{
+			{Subnet: netip.MustParsePrefix("10.9.0.0/16"), Range: netip.MustParsePrefix("10.9.1.0/24"), Gateway: netip.MustParseAddr("10.9.0.254"),
+				Aux: map[string]netip.Addr{"router": netip.MustParseAddr("10.9.0.5")}},
+			{Subnet: netip.MustParsePrefix("fd00:9::/64"), Gateway: netip.MustParseAddr("fd00:9::1")},
+		},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+	}
+	for _, bad := range []networkCreateOptions{
+		{Name: "host"}, {Name: "x", Subnet: []string{"10.0.0.1"}}, {Name: "x", Gateway: []string{"10.0.0.1"}},
+		{Name: "x", IPAMDriver: "dhcp"}, {Name: "x", Opt: []string{"novalue"}},
+	} {
+		if _, err := bad.spec(); err == nil {
+			t.Errorf("no error for %+v", bad)
+		}
+	}
+}
