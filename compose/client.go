@@ -23,6 +23,8 @@ import (
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
 )
 
 // Options open a Client.
@@ -106,11 +108,13 @@ func (c *Client) known(project string) (bool, error) {
 	if _, err := c.projects.Definition(project); !errors.Is(err, fs.ErrNotExist) {
 		return true, err
 	}
-	all, err := c.Engine.Records.List()
+	o, err := supervise.Observe(c.Engine, project)
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(r *engine.Container) bool { return r.Project == project }), nil
+	return len(o.Containers) > 0 ||
+		slices.ContainsFunc(o.Networks, func(n netns.Network) bool { return n.Project == project }) ||
+		slices.ContainsFunc(o.Volumes, func(v volumes.Volume) bool { return v.Project == project }), nil
 }
 
 // Containers reads the records that s selects.

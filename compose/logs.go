@@ -27,7 +27,7 @@ func (c *Client) Logs(ctx context.Context, s Selector, o LogOptions, line func(L
 	if !o.Follow {
 		return c.history(ctx, containers, o, line)
 	}
-	f := &follower{client: c, options: o, seen: map[string]bool{}}
+	f := &follower{client: c, options: o, seen: map[string]bool{}, finish: make(chan struct{})}
 	return f.run(ctx, s, containers, line)
 }
 
@@ -75,6 +75,7 @@ type follower struct {
 	sources []engine.Container // by the merger's number
 	seen    map[string]bool
 	readers []*logs.Reader
+	finish  chan struct{} // closed: read to the end and stop
 }
 
 func (f *follower) run(ctx context.Context, s Selector, first []engine.Container, line func(LogLine) error) (err error) {
@@ -110,8 +111,8 @@ func (f *follower) run(ctx context.Context, s Selector, first []engine.Container
 	watched := make(chan error, 1)
 	go func() {
 		watched <- f.watch(ctx, s, add)
+		close(f.finish)
 		f.merger.Seal()
-		cancel()
 	}()
 	err = f.merger.Run(ctx)
 	cancel()
@@ -142,15 +143,14 @@ func (f *follower) add(ctx context.Context, containers []engine.Container) error
 		f.readers = append(f.readers, reader)
 		f.sources = append(f.sources, r)
 		o := f.options
-		f.merger.Add(ctx, len(f.sources)-1, reader, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: true, UntilExit: !o.NewContainers})
+		f.merger.Add(ctx, len(f.sources)-1, reader, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: true, UntilExit: !o.NewContainers, Finish: f.finish})
 	}
 	return nil
 }
 
-// lastLines is how long a follower goes on after the last container has ended.
-// By then its output is stored (the end is told after that), and the merger holds
-// lines back for less.
-const lastLines = 100 * time.Millisecond
+// restartGrace is how long a follower waits after the last container has ended:
+// it may be about to start again.
+const restartGrace = time.Second
 
 // watch adds containers that appear (new directories beside the others'), tells
 // of ends, and returns when nothing runs any more.
@@ -179,6 +179,7 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 		})
 	}()
 	told := map[string]bool{} // ends, by container
+	ran := false
 	for {
 		now, err := f.client.Containers(ctx, s)
 		if err != nil {
@@ -200,8 +201,12 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			}
 		}
 		var over <-chan time.Time
+		if !running && !ran {
+			return nil // what is there is all
+		}
+		ran = true
 		if !running {
-			timer := time.NewTimer(lastLines)
+			timer := time.NewTimer(restartGrace)
 			defer timer.Stop()
 			over = timer.C
 		}

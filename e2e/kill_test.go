@@ -46,18 +46,24 @@ func (b *box) killKeepers(t *testing.T, project string, which ...string) {
 	}
 }
 
-// eventuallyKept waits until all keepers of a project run again.
-func (b *box) eventuallyKept(t *testing.T, project string, not map[string]int) {
+// eventuallyKept waits until all keepers of a project run again, each in a
+// process of its own: while one turns into another, two files name the same.
+func (b *box) eventuallyKept(t *testing.T, project string) {
 	t.Helper()
 	eventually(t, 5*time.Second, func() error {
+		roles := map[int]string{}
 		for _, w := range []string{"supervisor", "guardian", "warden"} {
 			pid, err := b.keeper(project, w)
 			if err != nil {
 				return err
 			}
-			if p, err := readProc(pid); err != nil || p.state == "Z" || pid == not[w] {
+			if p, err := readProc(pid); err != nil || p.state == "Z" {
 				return fmt.Errorf("the %s (pid %d) does not run", w, pid)
 			}
+			if other, ok := roles[pid]; ok {
+				return fmt.Errorf("pid %d is the %s and the %s", pid, other, w)
+			}
+			roles[pid] = w
 		}
 		return nil
 	})
@@ -115,7 +121,7 @@ func TestKilledKeepers(t *testing.T) {
 			if _, err := get("http://127.0.0.1:" + port + "/host"); err != nil {
 				t.Errorf("the port does not answer during the gap: %v", err)
 			}
-			b.eventuallyKept(t, "app", nil)
+			b.eventuallyKept(t, "app")
 
 			once := b.eventuallyState(t, "app-once-1", "exited")
 			if once.State.ExitCode != 7 {
@@ -178,7 +184,7 @@ func TestAllKeepersKilled(t *testing.T) {
 	})
 	t.Run("the next up takes the containers over as they are", func(t *testing.T) {
 		b.ok(t, "up", "--detach")
-		b.eventuallyKept(t, "app", nil)
+		b.eventuallyKept(t, "app")
 		for name, p := range b.pids(t) {
 			if p.pid != before[name].pid || p.start != before[name].start {
 				t.Errorf("%s was %+v, is %+v", name, before[name], p)
@@ -248,13 +254,9 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	b.ok(t, "up", "--detach")
 	talker := b.pids(t)["app-talker-1"]
 	for i := range 10 {
-		was := map[string]int{}
-		for _, w := range []string{"supervisor", "guardian", "warden"} {
-			was[w], _ = b.keeper("app", w)
-		}
 		which := deaths[i%len(deaths)]
 		b.killKeepers(t, "app", which...)
-		b.eventuallyKept(t, "app", nil)
+		b.eventuallyKept(t, "app")
 	}
 	if !talker.alive() {
 		t.Error("the container has died")
@@ -276,7 +278,7 @@ func TestKilledUnderAFollower(t *testing.T) {
 	follower := b.start(t, "logs", "--follow", "--no-log-prefix", "talker")
 	follower.out.until(t, 5*time.Second, "\n1000\n")
 	b.killKeepers(t, "app", "supervisor")
-	b.eventuallyKept(t, "app", nil)
+	b.eventuallyKept(t, "app")
 	b.ok(t, "stop")
 	if code := follower.wait(t, 20*time.Second); code != 0 {
 		t.Errorf("logs --follow exited %d", code)

@@ -236,6 +236,21 @@ func (e *Engine) ReleaseVolumes(ctx context.Context) error {
 	})
 }
 
+// CollectLayers deletes the unpacked layers that no image and no container has
+// any more, and returns the bytes that were freed.
+func (e *Engine) CollectLayers(ctx context.Context, dryRun bool) (int64, error) {
+	images, err := e.Images()
+	if err != nil {
+		return 0, err
+	}
+	layers, err := e.Layers()
+	if err != nil {
+		return 0, err
+	}
+	collected, err := layers.Collect(ctx, dryRun, images.DiffIDs)
+	return collected.Bytes, err
+}
+
 // VolumeUsers returns a function that names the containers using a volume, the
 // one with ID except left out.
 func (e *Engine) VolumeUsers(except string) func(volume string) []string {

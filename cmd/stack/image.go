@@ -483,6 +483,9 @@ func runImageRm(ctx context.Context, a *app, o *imageRmOptions) error {
 			fmt.Fprintln(a.err, err)
 		}
 	}
+	if _, err := e.CollectLayers(ctx, false); err != nil {
+		return err
+	}
 	if failed {
 		return exitError{code: exitGeneral}
 	}
@@ -592,7 +595,10 @@ func (a *app) pruneImages(ctx context.Context, all bool, filter []string) (image
 		return image.Removed{}, err
 	}
 	po.InUse = e.ImageUsers
-	return store.Prune(ctx, po)
+	removed, err := store.Prune(ctx, po)
+	freed, collectErr := e.CollectLayers(ctx, po.DryRun)
+	removed.Bytes += freed
+	return removed, errors.Join(err, collectErr)
 }
 
 type imageHistoryOptions struct {

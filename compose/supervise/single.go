@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -183,6 +184,9 @@ func (s *Supervisor) checkNetwork(ctx context.Context, specs []engine.Spec, own 
 	}
 	var want []netns.EndpointSpec
 	for _, sp := range specs {
+		if strings.HasPrefix(sp.Network.Mode, "service:") {
+			continue // it lives in that service's network
+		}
 		sp.Network.ID = engine.NewID() // it has none yet
 		if sp.Network.Owner == "" {
 			sp.Network.Owner = "container " + sp.Name

@@ -518,7 +518,6 @@ func (s *Supervisor) removeImages(ctx context.Context, refs []string, r *reply) 
 	if err != nil {
 		return err
 	}
-	var errs []error
 	for _, ref := range refs {
 		r.event("Image", ref, "Removing", "", false)
 		if _, err := images.Remove(ctx, ref, image.RemoveOptions{InUse: s.engine.ImageUsers}); err != nil {
@@ -527,7 +526,8 @@ func (s *Supervisor) removeImages(ctx context.Context, refs []string, r *reply) 
 		}
 		r.event("Image", ref, "Removed", "", true)
 	}
-	return errors.Join(errs...)
+	_, err = s.engine.CollectLayers(ctx, false)
+	return err
 }
 
 // resume starts again, after a crash of the machine or a boot, what its restart

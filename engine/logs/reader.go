@@ -39,6 +39,8 @@ type ReadOptions struct {
 	// UntilExit ends following at the end of a run too: once all is read and
 	// the last thing read is that the container's process ended.
 	UntilExit bool
+	// Finish, when closed, ends following once all is read that is there.
+	Finish <-chan struct{}
 	// Lossless keeps what is not read yet from being deleted: a slow reader
 	// holds the container back instead.
 	Lossless bool
@@ -354,6 +356,8 @@ func (w *walk) follow(ctx context.Context) error {
 		case <-w.watch.C:
 		case <-over:
 			w.over = true // read what is there, then end
+		case <-w.o.Finish:
+			w.over = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}

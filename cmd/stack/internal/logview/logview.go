@@ -18,8 +18,9 @@ import (
 // TimeFormat is RFC 3339 with nanoseconds of a fixed width, as docker prints it.
 const TimeFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
-// maxPending is how much of an unfinished line is held back, in bytes.
-const maxPending = 1 << 20
+// maxPending is how much of an unfinished line is held back, in bytes: longer
+// lines than this are broken.
+const maxPending = 64 << 20
 
 // Options are the look of the lines.
 type Options struct {
