@@ -25,6 +25,22 @@ func (b *box) keeper(project, which string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
+// keepers describes processes of a project, for the test's log.
+func (b *box) keepers(t *testing.T, project string, killed ...string) string {
+	t.Helper()
+	var out []string
+	for _, w := range []string{"warden", "guardian", "supervisor"} {
+		pid, err := b.keeper(project, w)
+		if err != nil {
+			out = append(out, w+": "+err.Error())
+			continue
+		}
+		p, err := readProc(pid)
+		out = append(out, fmt.Sprintf("%s %d %q of %d (killed: %v, %v)", w, pid, p.cmdline, p.parent, slices.Contains(killed, w), err))
+	}
+	return strings.Join(out, "; ")
+}
+
 // killKeepers kills processes of a project with SIGKILL, all in one go.
 func (b *box) killKeepers(t *testing.T, project string, which ...string) {
 	t.Helper()
@@ -255,6 +271,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	talker := b.pids(t)["app-talker-1"]
 	for i := range 10 {
 		which := deaths[i%len(deaths)]
+		t.Logf("step %d: kill -9 of %s", i, b.keepers(t, "app", which...))
 		b.killKeepers(t, "app", which...)
 		b.eventuallyKept(t, "app")
 	}

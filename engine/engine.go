@@ -49,7 +49,8 @@ type Engine struct {
 	nets      func() (*netns.Manager, error)
 	vols      func() (*volumes.Store, error)
 	cgroups   func() (*cgroup.Hierarchy, error)
-	detaching func() (*detacher, error)
+	detaching batcher[*netns.Endpoint]
+	removing  batcher[string]
 }
 
 // Open opens the engine's roots, making what is missing.
@@ -73,10 +74,20 @@ func Open(o Options) (*Engine, error) {
 		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView})
 	})
 	e.cgroups = sync.OnceValues(cgroup.Detect)
-	e.detaching = sync.OnceValues(func() (*detacher, error) {
+	e.detaching.do = func(ctx context.Context, endpoints []*netns.Endpoint) error {
 		nets, err := e.nets()
-		return &detacher{nets: nets}, err
-	})
+		if err != nil {
+			return err
+		}
+		return nets.DetachAll(ctx, endpoints)
+	}
+	e.removing.do = func(ctx context.Context, names []string) error {
+		nets, err := e.nets()
+		if err != nil {
+			return err
+		}
+		return nets.Remove(ctx, names...)
+	}
 	return e, nil
 }
 

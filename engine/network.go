@@ -114,11 +114,25 @@ func (e *Engine) detachNet(ctx context.Context, c *Container, ep *netns.Endpoint
 
 // Detach takes an endpoint away that no container has any more.
 func (e *Engine) Detach(ctx context.Context, ep *netns.Endpoint) error {
-	d, err := e.detaching()
+	return e.detaching.add(ctx, ep)
+}
+
+// RemoveNetwork removes a network that nobody uses.
+func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
+	return e.removing.add(ctx, name)
+}
+
+// SweepNetworks removes what killed processes left behind in the network:
+// links, pins, ports and records of containers that are no more.
+func (e *Engine) SweepNetworks(ctx context.Context) error {
+	nets, err := e.Networks()
 	if err != nil {
 		return err
 	}
-	return d.detach(ctx, ep)
+	return nets.Sweep(ctx, func(id string) bool {
+		_, err := os.Stat(e.Records.DataDir(id))
+		return err == nil
+	})
 }
 
 // dropNames forgets the sockets held for a container's network.

@@ -51,6 +51,12 @@ type foreground struct {
 	keys    chan byte
 	began   time.Time
 
+	// Only logs touches these, which runs once at a time: announced itself, last
+	// for each line, told for each end.
+	announced bool
+	last      time.Time            // of the last line
+	told      map[string]time.Time // when the ends that were told happened, by ID
+
 	mu      sync.Mutex // guards what follows
 	display progress.Display
 	menu    string // the line that stays last, "" for none
@@ -78,6 +84,7 @@ func newForeground(a *app, v compose.Verbs, d *spec.Desired, o *upOptions, attac
 		keys:    make(chan byte),
 		display: a.display("Running"),
 		began:   a.now(),
+		told:    map[string]time.Time{},
 	}
 	f.printer = logview.New(a.out, a.err, logview.Options{
 		Colour: a.paints(a.out) && !o.NoColor, NoPrefix: o.NoLogPrefix, Timestamps: o.Timestamps, Services: services,
@@ -98,18 +105,21 @@ func (f *foreground) run(ctx context.Context) error {
 		logsDone = make(chan error, 1)
 		upDone   = make(chan error, 1)
 		stopped  = make(chan error, 2)
-		idle     sync.WaitGroup // the goroutines that print
-		follow   sync.Once
+		started  = make(chan struct{}, 1) // some container was
+		idle     sync.WaitGroup           // the goroutines that print
 	)
-	followLogs := func() {
-		follow.Do(func() { idle.Go(func() { logsDone <- f.logs(logsCtx, ended) }) })
+	following := false
+	follow := func() {
+		if !following {
+			following = true
+			idle.Go(func() { logsDone <- f.logs(logsCtx, ended) })
+		}
 	}
 	// Nothing may be printed after the return.
 	defer func() {
 		cancelUp()
 		cancelLogs()
 		cancelEnd() // a stop that a kill has made needless
-		follow.Do(func() {})
 		idle.Wait()
 		f.setMenu("")
 		f.show().Done()
@@ -121,7 +131,10 @@ func (f *foreground) run(ctx context.Context) error {
 		upDone <- f.v.Up(upCtx, f.d, f.o.options(f.a), func(e apply.Event) {
 			f.show().Event(e)
 			if e.Kind == "Container" && (e.Status == "Started" || e.Status == "Running") {
-				followLogs()
+				select {
+				case started <- struct{}{}:
+				default:
+				}
 			}
 		})
 	})
@@ -143,6 +156,10 @@ func (f *foreground) run(ctx context.Context) error {
 	}
 	for {
 		select {
+		case <-started:
+			if !stopping {
+				follow()
+			}
 		case err := <-upDone:
 			upDone = nil
 			if stopping {
@@ -153,7 +170,7 @@ func (f *foreground) run(ctx context.Context) error {
 				return err
 			}
 			starting = false
-			followLogs()
+			follow()
 			defer f.openMenu()()
 			if f.over(ctx, seen) {
 				return nil
@@ -168,10 +185,16 @@ func (f *foreground) run(ctx context.Context) error {
 				return nil
 			}
 		case err := <-logsDone:
+			following = false
 			if err != nil {
 				f.a.warn("cannot follow the logs: %v", err)
+				continue
 			}
-			if !starting && !stopping && f.over(ctx, nil) {
+			switch {
+			case stopping:
+			case f.live(ctx):
+				follow() // the last had ended, and meanwhile another began
+			case !starting:
 				return nil
 			}
 		case <-f.signals:
@@ -195,9 +218,11 @@ func (f *foreground) run(ctx context.Context) error {
 	}
 }
 
-// logs follows the watched services' containers until ctx ends.
+// logs follows the watched services' containers until ctx ends, or until none
+// runs any more. Called again it goes on after the last line it has printed.
 func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
-	if names := shortNames(f.d, f.attach); len(names) > 0 {
+	if names := shortNames(f.d, f.attach); len(names) > 0 && !f.announced {
+		f.announced = true
 		f.print(func() { fmt.Fprintln(f.a.out, "Attaching to", strings.Join(names, ", ")) })
 	}
 	services := slices.Clone(f.watched)
@@ -206,12 +231,17 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 			services = append(services, s)
 		}
 	}
+	since := f.began
+	if !f.last.IsZero() {
+		since = f.last.Add(1)
+	}
 	o := compose.LogOptions{
-		Follow: true, NewContainers: true, Tail: -1, Since: f.began,
+		Follow: true, NewContainers: true, Tail: -1, Since: since,
 		Ended: func(c engine.Container, code int) {
-			if c.State.FinishedAt.Before(f.began) {
+			if c.State.FinishedAt.Before(f.began) || f.told[c.ID].Equal(c.State.FinishedAt) {
 				return // it was over before
 			}
+			f.told[c.ID] = c.State.FinishedAt
 			if slices.Contains(f.attach, c.Service) {
 				f.print(func() { f.printer.Exited(c, code, c.State.Phase == engine.Restarting) })
 			}
@@ -222,6 +252,7 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 		},
 	}
 	err := f.v.Logs(ctx, compose.Selector{Project: f.d.Project, Services: services, All: true}, o, func(l compose.LogLine) error {
+		f.last = l.Time
 		if slices.Contains(f.attach, l.Container.Service) {
 			f.print(func() { f.printer.Line(l) })
 		}
@@ -233,17 +264,26 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 	return err
 }
 
+// live reports whether a watched container runs or will run again.
+func (f *foreground) live(ctx context.Context) bool {
+	cs, err := f.v.Containers(ctx, compose.Selector{Project: f.d.Project, Services: f.watched, All: true})
+	return err == nil && slices.ContainsFunc(cs, func(c engine.Container) bool { return isLive(c) })
+}
+
+func isLive(c engine.Container) bool {
+	switch c.State.Phase {
+	case engine.Running, engine.Paused, engine.Restarting:
+		return true
+	}
+	return false
+}
+
 // over reports whether all watched containers have ended for good and the last
-// line of each that ended meanwhile is printed. seen has the IDs of those; nil
-// stands for all.
+// line of each that ended meanwhile is printed. seen has the IDs of those.
 func (f *foreground) over(ctx context.Context, seen map[string]bool) bool {
 	cs, err := f.v.Containers(ctx, compose.Selector{Project: f.d.Project, Services: f.watched, All: true})
 	return err == nil && !slices.ContainsFunc(cs, func(c engine.Container) bool {
-		switch c.State.Phase {
-		case engine.Running, engine.Paused, engine.Restarting:
-			return true
-		}
-		return seen != nil && !seen[c.ID] && !c.State.FinishedAt.Before(f.began)
+		return isLive(c) || !seen[c.ID] && !c.State.FinishedAt.Before(f.began)
 	})
 }
 

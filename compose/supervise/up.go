@@ -261,12 +261,8 @@ func (x *execution) createNetwork(ctx context.Context, op *plan.Op) error {
 }
 
 func (x *execution) removeNetwork(ctx context.Context, op *plan.Op) error {
-	nets, err := x.s.engine.Networks()
-	if err != nil {
-		return err
-	}
 	x.r.event("Network", op.Name, "Removing", "", false)
-	if err := nets.Remove(ctx, op.Name); err != nil {
+	if err := x.s.engine.RemoveNetwork(ctx, op.Name); err != nil {
 		x.r.event("Network", op.Name, "Error", err.Error(), true)
 		return err
 	}
@@ -479,6 +475,9 @@ func (s *Supervisor) down(ctx context.Context, req DownRequest, r *reply) (any, 
 		return nil, err
 	}
 	images := s.imagesOf(req, d)
+	if err := s.engine.SweepNetworks(ctx); err != nil {
+		s.warn(err)
+	}
 	x := &execution{s: s, d: d, r: r, created: map[int]*unit{}, down: true}
 	if err := x.run(ctx, p, teardown); err != nil {
 		return nil, err
