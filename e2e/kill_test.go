@@ -41,7 +41,8 @@ func (b *box) keepers(t *testing.T, project string, killed ...string) string {
 	return strings.Join(out, "; ")
 }
 
-// killKeepers kills processes of a project with SIGKILL, all in one go.
+// killKeepers kills processes of a project with SIGKILL, all in one go, and
+// waits until they are dead.
 func (b *box) killKeepers(t *testing.T, project string, which ...string) {
 	t.Helper()
 	var fds []int
@@ -58,6 +59,11 @@ func (b *box) killKeepers(t *testing.T, project string, which ...string) {
 	for i, fd := range fds {
 		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 			t.Fatalf("cannot kill the %s: %v", which[i], err)
+		}
+	}
+	for _, fd := range fds { // a pidfd is readable once its process has ended
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); err != nil && err != unix.EINTR {
+			t.Fatal(err)
 		}
 	}
 }

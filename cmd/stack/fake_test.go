@@ -114,9 +114,12 @@ func stopText(o compose.StopOptions) string {
 	if o.Signal != "" {
 		text += " signal=" + o.Signal
 	}
-	for name, set := range map[string]bool{" nodeps": o.NoDeps, " force": o.Force, " volumes": o.Volumes} {
-		if set {
-			text += name
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{{" nodeps", o.NoDeps}, {" force", o.Force}, {" volumes", o.Volumes}} {
+		if flag.set {
+			text += flag.name
 		}
 	}
 	return text

@@ -54,7 +54,8 @@ type foreground struct {
 	// Only logs touches these, which runs once at a time: announced itself, last
 	// for each line, told for each end.
 	announced bool
-	last      time.Time            // of the last line
+	last      time.Time            // of the last line of all
+	lastOf    map[string]time.Time // of the last line, by container ID
 	told      map[string]time.Time // when the ends that were told happened, by ID
 
 	mu      sync.Mutex // guards what follows
@@ -85,6 +86,7 @@ func newForeground(a *app, v compose.Verbs, d *spec.Desired, o *upOptions, attac
 		display: a.display("Running"),
 		began:   a.now(),
 		told:    map[string]time.Time{},
+		lastOf:  map[string]time.Time{},
 	}
 	f.printer = logview.New(a.out, a.err, logview.Options{
 		Colour: a.paints(a.out) && !o.NoColor, NoPrefix: o.NoLogPrefix, Timestamps: o.Timestamps, Services: services,
@@ -154,6 +156,16 @@ func (f *foreground) run(ctx context.Context) error {
 			stopped <- f.stop(endCtx)
 		})
 	}
+	end := func(result error) error {
+		cancelUp()
+		cancelLogs()
+		cancelEnd()
+		idle.Wait()
+		if err := f.drain(ctx); err != nil {
+			f.a.warn("cannot read the last lines of the logs: %v", err)
+		}
+		return result
+	}
 	for {
 		select {
 		case <-started:
@@ -173,7 +185,7 @@ func (f *foreground) run(ctx context.Context) error {
 			follow()
 			defer f.openMenu()()
 			if f.over(ctx, seen) {
-				return nil
+				return end(nil)
 			}
 		case e := <-ended:
 			seen[e.c.ID] = true
@@ -182,7 +194,7 @@ func (f *foreground) run(ctx context.Context) error {
 			case f.o.AbortOnContainerExit, f.o.AbortOnContainerFailure && e.code != 0:
 				stop("Aborting on container exit...", exitError{code: e.code})
 			case !starting && f.over(ctx, seen):
-				return nil
+				return end(nil)
 			}
 		case err := <-logsDone:
 			following = false
@@ -195,7 +207,7 @@ func (f *foreground) run(ctx context.Context) error {
 			case f.live(ctx):
 				follow() // the last had ended, and meanwhile another began
 			case !starting:
-				return nil
+				return end(nil)
 			}
 		case <-f.signals:
 			if !stopping {
@@ -211,7 +223,7 @@ func (f *foreground) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return f.result(ctx, exit)
+			return end(f.result(ctx, exit))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -252,7 +264,7 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 		},
 	}
 	err := f.v.Logs(ctx, compose.Selector{Project: f.d.Project, Services: services, All: true}, o, func(l compose.LogLine) error {
-		f.last = l.Time
+		f.last, f.lastOf[l.Container.ID] = l.Time, l.Time
 		if slices.Contains(f.attach, l.Container.Service) {
 			f.print(func() { f.printer.Line(l) })
 		}
@@ -262,6 +274,25 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 		return nil
 	}
 	return err
+}
+
+// drain prints what ended containers have written and logs, which was called
+// off, has not come to. It must not run beside logs.
+func (f *foreground) drain(ctx context.Context) error {
+	if !f.announced || len(f.attach) == 0 {
+		return nil
+	}
+	since := f.last
+	if since.IsZero() {
+		since = f.began
+	}
+	o := compose.LogOptions{Tail: -1, Since: since}
+	return f.v.Logs(ctx, compose.Selector{Project: f.d.Project, Services: f.attach, All: true}, o, func(l compose.LogLine) error {
+		if l.Time.After(f.lastOf[l.Container.ID]) {
+			f.print(func() { f.printer.Line(l) })
+		}
+		return nil
+	})
 }
 
 // live reports whether a watched container runs or will run again.

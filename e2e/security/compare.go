@@ -179,7 +179,10 @@ func (c *comparison) paths(docker, stack map[string]Path) {
 		if d.State != s.State {
 			c.add(less(readable(d), readable(s)), d.State, s.State, "paths.%s", path)
 		}
-		if d.Writable != s.Writable {
+		// A file that is masked on one side only is /dev/null there: what is
+		// written to it goes nowhere.
+		masked := s.State == "empty" && d.State != "empty"
+		if d.Writable != s.Writable && !masked {
 			c.add(less(yesNo(d.Writable), yesNo(s.Writable)), yesNo(d.Writable), yesNo(s.Writable), "paths.%s.writable", path)
 		}
 	}

@@ -408,6 +408,7 @@ func (c *compiler) protect(s *specs.Spec) error {
 		c.call(what, unix.SYS_OPENAT2, cwdFD, c.str(p), c.openHow(0, 0), imm(24)).to(file).if_(dir.failed()).expect(unix.ENOENT, unix.ENOTDIR)
 		from = len(c.ops)
 		c.call(what, unix.SYS_OPEN_TREE, dev, null, named(unix.OPEN_TREE_CLONE|unix.O_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW, "OPEN_TREE_CLONE|AT_SYMLINK_NOFOLLOW")).to(mnt)
+		c.setAttr(what, mnt.arg(), empty, unix.AT_EMPTY_PATH, unix.MOUNT_ATTR_RDONLY, 0, 0)
 		c.attach(what, mnt.arg(), file.arg())
 		c.only(from, file.ok())
 	}

@@ -10,6 +10,7 @@ import (
 	goruntime "runtime"
 	"slices"
 	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -67,6 +68,9 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(cfg.CgroupProcs) > 0 && namespaced(s, specs.CgroupNamespace) {
+		k.hierarchies = joined(k.hierarchies, cfg.CgroupProcs)
+	}
 	l := &launch{fds: map[string]int{}, warn: cfg.Warn, created: cfg.Created, cgroup: cfg.CgroupFD}
 	defer l.close()
 	root, err := l.root(cfg)
@@ -114,6 +118,25 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 }
 
 const capMknod = 27
+
+// joined keeps the cgroup v1 hierarchies that the container gets a cgroup of its
+// own in. In the others it stays where its maker is, often in the root: mounted,
+// they would show the host's files, such as release_agent.
+func joined(hierarchies []string, procs []*os.File) []string {
+	var out []string
+	for _, h := range hierarchies {
+		dir := "/" + strings.TrimPrefix(h, "name=") + "/"
+		if slices.ContainsFunc(procs, func(f *os.File) bool { return strings.Contains(f.Name(), dir) }) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// namespaced tells whether a specification asks for a new namespace of a kind.
+func namespaced(s *specs.Spec, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind && n.Path == "" })
+}
 
 // launch is the parent's side of one start: the descriptors it opens for the
 // child, and the child while it is not running yet.

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func newContainerCpCmd(a *app) *cobra.Command {
+	o := &cpOptions{container: true}
+	cmd := &cobra.Command{
+		Use:   "cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n  stack container cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+		Short: "Copy files/folders between a container and the local filesystem",
+		Args:  exactArgs(2),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Source, o.Destination = args[0], args[1]
+			return runCp(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Archive, "archive", "a", false, "Archive mode (copy all uid/gid information)")
+	f.BoolVarP(&o.FollowLink, "follow-link", "L", false, "Always follow symbol link in SRC_PATH")
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress progress output during copy. Progress output is automatically suppressed if no terminal is attached")
+	return cmd
+}
+
+type containerExportOptions struct {
+	Name   string // argument
+	Output string
+}
+
+func newContainerExportCmd(a *app, runF func(context.Context, *app, *containerExportOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runContainerExport
+	}
+	o := &containerExportOptions{}
+	cmd := &cobra.Command{
+		Use:   "export [OPTIONS] CONTAINER",
+		Short: "Export a container's filesystem as a tar archive",
+		Args:  exactArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Name = args[0]
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+	cmd.Flags().StringVarP(&o.Output, "output", "o", "", "Write to a file, instead of STDOUT")
+	return cmd
+}
+
+// exporter is an engine that can archive a container's layers without what is
+// mounted over them.
+type exporter interface {
+	Export(ctx context.Context, container string, w io.Writer) error
+}
+
+func runContainerExport(ctx context.Context, a *app, o *containerExportOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	e, ok := v.(exporter)
+	if !ok {
+		return notSupported("export a container")
+	}
+	return a.writeOutput(o.Output, "the container's files", func(w io.Writer) error { return e.Export(ctx, o.Name, w) })
+}
+
+type containerDiffOptions struct {
+	Name   string // argument
+	Format string
+}
+
+func newContainerDiffCmd(a *app, runF func(context.Context, *app, *containerDiffOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runContainerDiff
+	}
+	return &cobra.Command{
+		Use:   "diff CONTAINER",
+		Short: "Inspect changes to files or directories on a container's filesystem",
+		Args:  exactArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			return runF(ctx, a, &containerDiffOptions{Name: args[0]})
+		}),
+		ValidArgsFunction: a.completeContainers,
+	}
+}
+
+// differ is an engine that can compare a container with its image. A change is
+// 'A' (added), 'C' (changed) or 'D' (deleted).
+type differ interface {
+	Diff(ctx context.Context, container string, change func(kind byte, path string) error) error
+}
+
+func runContainerDiff(ctx context.Context, a *app, o *containerDiffOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	d, ok := v.(differ)
+	if !ok {
+		return notSupported("compare a container with its image")
+	}
+	return d.Diff(ctx, o.Name, func(kind byte, path string) error {
+		_, err := fmt.Fprintf(a.out, "%c %s\n", kind, path)
+		return err
+	})
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/format"
+	"github.com/stack-run/stack/cmd/stack/internal/summary"
+	"github.com/stack-run/stack/cmd/stack/internal/when"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/image"
+)
+
+// imageCommands looks up what images run. Containers of an image that is gone
+// show what they ask for themselves.
+func (a *app) imageCommands(ctx context.Context) func(engine.Container) (entrypoint, command []string) {
+	type process struct{ entrypoint, command []string }
+	known := map[string]process{}
+	return func(c engine.Container) ([]string, []string) {
+		p, ok := known[c.Spec.ImageID]
+		if !ok {
+			if _, store, err := a.images(); err == nil {
+				if img, err := store.Resolve(ctx, c.Spec.ImageID); err == nil {
+					p = process{img.Config.Config.Entrypoint, img.Config.Config.Cmd}
+				}
+			}
+			known[c.Spec.ImageID] = p
+		}
+		return p.entrypoint, p.command
+	}
+}
+
+type imageLsOptions struct {
+	Reference string // argument
+	All       bool
+	Digests   bool
+	Filter    []string
+	Format    string
+	NoTrunc   bool
+	Quiet     bool
+}
+
+func newImageLsCmd(a *app, runF func(context.Context, *app, *imageLsOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runImageLs
+	}
+	o := &imageLsOptions{}
+	cmd := &cobra.Command{
+		Use:     "ls [OPTIONS] [REPOSITORY[:TAG]]",
+		Aliases: []string{"list"},
+		Short:   "List images",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				o.Reference = args[0]
+			}
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.All, "all", "a", false, "Show all images (default hides intermediate and dangling images)")
+	f.BoolVar(&o.Digests, "digests", false, "Show digests")
+	f.StringArrayVarP(&o.Filter, "filter", "f", nil, "Filter output based on conditions provided")
+	f.StringVar(&o.Format, "format", "", formatHelp)
+	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only show image IDs")
+	f.Bool("tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
+	ignore(f, "tree")
+	return cmd
+}
+
+// imageRow is a row of "image ls" in docker's shape.
+type imageRow struct {
+	Containers   string
+	CreatedAt    string
+	CreatedSince string
+	Digest       string
+	ID           string
+	Repository   string
+	SharedSize   string
+	Size         string
+	Tag          string
+	UniqueSize   string
+	VirtualSize  string
+}
+
+func imageLayout(digests bool) format.Layout {
+	l := format.Layout{
+		Table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+		Quiet: "{{.ID}}",
+		Headers: map[string]string{
+			"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED",
+			"CreatedAt": "CREATED AT", "Size": "SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
+			"SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+		},
+	}
+	if digests {
+		l.Table = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+	}
+	return l
+}
+
+func runImageLs(ctx context.Context, a *app, o *imageLsOptions) error {
+	f, err := parseFilters(o.Filter, "dangling", "label", "before", "since", "until", "reference")
+	if err != nil {
+		return err
+	}
+	if o.Reference != "" {
+		f["reference"] = append(f["reference"], o.Reference)
+	}
+	dangling, restricted, err := f.flag("dangling")
+	if err != nil {
+		return err
+	}
+	e, store, err := a.images()
+	if err != nil {
+		return err
+	}
+	all, err := store.List(ctx)
+	if err != nil {
+		return err
+	}
+	keep, err := f.images(ctx, store, a.now())
+	if err != nil {
+		return err
+	}
+	var rows []imageRow
+	seen := map[string]bool{}
+	for _, img := range all {
+		if !keep(img) || restricted && dangling != (len(img.Names) == 0) {
+			continue
+		}
+		for _, r := range imageRows(img, e, a.now(), o, f["reference"]) {
+			if o.Quiet && seen[r.ID] {
+				continue
+			}
+			seen[r.ID] = true
+			rows = append(rows, r)
+		}
+	}
+	return format.Write(a.out, imageLayout(o.Digests), format.Options{Format: o.Format, Quiet: o.Quiet}, rows)
+}
+
+// imageRows are an image's rows: one for each name, or one without a name.
+func imageRows(img image.Image, e *engine.Engine, now time.Time, o *imageLsOptions, references []string) []imageRow {
+	r := imageRow{
+		Containers: strconv.Itoa(len(e.ImageUsers(img.ID))), CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
+		CreatedSince: created(img.Created, now), Digest: "<none>", ID: summary.ID(img.ID.String(), o.NoTrunc),
+		Repository: "<none>", Tag: "<none>", SharedSize: "N/A", UniqueSize: "N/A",
+		Size: units.HumanSizeWithPrecision(float64(img.Size), 3),
+	}
+	r.VirtualSize = r.Size
+	digests := map[string]string{}
+	for _, d := range img.RepoDigests {
+		repo, digest, _ := strings.Cut(d, "@")
+		digests[repo] = digest
+	}
+	var rows []imageRow
+	for _, name := range img.Names {
+		if len(references) > 0 && !slices.ContainsFunc(references, func(p string) bool { return matchesReference(p, name) }) {
+			continue
+		}
+		row := r
+		row.Repository, row.Tag = splitName(name)
+		if d := digests[row.Repository]; d != "" {
+			row.Digest = d
+		}
+		rows = append(rows, row)
+	}
+	if len(img.Names) == 0 {
+		for repo, d := range digests {
+			r.Repository, r.Digest = repo, d
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+func created(t, now time.Time) string {
+	if t.Unix() <= 0 {
+		return "N/A"
+	}
+	return summary.Ago(t, now)
+}
+
+// splitName splits a name such as "registry:5000/nginx:1.27" before the tag.
+func splitName(name string) (repository, tag string) {
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		return name[:i], name[i+1:]
+	}
+	return name, "<none>"
+}
+
+// matchesReference compares a name with a pattern of path.Match, with or
+// without a tag.
+func matchesReference(pattern, name string) bool {
+	repository, _ := splitName(name)
+	for _, s := range []string{name, repository, path.Base(name), path.Base(repository)} {
+		if ok, err := path.Match(pattern, s); ok && err == nil || s == pattern {
+			return true
+		}
+	}
+	return false
+}
+
+// images makes a predicate of docker's image filters.
+func (f filters) images(ctx context.Context, store *image.Store, now time.Time) (func(image.Image) bool, error) {
+	var after, before time.Time
+	for key, t := range map[string]*time.Time{"before": &before, "since": &after} {
+		for _, ref := range f[key] {
+			img, err := store.Resolve(ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			*t = img.Created
+		}
+	}
+	for _, u := range f["until"] {
+		t, err := when.Parse(u, now)
+		if err != nil {
+			return nil, err
+		}
+		before = t
+	}
+	return func(img image.Image) bool {
+		return (before.IsZero() || img.Created.Before(before)) && (after.IsZero() || img.Created.After(after)) &&
+			f.labels("label", img.Config.Config.Labels) &&
+			f.any("reference", func(p string) bool {
+				return slices.ContainsFunc(img.Names, func(n string) bool { return matchesReference(p, n) })
+			})
+	}, nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/terminal"
+	"github.com/stack-run/stack/engine/image"
+)
+
+type imageImportOptions struct {
+	Source   string // argument: a file or "-"
+	Name     string // argument, may be empty
+	Change   []string
+	Message  string
+	Platform string
+}
+
+func newImageImportCmd(a *app, runF func(context.Context, *app, *imageImportOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runImageImport
+	}
+	o := &imageImportOptions{}
+	cmd := &cobra.Command{
+		Use:   "import [OPTIONS] file|- [REPOSITORY[:TAG]]",
+		Short: "Import the contents from a tarball to create a filesystem image",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Source = args[0]
+			if len(args) > 1 {
+				o.Name = args[1]
+			}
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.Change, "change", "c", nil, "Apply Dockerfile instruction to the created image")
+	f.StringVarP(&o.Message, "message", "m", "", "Set commit message for imported image")
+	f.StringVar(&o.Platform, "platform", "", "Set platform if server is multi-platform capable")
+	return cmd
+}
+
+func runImageImport(ctx context.Context, a *app, o *imageImportOptions) error {
+	r, err := a.input(o.Source)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, store, err := a.images()
+	if err != nil {
+		return err
+	}
+	img, err := store.Import(ctx, r, o.Name, image.ImportOptions{Changes: o.Change, Message: o.Message, Platform: o.Platform})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, img.ID)
+	return nil
+}
+
+// input opens a file, or stdin for "-" and "", if that is no terminal.
+func (a *app) input(name string) (io.ReadCloser, error) {
+	if name != "" && name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the archive: %w", err)
+		}
+		return f, nil
+	}
+	if terminal.Is(a.in) {
+		return nil, errors.New("cannot read the archive: stdin is a terminal; name a file or redirect stdin")
+	}
+	return io.NopCloser(a.in), nil
+}
+
+// writeOutput writes to a file, which appears complete or not at all, or to
+// stdout if that is no terminal.
+func (a *app) writeOutput(name, what string, write func(io.Writer) error) error {
+	if name == "" || name == "-" {
+		if terminal.Is(a.out) {
+			return fmt.Errorf("cannot write %s to a terminal; use -o FILE or redirect stdout", what)
+		}
+		return write(a.out)
+	}
+	f, err := os.CreateTemp(path.Dir(name), "."+path.Base(name)+".*")
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", what, err)
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+type imageLoadOptions struct {
+	Input    string
+	Platform []string
+	Quiet    bool
+}
+
+func newImageLoadCmd(a *app, runF func(context.Context, *app, *imageLoadOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runImageLoad
+	}
+	o := &imageLoadOptions{}
+	cmd := &cobra.Command{
+		Use:   "load [OPTIONS]",
+		Short: "Load an image from a tar archive or STDIN",
+		Args:  exactArgs(0),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Input, "input", "i", "", "Read from tar archive file, instead of STDIN")
+	f.StringSliceVar(&o.Platform, "platform", nil, "Load only the given platform(s).")
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress the load output")
+	ignore(f, "platform")
+	return cmd
+}
+
+func runImageLoad(ctx context.Context, a *app, o *imageLoadOptions) error {
+	r, err := a.input(o.Input)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, store, err := a.images()
+	if err != nil {
+		return err
+	}
+	loaded, err := store.Load(ctx, r, image.LoadOptions{})
+	for _, l := range loaded {
+		for _, name := range l.Names {
+			fmt.Fprintln(a.out, "Loaded image:", name)
+		}
+		if len(l.Names) == 0 {
+			fmt.Fprintln(a.out, "Loaded image ID:", l.Image.ID)
+		}
+	}
+	return err
+}
+
+type imageSaveOptions struct {
+	Names    []string // arguments
+	Output   string
+	Platform []string
+}
+
+func newImageSaveCmd(a *app, runF func(context.Context, *app, *imageSaveOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runImageSave
+	}
+	o := &imageSaveOptions{}
+	cmd := &cobra.Command{
+		Use:   "save [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Save one or more images to a tar archive (streamed to STDOUT by default)",
+		Args:  requireArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Names = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeImages,
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Output, "output", "o", "", "Write to a file, instead of STDOUT")
+	f.StringSliceVar(&o.Platform, "platform", nil, "Save only the given platform(s).")
+	ignore(f, "platform")
+	return cmd
+}
+
+func runImageSave(ctx context.Context, a *app, o *imageSaveOptions) error {
+	_, store, err := a.images()
+	if err != nil {
+		return err
+	}
+	return a.writeOutput(o.Output, "images", func(w io.Writer) error { return store.Save(ctx, w, o.Names...) })
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/compose/plan"
+)
+
+type planOptions struct {
+	upOptions
+	Format string
+}
+
+func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runPlan
+	}
+	o := &planOptions{}
+	cmd := &cobra.Command{
+		Use:   "plan [OPTIONS] [SERVICE...]",
+		Short: "Show what up would do",
+		Long:  "Show what up would do. The exit code is 0 when there is nothing to do and 2 when there are changes.",
+		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			o.Services = args
+			if err := o.createOptions.check(a, cmd.Flags()); err != nil {
+				return err
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.ForceRecreate, "force-recreate", false, "Recreate containers even if their configuration and image haven't changed")
+	f.BoolVar(&o.NoRecreate, "no-recreate", false, "If containers already exist, don't recreate them. Incompatible with --force-recreate.")
+	f.BoolVar(&o.AlwaysRecreateDeps, "always-recreate-deps", false, "Recreate dependent containers. Incompatible with --no-recreate.")
+	f.BoolVar(&o.NoDeps, "no-deps", false, "Don't start linked services")
+	f.BoolVar(&o.NoStart, "no-start", false, "Don't start the services after creating them")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
+	f.BoolVarP(&o.RenewAnonVolumes, "renew-anon-volumes", "V", false, "Recreate anonymous volumes instead of retrieving data from the previous containers")
+	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	f.StringVar(&o.Format, "format", "", "Format the output. Values: [text | json]")
+	return cmd
+}
+
+// exitChanges is plan's exit code when up would do something.
+const exitChanges = 2
+
+func runPlan(ctx context.Context, a *app, o *planOptions) error {
+	d, err := o.loadDesired(ctx, a, o.Services)
+	if err != nil {
+		return err
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := v.Plan(ctx, d, o.options(a))
+	if err != nil {
+		return err
+	}
+	switch o.Format {
+	case "", "text":
+		err = printPlan(a, p)
+	case "json":
+		err = printPlanJSON(a, p)
+	default:
+		return fmt.Errorf("cannot use --format %q; use text or json", o.Format)
+	}
+	if err == nil && hasChanges(p) {
+		return exitError{code: exitChanges}
+	}
+	return err
+}
+
+// printPlan prints what up would do.
+func printPlan(a *app, p *plan.Plan) error {
+	if p.Empty() {
+		_, err := fmt.Fprintln(a.out, "Nothing to do.")
+		return err
+	}
+	text := p.String()
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		text += "\n"
+	}
+	_, err := fmt.Fprint(a.out, text)
+	return err
+}
+
+func printPlanJSON(a *app, p *plan.Plan) error {
+	b, err := p.JSON()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(a.out, string(b))
+	return err
+}
+
+// hasChanges reports whether up would do anything.
+func hasChanges(p *plan.Plan) bool { return !p.Empty() }

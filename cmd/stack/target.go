@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/load"
+	"github.com/stack-run/stack/engine"
+)
+
+// errNoProject says that the command line names no project and that the working
+// directory is in none.
+func errNoProject() error {
+	return fmt.Errorf("%w: there is no compose.yaml here or in any directory above; name one with -f, a project with -p, or a container as argument", load.ErrNoFile)
+}
+
+// selection is what the arguments of a verb mean: services of a project, or
+// containers where there is no project.
+type selection struct {
+	compose.Selector
+	scope scope
+}
+
+// choose turns a verb's arguments into a selection. Outside a project the
+// names are containers, of which there must be at least one.
+func (a *app) choose(ctx context.Context, v compose.Verbs, verb string, names []string) (selection, error) {
+	if !a.insideProject() {
+		if len(names) == 0 {
+			return selection{}, errNoProject()
+		}
+		return selection{Selector: compose.Selector{IDs: names, All: true}}, nil
+	}
+	s, err := a.scope(ctx, v)
+	if err != nil {
+		return selection{}, err
+	}
+	if err := a.check(ctx, v, s, containerVerb(verb), names); err != nil {
+		return selection{}, err
+	}
+	return selection{Selector: compose.Selector{Project: s.name, Services: names}, scope: s}, nil
+}
+
+// containerVerb is the verb when there is one of that name for containers.
+func containerVerb(verb string) string {
+	switch verb {
+	case "ps", "images", "volumes", "events", "up", "scale", "down":
+		return ""
+	}
+	return verb
+}
+
+// one finds the one container that a verb such as exec works on: a service's
+// with that index, or its first, or outside a project the container of that name.
+func (a *app) one(ctx context.Context, v compose.Verbs, verb, name string, index int, running bool) (engine.Container, error) {
+	sel, err := a.choose(ctx, v, verb, []string{name})
+	if err != nil {
+		return engine.Container{}, err
+	}
+	sel.Index = index
+	sel.All = true
+	cs, err := v.Containers(ctx, sel.Selector)
+	if err != nil {
+		return engine.Container{}, err
+	}
+	if len(sel.IDs) > 0 {
+		if len(cs) == 0 {
+			return engine.Container{}, fmt.Errorf("no such container: %s", name)
+		}
+		return cs[0], nil
+	}
+	live := slices.DeleteFunc(slices.Clone(cs), func(c engine.Container) bool {
+		return c.State.Phase != engine.Running && c.State.Phase != engine.Paused
+	})
+	switch {
+	case len(live) > 0:
+		return live[0], nil
+	case !running && len(cs) > 0:
+		return cs[0], nil
+	case index > 0:
+		return engine.Container{}, fmt.Errorf("service %q is not running container #%d; \"stack ps --all\" shows its containers", name, index)
+	case !running:
+		return engine.Container{}, fmt.Errorf("no container found for service %q; create it with: stack up -d %s", name, name)
+	}
+	return engine.Container{}, fmt.Errorf("service %q is not running; start it with: stack up -d %s", name, name)
+}
+
+// parseScale reads SERVICE=NUM.
+func parseScale(args []string) (map[string]int, error) {
+	if len(args) == 0 {
+		return nil, nil
+	}
+	out := map[string]int{}
+	for _, arg := range args {
+		name, number, ok := strings.Cut(arg, "=")
+		n, err := strconv.Atoi(number)
+		if !ok || name == "" || err != nil || n < 0 {
+			return nil, fmt.Errorf("cannot read the scale %q; write SERVICE=NUM, such as web=3", arg)
+		}
+		out[name] = n
+	}
+	return out, nil
+}
+
+// target is one for verbs that exist for services and for containers.
+func (a *app) target(ctx context.Context, v compose.Verbs, verb, name string, index int, container bool) (engine.Container, error) {
+	if !container {
+		return a.one(ctx, v, verb, name, index, verb != "cp")
+	}
+	cs, err := v.Containers(ctx, compose.Selector{IDs: []string{name}, All: true})
+	if err != nil {
+		return engine.Container{}, err
+	}
+	if len(cs) == 0 {
+		return engine.Container{}, fmt.Errorf("no such container: %s", name)
+	}
+	return cs[0], nil
+}
