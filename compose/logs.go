@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -31,38 +30,23 @@ func (c *Client) Logs(ctx context.Context, s Selector, o LogOptions, line func(L
 	return f.run(ctx, s, containers, line)
 }
 
+// history reads what is there, one line at a time, however much it is.
 func (c *Client) history(ctx context.Context, containers []engine.Container, o LogOptions, line func(LogLine) error) error {
-	var all []LogLine
+	var present []engine.Container
+	var readers []*logs.Reader
 	for _, r := range containers {
-		err := c.read(ctx, r, o, false, func(l LogLine) error {
-			l.Text = slices.Clone(l.Text)
-			all = append(all, l)
-			return nil
-		})
+		reader, err := logs.Open(c.Engine.LogDir(r.ID))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		defer reader.Close()
+		present, readers = append(present, r), append(readers, reader)
 	}
-	slices.SortStableFunc(all, func(a, b LogLine) int { return a.Time.Compare(b.Time) })
-	for _, l := range all {
-		if err := line(l); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// read reads one container's log.
-func (c *Client) read(ctx context.Context, r engine.Container, o LogOptions, follow bool, line func(LogLine) error) error {
-	reader, err := logs.Open(c.Engine.LogDir(r.ID))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return reader.Read(ctx, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: follow}, func(e logs.Entry) error {
-		return line(LogLine{Container: r, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial})
+	return logs.Merge(ctx, readers, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail)}, func(i int, e logs.Entry) error {
+		return line(LogLine{Container: present[i], Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial})
 	})
 }
 

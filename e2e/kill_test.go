@@ -41,8 +41,8 @@ func (b *box) keepers(t *testing.T, project string, killed ...string) string {
 	return strings.Join(out, "; ")
 }
 
-// killKeepers kills processes of a project with SIGKILL, all in one go, and
-// waits until they are dead.
+// killKeepers kills processes of a project with SIGKILL, all at the same moment,
+// and waits until they are dead.
 func (b *box) killKeepers(t *testing.T, project string, which ...string) {
 	t.Helper()
 	var fds []int
@@ -56,9 +56,12 @@ func (b *box) killKeepers(t *testing.T, project string, which ...string) {
 		defer unix.Close(fd)
 		fds = append(fds, fd)
 	}
-	for i, fd := range fds {
-		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-			t.Fatalf("cannot kill the %s: %v", which[i], err)
+	// Stopped first, none of them sees another die.
+	for _, s := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
+		for i, fd := range fds {
+			if err := unix.PidfdSendSignal(fd, s, nil, 0); err != nil {
+				t.Fatalf("cannot send %v to the %s: %v", s, which[i], err)
+			}
 		}
 	}
 	for _, fd := range fds { // a pidfd is readable once its process has ended

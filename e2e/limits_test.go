@@ -59,8 +59,8 @@ func TestLimits(t *testing.T) {
 		name: app
 		services:
 			limited:
-				image: probe
-				command: [on-term, "0"]
+				image: busybox # a Go program would raise its own limit of open files
+				command: [sleep, infinity]
 				mem_limit: 64m
 				memswap_limit: 64m
 				pids_limit: 20

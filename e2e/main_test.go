@@ -14,9 +14,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/stack-run/stack/examples/images"
 )
 
@@ -34,8 +31,9 @@ type kit struct {
 var shared *kit
 
 const (
-	stageVar = "STACK_E2E_STAGE" // "": outside; "init": pid 1 of the namespaces; "test": runs the tests
-	kitVar   = "STACK_E2E_KIT"
+	stageVar  = "STACK_E2E_STAGE" // "": outside; "init": pid 1 of the namespaces; "test": runs the tests
+	kitVar    = "STACK_E2E_KIT"
+	cgroupVar = "STACK_E2E_CGROUP"
 	// binaryVar names a stack program to test instead of a fresh one.
 	binaryVar = "STACK_E2E_BINARY"
 )
@@ -61,6 +59,7 @@ func stage(m *testing.M) (int, error) {
 		// What the product sees must be the user's environment, not the harness's.
 		os.Unsetenv(stageVar)
 		os.Unsetenv(kitVar)
+		os.Unsetenv(cgroupVar)
 		return m.Run(), nil
 	}
 	if os.Geteuid() != 0 {
@@ -75,13 +74,13 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(k.Temp)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(k.Temp), removeCgroups(cgroupName())) }()
 	b, err := json.Marshal(k)
 	if err != nil {
 		return 1, err
 	}
 	cmd := again("init")
-	cmd.Env = append(cmd.Env, kitVar+"="+string(b))
+	cmd.Env = append(cmd.Env, kitVar+"="+string(b), cgroupVar+"="+cgroupName())
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
@@ -96,7 +95,9 @@ func outside() (code int, err error) {
 // initStage is pid 1 of the namespaces: it mounts what a machine has, starts
 // the tests and reaps whatever is orphaned, as every init does.
 func initStage() (int, error) {
-	if err := mountMachine(); err != nil {
+	// Namespaces belong to threads until a process is started from one.
+	runtime.LockOSThread()
+	if err := makeMachine(); err != nil {
 		return 1, err
 	}
 	cmd := again("test")
@@ -147,34 +148,6 @@ func exitCode(err error) (int, error) {
 		return exit.ExitCode(), nil
 	}
 	return 1, err
-}
-
-// mountMachine gives the mount namespace a /proc and /sys that belong to the
-// new pid and network namespaces. cgroups stay the machine's own.
-func mountMachine() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("cannot make mounts private: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-		return fmt.Errorf("cannot mount /proc: %w", err)
-	}
-	cgroups, err := unix.OpenTree(unix.AT_FDCWD, "/sys/fs/cgroup", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-	if err != nil {
-		return fmt.Errorf("cannot clone /sys/fs/cgroup: %w", err)
-	}
-	defer unix.Close(cgroups)
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-		return fmt.Errorf("cannot mount /sys: %w", err)
-	}
-	if err := unix.MoveMount(cgroups, "", unix.AT_FDCWD, "/sys/fs/cgroup", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("cannot move /sys/fs/cgroup: %w", err)
-	}
-	// A new network namespace has its loopback link down.
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(lo)
 }
 
 func buildStack(module, to string) error {

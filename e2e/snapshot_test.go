@@ -74,7 +74,7 @@ func (b *box) nothingLeft(t *testing.T, before *snapshot, keep ...string) {
 		var left []string
 	lines:
 		for _, l := range snap(t, b).since(before) {
-			for _, k := range append(keep, "file run/locks/") { // TEMPORARY
+			for _, k := range keep {
 				if strings.HasPrefix(l, k) {
 					continue lines
 				}
@@ -219,21 +219,16 @@ func tables(add func(string, ...any)) error {
 	return nil
 }
 
-// cgroups lists the control groups of all hierarchies. They are the one thing
-// shared with the rest of the machine, so only those of a stack count.
+// cgroups lists the control groups of all hierarchies.
 func cgroups(add func(string, ...any)) error {
-	const root = "/sys/fs/cgroup"
-	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(cgroupRoot, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil // gone meanwhile
 		case err != nil:
 			return err
-		case !d.IsDir():
-			return nil
-		}
-		if rel := strings.TrimPrefix(p, root); strings.Contains(rel, "/stack-") && !strings.Contains(rel, "/stack-test-") {
-			add("cgroup %s", rel)
+		case d.IsDir():
+			add("cgroup %s", strings.TrimPrefix(p, cgroupRoot))
 		}
 		return nil
 	})
@@ -354,7 +349,7 @@ func (b *box) deleteCgroups(t *testing.T) {
 	t.Helper()
 	for _, l := range slices.Backward(now(t, cgroups)) {
 		if !b.before.has(l) {
-			os.Remove("/sys/fs/cgroup" + strings.TrimPrefix(l, "cgroup ")) // another run's stays busy
+			os.Remove(cgroupRoot + strings.TrimPrefix(l, "cgroup "))
 		}
 	}
 }

@@ -205,7 +205,7 @@ func (c *Client) spawn() error {
 	}
 	defer logFile.Close()
 	env := append([]string{}, c.Env...)
-	env = append(env, guard.EnvRole+"="+guard.Warden, guard.EnvDir+"="+c.Dir, guard.EnvName+"="+c.Project, guard.EnvFDs+"="+listenerName)
+	env = append(env, guard.EnvRole+"="+guard.Warden, guard.EnvDir+"="+c.Dir, guard.EnvName+"="+c.Project, guard.EnvFDs+"=4 "+listenerName)
 	_, err = syscall.ForkExec("/proc/self/exe", []string{"stack: warden " + c.Project}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   env,

@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -26,9 +27,12 @@ type Keeper struct {
 func InheritKeeper() (*Keeper, error) {
 	k := &Keeper{control: guard.ControlFD, held: map[string]*os.File{}}
 	unix.CloseOnExec(guard.ControlFD)
-	names := os.Getenv(guard.EnvFDs)
-	for i, name := range splitNames(names) {
-		fd := guard.FirstFD + i
+	for _, line := range splitNames(os.Getenv(guard.EnvFDs)) {
+		number, name, _ := strings.Cut(line, " ")
+		fd, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, fmt.Errorf("internal error: cannot read %s: %w", guard.EnvFDs, err)
+		}
 		unix.CloseOnExec(fd)
 		k.held[name] = os.NewFile(uintptr(fd), name)
 	}

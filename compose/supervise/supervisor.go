@@ -47,7 +47,7 @@ type Supervisor struct {
 	store    *ProjectStore
 
 	applying chan struct{} // 1 slot: one plan at a time
-	leaving  atomic.Bool
+	leaving  *atomic.Bool
 
 	mu       sync.Mutex
 	units    map[string]*unit // by container ID
@@ -63,6 +63,12 @@ type Supervisor struct {
 // Run is the supervisor process: it adopts what runs, serves requests and
 // returns when nothing is left to own, with the run directory removed.
 func Run(ctx context.Context, o Options) error {
+	var leaving atomic.Bool
+	go func() {
+		o.Keeper.lost()
+		leaving.Store(true)
+		o.Keeper.succeed(o.Project)
+	}()
 	lock, err := lockFile(filepath.Join(o.Dir, "supervisor.lock"))
 	if err != nil {
 		return err
@@ -76,7 +82,7 @@ func Run(ctx context.Context, o Options) error {
 	s := &Supervisor{
 		project: o.Project, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
 		applying: make(chan struct{}, 1), units: map[string]*unit{}, changed: make(chan struct{}), warned: map[string]bool{},
-		store: NewProjectStore(o.Engine),
+		store: NewProjectStore(o.Engine), leaving: &leaving,
 	}
 	nets, err := o.Engine.Networks()
 	if err != nil {
@@ -86,11 +92,6 @@ func Run(ctx context.Context, o Options) error {
 	if s.events, err = openEventLog(filepath.Join(o.Dir, eventLogName)); err != nil {
 		return err
 	}
-	go func() {
-		s.keeper.lost()
-		s.leaving.Store(true)
-		s.keeper.succeed(o.Project)
-	}()
 	s.expectRequest() // whoever started us has one
 	if s.desired, err = s.store.Definition(o.Project); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.warn(err)

@@ -40,11 +40,11 @@ func supervise() {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", warden))
 		parent, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))
 		if len(cmdline) == 0 && !strings.Contains(string(parent), "guardian") {
-			guard.BecomeWarden("test", []string{"listener"}, []int{guard.FirstFD})
+			guard.BecomeWarden("test", []string{"listener"}, []int{int(listenerFD())})
 		}
 		os.Exit(3)
 	}()
-	l, err := net.FileListener(os.NewFile(guard.FirstFD, "listener"))
+	l, err := net.FileListener(os.NewFile(listenerFD(), "listener"))
 	if err != nil {
 		os.Exit(4)
 	}
@@ -71,6 +71,13 @@ func supervise() {
 	}
 }
 
+// listenerFD is the number in the only line of the list.
+func listenerFD() uintptr {
+	number, _, _ := strings.Cut(os.Getenv(guard.EnvFDs), " ")
+	n, _ := strconv.Atoi(number)
+	return uintptr(n)
+}
+
 type chain struct {
 	t   *testing.T
 	dir string
@@ -93,7 +100,7 @@ func start(t *testing.T) *chain {
 		t.Fatal(err)
 	}
 	_, err = syscall.ForkExec("/proc/self/exe", []string{"stack: warden test"}, &syscall.ProcAttr{
-		Env:   append(os.Environ(), guard.EnvRole+"=warden", guard.EnvDir+"="+dir, guard.EnvName+"=test", guard.EnvFDs+"=listener"),
+		Env:   append(os.Environ(), guard.EnvRole+"=warden", guard.EnvDir+"="+dir, guard.EnvName+"=test", guard.EnvFDs+"=4 listener"),
 		Files: []uintptr{null.Fd(), 1, 2, null.Fd(), f.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

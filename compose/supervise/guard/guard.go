@@ -18,6 +18,10 @@
 //	warden killed                the supervisor leaves, the guardian turns warden
 //	warden and guardian killed   the supervisor turns warden (see BecomeWarden)
 //
+// Kills that come while a chain mends itself can leave several processes that
+// think they must turn warden. A warden therefore holds a lock; who does not get
+// it ends.
+//
 // A child that exits with status 0 had nothing left to own: its parent follows.
 //
 // The package imports only syscall and sync. The linker runs package
@@ -40,7 +44,7 @@ const (
 	EnvDir = "STACK_GUARD_DIR"
 	// EnvName is the project's name, for ps(1).
 	EnvName = "STACK_GUARD_NAME"
-	// EnvFDs names the held descriptors, separated by newlines, from FirstFD on.
+	// EnvFDs lists the held descriptors, "NUMBER NAME" a line.
 	EnvFDs = "STACK_GUARD_FDS"
 	// EnvWarden is the warden's pid.
 	EnvWarden = "STACK_GUARD_WARDEN"
@@ -53,12 +57,8 @@ const (
 	Supervisor = "supervisor"
 )
 
-// ControlFD is the control socket to the parent, FirstFD the first held
-// descriptor. A warden has no parent to talk to; its ControlFD is /dev/null.
-const (
-	ControlFD = 3
-	FirstFD   = 4
-)
+// ControlFD is the control socket to the parent. A warden has none to talk to.
+const ControlFD = 3
 
 // maxMessage bounds one control message: a verb, a blank and a name.
 const maxMessage = 512
@@ -71,9 +71,10 @@ func init() {
 	g := &guard{role: role}
 	g.dir, _ = syscall.Getenv(EnvDir)
 	g.name, _ = syscall.Getenv(EnvName)
-	names, _ := syscall.Getenv(EnvFDs)
-	for i, name := range split(names) {
-		fd := FirstFD + i
+	list, _ := syscall.Getenv(EnvFDs)
+	for _, line := range split(list) {
+		number, name := cut(line)
+		fd := atoi(number)
 		syscall.CloseOnExec(fd)
 		g.held = append(g.held, heldFD{name, fd})
 	}
@@ -99,6 +100,9 @@ type guard struct {
 func (g *guard) run() int {
 	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0); errno != 0 {
 		return 70
+	}
+	if g.role == Warden && !lock(g.dir+"/warden.lock") {
+		return 73 // there is one
 	}
 	setName("stack-" + g.role)
 	ignoreTerminalSignals()
@@ -146,11 +150,11 @@ func (g *guard) spawn() syscall.Errno {
 	files := []uintptr{0, 1, 2, uintptr(pair[1])}
 	names := ""
 	for i, h := range g.held {
-		files = append(files, uintptr(h.fd))
 		if i > 0 {
 			names += "\n"
 		}
-		names += h.name
+		names += itoa(len(files)) + " " + h.name
+		files = append(files, uintptr(h.fd))
 	}
 	role := Guardian
 	if g.role == Guardian {
@@ -283,35 +287,19 @@ func (g *guard) becomeWarden() {
 }
 
 // BecomeWarden replaces the calling process by a warden that holds fds. Its
-// children stay its children. It returns only when the kernel refuses.
+// children stay its children. It returns only when the kernel refuses. The
+// descriptors keep their numbers: the process still runs on other threads, whose
+// own ones must not be overwritten.
 func BecomeWarden(project string, names []string, fds []int) error {
-	// Move the descriptors out of the way first: a target number may be the
-	// number of another one that is still to be moved.
-	base := FirstFD + len(fds)
-	high := make([]int, len(fds))
-	for i, fd := range fds {
-		n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, uintptr(base))
-		if errno != 0 {
-			return errno
-		}
-		high[i] = int(n)
-	}
-	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	if err := syscall.Dup3(null, ControlFD, 0); err != nil && null != ControlFD {
-		return err
-	}
 	list := ""
-	for i, fd := range high {
-		if err := syscall.Dup3(fd, FirstFD+i, 0); err != nil {
-			return err
+	for i, fd := range fds {
+		if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETFD, 0); errno != 0 {
+			return errno
 		}
 		if i > 0 {
 			list += "\n"
 		}
-		list += names[i]
+		list += itoa(fd) + " " + names[i]
 	}
 	env := withEnv(syscall.Environ(), [][2]string{{EnvRole, Warden}, {EnvFDs, list}})
 	return syscall.Exec("/proc/self/exe", []string{"stack: warden " + project}, env)

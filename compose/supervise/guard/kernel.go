@@ -121,6 +121,12 @@ func writeFile(path, text string) {
 	syscall.Close(fd)
 }
 
+// lock takes a lock that lasts as long as this process, flock(2).
+func lock(path string) bool {
+	fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
+	return err == nil && syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) == nil
+}
+
 func exists(path string) bool {
 	var st syscall.Stat_t
 	return syscall.Lstat(path, &st) != syscall.ENOENT
@@ -184,6 +190,14 @@ func cut(s string) (verb, rest string) {
 		}
 	}
 	return s, ""
+}
+
+func atoi(s string) int {
+	n := 0
+	for i := 0; i < len(s) && s[i] >= '0' && s[i] <= '9'; i++ {
+		n = 10*n + int(s[i]-'0')
+	}
+	return n
 }
 
 func itoa(n int) string {

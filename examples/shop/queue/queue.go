@@ -21,7 +21,11 @@ const (
 )
 
 // A Queue is a connection to the shop's Redis.
-type Queue struct{ client *redis.Client }
+type Queue struct {
+	client *redis.Client
+	// waiting has its own connection, because only closing it ends a wait.
+	waiting *redis.Client
+}
 
 // Open connects to the Redis at REDIS_ADDR (host:port).
 func Open() (*Queue, error) {
@@ -29,11 +33,14 @@ func Open() (*Queue, error) {
 	if addr == "" {
 		return nil, errors.New("REDIS_ADDR is not set; set it to host:port")
 	}
-	return &Queue{redis.NewClient(&redis.Options{Addr: addr})}, nil
+	return &Queue{redis.NewClient(&redis.Options{Addr: addr}), redis.NewClient(&redis.Options{Addr: addr})}, nil
 }
 
 // Close ends all connections.
-func (q *Queue) Close() { q.client.Close() }
+func (q *Queue) Close() {
+	q.waiting.Close()
+	q.client.Close()
+}
 
 // Ping reports whether Redis answers.
 func (q *Queue) Ping(ctx context.Context) error { return q.client.Ping(ctx).Err() }
@@ -59,10 +66,13 @@ func (q *Queue) Push(ctx context.Context, o store.Order) error {
 	return nil
 }
 
-// Next waits for an order. Until done is called the order is kept in a second
-// list, so that none is lost when the worker dies.
+// Next waits for an order, until ctx ends, after which the queue takes no more.
+// Until done is called the order is kept in a second list, so that none is lost
+// when the worker dies.
 func (q *Queue) Next(ctx context.Context) (o store.Order, done func(context.Context) error, err error) {
-	text, err := q.client.BLMove(ctx, waiting, working, "RIGHT", "LEFT", 0).Result()
+	stop := context.AfterFunc(ctx, func() { q.waiting.Close() })
+	defer stop()
+	text, err := q.waiting.BLMove(ctx, waiting, working, "RIGHT", "LEFT", 0).Result()
 	if err != nil {
 		return o, nil, fmt.Errorf("cannot wait for an order: %w", err)
 	}
