@@ -76,7 +76,7 @@ func bans() []ban {
 		},
 		{
 			from: []string{"cmd/stack"}, to: []string{"testing"},
-			why:  "test code in the binary costs start-up time",
+			why: "test code in the binary costs start-up time",
 		},
 	}
 }

@@ -235,6 +235,11 @@ func (e *Engine) Adopt(ctx context.Context, c *Container, k FDs, exits string) (
 	if err := e.resumePump(c, t, k); err != nil {
 		return nil, err
 	}
+	if ep := c.State.Endpoint; ep != nil {
+		if err := e.holdPorts(c.ID, ep, k); err != nil {
+			e.Warnf("container %s: %v", c.Spec.Name, err)
+		}
+	}
 	if gone {
 		t.proc = &runtime.Process{PID: c.State.Pid, StartTicks: c.State.StartTicks}
 		t.code, t.note = t.collected()

@@ -86,3 +86,26 @@ func (e *Engine) Processes(c *Container) ([]int, error) {
 	}
 	return g.Processes()
 }
+
+// UpdateLimits puts the limits of c's spec into force, at once if it runs, and
+// stores them.
+func (e *Engine) UpdateLimits(c *Container) (warnings []string, err error) {
+	r, err := resources(c.Spec, Facts{BlkioDevice: deviceNumber})
+	if err != nil {
+		return nil, err
+	}
+	if c.State.Pid != 0 {
+		groups, err := e.Cgroups()
+		if err != nil {
+			return nil, err
+		}
+		g, err := groups.Open(e.cgroupPath(c))
+		if err != nil {
+			return nil, err
+		}
+		if warnings, err = g.Update(r); err != nil {
+			return nil, fmt.Errorf("cannot update container %s: %w", c.Spec.Name, err)
+		}
+	}
+	return warnings, e.Records.SaveConfig(c)
+}

@@ -141,3 +141,16 @@ type RunRequest struct {
 // StatusRunning is the status of the event that "run" sends when the process
 // runs and input can be sent.
 const StatusRunning = "Attached"
+
+// RenameRequest is the body of "rename".
+type RenameRequest struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// UpdateRequest is the body of "update".
+type UpdateRequest struct {
+	ID      string         `json:"id"`
+	Limits  engine.Limits  `json:"limits"`
+	Restart engine.Restart `json:"restart"`
+}

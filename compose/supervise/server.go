@@ -67,6 +67,7 @@ func (s *Supervisor) handlers() map[string]handler {
 		"wait":    handle(s.waitFor),
 		"fd":      handle(s.descriptor),
 		"rename":  handle(s.rename),
+		"update":  handle(s.update),
 		"connect": handle(s.connect),
 	}
 }

@@ -356,6 +356,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		return err
 	}
 	live := map[string]bool{}
+	var running []*unit
 	for _, c := range all {
 		if c.Project != s.project {
 			continue
@@ -368,7 +369,9 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		case engine.Running, engine.Paused:
 			if err := s.adoptRunning(ctx, u); err != nil {
 				s.warn(err)
+				continue
 			}
+			running = append(running, u)
 		case engine.Restarting:
 			s.mu.Lock()
 			u.lastDelay = firstDelay
@@ -380,9 +383,21 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		live[c.ID] = true
 	}
 	s.dropStale(live)
+	// First know all names, then answer.
 	s.mu.Lock()
 	s.refreshNames()
 	s.mu.Unlock()
+	for _, u := range running {
+		s.mu.Lock()
+		ep, task := u.c.State.Endpoint, u.task
+		s.mu.Unlock()
+		if ep != nil {
+			if err := s.serveNames(ep); err != nil {
+				s.warn(err)
+			}
+		}
+		go s.watch(u, task)
+	}
 	return nil
 }
 
@@ -407,12 +422,6 @@ func (s *Supervisor) adoptRunning(ctx context.Context, u *unit) error {
 	u.c, u.task = &c, task
 	s.startHealth(u)
 	s.mu.Unlock()
-	if ep := c.State.Endpoint; ep != nil {
-		if err := s.serveNames(ep); err != nil {
-			s.warn(err)
-		}
-	}
-	go s.watch(u, task)
 	return nil
 }
 

@@ -220,7 +220,7 @@ func (x *execution) do(ctx context.Context, op *plan.Op) error {
 			return x.s.remove(ctx, u, removeOptions{force: true, volumes: true})
 		})
 	case plan.RenameContainer:
-		_, err := x.s.rename(ctx, struct{ ID, Name string }{x.s.view(u).ID, op.Name}, x.r)
+		_, err := x.s.rename(ctx, RenameRequest{ID: x.s.view(u).ID, Name: op.Name}, x.r)
 		return err
 	}
 	return fmt.Errorf("internal error: unknown operation %q", op.Kind)

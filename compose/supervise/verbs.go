@@ -247,7 +247,7 @@ func (s *Supervisor) waitFor(ctx context.Context, req VerbRequest, _ *reply) (an
 }
 
 // rename gives a container a new name.
-func (s *Supervisor) rename(ctx context.Context, req struct{ ID, Name string }, _ *reply) (any, error) {
+func (s *Supervisor) rename(ctx context.Context, req RenameRequest, _ *reply) (any, error) {
 	u, err := s.lookup(req.ID)
 	if err != nil {
 		return nil, err
@@ -266,6 +266,33 @@ func (s *Supervisor) rename(ctx context.Context, req struct{ ID, Name string }, 
 	s.refreshNames()
 	s.mu.Unlock()
 	s.emit(&c, "rename", nil)
+	return nil, nil
+}
+
+// update changes limits and restart policy.
+func (s *Supervisor) update(ctx context.Context, req UpdateRequest, r *reply) (any, error) {
+	u, err := s.lookup(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	end, err := u.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	c := s.view(u)
+	c.Spec.Limits, c.Spec.Restart = req.Limits, req.Restart
+	warnings, err := s.engine.UpdateLimits(&c)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		r.event("Container", c.Spec.Name, "Warning", w, false)
+	}
+	s.mu.Lock()
+	u.c.Spec.Limits, u.c.Spec.Restart = req.Limits, req.Restart
+	s.mu.Unlock()
+	s.emit(&c, "update", nil)
 	return nil, nil
 }
 

@@ -1,0 +1,92 @@
+package compose
+
+import (
+	"context"
+	"io"
+	"slices"
+
+	"github.com/stack-run/stack/compose/supervise"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+)
+
+// Rename gives a container another name.
+func (c *Client) Rename(ctx context.Context, container, name string) error {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, r.Project, "rename", supervise.RenameRequest{ID: r.ID, Name: name}, nil, nil)
+}
+
+// Update changes a container's limits and restart policy, at once if it runs.
+func (c *Client) Update(ctx context.Context, container string, limits engine.Limits, restart engine.Restart) error {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, r.Project, "update", supervise.UpdateRequest{ID: r.ID, Limits: limits, Restart: restart}, nil, nil)
+}
+
+// Connect attaches a container to one more network.
+func (c *Client) Connect(ctx context.Context, container string, a netns.Attachment) error {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, r.Project, "connect", supervise.ConnectRequest{ID: r.ID, Attachment: a}, nil, nil)
+}
+
+// Disconnect takes a container off a network.
+func (c *Client) Disconnect(ctx context.Context, container, network string, force bool) error {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return err
+	}
+	req := supervise.ConnectRequest{ID: r.ID, Attachment: netns.Attachment{Network: network}, Disconnect: true, Force: force}
+	return c.call(ctx, r.Project, "connect", req, nil, nil)
+}
+
+// mountPoints are made in a container's layer for what is mounted over them, and
+// are no change of its files.
+var mountPoints = []string{"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+
+// Diff calls change for each path in which a container differs from its image:
+// 'A' added, 'C' changed, 'D' deleted.
+func (c *Client) Diff(ctx context.Context, container string, change func(kind byte, path string) error) error {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return err
+	}
+	layers, err := c.Engine.Layers()
+	if err != nil {
+		return err
+	}
+	changes, err := layers.Changes(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	for _, ch := range changes {
+		if slices.Contains(mountPoints, ch.Path) {
+			continue
+		}
+		if err := change(ch.String()[0], ch.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Export writes a container's files as a tar archive.
+func (c *Client) Export(ctx context.Context, container string, w io.Writer) error {
+	return c.CopyFrom(ctx, container, "/.", false, w)
+}
+
+// StartAttached starts a stopped container with the caller's streams connected.
+func (c *Client) StartAttached(ctx context.Context, container string, o RunOptions) (int, error) {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return 125, err
+	}
+	return c.attached(ctx, r, o, true, nil)
+}
