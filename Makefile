@@ -13,7 +13,7 @@ export GOFLAGS := $(GOFLAGS) -trimpath $(shell git status >/dev/null 2>&1 || ech
 export CGO_ENABLED = 0
 export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
-export PATH := $(CURDIR)/bin/go/bin:$(PATH)
+export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
 .PHONY: build setup images example test lint unit e2e bench clean
 
@@ -40,7 +40,7 @@ test: lint unit e2e
 
 ## lint: format, vet, staticcheck
 lint: setup
-	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	@unformatted=$$(gofmt -l cmd compose engine netns volumes healthcheck examples e2e); \
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
@@ -58,4 +58,4 @@ bench: build
 	$(GO) run ./e2e/bench
 
 clean:
-	rm -rf bin
+	rm -rf bin .toolchain

@@ -114,6 +114,8 @@ type LogLine struct {
 	Time      time.Time
 	Text      []byte // without the newline
 	Partial   bool
+	// Unfinished says of a Partial line that its container ended without finishing it.
+	Unfinished bool
 }
 
 // EngineEvent is one line of "stack events", in Docker's shape.

@@ -46,7 +46,7 @@ func (c *Client) history(ctx context.Context, containers []engine.Container, o L
 		present, readers = append(present, r), append(readers, reader)
 	}
 	return logs.Merge(ctx, readers, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail)}, func(i int, e logs.Entry) error {
-		return line(LogLine{Container: present[i], Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial})
+		return line(LogLine{Container: present[i], Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial, Unfinished: e.Unfinished})
 	})
 }
 
@@ -75,7 +75,7 @@ func (f *follower) run(ctx context.Context, s Selector, first []engine.Container
 		mu.Lock()
 		c := f.sources[source]
 		mu.Unlock()
-		return line(LogLine{Container: c, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial})
+		return line(LogLine{Container: c, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial, Unfinished: e.Unfinished})
 	})
 	if err != nil {
 		return err

@@ -19,7 +19,10 @@ func TestLogs(t *testing.T) {
 		services:
 			both:
 				image: busybox
-				command: [sh, -c, "echo out; echo err >&2; printf unfinished; exec sleep infinity"]
+				command: [sh, -c, "echo out; echo err >&2; exec sleep infinity"]
+			partial:
+				image: busybox
+				command: [sh, -c, "printf unfinished; exec sleep infinity"]
 			bytes:
 				image: busybox
 				command: [sh, -c, "printf '\\000\\001\\377\\n'; exec sleep infinity"]
@@ -37,17 +40,21 @@ func TestLogs(t *testing.T) {
 	t.Run("the streams stay apart", func(t *testing.T) {
 		b.eventuallyLog(t, "both", "out")
 		r := b.stack(t, "container", "logs", "app-both-1")
-		if !strings.HasPrefix(r.stdout, "out\n") || r.stderr != "err\n" {
+		if r.stdout != "out\n" || r.stderr != "err\n" {
 			t.Errorf("%q %q", r.stdout, r.stderr)
 		}
 	})
 	t.Run("a line that is not finished is shown too", func(t *testing.T) {
 		eventually(t, 5*time.Second, func() error {
-			if r := b.stack(t, "container", "logs", "app-both-1"); !strings.Contains(r.stdout, "unfinished") {
+			if r := b.stack(t, "container", "logs", "app-partial-1"); r.stdout != "unfinished" {
 				return fmt.Errorf("%v", r)
 			}
 			return nil
 		})
+	})
+	t.Run("it does not run into the first line of the next run", func(t *testing.T) {
+		b.ok(t, "restart", "--timeout", "0", "partial")
+		eventually(t, 5*time.Second, func() error { return count(b.ok(t, "logs", "partial"), "| unfinished\n", 2) })
 	})
 	t.Run("bytes come back as they were written", func(t *testing.T) {
 		eventually(t, 5*time.Second, func() error {

@@ -17,6 +17,8 @@ type Entry struct {
 	// Partial says that no newline follows Data: the line goes on in the next
 	// entry of the stream, or the container ended without finishing it.
 	Partial bool
+	// Unfinished says of a Partial entry that nothing more comes of its line.
+	Unfinished bool
 }
 
 // splitter cuts one stream into lines.
@@ -25,10 +27,18 @@ type splitter struct {
 	pending []byte
 	time    int64
 	emit    func(Entry) error
+	skip    bool // what comes before the next newline
 }
 
 // feed takes bytes that were stored at a time.
 func (x *splitter) feed(now int64, b []byte) error {
+	if x.skip {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			return nil
+		}
+		x.skip, b = false, b[i+1:]
+	}
 	x.time = now
 	for len(b) > 0 {
 		i := bytes.IndexByte(b, '\n')
@@ -65,9 +75,9 @@ func (x *splitter) feed(now int64, b []byte) error {
 func (x *splitter) end() error {
 	var err error
 	if len(x.pending) > 0 && x.time != 0 { // else all of it is older than what is read
-		err = x.send(x.pending, true)
+		err = x.emit(Entry{Time: time.Unix(0, x.time), Stream: x.stream, Data: x.pending, Partial: true, Unfinished: true})
 	}
-	x.pending = nil
+	x.pending, x.skip = nil, false
 	return err
 }
 

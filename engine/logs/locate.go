@@ -18,6 +18,8 @@ type place struct {
 	at      [2]int64
 	// pending is what was stored before of lines that end after the place.
 	pending [2][]byte
+	// cut says that what was before is deleted: the place may be inside of a line.
+	cut bool
 }
 
 // locator finds places from the end of a log backwards, so that its cost

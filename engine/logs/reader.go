@@ -138,6 +138,8 @@ type sink interface {
 	// pending takes the beginning of a line that lies before the place where
 	// reading begins.
 	pending(Stream, []byte)
+	// cut says that reading may begin inside of a line whose head is deleted.
+	cut()
 	// end marks the end of a run or of reading; growing says that more may come.
 	end() error
 }
@@ -146,6 +148,11 @@ type lineSink struct{ splitters [2]splitter }
 
 func (l *lineSink) data(s Stream, t int64, b []byte) error { return l.splitters[s].feed(t, b) }
 func (l *lineSink) pending(s Stream, b []byte)             { l.splitters[s].pending = b }
+func (l *lineSink) cut() {
+	for s := range l.splitters {
+		l.splitters[s].skip = true
+	}
+}
 func (l *lineSink) end() error {
 	return errors.Join(l.splitters[Stdout].end(), l.splitters[Stderr].end())
 }
@@ -160,11 +167,11 @@ func (w rawSink) data(s Stream, _ int64, b []byte) error {
 	return err
 }
 func (w rawSink) pending(Stream, []byte) {}
+func (w rawSink) cut()                   {}
 func (w rawSink) end() error             { return nil }
 
-// begin opens a cursor where o says. pending is nil where reading begins
-// between lines.
-func (r *Reader) begin(o ReadOptions) (*cursor, [2][]byte, error) {
+// begin opens a cursor where o says.
+func (r *Reader) begin(o ReadOptions) (*cursor, place, error) {
 	for {
 		c := &cursor{dir: r.dir, lossless: o.Lossless}
 		pl, err := r.locate(o)
@@ -174,11 +181,11 @@ func (r *Reader) begin(o ReadOptions) (*cursor, [2][]byte, error) {
 			}
 		}
 		if err == nil {
-			return c, pl.pending, nil
+			return c, pl, nil
 		}
 		c.close()
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, pl.pending, fmt.Errorf("cannot read log %s: %w", r.dir, err)
+			return nil, pl, fmt.Errorf("cannot read log %s: %w", r.dir, err)
 		}
 		// A segment was deleted meanwhile: look again at what there is now.
 	}
@@ -191,7 +198,7 @@ func (r *Reader) locate(o ReadOptions) (pl place, err error) {
 	}
 	defer l.close()
 	if o.From == Beginning && o.Since.IsZero() && o.Tail == 0 {
-		return place{segment: l.list[0]}, nil
+		return place{segment: l.list[0], cut: l.list[0] > 1}, nil
 	}
 	floor := spot{}
 	if o.From == LastRun {
@@ -244,12 +251,15 @@ func (r *Reader) walk(ctx context.Context, o ReadOptions, out sink) (err error) 
 	if r.held != nil && o.Lossless {
 		w.c, r.held = r.held, nil
 	} else {
-		c, pending, err := r.begin(o)
+		c, pl, err := r.begin(o)
 		if err != nil {
 			return err
 		}
 		w.c = c
-		for s, b := range pending {
+		if pl.cut {
+			out.cut()
+		}
+		for s, b := range pl.pending {
 			if len(b) > 0 {
 				out.pending(Stream(s), b)
 			}

@@ -81,7 +81,7 @@ func (p *Printer) Line(l compose.LogLine) {
 		text = append(held, text...)
 		delete(p.pending, key)
 	}
-	if l.Partial && len(text) < maxPending {
+	if l.Partial && !l.Unfinished && len(text) < maxPending {
 		p.pending[key] = bytes.Clone(text)
 		return
 	}
