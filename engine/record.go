@@ -145,7 +145,8 @@ func (r *Records) writeConfig(c *Container) error {
 			return err
 		}
 	}
-	return WriteFile(filepath.Join(r.DataDir(c.ID), "config.json"), &stored, true)
+	// A container that removes itself is not missed after a power failure.
+	return WriteFile(filepath.Join(r.DataDir(c.ID), "config.json"), &stored, !c.Spec.AutoRemove)
 }
 
 // Secrets returns the contents of the container's secrets by mount target, as
@@ -171,7 +172,7 @@ func (r *Records) SaveState(c *Container) error {
 
 // SaveFinal writes the state where a reboot does not lose it.
 func (r *Records) SaveFinal(c *Container) error {
-	if err := r.SaveState(c); err != nil {
+	if err := r.SaveState(c); err != nil || c.Spec.AutoRemove {
 		return err
 	}
 	final := c.State

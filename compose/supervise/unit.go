@@ -26,6 +26,7 @@ type unit struct {
 	lastDelay time.Duration
 	health    context.CancelFunc
 	removed   bool
+	doomed    bool // about to be removed: its end need not survive a power failure
 }
 
 func newUnit(c *engine.Container) *unit {
@@ -597,6 +598,10 @@ func (s *Supervisor) save(u *unit) {
 }
 
 func (s *Supervisor) saveFinal(u *unit) {
+	if u.doomed {
+		s.save(u)
+		return
+	}
 	if err := s.engine.Records.SaveFinal(u.c); err != nil && !errors.Is(err, context.Canceled) {
 		s.warnLocked(fmt.Errorf("cannot save the state of container %s: %w", u.c.Spec.Name, err))
 	}

@@ -209,6 +209,11 @@ func (x *execution) do(ctx context.Context, op *plan.Op) error {
 	case plan.UnpauseContainer:
 		return x.s.step(x.r, u, "Unpausing", "Unpaused", func() error { return x.s.unpause(ctx, u) })
 	case plan.StopContainer:
+		if x.down {
+			x.s.mu.Lock()
+			u.doomed = true
+			x.s.mu.Unlock()
+		}
 		stop := func() error {
 			return x.s.stop(ctx, u, stopOptions{grace: op.Timeout, keepNet: x.down, notice: x.s.notice(x.r, u)})
 		}
