@@ -291,7 +291,8 @@ func listen(ctx context.Context, proto string, a netip.AddrPort) (*heldSocket, u
 }
 
 func listenSCTP(a netip.AddrPort) (*heldSocket, uint16, error) {
-	domain, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(a.Port()), Addr: [4]byte{}})
+	var sa unix.Sockaddr
+	domain := unix.AF_INET
 	if a.Addr().Is4() {
 		sa = &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 	} else {

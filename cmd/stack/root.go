@@ -91,7 +91,7 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 	addGlobalFlags(root.Flags(), &a.global)
 	root.PersistentFlags().BoolVar(&a.global.DryRun, "dry-run", false, "Execute command in dry run mode")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w\nSee '%s --help'.", err, cmd.CommandPath())
+		return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
 
 	table := verbTable()

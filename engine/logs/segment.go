@@ -89,14 +89,6 @@ func openFile(path string, flags int) (*os.File, error) {
 	}
 }
 
-func fileSize(f *os.File) (int64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
-	}
-	return st.Size, nil
-}
-
 // flock is flock(2) that does not mind signals.
 func flock(f *os.File, how int) error {
 	for {

@@ -26,9 +26,7 @@ type startFacts struct {
 	// bindDevices: device nodes are bind mounts "device /dev/null" …, since
 	// this process may not make any.
 	bindDevices bool
-	// devpts: the parent made the devpts, for its terminal.
-	devpts bool
-	init   bool // descriptor "init"
+	init        bool // descriptor "init"
 }
 
 // mountFact describes the mount with the same index.

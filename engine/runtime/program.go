@@ -118,10 +118,9 @@ const (
 	isPositive
 )
 
-func (s slot) ok() cond       { return cond{s, succeeded} }
-func (s slot) failed() cond   { return cond{s, failed} }
-func (s slot) zero() cond     { return cond{s, isZero} }
-func (s slot) positive() cond { return cond{s, isPositive} }
+func (s slot) ok() cond     { return cond{s, succeeded} }
+func (s slot) failed() cond { return cond{s, failed} }
+func (s slot) zero() cond   { return cond{s, isZero} }
 
 func (s slot) arg() arg     { return arg{kind: result, v: uint64(s)} }
 func (s slot) address() arg { return arg{kind: resultAddress, v: uint64(s)} }
