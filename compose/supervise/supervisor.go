@@ -177,6 +177,7 @@ func (s *Supervisor) connected() {
 	expected := s.expected
 	s.expected = nil
 	s.mu.Unlock()
+	debug.SetGCPercent(busyGC)
 	for _, done := range expected {
 		done()
 	}
@@ -228,13 +229,23 @@ func (s *Supervisor) ownsLocked() bool {
 // idleAfter is how long after the last request memory is given back.
 const idleAfter = time.Second
 
+// Garbage collection by how much the heap has grown, in per cent: rarely while
+// there is work, so that it is quick, and often while there is none.
+const (
+	busyGC = 400
+	idleGC = 30
+)
+
 // trim gives memory back to the system once no request has come for a while. A
 // supervisor idles nearly always, and there may be many on a machine.
 func (s *Supervisor) trim() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.trimmer == nil {
-		s.trimmer = time.AfterFunc(idleAfter, debug.FreeOSMemory)
+		s.trimmer = time.AfterFunc(idleAfter, func() {
+			debug.SetGCPercent(idleGC)
+			debug.FreeOSMemory()
+		})
 		return
 	}
 	s.trimmer.Reset(idleAfter)

@@ -67,6 +67,13 @@ func Detect() (*Hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A mount that another one hides is listed all the same.
+	for controller, dir := range h.V1 {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) != nil || st.Type != unix.CGROUP_SUPER_MAGIC {
+			delete(h.V1, controller)
+		}
+	}
 	if h.Unified != "" {
 		list, err := os.ReadFile(filepath.Join(h.Unified, "cgroup.controllers"))
 		if err != nil {
