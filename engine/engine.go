@@ -143,6 +143,10 @@ func (e *Engine) Content() (*content.Store, error) {
 	return images.Content(), nil
 }
 
+// OnWarn has f told instead of Options.Warn. It is called before the engine is
+// used.
+func (e *Engine) OnWarn(f func(string)) { e.warn = f }
+
 // Warnf tells the user something once.
 func (e *Engine) Warnf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)

@@ -120,7 +120,13 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 	r := &reply{enc: json.NewEncoder(w), out: http.NewResponseController(w), s: s}
 	w.WriteHeader(http.StatusOK)
 	r.out.Flush()
+	s.mu.Lock()
+	s.replies[r] = true
+	s.mu.Unlock()
 	result, err := h(req.Context(), body, r)
+	s.mu.Lock()
+	delete(s.replies, r)
+	s.mu.Unlock()
 	final := Final{}
 	if err != nil {
 		final.Error, final.ExitCode = err.Error(), engine.StartExitCode(err)

@@ -13,9 +13,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,11 +54,12 @@ type Supervisor struct {
 	mu       sync.Mutex
 	units    map[string]*unit // by container ID
 	desired  *spec.Desired
-	changed  chan struct{} // closed and replaced whenever something above changes
-	busy     int           // requests and background work under way
-	jobs     int           // background work alone
-	expected []func()      // see expectRequest
-	trimmer  *time.Timer   // see trim
+	changed  chan struct{}   // closed and replaced whenever something above changes
+	busy     int             // requests and background work under way
+	jobs     int             // background work alone
+	expected []func()        // see expectRequest
+	trimmer  *time.Timer     // see trim
+	replies  map[*reply]bool // those under way
 	warned   map[string]bool
 }
 
@@ -81,9 +84,10 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel()
 	s := &Supervisor{
 		project: o.Project, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
-		applying: make(chan struct{}, 1), units: map[string]*unit{}, changed: make(chan struct{}), warned: map[string]bool{},
+		applying: make(chan struct{}, 1), units: map[string]*unit{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
 		store: NewProjectStore(o.Engine), leaving: &leaving,
 	}
+	o.Engine.OnWarn(s.tell)
 	nets, err := o.Engine.Networks()
 	if err != nil {
 		return err
@@ -349,6 +353,18 @@ func (s *Supervisor) warn(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.warnLocked(err)
+}
+
+// tell passes on what the engine has to say about the host to all who wait for an
+// answer now.
+func (s *Supervisor) tell(text string) {
+	fmt.Fprintf(os.Stderr, "%s %s: %s\n", s.now().Format(time.RFC3339Nano), s.project, text)
+	s.mu.Lock()
+	replies := slices.Collect(maps.Keys(s.replies))
+	s.mu.Unlock()
+	for _, r := range replies {
+		r.event("Project", s.project, "Warning", text, false)
+	}
 }
 
 // warnLocked is warn for callers that hold mu.

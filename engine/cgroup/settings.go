@@ -74,7 +74,7 @@ func v1Settings(r *specs.LinuxResources) (out []setting) {
 		}
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
-		add("pids", "pids.max", maxed(*r.Pids.Limit), "the process limit")
+		add("pids", "pids.max", maxed(*r.Pids.Limit), "the process limit (pids)")
 	}
 	if b := r.BlockIO; b != nil {
 		if b.Weight != nil {
@@ -164,7 +164,7 @@ func v2Settings(r *specs.LinuxResources) (out []setting) {
 		}
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
-		add("pids", "pids.max", maxed(*r.Pids.Limit), "the process limit")
+		add("pids", "pids.max", maxed(*r.Pids.Limit), "the process limit (pids)")
 	}
 	if b := r.BlockIO; b != nil {
 		// BFQ takes Docker's numbers (10-1000) as they are; where the scheduler is
