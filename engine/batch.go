@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // batcher does work in batches. The kernel waits for a grace period each time
@@ -10,6 +11,8 @@ import (
 // while a batch is under way makes up the next one.
 type batcher[T any] struct {
 	do func(ctx context.Context, items []T) error
+	// gather is how long the first of a burst waits for the others.
+	gather time.Duration
 
 	mu      sync.Mutex
 	waiting []batchItem[T]
@@ -35,6 +38,9 @@ func (b *batcher[T]) add(ctx context.Context, item T) error {
 }
 
 func (b *batcher[T]) run(ctx context.Context) {
+	if b.gather > 0 {
+		<-time.After(b.gather)
+	}
 	for {
 		b.mu.Lock()
 		batch := b.waiting

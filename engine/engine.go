@@ -74,6 +74,7 @@ func Open(o Options) (*Engine, error) {
 		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView})
 	})
 	e.cgroups = sync.OnceValues(cgroup.Detect)
+	e.detaching.gather = 4 * time.Millisecond
 	e.detaching.do = func(ctx context.Context, endpoints []*netns.Endpoint) error {
 		nets, err := e.nets()
 		if err != nil {
