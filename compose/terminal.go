@@ -151,9 +151,14 @@ func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int
 	}
 	o.Process.Entrypoint, o.Process.Command = []string{}, o.Command
 	id := engine.NewID()
-	c.execEvent(r, "exec_create: "+strings.Join(o.Command, " "), id, nil)
-	c.execEvent(r, "exec_start: "+strings.Join(o.Command, " "), id, nil)
+	told := make(chan struct{}) // beside the work: telling takes a tenth of the time
+	go func() {
+		defer close(told)
+		c.execEvent(r, "exec_create: "+strings.Join(o.Command, " "), id, nil)
+		c.execEvent(r, "exec_start: "+strings.Join(o.Command, " "), id, nil)
+	}()
 	code, err := c.exec(ctx, r, o)
+	<-told
 	if !o.Detach {
 		c.execEvent(r, "exec_die", id, map[string]string{"exitCode": fmt.Sprint(code)})
 	}

@@ -231,7 +231,7 @@ func (s *Supervisor) ownsLocked() bool {
 }
 
 // idleAfter is how long after the last request memory is given back.
-const idleAfter = time.Second
+const idleAfter = 250 * time.Millisecond
 
 // Garbage collection by how much the heap has grown, in per cent: rarely while
 // there is work, so that it is quick, and often while there is none.
