@@ -199,7 +199,7 @@ func (c *Client) spawn() error {
 		return err
 	}
 	defer null.Close()
-	logFile, err := os.OpenFile(logPath(c.Dir), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logFile, err := os.OpenFile(filepath.Join(c.Dir, "supervisor.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -242,12 +242,4 @@ func waitGone(ctx context.Context, pidfd int) {
 			return
 		}
 	}
-}
-
-// logPath is where the chain's standard error goes.
-func logPath(dir string) string {
-	if p := os.Getenv("STACK_SUPERVISOR_LOG"); p != "" {
-		return p
-	}
-	return filepath.Join(dir, "supervisor.log")
 }

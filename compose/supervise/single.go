@@ -112,12 +112,7 @@ func (s *Supervisor) lockDefaultNetwork(how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), how); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock(f, how); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -152,7 +152,6 @@ func (s *Supervisor) await(ctx context.Context, cond func() (bool, error)) error
 }
 
 // done ends what keeps the supervisor alive.
-
 func (s *Supervisor) done() {
 	s.mu.Lock()
 	s.busy--
@@ -325,13 +324,8 @@ func lockFile(path string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		for {
-			if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
-				break
-			}
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot lock %s: %w", path, err), f.Close())
+		if err := flock(f, unix.LOCK_EX); err != nil {
+			return nil, errors.Join(err, f.Close())
 		}
 		held, err1 := f.Stat()
 		now, err2 := os.Stat(path)
@@ -344,6 +338,20 @@ func lockFile(path string) (*os.File, error) {
 				return nil, err
 			}
 		}
+	}
+}
+
+// flock is flock(2) that does not mind signals.
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			err = fmt.Errorf("cannot lock %s: %w", f.Name(), err)
+		}
+		return err
 	}
 }
 
@@ -450,6 +458,14 @@ func (s *Supervisor) adoptRunning(ctx context.Context, u *unit) error {
 	s.startHealth(u)
 	s.mu.Unlock()
 	return nil
+}
+
+// claim finds a unit by container ID and takes its operation slot.
+func (s *Supervisor) claim(ctx context.Context, id string) (u *unit, end func(), err error) {
+	if u, err = s.lookup(id); err == nil {
+		end, err = u.begin(ctx)
+	}
+	return u, end, err
 }
 
 // lookup finds a unit by container ID.

@@ -248,11 +248,7 @@ func (s *Supervisor) waitFor(ctx context.Context, req VerbRequest, _ *reply) (an
 
 // rename gives a container a new name.
 func (s *Supervisor) rename(ctx context.Context, req RenameRequest, _ *reply) (any, error) {
-	u, err := s.lookup(req.ID)
-	if err != nil {
-		return nil, err
-	}
-	end, err := u.begin(ctx)
+	u, end, err := s.claim(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -271,11 +267,7 @@ func (s *Supervisor) rename(ctx context.Context, req RenameRequest, _ *reply) (a
 
 // update changes limits and restart policy.
 func (s *Supervisor) update(ctx context.Context, req UpdateRequest, r *reply) (any, error) {
-	u, err := s.lookup(req.ID)
-	if err != nil {
-		return nil, err
-	}
-	end, err := u.begin(ctx)
+	u, end, err := s.claim(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -298,11 +290,7 @@ func (s *Supervisor) update(ctx context.Context, req UpdateRequest, r *reply) (a
 
 // connect attaches a container to a network, or with Disconnect takes it off.
 func (s *Supervisor) connect(ctx context.Context, req ConnectRequest, _ *reply) (any, error) {
-	u, err := s.lookup(req.ID)
-	if err != nil {
-		return nil, err
-	}
-	end, err := u.begin(ctx)
+	u, end, err := s.claim(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
