@@ -44,6 +44,16 @@ type UpOptions struct {
 	Parallel       int            `json:"parallel,omitempty"` // 0: unlimited
 }
 
+// ImageOptions say which images EnsureImages sees to, and how.
+type ImageOptions struct {
+	Services []string // empty: all
+	NoDeps   bool
+	// Build builds the images of these services, nil where that is not wanted.
+	Build func(ctx context.Context, services []string) error
+	// Parallel bounds how many images are pulled at once; 0 does not.
+	Parallel int
+}
+
 // DownOptions are the options of down.
 type DownOptions struct {
 	Services []string       `json:"services,omitempty"`
@@ -152,6 +162,9 @@ type ProjectSummary struct {
 type Verbs interface {
 	// Plan says what Up would do. It writes nothing.
 	Plan(ctx context.Context, d *spec.Desired, o UpOptions) (*plan.Plan, error)
+	// EnsureImages pulls and builds the images that d needs, before anything of it
+	// is planned or touched.
+	EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptions, p Progress) error
 	Up(ctx context.Context, d *spec.Desired, o UpOptions, p Progress) error
 	// Down takes the project's whole graph away, known from its records.
 	Down(ctx context.Context, project string, o DownOptions, p Progress) error

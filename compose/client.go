@@ -84,7 +84,7 @@ func (c *Client) Plan(_ context.Context, d *spec.Desired, o UpOptions) (*plan.Pl
 	if err != nil {
 		return nil, err
 	}
-	if err := supervise.PinImages(c.Engine, d); err != nil {
+	if err := supervise.PinImages(c.Engine, d, supervise.UpOptions(o)); err != nil {
 		return nil, err
 	}
 	return supervise.ComputePlan(d, observed, supervise.UpOptions(o))

@@ -84,7 +84,7 @@ func (e *Engine) resolve(ctx context.Context, s Spec) (image.Image, error) {
 			return img, nil
 		}
 	}
-	return images.Resolve(ctx, s.Image)
+	return images.ResolvePlatform(ctx, s.Image, s.Platform)
 }
 
 // unpack makes sure that the image's layers are there to be mounted.

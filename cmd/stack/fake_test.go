@@ -87,6 +87,10 @@ func (f *fakeVerbs) Plan(context.Context, *spec.Desired, compose.UpOptions) (*pl
 	return f.plan, nil
 }
 
+func (f *fakeVerbs) EnsureImages(context.Context, *spec.Desired, compose.ImageOptions, compose.Progress) error {
+	return nil
+}
+
 func (f *fakeVerbs) Up(ctx context.Context, d *spec.Desired, o compose.UpOptions, p compose.Progress) error {
 	f.note("up %s %+v", d.Project, o)
 	if f.up != nil {

@@ -163,6 +163,11 @@ func runRun(ctx context.Context, a *app, o *runOptions) error {
 		fmt.Fprintf(a.err, " DRY-RUN MODE -  Container %s  would run\n", s.Name)
 		return nil
 	}
+	if err := a.interruptible(ctx, func(ctx context.Context) error {
+		return a.ensureImages(ctx, v, d, &o.createOptions, []string{o.Service}, o.NoDeps, nil)
+	}); err != nil {
+		return err
+	}
 	r := compose.RunOptions{
 		Spec: s, Project: d.Project, Service: o.Service, Desired: d, NoDeps: o.NoDeps, Detach: o.Detach,
 	}

@@ -172,8 +172,12 @@ func (o *createOptions) check(a *app, f *pflag.FlagSet) error {
 // apply puts the image flags into the services, where pull_policy is.
 func (o *createOptions) apply(d *spec.Desired) {
 	for _, s := range d.Services {
-		if o.Pull != "" && o.Pull != "policy" {
-			s.PullPolicy = o.Pull
+		switch o.Pull {
+		case "", "policy":
+		case "if_not_present":
+			s.PullPolicy, s.PullEvery = "missing", 0
+		default:
+			s.PullPolicy, s.PullEvery = o.Pull, 0
 		}
 		if o.Build && s.HasBuild {
 			s.PullPolicy = "build"
@@ -233,6 +237,12 @@ func runUp(ctx context.Context, a *app, o *upOptions) error {
 	if err != nil {
 		return err
 	}
+	err = a.interruptible(ctx, func(ctx context.Context) error {
+		return a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, nil)
+	})
+	if err != nil {
+		return err
+	}
 	return newForeground(a, v, d, o, attach).run(ctx)
 }
 
@@ -251,6 +261,9 @@ func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
 			return err
 		}
 		return printPlan(a, p)
+	}
+	if err := a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, nil); err != nil {
+		return err
 	}
 	return a.watch("Running", func(p compose.Progress) error { return v.Up(ctx, d, o.options(a), p) })
 }

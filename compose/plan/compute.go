@@ -137,14 +137,7 @@ func newComputer(desired *spec.Desired, observed Observed, o Options) (*computer
 		return nil, err
 	}
 	c.order = order
-	targets := o.Services
-	if len(targets) == 0 {
-		targets = all
-	}
-	scope := targets
-	if !o.NoDeps {
-		scope = withDependencies(desired, targets)
-	}
+	targets, scope := inScope(desired, o.Services, o.NoDeps)
 	for _, name := range targets {
 		c.targets[name] = true
 	}
@@ -152,6 +145,19 @@ func newComputer(desired *spec.Desired, observed Observed, o Options) (*computer
 		c.inScope[name] = true
 	}
 	return c, nil
+}
+
+// inScope are the services that are asked for, all if none is, and those with
+// the ones that they depend on.
+func inScope(d *spec.Desired, services []string, noDeps bool) (targets, scope []string) {
+	targets = services
+	if len(targets) == 0 {
+		targets = slices.Sorted(maps.Keys(d.Services))
+	}
+	if noDeps {
+		return targets, targets
+	}
+	return targets, withDependencies(d, targets)
 }
 
 // containers are the numbered containers of a service.

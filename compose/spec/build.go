@@ -201,19 +201,21 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		b.fail(path+".use_api_socket", "there is no Docker API socket to hand into a container; remove the attribute")
 	}
 	out := &Service{
-		Name:       s.Name,
-		DependsOn:  b.dependencies(s),
-		PullPolicy: s.PullPolicy,
-		HasBuild:   s.Build != nil,
-		PostStart:  hooks(s.PostStart),
-		PreStop:    hooks(s.PreStop),
-		NoAttach:   s.Attach != nil && !*s.Attach,
-		Profiles:   slices.Clone(s.Profiles),
+		Name:      s.Name,
+		DependsOn: b.dependencies(s),
+		HasBuild:  s.Build != nil,
+		OnlyBuilt: s.Build != nil && s.Image == "",
+		PostStart: hooks(s.PostStart),
+		PreStop:   hooks(s.PreStop),
+		NoAttach:  s.Attach != nil && !*s.Attach,
+		Profiles:  slices.Clone(s.Profiles),
 	}
 	if s.Deploy != nil {
 		out.Labels = maps.Clone(s.Deploy.Labels)
 	}
-	if _, _, err := s.GetPullPolicy(); err != nil {
+	if policy, every, err := s.GetPullPolicy(); err == nil {
+		out.PullPolicy, out.PullEvery = pullPolicy(s, policy), every
+	} else {
 		b.fail(path+".pull_policy", "invalid pull_policy %q; use always, never, missing, build, daily, weekly or every_DURATION", s.PullPolicy)
 	}
 	replicas := s.GetScale()
@@ -374,3 +376,15 @@ func (e Errors) Error() string {
 
 // Unwrap gives errors.Is and errors.As all of them.
 func (e Errors) Unwrap() []error { return e }
+
+// pullPolicy is the policy as Service.PullPolicy has it: what was not said stays
+// unsaid, because with a build section it means another thing than "missing".
+func pullPolicy(s types.ServiceConfig, policy string) string {
+	switch {
+	case s.PullPolicy == "":
+		return ""
+	case policy == types.PullPolicyIfNotPresent:
+		return types.PullPolicyMissing
+	}
+	return policy
+}

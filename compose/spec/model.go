@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"time"
+
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
@@ -44,10 +46,14 @@ type Service struct {
 	// Replicas holds one spec per replica; index i is container number i+1.
 	Replicas  []Replica             `json:"replicas"`
 	DependsOn map[string]Dependency `json:"dependsOn,omitempty"`
-	// PullPolicy, Build are the image's: the caller resolves them before planning.
-	PullPolicy string `json:"pullPolicy,omitempty"`
-	// HasBuild says that the service has a build section.
-	HasBuild bool `json:"hasBuild,omitempty"`
+	// PullPolicy is "" where nothing was said, always, never, missing, build, or
+	// refresh, which pulls what has been here for PullEvery.
+	PullPolicy string        `json:"pullPolicy,omitempty"`
+	PullEvery  time.Duration `json:"pullEvery,omitempty"`
+	// HasBuild says that the service has a build section, OnlyBuilt that it names
+	// no image besides, so that no registry can have it.
+	HasBuild  bool `json:"hasBuild,omitempty"`
+	OnlyBuilt bool `json:"onlyBuilt,omitempty"`
 	// PostStart and PreStop are the lifecycle hooks.
 	PostStart []Hook `json:"postStart,omitempty"`
 	PreStop   []Hook `json:"preStop,omitempty"`

@@ -41,24 +41,30 @@ func Observe(e *engine.Engine, project string) (plan.Observed, error) {
 }
 
 // PinImages resolves the images of all replicas and pins their IDs, so that what
-// is planned is what is run. All that are missing are named at once.
-func PinImages(e *engine.Engine, d *spec.Desired) error {
+// is planned is what is run. All that are missing are named at once; those of
+// services that the options leave alone may be missing.
+func PinImages(e *engine.Engine, d *spec.Desired, o UpOptions) error {
 	images, err := e.Images()
 	if err != nil {
 		return err
 	}
-	ids := map[string]string{}
+	scope := plan.InScope(d, o.Services, o.NoDeps)
+	type key struct{ image, platform string }
+	ids := map[key]string{}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 		svc := d.Services[name]
 		for i := range svc.Replicas {
-			ref := svc.Replicas[i].Spec.Image
-			id, known := ids[ref]
+			sp := &svc.Replicas[i].Spec
+			k := key{sp.Image, sp.Platform}
+			id, known := ids[k]
 			if !known {
-				img, err := images.Resolve(context.Background(), ref)
+				img, err := images.ResolvePlatform(context.Background(), k.image, k.platform)
 				switch {
+				case errors.Is(err, image.ErrNotFound) && !slices.Contains(scope, name):
+					continue
 				case errors.Is(err, image.ErrNotFound) && svc.HasBuild:
-					err = fmt.Errorf("service %s: image %s is not built yet; run \"stack build %s\"", name, ref, name)
+					err = fmt.Errorf("service %s: image %s is not built yet; run \"stack build %s\"", name, k.image, name)
 				case err != nil:
 					err = fmt.Errorf("service %s: %w", name, err)
 				}
@@ -66,9 +72,9 @@ func PinImages(e *engine.Engine, d *spec.Desired) error {
 					errs = append(errs, err)
 				}
 				id = string(img.ID)
-				ids[ref] = id
+				ids[k] = id
 			}
-			svc.Replicas[i].Spec.ImageID = id
+			sp.ImageID = id
 		}
 	}
 	return errors.Join(errs...)

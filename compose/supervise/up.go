@@ -53,7 +53,7 @@ func (s *Supervisor) up(ctx context.Context, req UpRequest, r *reply) (any, erro
 
 // bringUp plans, checks all that can be checked, and only then begins.
 func (s *Supervisor) bringUp(ctx context.Context, d *spec.Desired, o UpOptions, r *reply) error {
-	if err := PinImages(s.engine, d); err != nil {
+	if err := PinImages(s.engine, d, o); err != nil {
 		return err
 	}
 	observed, err := Observe(s.engine, s.project)

@@ -1,0 +1,42 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine/image"
+)
+
+// EnsureImages makes sure that the images of a project are here: it pulls and
+// builds what the pull policies ask for. All pulls come first, and if one of
+// them fails no name has changed and nothing is built.
+func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptions, p Progress) error {
+	images, err := c.Engine.Images()
+	if err != nil {
+		return err
+	}
+	ops, err := plan.Images(d, plan.ImageOptions{Services: o.Services, NoDeps: o.NoDeps, NoBuild: o.Build == nil, Now: time.Now()},
+		func(ref, platform string) (plan.LocalImage, error) {
+			img, err := images.ResolvePlatform(ctx, ref, platform)
+			if errors.Is(err, image.ErrNotFound) {
+				return plan.LocalImage{}, nil
+			}
+			return plan.LocalImage{Present: err == nil, Tagged: img.Tagged}, err
+		})
+	if err != nil {
+		return err
+	}
+	var build []string
+	for _, op := range ops {
+		if op.Kind == plan.BuildImage {
+			build = append(build, op.Services...)
+		}
+	}
+	if len(build) > 0 && o.Build != nil {
+		return o.Build(ctx, build)
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/volumes"
+)
+
+// ImageOpKind says how an image comes to be here.
+type ImageOpKind string
+
+const (
+	PullImage  ImageOpKind = "PullImage"
+	BuildImage ImageOpKind = "BuildImage"
+)
+
+// ImageOp is an image that must come before containers can be planned.
+type ImageOp struct {
+	Kind     ImageOpKind
+	Image    string // as the file names it
+	Platform string // "" for this machine's
+	// Services need the image. Those of a BuildImage have a build section.
+	Services []string
+	// OrBuild says of a PullImage that the services build the image if no
+	// registry has it.
+	OrBuild bool
+	Cause   string
+}
+
+// LocalImage is what is here under a name, for a platform.
+type LocalImage struct {
+	Present bool
+	Tagged  time.Time // when it was last pulled, built or tagged
+}
+
+// ImageOptions choose the services to make ready for.
+type ImageOptions struct {
+	Services []string // none: all
+	NoDeps   bool
+	// NoBuild keeps what is here from being built anew.
+	NoBuild bool
+	Now     time.Time
+}
+
+// Images decides which images are pulled or built before anything else is done,
+// by the pull policies of the services that the options choose and by what is
+// here. Pulls come before builds; each image comes once.
+func Images(d *spec.Desired, o ImageOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
+	if err := checkServices(d, o.Services); err != nil {
+		return nil, err
+	}
+	_, scope := inScope(d, o.Services, o.NoDeps)
+	var pulls, builds []ImageOp
+	for _, name := range slices.Sorted(slices.Values(scope)) {
+		svc := d.Services[name]
+		if svc == nil || len(svc.Replicas) == 0 {
+			continue
+		}
+		sp := svc.Replicas[0].Spec
+		here, err := local(sp.Image, sp.Platform)
+		if err != nil {
+			return nil, err
+		}
+		op := imageOp(svc, here, o)
+		op.Image, op.Platform, op.Services = sp.Image, sp.Platform, []string{name}
+		switch op.Kind {
+		case PullImage:
+			pulls = addImageOp(pulls, op)
+		case BuildImage:
+			builds = addImageOp(builds, op)
+		}
+		for _, m := range sp.Mounts {
+			if m.Type != volumes.TypeImage {
+				continue
+			}
+			here, err := local(m.Source, "")
+			if err != nil {
+				return nil, err
+			}
+			if !here.Present && !builtHere(d, m.Source) {
+				pulls = addImageOp(pulls, ImageOp{Kind: PullImage, Image: m.Source, Services: []string{name}, Cause: "mounted and not here"})
+			}
+		}
+	}
+	// What one service builds, another need not pull.
+	pulls = slices.DeleteFunc(pulls, func(p ImageOp) bool {
+		return slices.ContainsFunc(builds, func(b ImageOp) bool { return b.Image == p.Image && b.Platform == p.Platform })
+	})
+	return append(pulls, builds...), nil
+}
+
+// imageOp is what one service's image needs; an empty Kind for nothing.
+func imageOp(s *spec.Service, here LocalImage, o ImageOptions) ImageOp {
+	build := func(cause string) ImageOp {
+		if o.NoBuild && here.Present {
+			return ImageOp{}
+		}
+		return ImageOp{Kind: BuildImage, Cause: cause}
+	}
+	pull := func(cause string) ImageOp {
+		if s.OnlyBuilt {
+			if here.Present {
+				return ImageOp{}
+			}
+			return build("not here")
+		}
+		return ImageOp{Kind: PullImage, OrBuild: s.HasBuild && !o.NoBuild, Cause: cause}
+	}
+	switch s.PullPolicy {
+	case "always":
+		return pull("pull policy always")
+	case "build":
+		if s.HasBuild {
+			return build("pull policy build")
+		}
+	case "refresh":
+		age := o.Now.Sub(here.Tagged)
+		if here.Present && age < s.PullEvery {
+			return ImageOp{}
+		}
+		if here.Present {
+			return pull(fmt.Sprintf("last pulled %s ago, pull policy every %s", age.Round(time.Second), s.PullEvery))
+		}
+	case "never":
+		if !s.HasBuild {
+			return ImageOp{} // missing, it is told when the plan needs it
+		}
+		if !here.Present {
+			return build("not here")
+		}
+	}
+	switch {
+	case here.Present:
+		return ImageOp{}
+	case s.HasBuild && s.PullPolicy == "":
+		return build("not here")
+	}
+	return pull("not here")
+}
+
+// addImageOp adds op, or its services to the operation on the same image.
+func addImageOp(ops []ImageOp, op ImageOp) []ImageOp {
+	for i, other := range ops {
+		if other.Image == op.Image && other.Platform == op.Platform {
+			ops[i].Services = append(ops[i].Services, op.Services...)
+			// One service that cannot do without the registry is enough.
+			ops[i].OrBuild = other.OrBuild || op.OrBuild
+			return ops
+		}
+	}
+	return append(ops, op)
+}
+
+// builtHere tells whether a service of the project builds the image.
+func builtHere(d *spec.Desired, image string) bool {
+	for _, s := range d.Services {
+		if s.HasBuild && len(s.Replicas) > 0 && s.Replicas[0].Spec.Image == image {
+			return true
+		}
+	}
+	return false
+}
+
+// PrintImages is the decision in words, one line for each image.
+func PrintImages(ops []ImageOp) string {
+	var b strings.Builder
+	for _, op := range ops {
+		fmt.Fprintf(&b, "%s %s", op.Kind, op.Image)
+		if op.Platform != "" {
+			fmt.Fprintf(&b, " (%s)", op.Platform)
+		}
+		fmt.Fprintf(&b, " for %s, %s", strings.Join(op.Services, ", "), op.Cause)
+		if op.OrBuild {
+			b.WriteString(", else build")
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// InScope are the services that the options of up choose, with what they depend
+// on.
+func InScope(d *spec.Desired, services []string, noDeps bool) []string {
+	_, scope := inScope(d, services, noDeps)
+	return scope
+}
