@@ -20,6 +20,7 @@ import (
 
 func newSystemCmd(a *app) *cobra.Command {
 	return group("system", "Manage the engine",
+		newSystemCheckCmd(a, nil),
 		newSystemDfCmd(a, nil),
 		newSystemEventsCmd(a, nil),
 		newSystemInfoCmd(a, nil),

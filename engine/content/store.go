@@ -11,9 +11,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
 )
 
 var (
@@ -161,23 +158,6 @@ func (s *Store) Walk(fn func(Info) error) error {
 		}
 	}
 	return nil
-}
-
-// Delete removes d whatever refers to it; it is for a blob that Verify found
-// corrupt. Collect is the way to remove what is not needed.
-func (s *Store) Delete(ctx context.Context, d digest.Digest) error {
-	if err := d.Validate(); err != nil {
-		return fmt.Errorf("cannot delete blob %q: %w", d, err)
-	}
-	l, err := flock.Exclusive(ctx, s.lockPath())
-	if err != nil {
-		return err
-	}
-	defer l.Unlock()
-	if err := os.Remove(s.Path(d)); err != nil {
-		return blobError("delete", d, err)
-	}
-	return atomicfile.SyncDir(filepath.Dir(s.Path(d)))
 }
 
 func (s *Store) lockPath() string { return filepath.Join(s.dir, "lock") }

@@ -88,7 +88,7 @@ func TestCorruptBlobIsFound(t *testing.T) {
 	if _, err := s.ReadAll(d, 100); !errors.Is(err, content.ErrCorrupt) {
 		t.Errorf("read: %v", err)
 	}
-	if err := s.Delete(t.Context(), d); err != nil {
+	if err := s.DeleteCorrupt(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Stat(d); !errors.Is(err, content.ErrNotFound) {

@@ -4,132 +4,176 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine/content"
+	"github.com/stack-run/stack/engine/content/atomicfile"
 	"github.com/stack-run/stack/engine/content/flock"
 )
 
 // Problem is one thing that Check found wrong.
 type Problem struct {
-	// Subject is a blob's digest, an image's ID or a name.
-	Subject string
+	Kind    string // "blob", "image", "name" or "index"
+	Subject string // a blob's digest, an image's ID, a name, or a line of the index
 	Err     error
-	// Images are the images that are affected, as Docker shows them.
+	// Images are those that are affected: a name where there is one, else an ID.
 	Images []string
+	// Repaired tells what was done, "" for nothing.
+	Repaired string
 }
 
-func (p Problem) String() string {
-	return fmt.Sprintf("%s: %v", p.Subject, p.Err)
+func (p Problem) String() string { return fmt.Sprintf("%s %s: %v", p.Kind, p.Subject, p.Err) }
+
+// CheckOptions say how Check works.
+type CheckOptions struct {
+	// Repair removes what is wrong: corrupt blobs, records of images that lack
+	// a blob, and names that lead nowhere. Such an image must be pulled, loaded
+	// or built again; everything else stays.
+	Repair bool
+	// InUse returns what uses an image. The record of such an image stays, for
+	// its containers need it to be started again.
+	InUse func(id digest.Digest) []string
+	// Read is told how many bytes were read, from several goroutines.
+	Read func(n int64)
 }
 
 // Check reads every blob and verifies it, and that each name leads to complete
-// images. The error is for Check itself having failed.
-func (s *Store) Check(ctx context.Context) ([]Problem, error) {
-	return s.check(ctx, false)
-}
-
-// Repair is Check, and removes what is wrong: corrupt blobs, records of images
-// that lack a blob, and names that lead nowhere. Such an image must be pulled,
-// loaded or built again; everything else stays.
-func (s *Store) Repair(ctx context.Context) ([]Problem, error) {
-	return s.check(ctx, true)
-}
-
-func (s *Store) check(ctx context.Context, repair bool) ([]Problem, error) {
+// images. The error is for Check itself having failed. Others may use the store
+// meanwhile: only the records are compared under its lock.
+func (s *Store) Check(ctx context.Context, opts CheckOptions) ([]Problem, error) {
+	bad, err := s.content.VerifyAll(ctx, opts.Read)
+	if err != nil {
+		return nil, err
+	}
 	lock, err := flock.Exclusive(ctx, s.lockPath())
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	problems, err := s.checkBlobs(ctx, repair)
-	if err != nil {
-		return nil, err
-	}
-	broken, good, err := s.checkRecords(repair)
-	if err != nil {
-		return nil, err
-	}
-	problems = append(problems, broken...)
-	err = s.updateLocked(func(all names) (bool, error) {
-		changed := false
-		for name, e := range all {
-			missing := slices.DeleteFunc(slices.Clone(e.Images), func(m member) bool { return good[recordKey{m.ID, m.Manifest}] })
-			for _, m := range missing {
-				problems = append(problems, Problem{Subject: familiar(name), Err: fmt.Errorf("leads to image %s, which is not complete; pull or load it again", shortID(m.ID)), Images: []string{familiar(name)}})
-			}
-			if len(missing) == 0 || !repair {
-				continue
-			}
-			changed = true
-			e.Images = slices.DeleteFunc(slices.Clone(e.Images), func(m member) bool { return !good[recordKey{m.ID, m.Manifest}] })
-			if all[name] = e; len(e.Images) == 0 {
-				delete(all, name)
-			}
+	c := checker{s: s, opts: opts, corrupt: make(map[digest.Digest]bool), good: make(map[recordKey]bool)}
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error { return c.blobs(ctx, bad) },
+		c.records, c.index, c.names, c.temporaries,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
 		}
-		return changed, nil
-	})
-	return problems, err
+	}
+	return c.problems, nil
 }
 
-func (s *Store) checkBlobs(ctx context.Context, repair bool) ([]Problem, error) {
-	var blobs []digest.Digest
-	err := s.content.Walk(func(b content.Info) error {
-		blobs = append(blobs, b.Digest)
-		return nil
-	})
+// checker is one run of Check.
+type checker struct {
+	s        *Store
+	opts     CheckOptions
+	corrupt  map[digest.Digest]bool
+	good     map[recordKey]bool // complete images
+	problems []Problem
+}
+
+// blobs notes the blobs that are still bad, with the images that have them, and
+// removes them.
+func (c *checker) blobs(ctx context.Context, bad []content.BadBlob) error {
+	users, err := c.blobUsers(bad)
+	if err != nil {
+		return err
+	}
+	for _, b := range bad {
+		p := Problem{Kind: "blob", Subject: b.Digest.String(), Err: b.Err, Images: users[b.Digest]}
+		c.corrupt[b.Digest] = true
+		if c.opts.Repair && errors.Is(b.Err, content.ErrCorrupt) {
+			if err := c.s.content.DeleteCorrupt(ctx, b.Digest); err != nil {
+				return err
+			}
+			p.Repaired = "removed"
+		}
+		c.problems = append(c.problems, p)
+	}
+	return nil
+}
+
+// blobUsers returns the images that have each of the blobs.
+func (c *checker) blobUsers(bad []content.BadBlob) (map[digest.Digest][]string, error) {
+	users := make(map[digest.Digest][]string)
+	if len(bad) == 0 {
+		return users, nil
+	}
+	keys, err := c.s.recordKeys("")
 	if err != nil {
 		return nil, err
 	}
-	var problems []Problem
-	for _, d := range blobs {
-		err := s.content.Verify(ctx, d)
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if err == nil || errors.Is(err, content.ErrNotFound) {
-			continue
-		}
-		problems = append(problems, Problem{Subject: d.String(), Err: err})
-		if repair && errors.Is(err, content.ErrCorrupt) {
-			if err := s.content.Delete(ctx, d); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return problems, nil
-}
-
-// checkRecords returns what is wrong with records, and which are good.
-func (s *Store) checkRecords(repair bool) ([]Problem, map[recordKey]bool, error) {
-	keys, err := s.recordKeys("")
-	if err != nil {
-		return nil, nil, err
-	}
-	var problems []Problem
-	good := make(map[recordKey]bool)
 	for _, k := range keys {
-		err := s.checkRecord(k)
-		if err == nil {
-			good[k] = true
-			continue
+		r, err := c.s.readRecord(k.id, k.manifest)
+		if err != nil {
+			continue // a problem of its own
 		}
-		problems = append(problems, Problem{Subject: k.id.String(), Err: err})
-		if repair {
-			if err := os.Remove(s.recordPath(k.id, k.manifest)); err != nil {
-				return nil, nil, fmt.Errorf("cannot remove record %s: %w", filepath.Base(s.recordPath(k.id, k.manifest)), err)
+		for _, d := range r.digests() {
+			if slices.ContainsFunc(bad, func(b content.BadBlob) bool { return b.Digest == d }) {
+				users[d] = append(users[d], c.called(k.id)...)
 			}
 		}
 	}
-	return problems, good, nil
+	return users, nil
+}
+
+// called returns the names of an image, or its short ID.
+func (c *checker) called(id digest.Digest) []string {
+	ix, err := c.s.readIndex()
+	if err == nil {
+		var list []string
+		for line := range strings.Lines(string(ix)) {
+			if e, err := parseLine([]byte(line)); err == nil && e.has(id) {
+				list = append(list, familiar(e.Name))
+			}
+		}
+		if len(list) > 0 {
+			return list
+		}
+	}
+	return []string{shortID(id)}
+}
+
+// records compares the records with manifests and configs.
+func (c *checker) records(context.Context) error {
+	keys, err := c.s.recordKeys("")
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		err := c.s.checkRecord(k, c.corrupt)
+		if err == nil {
+			c.good[k] = true
+			continue
+		}
+		p := Problem{Kind: "image", Subject: k.id.String(), Err: err, Images: c.called(k.id)}
+		var users []string
+		if c.opts.InUse != nil {
+			users = c.opts.InUse(k.id)
+		}
+		switch {
+		case errors.Is(err, errNewer):
+			c.good[k] = true // not ours to judge
+		case len(users) > 0:
+			p.Err = fmt.Errorf("%w; %s has it, so it stays; pull, load or build it again", err, strings.Join(users, ", "))
+		case c.opts.Repair:
+			if err := os.Remove(c.s.recordPath(k.id, k.manifest)); err != nil {
+				return fmt.Errorf("cannot remove record %s: %w", filepath.Base(c.s.recordPath(k.id, k.manifest)), err)
+			}
+			p.Repaired = "removed; pull, load or build it again"
+		}
+		c.problems = append(c.problems, p)
+	}
+	return nil
 }
 
 // checkRecord compares a record with the blobs that it was made from.
-func (s *Store) checkRecord(k recordKey) error {
+func (s *Store) checkRecord(k recordKey, corrupt map[digest.Digest]bool) error {
 	r, err := s.readRecord(k.id, k.manifest)
 	if err != nil {
 		return err
@@ -146,5 +190,98 @@ func (s *Store) checkRecord(k recordKey) error {
 	if fresh.ID != r.ID || r.ID != k.id || !slices.Equal(fresh.Layers, r.Layers) || fresh.Size != r.Size {
 		return errors.New("the record is not what the manifest and config say")
 	}
+	for _, d := range r.digests() {
+		if corrupt[d] {
+			return fmt.Errorf("it lacks blob %s", d)
+		}
+	}
 	return nil
+}
+
+// index looks for lines that cannot be read, and drops them.
+func (c *checker) index(context.Context) error {
+	ix, err := c.s.readIndex()
+	if err != nil {
+		return err
+	}
+	var kept []byte
+	broken := false
+	for line := range strings.Lines(string(ix)) {
+		_, err := parseLine([]byte(line))
+		if err == nil {
+			kept = append(kept, line...)
+			continue
+		}
+		broken = true
+		name, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		p := Problem{Kind: "index", Subject: fmt.Sprintf("%q", name), Err: err}
+		if c.opts.Repair {
+			p.Repaired = "removed"
+		}
+		c.problems = append(c.problems, p)
+	}
+	if !broken || !c.opts.Repair {
+		return nil
+	}
+	return atomicfile.Write(c.s.indexPath(), kept, 0o600)
+}
+
+// names looks for names that lead to images that are not complete.
+func (c *checker) names(context.Context) error {
+	ix, err := c.s.readIndex()
+	if err != nil {
+		return err
+	}
+	all := make(names)
+	changed := false
+	for line := range strings.Lines(string(ix)) {
+		e, err := parseLine([]byte(line))
+		if err != nil {
+			continue // noted by index, and still there unless that was a repair
+		}
+		var whole []member
+		for _, m := range e.Images {
+			if c.good[recordKey{m.ID, m.Manifest}] {
+				whole = append(whole, m)
+				continue
+			}
+			p := Problem{Kind: "name", Subject: familiar(e.Name), Images: []string{familiar(e.Name)},
+				Err: fmt.Errorf("it leads to image %s, which is not complete; pull, load or build it again", shortID(m.ID))}
+			if c.opts.Repair {
+				p.Repaired = "untagged; pull, load or build it again"
+			}
+			c.problems = append(c.problems, p)
+			changed = true
+		}
+		if e.Images = whole; len(whole) > 0 {
+			all[e.Name] = e
+		}
+	}
+	if !changed || !c.opts.Repair {
+		return nil
+	}
+	return c.s.writeNames(all)
+}
+
+// temporaries removes the temporary files of writers that were killed. With the
+// lock held there is no other writer.
+func (c *checker) temporaries(context.Context) error {
+	if !c.opts.Repair {
+		return nil
+	}
+	return c.s.removeTemporaries()
+}
+
+func (s *Store) removeTemporaries() error {
+	var errs []error
+	for _, dir := range []string{s.dir, filepath.Join(s.dir, "records")} {
+		old, err := filepath.Glob(filepath.Join(dir, atomicfile.TempPrefix+"*"))
+		errs = append(errs, err)
+		for _, path := range old {
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -86,7 +86,7 @@ func check(t *testing.T, root string) image.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	problems, err := s.Check(ctx)
+	problems, err := s.Check(ctx, image.CheckOptions{})
 	if err != nil || len(problems) != 0 {
 		t.Fatalf("check: %v, %v", problems, err)
 	}
@@ -101,7 +101,7 @@ func check(t *testing.T, root string) image.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wrong, err := layers.Check(ctx, img.Layers, s.Content())
+	wrong, err := layers.Check(ctx, img.Layers, s.Content(), snapshot.CheckOptions{})
 	if err != nil || len(wrong) != 0 {
 		t.Fatalf("check of layers: %v, %v", wrong, err)
 	}

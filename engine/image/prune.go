@@ -62,6 +62,9 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Removed, error) {
 	}
 	removed := Removed{Untagged: familiarNames(dropped)}
 	if !opts.DryRun {
+		if err := s.removeTemporaries(); err != nil {
+			return removed, err
+		}
 		return removed, s.drop(ctx, gone, dropped, &removed, true)
 	}
 	kept, without := partition(records, gone)

@@ -18,6 +18,9 @@ import (
 
 const recordVersion = 1
 
+// errNewer ends the error about a record that this program does not know.
+var errNewer = errors.New("; use a newer stack")
+
 // record is the file of one image: all that running it needs, in one read.
 type record struct {
 	Version  int                `json:"version"`
@@ -76,7 +79,7 @@ func readRecordFile(path string) (record, error) {
 		return r, fmt.Errorf("cannot read image record %s: %w", filepath.Base(path), err)
 	}
 	if r.Version != recordVersion {
-		return r, fmt.Errorf("cannot read image record %s: it has version %d and this program knows %d; use a newer stack", filepath.Base(path), r.Version, recordVersion)
+		return r, fmt.Errorf("cannot read image record %s: it has version %d and this program knows %d%w", filepath.Base(path), r.Version, recordVersion, errNewer)
 	}
 	return r, nil
 }

@@ -297,3 +297,26 @@ func diffIDs(records []record) map[digest.Digest]bool {
 
 // IsNotFound tells whether err says that an image is not here.
 func IsNotFound(err error) bool { return errors.Is(err, ErrNotFound) }
+
+// Layers returns the layers of all images whose records can be read, each once.
+func (s *Store) Layers() ([]content.Layer, error) {
+	keys, err := s.recordKeys("")
+	if err != nil {
+		return nil, err
+	}
+	var all []content.Layer
+	seen := make(map[digest.Digest]bool)
+	for _, k := range keys {
+		r, err := s.readRecord(k.id, k.manifest)
+		if err != nil {
+			continue // Check says so
+		}
+		for _, l := range r.Layers {
+			if !seen[l.DiffID] {
+				seen[l.DiffID] = true
+				all = append(all, l)
+			}
+		}
+	}
+	return all, nil
+}

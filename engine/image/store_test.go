@@ -64,7 +64,7 @@ func importImage(t testing.TB, s *Store, ref string, files ...string) Image {
 
 func clean(t testing.TB, s *Store) {
 	t.Helper()
-	problems, err := s.Check(context.Background())
+	problems, err := s.Check(context.Background(), CheckOptions{})
 	if err != nil || len(problems) != 0 {
 		t.Errorf("check: %v, %v", problems, err)
 	}
@@ -339,11 +339,11 @@ func TestCheckAndRepair(t *testing.T) {
 	if err := os.WriteFile(layer, bytes.Repeat([]byte("x"), int(bad.Layers[0].Size)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	problems, err := s.Check(ctx)
-	if err != nil || len(problems) != 1 || problems[0].Subject != bad.Layers[0].Digest.String() {
+	problems, err := s.Check(ctx, CheckOptions{})
+	if err != nil || len(problems) != 3 || problems[0].Subject != bad.Layers[0].Digest.String() {
 		t.Fatalf("problems %v, %v", problems, err)
 	}
-	if problems, err = s.Repair(ctx); err != nil || len(problems) != 3 { // blob, image, name
+	if problems, err = s.Check(ctx, CheckOptions{Repair: true}); err != nil || len(problems) != 3 { // blob, image, name
 		t.Fatalf("repair: %v, %v", problems, err)
 	}
 	clean(t, s)

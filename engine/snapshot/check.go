@@ -1,215 +1,299 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/content"
+	"github.com/stack-run/stack/engine/content/atomicfile"
 	"github.com/stack-run/stack/engine/content/flock"
 )
 
-// Problem is a layer that Check found to differ from its archive.
+// Problem is one thing that Check found wrong.
 type Problem struct {
-	Layer content.Layer
-	Err   error
+	Kind    string // "layer", "stack" or "container"
+	Subject string // a diff ID, or a name
+	Err     error
+	// Containers are the IDs of those that have the layer.
+	Containers []string
+	// Repaired tells what was done, "" for nothing.
+	Repaired string
+}
+
+func (p Problem) String() string { return fmt.Sprintf("%s %s: %v", p.Kind, p.Subject, p.Err) }
+
+// CheckOptions say how Check works.
+type CheckOptions struct {
+	// Repair unpacks again what is wrong, except what a running container has.
+	Repair bool
+	// Running tells whether a container's files are mounted.
+	Running func(containerID string) bool
+	// Read is told how many bytes of blobs were read, from several goroutines.
+	Read func(n int64)
 }
 
 // Check unpacks the archives of those layers that are unpacked a second time, to
-// a temporary place, and compares the two trees byte by byte. A layer that
-// differs is removed with RemoveLayer, after the containers that use it, and
-// unpacked again by its next use. The error is for Check itself having failed.
-func (s *Store) Check(ctx context.Context, layers []content.Layer, blobs *content.Store) ([]Problem, error) {
-	var problems []Problem
+// a temporary place, and compares the two trees byte by byte; and that each
+// stack, and each container, has its layers. The error is for Check itself
+// having failed. A layer whose archive is corrupt or missing cannot be compared
+// and is left out: whoever checks the archives reports it.
+func (s *Store) Check(ctx context.Context, layers []content.Layer, blobs *content.Store, opts CheckOptions) ([]Problem, error) {
+	c := layerCheck{s: s, blobs: blobs, opts: opts}
 	seen := make(map[string]bool)
+	var todo []content.Layer
 	for _, l := range layers {
-		if l.DiffID.Validate() != nil || seen[l.DiffID.Encoded()] || !s.unpacked(l.DiffID) {
-			continue
-		}
-		seen[l.DiffID.Encoded()] = true
-		differs, err := s.checkLayer(ctx, l, blobs)
-		if err != nil {
-			return nil, fmt.Errorf("cannot check layer %s: %w", short(l.DiffID.Encoded()), err)
-		}
-		if differs != nil {
-			problems = append(problems, Problem{l, differs})
+		if l.DiffID.Validate() == nil && !seen[l.DiffID.Encoded()] && s.unpacked(l.DiffID) {
+			seen[l.DiffID.Encoded()] = true
+			todo = append(todo, l)
 		}
 	}
-	return problems, nil
+	slices.SortFunc(todo, func(a, b content.Layer) int { return int(min(max(b.Size-a.Size, -1), 1)) })
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(max(2, runtime.NumCPU()))
+	for _, l := range todo {
+		group.Go(func() error {
+			if err := c.layer(groupCtx, l); err != nil {
+				return fmt.Errorf("cannot check layer %s: %w", short(l.DiffID.Encoded()), err)
+			}
+			if opts.Read != nil {
+				opts.Read(l.Size)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(c.problems, func(a, b Problem) int { return strings.Compare(a.Subject, b.Subject) })
+	if err := c.containers(ctx, layers); err != nil {
+		return nil, err
+	}
+	return c.problems, c.stacks(ctx)
 }
 
-// checkLayer returns what is wrong with a layer, and why it could not be checked.
-func (s *Store) checkLayer(ctx context.Context, l content.Layer, blobs *content.Store) (differs, err error) {
-	name := "check-" + l.DiffID.Encoded()
+// layerCheck is one run of Check.
+type layerCheck struct {
+	s        *Store
+	blobs    *content.Store
+	opts     CheckOptions
+	mu       sync.Mutex
+	problems []Problem
+}
+
+func (c *layerCheck) note(p Problem) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.problems = append(c.problems, p)
+}
+
+// layer compares one layer with its archive.
+func (c *layerCheck) layer(ctx context.Context, l content.Layer) error {
+	s, name := c.s, "check-"+l.DiffID.Encoded()
 	lock, err := flock.Exclusive(ctx, filepath.Join(s.layers, "locks", name))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer lock.Remove()
 	tmp := filepath.Join(s.layers, "tmp", name)
 	defer removeTree(tmp)
 	if err := removeTree(tmp); err != nil {
-		return nil, err
+		return err
 	}
-	blob, err := blobs.Reader(l.Digest)
+	blob, err := c.blobs.Reader(l.Digest)
 	if errors.Is(err, content.ErrNotFound) {
-		return nil, nil // the image is gone, and nothing is left to compare with
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer blob.Close()
-	err = s.unpackTo(ctx, tmp, l.DiffID, blob)
-	if errors.Is(err, content.ErrCorrupt) {
-		return err, nil
+	if err := s.unpackTo(ctx, tmp, l.DiffID, blob); err != nil {
+		if ctx.Err() == nil && errors.Is(c.blobs.Verify(ctx, l.Digest), content.ErrCorrupt) {
+			return nil
+		}
+		return err
 	}
-	if err != nil {
-		return nil, err
+	_, differs := s.Layer(l.DiffID)
+	if differs == nil {
+		differs = compareTrees(ctx, filepath.Join(tmp, "fs"), filepath.Join(s.layerDir(l.DiffID), "fs"), ".", s.xattr)
 	}
-	if _, err := s.Layer(l.DiffID); err != nil {
-		return err, nil
-	}
-	err = compareTrees(ctx, filepath.Join(tmp, "fs"), filepath.Join(s.layerDir(l.DiffID), "fs"), ".", s.xattr)
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	return err, nil
-}
-
-// compareTrees returns the first difference between want and have below rel.
-func compareTrees(ctx context.Context, want, have, rel, overlayXattr string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	differs := func(what string) error { return fmt.Errorf("%s of /%s is not what the image has", what, rel) }
-	w, h := filepath.Join(want, rel), filepath.Join(have, rel)
-	var a, b unix.Stat_t
-	if err := unix.Lstat(w, &a); err != nil {
-		return err
+	if differs == nil || !s.unpacked(l.DiffID) { // removed meanwhile
+		return nil
 	}
-	if err := unix.Lstat(h, &b); err != nil {
-		return fmt.Errorf("/%s: %w", rel, err)
-	}
-	isDir := a.Mode&unix.S_IFMT == unix.S_IFDIR
-	switch {
-	case a.Mode != b.Mode:
-		return differs("the type or mode")
-	case a.Uid != b.Uid || a.Gid != b.Gid:
-		return differs("the owner")
-	case a.Rdev != b.Rdev || !isDir && (a.Size != b.Size || a.Nlink != b.Nlink):
-		return differs("the size")
-	}
-	// Directories without an entry in the archive have the time of unpacking.
-	if !isDir && !isWhiteout(a) && a.Mtim != b.Mtim {
-		return differs("the time")
-	}
-	x, err := readAllXattrs(w, overlayXattr)
-	if err != nil {
-		return err
-	}
-	y, err := readAllXattrs(h, overlayXattr)
-	if err != nil {
-		return err
-	}
-	if !(dirAttributes{xattrs: x}).equal(dirAttributes{xattrs: y}) {
-		return differs("an extended attribute")
-	}
-	switch a.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		same, err := sameContent(w, h)
-		if err == nil && !same {
-			err = differs("the content")
-		}
-		return err
-	case unix.S_IFLNK:
-		one, err := os.Readlink(w)
+	p := Problem{Kind: "layer", Subject: l.DiffID.String(), Err: differs}
+	if c.opts.Repair {
+		p.Repaired, err = c.replace(ctx, tmp, l.DiffID.Encoded())
 		if err != nil {
 			return err
 		}
-		if two, err := os.Readlink(h); err != nil || one != two {
-			return differs("the target")
+	}
+	if p.Containers, err = s.usersOf(l.DiffID.Encoded()); err != nil {
+		return err
+	}
+	c.note(p)
+	return nil
+}
+
+// replace puts the layer in tmp in the place of the layer name, unless a running
+// container has that. It returns what it did.
+func (c *layerCheck) replace(ctx context.Context, tmp, name string) (string, error) {
+	lock, err := flock.Exclusive(ctx, c.s.lockPath())
+	if err != nil {
+		return "", err
+	}
+	defer lock.Unlock()
+	busy := func() (bool, error) {
+		users, err := c.s.usersOf(name)
+		return c.opts.Running != nil && slices.ContainsFunc(users, c.opts.Running), err
+	}
+	if no, err := busy(); err != nil || no {
+		return "", err
+	}
+	if err := syncTree(tmp); err != nil {
+		return "", err
+	}
+	exchange := func() error {
+		return unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, filepath.Join(c.s.layers, name), unix.RENAME_EXCHANGE)
+	}
+	if err := exchange(); err != nil {
+		return "", err
+	}
+	// A container that was started in between has the old one mounted, which
+	// must not be deleted under it.
+	if no, err := busy(); err != nil || no {
+		return "", errors.Join(err, exchange())
+	}
+	// What was derived from the old one may be wrong too.
+	used, err := c.s.used()
+	if err != nil {
+		return "", err
+	}
+	fixes, err := c.s.removeStacks(map[string]bool{name: true})
+	if err != nil {
+		return "", err
+	}
+	for _, fix := range fixes {
+		if !used[fix] {
+			if err := c.s.removeDir(ctx, fix); err != nil {
+				return "", err
+			}
 		}
-	case unix.S_IFDIR:
-		return compareDirs(ctx, want, have, rel, overlayXattr)
+	}
+	return "unpacked again", atomicfile.SyncDir(c.s.layers)
+}
+
+// usersOf returns the IDs of the containers that have the layer directory name.
+func (s *Store) usersOf(name string) ([]string, error) {
+	var ids []string
+	err := s.eachContainer(func(id string, dirs []string) error {
+		if slices.Contains(dirs, name) {
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// containers looks for containers that lack a layer.
+func (c *layerCheck) containers(ctx context.Context, layers []content.Layer) error {
+	return c.s.eachContainer(func(id string, dirs []string) error {
+		for _, name := range dirs {
+			if _, err := os.Lstat(c.s.dirPath(name)); !errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			p := Problem{Kind: "container", Subject: short(id), Containers: []string{id}, Err: fmt.Errorf("its layer %s is missing", short(name))}
+			i := slices.IndexFunc(layers, func(l content.Layer) bool { return l.DiffID.Encoded() == name })
+			if c.opts.Repair && i >= 0 {
+				if err := c.s.unpackAll(ctx, layers[i:i+1], c.blobs); err == nil {
+					p.Repaired = "unpacked again"
+				}
+			}
+			c.note(p)
+		}
+		return nil
+	})
+}
+
+// stacks looks for stacks that cannot be read or that lack a layer.
+func (c *layerCheck) stacks(ctx context.Context) error {
+	lock, err := flock.Exclusive(ctx, c.s.lockPath())
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	dir := filepath.Join(c.s.layers, "stacks")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot list layer stacks: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), atomicfile.TempPrefix) {
+			if c.opts.Repair {
+				os.Remove(path)
+			}
+			continue
+		}
+		err := c.s.checkStack(path)
+		if err == nil {
+			continue
+		}
+		p := Problem{Kind: "stack", Subject: short(e.Name()), Err: err}
+		if c.opts.Repair {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			p.Repaired = "removed"
+		}
+		c.note(p)
 	}
 	return nil
 }
 
-func compareDirs(ctx context.Context, want, have, rel, overlayXattr string) error {
-	names := func(root string) ([]string, error) {
-		entries, err := os.ReadDir(filepath.Join(root, rel))
-		var all []string
-		for _, e := range entries {
-			all = append(all, e.Name())
-		}
-		return all, err
+func (s *Store) checkStack(path string) error {
+	var st stack
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, &st)
 	}
-	a, err := names(want)
+	if err == nil && s.stackPath(chainID(st.DiffIDs)) != path {
+		err = errors.New("it is not the stack that its name says")
+	}
 	if err != nil {
 		return err
 	}
-	b, err := names(have)
-	if err != nil {
-		return err
-	}
-	if !slices.Equal(a, b) {
-		return fmt.Errorf("the entries of /%s are not those of the image", rel)
-	}
-	for _, name := range a {
-		if err := compareTrees(ctx, want, have, path.Join(rel, name), overlayXattr); err != nil {
-			return err
+	for _, name := range st.Dirs {
+		if _, err := os.Lstat(s.dirPath(name)); err != nil {
+			return fmt.Errorf("its layer %s is missing", short(name))
 		}
 	}
 	return nil
 }
 
-// readAllXattrs is readXattrs with overlayfs' mark of opaque directories.
-func readAllXattrs(path, overlayXattr string) (map[string]string, error) {
-	all, err := readXattrs(path)
-	if err != nil {
-		return nil, err
-	}
-	buf := make([]byte, 4)
-	if n, err := unix.Lgetxattr(path, overlayXattr+"opaque", buf); err == nil {
-		if all == nil {
-			all = make(map[string]string)
-		}
-		all[overlayXattr+"opaque"] = string(buf[:n])
-	}
-	return all, nil
+// Leftovers returns how many directories killed processes left, and their bytes.
+func (s *Store) Leftovers(ctx context.Context) (count int, bytes int64, err error) {
+	err = s.eachLeftover(func(path string) error {
+		n, err := diskUsage(ctx, path)
+		count++
+		bytes += n
+		return err
+	})
+	return count, bytes, err
 }
 
-func sameContent(a, b string) (bool, error) {
-	f, err := os.Open(a)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	g, err := os.Open(b)
-	if err != nil {
-		return false, err
-	}
-	defer g.Close()
-	p, q := make([]byte, 64<<10), make([]byte, 64<<10)
-	for {
-		n, err := io.ReadFull(f, p)
-		m, err2 := io.ReadFull(g, q)
-		if !bytes.Equal(p[:n], q[:m]) {
-			return false, nil
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return err2 == err, nil
-		}
-		if err != nil || err2 != nil {
-			return false, errors.Join(err, err2)
-		}
-	}
-}
+// Tidy removes the leftovers.
+func (s *Store) Tidy() error { return s.removeLeftovers() }

@@ -165,25 +165,37 @@ func (s *Store) removeStacks(gone map[string]bool) ([]string, error) {
 
 // used returns the names of the layer directories that containers have.
 func (s *Store) used() (map[string]bool, error) {
+	used := make(map[string]bool)
+	err := s.eachContainer(func(_ string, dirs []string) error {
+		for _, name := range dirs {
+			used[name] = true
+		}
+		return nil
+	})
+	return used, err
+}
+
+// eachContainer calls fn for each container with the layer directories that it
+// has.
+func (s *Store) eachContainer(fn func(id string, dirs []string) error) error {
 	entries, err := os.ReadDir(s.containers)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list containers: %w", err)
+		return fmt.Errorf("cannot list containers: %w", err)
 	}
-	used := make(map[string]bool)
 	for _, e := range entries {
 		_, st, err := s.lower(e.Name())
 		if err != nil && !errors.Is(err, ErrNotPrepared) {
-			return nil, err
+			return err
 		}
 		pinned, err := s.pinned(e.Name())
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, name := range append(pinned, st.Dirs...) {
-			used[name] = true
+		if err := fn(e.Name(), append(pinned, st.Dirs...)); err != nil {
+			return err
 		}
 	}
-	return used, nil
+	return nil
 }
 
 // pinned returns the layer directories that Pin keeps for a container.
@@ -211,21 +223,24 @@ func (s *Store) pinned(containerID string) ([]string, error) {
 }
 
 // removeLeftovers deletes what is below tmp and belongs to nobody alive.
-func (s *Store) removeLeftovers() error {
+func (s *Store) removeLeftovers() error { return s.eachLeftover(removeTree) }
+
+// eachLeftover calls fn for what is below tmp and belongs to nobody alive.
+func (s *Store) eachLeftover(fn func(path string) error) error {
 	dir := filepath.Join(s.layers, "tmp")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("cannot remove leftovers: %w", err)
+		return fmt.Errorf("cannot list leftovers: %w", err)
 	}
 	for _, e := range entries {
 		lock, free, err := flock.TryExclusive(filepath.Join(s.layers, "locks", e.Name()))
 		if err != nil {
-			return fmt.Errorf("cannot remove leftovers: %w", err)
+			return fmt.Errorf("cannot list leftovers: %w", err)
 		}
 		if !free {
 			continue
 		}
-		err = removeTree(filepath.Join(dir, e.Name()))
+		err = fn(filepath.Join(dir, e.Name()))
 		if err := errors.Join(err, lock.Remove()); err != nil {
 			return err
 		}

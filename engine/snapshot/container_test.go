@@ -161,7 +161,7 @@ func TestCheckFindsChangedLayers(t *testing.T) {
 	if err := s.Unpack(t.Context(), layers, blobs); err != nil {
 		t.Fatal(err)
 	}
-	if problems, err := s.Check(t.Context(), layers, blobs); err != nil || len(problems) != 0 {
+	if problems, err := s.Check(t.Context(), layers, blobs, CheckOptions{}); err != nil || len(problems) != 0 {
 		t.Fatalf("problems %v, %v", problems, err)
 	}
 	f := filepath.Join(s.layerDir(d), "fs/d/f")
@@ -172,7 +172,7 @@ func TestCheckFindsChangedLayers(t *testing.T) {
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, f, []unix.Timespec{st.Mtim, st.Mtim}, 0); err != nil {
 		t.Fatal(err)
 	}
-	problems, err := s.Check(t.Context(), layers, blobs)
+	problems, err := s.Check(t.Context(), layers, blobs, CheckOptions{})
 	if err != nil || len(problems) != 1 || !strings.Contains(problems[0].Err.Error(), "content of /d/f") {
 		t.Fatalf("problems %v, %v", problems, err)
 	}
@@ -182,7 +182,7 @@ func TestCheckFindsChangedLayers(t *testing.T) {
 	if err := s.Unpack(t.Context(), layers, blobs); err != nil {
 		t.Fatal(err)
 	}
-	if problems, err := s.Check(t.Context(), layers, blobs); err != nil || len(problems) != 0 {
+	if problems, err := s.Check(t.Context(), layers, blobs, CheckOptions{}); err != nil || len(problems) != 0 {
 		t.Fatalf("after unpacking again: %v, %v", problems, err)
 	}
 }
