@@ -1,0 +1,94 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+
+	bk "github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/frontend/subrequests/lint"
+	"github.com/moby/buildkit/frontend/subrequests/outline"
+	"github.com/moby/buildkit/frontend/subrequests/targets"
+
+	"github.com/stack-run/stack/engine/build/request"
+)
+
+// requests are the frontend's names for the methods of --call.
+var requests = map[string]string{
+	"check":   lint.SubrequestLintDefinition.Name,
+	"lint":    lint.SubrequestLintDefinition.Name,
+	"outline": outline.SubrequestsOutlineDefinition.Name,
+	"targets": targets.SubrequestsTargetsDefinition.Name,
+}
+
+// splitCall reads "METHOD[,format=json]".
+func splitCall(s string) (method string, json bool, err error) {
+	method, rest, _ := strings.Cut(s, ",")
+	switch rest {
+	case "", "format=text":
+	case "format=json":
+		json = true
+	default:
+		return "", false, fmt.Errorf("cannot read --call %q: unexpected %q; write METHOD[,format=json]", s, rest)
+	}
+	if requests[method] == "" {
+		return "", false, fmt.Errorf("cannot use --call %q; use build, check, outline or targets", s)
+	}
+	return method, json, nil
+}
+
+// call asks the Dockerfile frontend for something else than an image and returns
+// the answer's metadata.
+func call(ctx context.Context, conn *bk.Client, o bk.SolveOpt, what string, statuses chan *bk.SolveStatus) (map[string][]byte, error) {
+	method, _, err := splitCall(what)
+	if err != nil {
+		close(statuses)
+		return nil, err
+	}
+	attrs := maps.Clone(o.FrontendAttrs)
+	attrs["requestid"] = requests[method]
+	o.Exports, o.CacheExports = nil, nil
+	var metadata map[string][]byte
+	_, err = conn.Build(ctx, o, "", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		r, err := c.Solve(ctx, gateway.SolveRequest{Frontend: frontend, FrontendOpt: attrs})
+		if err != nil {
+			return nil, err
+		}
+		metadata = r.Metadata
+		return r, nil
+	}, statuses)
+	return metadata, err
+}
+
+// errCheck says that a check has found something, which has been printed.
+var errCheck = errors.New("the check found faults")
+
+// printCalls prints the answers and fails where a check found something.
+func printCalls(w io.Writer, b *request.Build, calls map[string]map[string][]byte) error {
+	method, json, err := splitCall(b.Call)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, t := range b.Targets {
+		answer := calls[t.Name]
+		text := answer["result.txt"]
+		if json {
+			text = answer["result.json"]
+		}
+		if method == "check" || method == "lint" {
+			if string(answer["result.statuscode"]) != "" && string(answer["result.statuscode"]) != "0" {
+				failed = errCheck
+			}
+			if len(strings.TrimSpace(string(text))) == 0 && !json {
+				text = []byte("Check complete, no warnings found.")
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(string(text), "\n"))
+	}
+	return failed
+}

@@ -1,0 +1,26 @@
+// Package build reaches the builder: BuildKit, embedded in a program of its own
+// so that commands that do not build pay nothing for it.
+//
+// # Processes
+//
+// "stack-builder daemon" serves BuildKit's own gRPC API on a unix socket in the
+// run directory. There is one for a run root. Dial connects to it and starts it
+// where there is none; it leaves by itself when nobody has been connected for a
+// while. It lives in a pid and a mount namespace of its own, so whatever ends it
+// ends its containers and takes its mounts along.
+//
+//	run-root/builder/buildkitd.sock  BuildKit's API
+//	run-root/builder/lock            held while a daemon lives
+//	run-root/builder/start           held while somebody starts one
+//	run-root/builder/use             shared while somebody connects, exclusive
+//	                                 while the daemon decides to leave
+//	run-root/builder/log             what daemons have said
+//	data-root/build                  the build cache
+//
+// # Packages
+//
+// This package is what clients import. Package daemon is the server, runner runs
+// the build's commands with the engine's runtime, blobs and layers share what the
+// engine has with BuildKit and the other way round. Package usage, which imports
+// nothing heavy, tells how much disk the cache takes.
+package build

@@ -1,0 +1,40 @@
+package request
+
+import "time"
+
+// Cache asks about the build cache, or, for prune, what to remove of it.
+type Cache struct {
+	DataRoot string `json:"dataRoot"`
+	RunRoot  string `json:"runRoot"`
+	// Filters are in BuildKit's words, such as "type==regular". A record must
+	// match one of them.
+	Filters []string `json:"filters,omitempty"`
+
+	// All removes what is internal or shared with images as well.
+	All bool `json:"all,omitempty"`
+	// Keep spares what was used within that time.
+	Keep time.Duration `json:"keep,omitempty"`
+	// Sizes are in bytes, 0 is no limit: what is always kept, what is kept at
+	// most, and what must be free on the disk.
+	Reserved, MaxUsed, MinFree int64
+}
+
+// Record is one entry of the build cache.
+type Record struct {
+	ID          string     `json:"ID"`
+	Parents     []string   `json:"Parents,omitempty"`
+	Type        string     `json:"Type"`
+	Description string     `json:"Description"`
+	InUse       bool       `json:"InUse"`
+	Shared      bool       `json:"Shared"`
+	Mutable     bool       `json:"Mutable"`
+	Size        int64      `json:"Size"` // bytes
+	CreatedAt   time.Time  `json:"CreatedAt"`
+	LastUsedAt  *time.Time `json:"LastUsedAt,omitempty"`
+	UsageCount  int        `json:"UsageCount"`
+}
+
+// Records answers a Cache.
+type Records struct {
+	Records []Record `json:"records"`
+}
