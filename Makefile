@@ -17,8 +17,10 @@ export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
 .PHONY: build setup images example test lint unit e2e bench clean
 
-## build: bin/stack, one static binary
+## build: bin/stack, one static binary that carries its builder
 build: setup
+	$(GO) build -ldflags '-s -w' -o bin/.builder/stack-builder ./cmd/stack-builder
+	$(GO) run ./cmd/stack/internal/builder/pack bin/.builder/stack-builder cmd/stack/internal/builder/program
 	$(GO) build -o $(STACK) ./cmd/stack
 
 ## setup: install what building and the images need, where it is missing

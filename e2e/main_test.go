@@ -154,7 +154,7 @@ func buildStack(module, to string) error {
 	if err := os.Mkdir(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", to, "./cmd/stack")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Dir(to)+"/", "./cmd/stack", "./cmd/stack-builder")
 	build.Dir = module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

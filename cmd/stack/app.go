@@ -34,6 +34,8 @@ type app struct {
 	// open gives the verbs, objects the stores of images, networks and volumes.
 	open    func(roots, func(warning string)) (compose.Verbs, error)
 	objects func(roots, func(warning string)) (*engine.Engine, error)
+	// builder runs a verb of the builder program.
+	builder func(ctx context.Context, a *app, verb string, ask, result any) error
 
 	verbs compose.Verbs  // opened once per process
 	store *engine.Engine // the same
@@ -66,7 +68,7 @@ func newApp() *app {
 	return &app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		environ: os.Environ(), now: time.Now, cwd: os.Getwd,
-		open: openVerbs, objects: openObjects,
+		open: openVerbs, objects: openObjects, builder: runBuilder,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 func newImageCmd(a *app) *cobra.Command {
 	return group("image", "Manage images",
+		newImageBuildCmd(a, nil),
 		newImageHistoryCmd(a, nil),
 		newImageImportCmd(a, nil),
 		newImageInspectCmd(a),

@@ -109,15 +109,20 @@ func (a *app) desired(l *load.Loaded, scale map[string]int) (*spec.Desired, []sp
 			return nil, nil, err
 		}
 	}
-	host := spec.HostFacts{Locate: l.Locate, StackVersion: strings.TrimPrefix(version, "v")}
-	if a.global.Compatibility {
-		host.Separator = "_"
-	}
-	d, warnings, err := spec.Build(p, host)
+	d, warnings, err := spec.Build(p, a.hostFacts(l))
 	if d != nil {
 		d.EnvFiles = l.EnvFiles
 	}
 	return d, warnings, err
+}
+
+// hostFacts are what the translation of a project needs besides it.
+func (a *app) hostFacts(l *load.Loaded) spec.HostFacts {
+	host := spec.HostFacts{Locate: l.Locate, StackVersion: strings.TrimPrefix(version, "v")}
+	if a.global.Compatibility {
+		host.Separator = "_"
+	}
+	return host
 }
 
 // scope is the project that the command line is about.

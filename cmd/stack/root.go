@@ -36,6 +36,7 @@ func verbTable() []verb {
 		{name: "logs", group: groupProject, build: func(a *app) *cobra.Command { return newLogsCmd(a, nil) }},
 		{name: "exec", group: groupProject, build: func(a *app) *cobra.Command { return newExecCmd(a, nil) }},
 		{name: "run", group: groupProject, build: func(a *app) *cobra.Command { return newRunCmd(a, nil) }},
+		{name: "build", group: groupProject, build: func(a *app) *cobra.Command { return newBuildCmd(a, nil) }},
 		{name: "create", group: groupProject, build: func(a *app) *cobra.Command { return newCreateCmd(a, nil) }},
 		{name: "start", group: groupProject, build: func(a *app) *cobra.Command { return newStartCmd(a, nil) }},
 		{name: "stop", group: groupProject, build: func(a *app) *cobra.Command { return newStopCmd(a, nil) }},
@@ -59,6 +60,7 @@ func verbTable() []verb {
 
 		{name: "container", group: groupObjects, build: newContainerCmd},
 		{name: "image", group: groupObjects, build: newImageCmd},
+		{name: "builder", group: groupObjects, build: newBuilderCmd},
 		{name: "network", group: groupObjects, build: newNetworkCmd},
 		{name: "volume", group: groupObjects, build: newVolumeCmd},
 		{name: "system", group: groupObjects, build: newSystemCmd},

@@ -164,7 +164,7 @@ func runRun(ctx context.Context, a *app, o *runOptions) error {
 		return nil
 	}
 	if err := a.interruptible(ctx, func(ctx context.Context) error {
-		return a.ensureImages(ctx, v, d, &o.createOptions, []string{o.Service}, o.NoDeps, nil)
+		return a.ensureImages(ctx, v, d, &o.createOptions, []string{o.Service}, o.NoDeps, a.buildHook(p, o.QuietBuild || o.Quiet))
 	}); err != nil {
 		return err
 	}

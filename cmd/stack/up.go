@@ -31,6 +31,9 @@ type createOptions struct {
 	Scale              []string
 	Timeout            *time.Duration // nil: each container's own
 	Yes                bool
+
+	// build builds services; it is set once the project is loaded.
+	build func(ctx context.Context, services []string) error
 }
 
 type upOptions struct {
@@ -199,6 +202,7 @@ func (o *createOptions) loadDesired(ctx context.Context, a *app, services []stri
 		return nil, errors.New("no service selected")
 	}
 	o.apply(p.Desired)
+	o.build = a.buildHook(p, o.QuietBuild)
 	return p.Desired, nil
 }
 
@@ -238,7 +242,7 @@ func runUp(ctx context.Context, a *app, o *upOptions) error {
 		return err
 	}
 	err = a.interruptible(ctx, func(ctx context.Context) error {
-		return a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, nil)
+		return a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, o.build)
 	})
 	if err != nil {
 		return err
@@ -262,7 +266,7 @@ func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
 		}
 		return printPlan(a, p)
 	}
-	if err := a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, nil); err != nil {
+	if err := a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, o.build); err != nil {
 		return err
 	}
 	return a.watch("Running", func(p compose.Progress) error { return v.Up(ctx, d, o.options(a), p) })

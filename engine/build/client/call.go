@@ -17,12 +17,17 @@ import (
 	"github.com/stack-run/stack/engine/build/request"
 )
 
-// requests are the frontend's names for the methods of --call.
-var requests = map[string]string{
-	"check":   lint.SubrequestLintDefinition.Name,
-	"lint":    lint.SubrequestLintDefinition.Name,
-	"outline": outline.SubrequestsOutlineDefinition.Name,
-	"targets": targets.SubrequestsTargetsDefinition.Name,
+// requestOf is the frontend's name for a method of --call, or "".
+func requestOf(method string) string {
+	switch method {
+	case "check", "lint":
+		return lint.SubrequestLintDefinition.Name
+	case "outline":
+		return outline.SubrequestsOutlineDefinition.Name
+	case "targets":
+		return targets.SubrequestsTargetsDefinition.Name
+	}
+	return ""
 }
 
 // splitCall reads "METHOD[,format=json]".
@@ -35,7 +40,7 @@ func splitCall(s string) (method string, json bool, err error) {
 	default:
 		return "", false, fmt.Errorf("cannot read --call %q: unexpected %q; write METHOD[,format=json]", s, rest)
 	}
-	if requests[method] == "" {
+	if requestOf(method) == "" {
 		return "", false, fmt.Errorf("cannot use --call %q; use build, check, outline or targets", s)
 	}
 	return method, json, nil
@@ -50,7 +55,7 @@ func call(ctx context.Context, conn *bk.Client, o bk.SolveOpt, what string, stat
 		return nil, err
 	}
 	attrs := maps.Clone(o.FrontendAttrs)
-	attrs["requestid"] = requests[method]
+	attrs["requestid"] = requestOf(method)
 	o.Exports, o.CacheExports = nil, nil
 	var metadata map[string][]byte
 	_, err = conn.Build(ctx, o, "", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {

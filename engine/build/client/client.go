@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distribution/reference"
 	bk "github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 
@@ -33,6 +34,9 @@ type Client struct {
 // target what became of it; the error is nil only if all were built.
 func (c *Client) Build(ctx context.Context, b *request.Build) (*request.Result, error) {
 	if err := b.Check(); err != nil {
+		return nil, err
+	}
+	if err := normalize(b.Targets); err != nil {
 		return nil, err
 	}
 	conn, err := c.Dial(ctx)
@@ -76,6 +80,23 @@ func (c *Client) Build(ctx context.Context, b *request.Build) (*request.Result, 
 		printWarnings(c.Err, warnings)
 	}
 	return &request.Result{Targets: r.built}, err
+}
+
+// normalize writes the targets' names out in full, as the exporter wants them.
+func normalize(targets []request.Target) error {
+	for i := range targets {
+		for j, name := range targets[i].Names {
+			ref, err := reference.ParseNormalizedNamed(name)
+			if err != nil {
+				return fmt.Errorf("cannot tag an image as %q: %w", name, err)
+			}
+			if _, pinned := ref.(reference.Digested); pinned {
+				return fmt.Errorf("cannot tag an image as %q: a digest is not chosen but computed; leave it out", name)
+			}
+			targets[i].Names[j] = reference.TagNameOnly(ref).String()
+		}
+	}
+	return nil
 }
 
 // run is one Build at work.

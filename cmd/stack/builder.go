@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/builder"
+	"github.com/stack-run/stack/cmd/stack/internal/when"
+	"github.com/stack-run/stack/engine/build/request"
+)
+
+func newBuilderCmd(a *app) *cobra.Command {
+	return group("builder", "Manage builds",
+		newImageBuildCmd(a, nil),
+		newBuilderDuCmd(a, nil),
+		newBuilderPruneCmd(a, nil),
+	)
+}
+
+// runBuilder finds the builder program and has it do something.
+func runBuilder(ctx context.Context, a *app, verb string, ask, result any) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find the builder: %w", err)
+	}
+	program, err := builder.Locate(a.getenv(builder.Variable), self, a.roots().Data)
+	if err != nil {
+		return err
+	}
+	err = builder.Run(ctx, program, verb, a.environ, builder.Streams{In: a.in, Out: a.out, Err: a.err}, ask, result)
+	var exit builder.ExitError
+	if errors.As(err, &exit) {
+		return exitError{code: exit.Code} // it has said why
+	}
+	return err
+}
+
+type builderDuOptions struct {
+	Filter  []string
+	Verbose bool
+}
+
+func newBuilderDuCmd(a *app, runF func(context.Context, *app, *builderDuOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runBuilderDu
+	}
+	o := &builderDuOptions{}
+	cmd := &cobra.Command{
+		Use:   "du",
+		Short: "Disk usage",
+		Args:  exactArgs(0),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.Filter, "filter", nil, "Provide filter values")
+	f.BoolVar(&o.Verbose, "verbose", false, "Provide a more verbose output")
+	return cmd
+}
+
+func runBuilderDu(ctx context.Context, a *app, o *builderDuOptions) error {
+	q, err := a.cacheQuery(o.Filter)
+	if err != nil {
+		return err
+	}
+	var r request.Records
+	if err := a.builder(ctx, a, "du", q, &r); err != nil {
+		return err
+	}
+	printRecords(a.out, r.Records, o.Verbose)
+	var total, reclaimable int64
+	for _, x := range r.Records {
+		total += x.Size
+		if !x.InUse {
+			reclaimable += x.Size
+		}
+	}
+	fmt.Fprintf(a.out, "Reclaimable:\t%s\nTotal:\t\t%s\n", units.HumanSize(float64(reclaimable)), units.HumanSize(float64(total)))
+	return nil
+}
+
+// printRecords prints entries of the cache.
+func printRecords(out io.Writer, records []request.Record, verbose bool) {
+	if len(records) == 0 {
+		return
+	}
+	slices.SortStableFunc(records, func(a, b request.Record) int { return strings.Compare(a.ID, b.ID) })
+	w := tabwriter.NewWriter(out, 0, 8, 1, '\t', 0)
+	defer w.Flush()
+	fmt.Fprint(w, "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED")
+	if verbose {
+		fmt.Fprint(w, "\tTYPE\tDESCRIPTION")
+	}
+	fmt.Fprintln(w)
+	for _, x := range records {
+		id, last := x.ID, ""
+		if x.Mutable {
+			id += "*"
+		}
+		if x.LastUsedAt != nil {
+			last = x.LastUsedAt.Format("2006-01-02 15:04:05")
+		}
+		fmt.Fprintf(w, "%s\t%t\t%s\t%s", id, !x.InUse, units.HumanSize(float64(x.Size)), last)
+		if verbose {
+			fmt.Fprintf(w, "\t%s\t%s", x.Type, x.Description)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+type builderPruneOptions struct {
+	All    bool
+	Filter []string
+	Force  bool
+	// Sizes as the user wrote them.
+	KeepStorage, Reserved, MaxUsed, MinFree string
+	Verbose                                 bool
+}
+
+func newBuilderPruneCmd(a *app, runF func(context.Context, *app, *builderPruneOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runBuilderPrune
+	}
+	o := &builderPruneOptions{}
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove build cache",
+		Args:  exactArgs(0),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.All, "all", "a", false, "Remove all unused build cache, not just dangling ones")
+	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "until=24h")`)
+	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	f.StringVar(&o.KeepStorage, "keep-storage", "", "Amount of disk space to keep for cache")
+	f.StringVar(&o.Reserved, "reserved-space", "", "Amount of disk space always allowed to keep for cache")
+	f.StringVar(&o.MaxUsed, "max-used-space", "", "Maximum amount of disk space allowed to keep for cache")
+	f.StringVar(&o.MinFree, "min-free-space", "", "Target amount of free disk space after pruning")
+	f.BoolVar(&o.Verbose, "verbose", false, "Provide a more verbose output")
+	return cmd
+}
+
+func runBuilderPrune(ctx context.Context, a *app, o *builderPruneOptions) error {
+	q, err := a.cacheQuery(o.Filter)
+	if err != nil {
+		return err
+	}
+	q.All = o.All
+	reserved := o.Reserved
+	if reserved == "" {
+		reserved = o.KeepStorage
+	}
+	for _, size := range []struct {
+		flag, text string
+		to         *int64
+	}{{"reserved-space", reserved, &q.Reserved}, {"max-used-space", o.MaxUsed, &q.MaxUsed}, {"min-free-space", o.MinFree, &q.MinFree}} {
+		if size.text == "" {
+			continue
+		}
+		if *size.to, err = units.RAMInBytes(size.text); err != nil {
+			return fmt.Errorf("cannot use --%s %q: %w", size.flag, size.text, err)
+		}
+	}
+	if !o.Force {
+		what := "all dangling build cache"
+		if o.All {
+			what = "all build cache"
+		}
+		ok, err := a.confirm("WARNING! This will remove " + what + ". Are you sure you want to continue? [y/N] ")
+		if err != nil || !ok {
+			return err
+		}
+	}
+	var r request.Records
+	if err := a.builder(ctx, a, "prune", q, &r); err != nil {
+		return err
+	}
+	printRecords(a.out, r.Records, o.Verbose)
+	var total int64
+	for _, x := range r.Records {
+		total += x.Size
+	}
+	fmt.Fprintf(a.out, "Total:\t%s\n", units.HumanSize(float64(total)))
+	return nil
+}
+
+// cacheQuery translates filters into BuildKit's: those of one query hold together.
+func (a *app) cacheQuery(filters []string) (*request.Cache, error) {
+	q := &request.Cache{DataRoot: a.roots().Data, RunRoot: a.roots().Run}
+	var parts []string
+	for _, f := range filters {
+		key, value, ok := strings.Cut(f, "=")
+		value = strings.TrimPrefix(value, "=")
+		switch {
+		case !ok || value == "":
+			return nil, fmt.Errorf("cannot read the filter %q; write KEY=VALUE", f)
+		case key == "until" || key == "unused-for":
+			since, err := when.Parse(value, a.now())
+			if err != nil {
+				return nil, fmt.Errorf("cannot read the filter %q: %w", f, err)
+			}
+			q.Keep = a.now().Sub(since)
+		case key == "id" || key == "parent" || key == "type" || key == "description" || key == "inuse" || key == "mutable" || key == "shared" || key == "private":
+			parts = append(parts, key+"=="+value)
+		default:
+			return nil, fmt.Errorf("cannot use the filter %q; there are until, id, parent, type, description, inuse, mutable, shared and private", f)
+		}
+	}
+	if len(parts) > 0 {
+		q.Filters = []string{strings.Join(parts, ",")}
+	}
+	return q, nil
+}
