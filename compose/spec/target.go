@@ -222,6 +222,8 @@ func (b *builder) buildSecrets(path string, in []types.ServiceSecretConfig) []re
 
 func (b *builder) buildSSH(path string, file types.SSHConfig, flags []string) []request.SSH {
 	var out []request.SSH
+	// The loader goes through a map: the order is nobody's.
+	file = slices.SortedFunc(slices.Values(file), func(a, b types.SSHKey) int { return strings.Compare(a.ID, b.ID) })
 	for _, k := range file {
 		s := request.SSH{ID: k.ID}
 		if k.Path != "" {
