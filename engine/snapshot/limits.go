@@ -23,8 +23,10 @@ func (l Limits) checkEntries(n int) error {
 	return nil
 }
 
-func (l Limits) checkBytes(n int64) error {
-	if l.Bytes > 0 && n > l.Bytes {
+// checkBytes tells whether more bytes may follow have. A sparse file may claim a
+// length that added to others overflows.
+func (l Limits) checkBytes(have, more int64) error {
+	if l.Bytes > 0 && more > l.Bytes-have {
 		return fmt.Errorf("its files have more than %d MiB, the limit for one layer", l.Bytes>>20)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -323,5 +324,15 @@ func TestConcurrentUnpackHappensOnce(t *testing.T) {
 	wg.Wait()
 	if len(opened) != 1 {
 		t.Errorf("unpacked %d times", len(opened))
+	}
+}
+
+func TestLimitsDoNotOverflow(t *testing.T) {
+	l := Limits{Bytes: 1 << 40}
+	if l.checkBytes(1<<39, math.MaxInt64) == nil {
+		t.Error("a file of 8 EiB fits beside others")
+	}
+	if err := l.checkBytes(1<<39, 1<<39); err != nil {
+		t.Error(err)
 	}
 }

@@ -196,7 +196,7 @@ func (u *unpacker) regular(parent int, base string, h *tar.Header, r io.Reader) 
 		return err
 	}
 	defer unix.Close(fd)
-	if err := u.limits.checkBytes(u.info.Bytes + h.Size); err != nil {
+	if err := u.limits.checkBytes(u.info.Bytes, h.Size); err != nil {
 		return err
 	}
 	u.info.Bytes += h.Size
