@@ -43,6 +43,7 @@ type Writer struct {
 	n       int64
 	flushed int64
 	done    bool
+	follow  *follower
 }
 
 // Ingest starts or resumes to write a blob. key names the ingest for resuming;
@@ -85,12 +86,13 @@ func (s *Store) Ingest(ctx context.Context, lease *Lease, key string, want Want)
 		lock.Remove()
 		return nil, fmt.Errorf("cannot store blob: %w", err)
 	}
-	w := &Writer{s: s, lease: lease, want: want, lock: lock, f: f, hash: alg.Hash()}
+	w := &Writer{s: s, lease: lease, want: want, lock: lock, f: f, hash: alg.Hash(), follow: newFollower(0)}
 	w.n, err = io.Copy(w.hash, ctxReader{ctx, f})
 	if err != nil {
 		w.Close()
 		return nil, fmt.Errorf("cannot resume to store a blob: %w", err)
 	}
+	w.follow.advance(w.n)
 	if want.Size > 0 && w.n > want.Size {
 		if err := w.Reset(); err != nil {
 			w.Close()
@@ -117,6 +119,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.hash.Write(p[:n])
 	w.n += int64(n)
+	w.follow.advance(w.n)
 	if w.n-w.flushed >= flushEvery {
 		unix.SyncFileRange(int(w.f.Fd()), w.flushed, w.n-w.flushed, unix.SYNC_FILE_RANGE_WRITE)
 		w.flushed = w.n
@@ -129,6 +132,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 
 // Reset forgets what was written, for a sender that cannot resume.
 func (w *Writer) Reset() error {
+	w.follow.end(errAbandoned)
+	w.follow = newFollower(0)
 	w.hash.Reset()
 	w.n, w.flushed = 0, 0
 	if err := w.f.Truncate(0); err != nil {
@@ -161,8 +166,10 @@ func (w *Writer) Commit(ctx context.Context) (Info, error) {
 	}
 	if w.want.Digest != "" && info.Digest != w.want.Digest {
 		w.Abort()
-		return Info{}, fmt.Errorf("cannot store blob %s: the content has digest %s", w.want.Digest, info.Digest)
+		return Info{}, fmt.Errorf("cannot store blob %s: %w: the content has digest %s", w.want.Digest, ErrCorrupt, info.Digest)
 	}
+	// Who reads behind need not wait for the disk.
+	w.follow.end(nil)
 	if err := w.commit(ctx, info.Digest); err != nil {
 		w.Abort()
 		return Info{}, fmt.Errorf("cannot store blob %s: %w", info.Digest, trimPath(err))
@@ -202,6 +209,7 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	w.done = true
+	w.follow.end(errAbandoned)
 	return errors.Join(w.f.Close(), w.lock.Unlock())
 }
 
@@ -211,6 +219,7 @@ func (w *Writer) Abort() error {
 		return nil
 	}
 	w.done = true
+	w.follow.end(errAbandoned)
 	err := os.Remove(w.f.Name())
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil

@@ -17,8 +17,8 @@ import (
 // Media types of Docker's image manifest version 2, schema 2
 // (distribution, docs/content/spec/manifest-v2-2.md).
 const (
-	dockerManifest  = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerIndex     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	DockerManifest  = "application/vnd.docker.distribution.manifest.v2+json"
+	DockerIndex     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	dockerConfig    = "application/vnd.docker.container.image.v1+json"
 	dockerRefType   = "vnd.docker.reference.type" // annotation of attestations in an index
 	maxManifest     = 8 << 20                     // bytes of a manifest, index or config
@@ -98,10 +98,10 @@ func (s *Store) readTarget(ctx context.Context, lease *content.Lease, target *oc
 		return nil, err
 	}
 	switch target.MediaType {
-	case ocispec.MediaTypeImageManifest, dockerManifest:
-		r, err := s.readImage(*target, data)
+	case ocispec.MediaTypeImageManifest, DockerManifest:
+		r, err := s.readImage(lease, *target, data)
 		return []record{r}, err
-	case ocispec.MediaTypeImageIndex, dockerIndex:
+	case ocispec.MediaTypeImageIndex, DockerIndex:
 	default:
 		return nil, fmt.Errorf("cannot add image %s: media type %q is neither an image manifest nor an index", target.Digest, target.MediaType)
 	}
@@ -194,7 +194,7 @@ func (s *Store) readManifest(d *ocispec.Descriptor) ([]byte, error) {
 }
 
 // readImage reads and verifies one manifest and its config.
-func (s *Store) readImage(desc ocispec.Descriptor, data []byte) (record, error) {
+func (s *Store) readImage(lease *content.Lease, desc ocispec.Descriptor, data []byte) (record, error) {
 	fail := func(format string, args ...any) (record, error) {
 		return record{}, fmt.Errorf("cannot add image with manifest %s: %w", desc.Digest, fmt.Errorf(format, args...))
 	}
@@ -239,8 +239,14 @@ func (s *Store) readImage(desc ocispec.Descriptor, data []byte) (record, error) 
 		if diffID.Validate() != nil || diffID.Algorithm() != digest.SHA256 {
 			return fail("layer %d has diff ID %q, which is not a sha256 digest", i, diffID)
 		}
-		if !isLayer(l.MediaType) {
+		if !IsLayer(l.MediaType) {
 			return fail("layer %d has media type %q, which is not a file system layer", i, l.MediaType)
+		}
+		if lease != nil {
+			// Before the look, so that it stays.
+			if err := lease.Protect(context.Background(), m.Config.Digest, l.Digest); err != nil {
+				return fail("%w", err)
+			}
 		}
 		info, err := s.content.Stat(l.Digest)
 		if errors.Is(err, content.ErrNotFound) {
@@ -259,9 +265,9 @@ func (s *Store) readImage(desc ocispec.Descriptor, data []byte) (record, error) 
 	return r, nil
 }
 
-// isLayer tells whether a media type is a layer's. How it is compressed is told
+// IsLayer tells whether a media type is a layer's. How it is compressed is told
 // by its content.
-func isLayer(mediaType string) bool {
+func IsLayer(mediaType string) bool {
 	return strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.") ||
 		strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.")
 }

@@ -183,7 +183,7 @@ func (s *Store) checkRecord(k recordKey, corrupt map[digest.Digest]bool) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := s.readImage(desc, data)
+	fresh, err := s.readImage(nil, desc, data)
 	if err != nil {
 		return err
 	}

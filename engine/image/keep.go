@@ -48,5 +48,5 @@ func (s *Store) children(d digest.Digest) []ocispec.Descriptor {
 }
 
 func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == DockerIndex
 }

@@ -139,7 +139,7 @@ func (s *Store) reachable(ctx context.Context, lease *content.Lease, d digest.Di
 	}
 	all := []digest.Digest{d}
 	for _, c := range s.children(d) {
-		if isIndex(c.MediaType) || c.MediaType == ocispec.MediaTypeImageManifest || c.MediaType == dockerManifest {
+		if isIndex(c.MediaType) || c.MediaType == ocispec.MediaTypeImageManifest || c.MediaType == DockerManifest {
 			more, err := s.reachable(ctx, lease, c.Digest)
 			if err != nil {
 				return nil, err

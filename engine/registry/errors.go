@@ -1,0 +1,191 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Error is a registry's refusal.
+type Error struct {
+	Host   string
+	Status int    // of HTTP
+	Code   string // such as MANIFEST_UNKNOWN (distribution-spec, "Error Codes"), may be empty
+	Text   string // the registry's own words, or the status in words
+	Hint   string
+	wait   time.Duration // Retry-After
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("registry %s says: %s", e.Host, e.Text)
+	if e.Hint != "" {
+		s += "; " + e.Hint
+	}
+	return s
+}
+
+// maxErrorBody is how much of an error's body is read.
+const maxErrorBody = 64 << 10
+
+// refusal makes an Error of a response and closes its body.
+func refusal(e *endpoint, resp *http.Response, now time.Time) *Error {
+	defer resp.Body.Close()
+	out := &Error{Host: e.String(), Status: resp.StatusCode}
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	var body struct {
+		Errors []struct {
+			Code, Message string
+			Detail        any
+		}
+		Details string // of token servers
+	}
+	if json.Unmarshal(data, &body) == nil {
+		var texts []string
+		for _, x := range body.Errors {
+			if out.Code == "" {
+				out.Code = x.Code
+			}
+			text := x.Message
+			if text == "" {
+				text = x.Code
+			}
+			texts = append(texts, printable(text))
+		}
+		out.Text = strings.Join(texts, "; ")
+		if out.Text == "" {
+			out.Text = printable(body.Details)
+		}
+	}
+	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	if out.Text == "" {
+		out.Text = status
+	} else {
+		out.Text += " (" + status + ")"
+	}
+	out.wait = retryAfter(resp.Header.Get("Retry-After"), now)
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		out.Hint = fmt.Sprintf("log in with \"stack login%s\"", loginArgument(e.registry))
+	case http.StatusForbidden:
+		out.Hint = fmt.Sprintf("check that the account may do this, or log in with another by \"stack login%s\"", loginArgument(e.registry))
+	case http.StatusTooManyRequests:
+		out.Hint = rateLimit(resp.Header, out.wait) + fmt.Sprintf("log in with \"stack login%s\", or set a mirror in %s", loginArgument(e.registry), filepath.Join(ConfigDir(), "registries.json"))
+	}
+	return out
+}
+
+func loginArgument(registry string) string {
+	if registry == hub {
+		return ""
+	}
+	return " " + registry
+}
+
+// printable takes out what would disturb a terminal.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+	return strings.TrimSpace(s[:min(len(s), 2000)])
+}
+
+// retryAfter reads Retry-After, in seconds or as a date (RFC 9110, 10.2.3).
+func retryAfter(value string, now time.Time) time.Duration {
+	if n, err := strconv.Atoi(value); err == nil && n >= 0 {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(value); err == nil && t.After(now) {
+		return t.Sub(now)
+	}
+	return 0
+}
+
+// rateLimit reads the headers "RateLimit-Limit: 100;w=21600" and
+// "RateLimit-Remaining: 0;w=21600" (draft-polli-ratelimit-headers).
+func rateLimit(h http.Header, wait time.Duration) string {
+	limit, window, _ := strings.Cut(h.Get("RateLimit-Limit"), ";w=")
+	left, _, _ := strings.Cut(h.Get("RateLimit-Remaining"), ";")
+	var parts []string
+	if limit != "" && left != "" {
+		text := fmt.Sprintf("%s of %s requests are left", printable(left), printable(limit))
+		if n, err := strconv.Atoi(window); err == nil {
+			text += fmt.Sprintf(" in %s", time.Duration(n)*time.Second)
+		}
+		parts = append(parts, text)
+	}
+	if wait > 0 {
+		parts = append(parts, fmt.Sprintf("try again in %s", wait.Round(time.Second)))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return strings.Join(parts, ", ") + "; "
+}
+
+// networkError explains an error that came before any answer.
+func (c *Client) networkError(e *endpoint, err error) error {
+	host := e.String()
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return fmt.Errorf("cannot reach registry %s: there is no host %q; check the spelling and the name server", host, dns.Name)
+	case errors.As(err, &cert):
+		dir := "/etc/docker/certs.d"
+		if len(c.config.CertDirs) > 0 {
+			dir = c.config.CertDirs[0]
+		}
+		return fmt.Errorf("cannot trust registry %s: %w; if its authority is a private one, put its certificate into %s", host, cert.Err, filepath.Join(dir, e.base.Host, "ca.crt"))
+	case strings.Contains(err.Error(), "HTTP response to HTTPS client"):
+		return fmt.Errorf("cannot reach registry %s: it speaks plain HTTP; if that is meant, add %q to insecure-registries in %s", host, e.base.Host, filepath.Join(ConfigDir(), "registries.json"))
+	case refused(err):
+		return fmt.Errorf("cannot reach registry %s: connection refused; is it running, on that port?: %w", host, syscall.ECONNREFUSED)
+	}
+	return fmt.Errorf("cannot reach registry %s: %w", host, err)
+}
+
+func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// transient tells whether an error may be gone the next time.
+func transient(err error) bool {
+	var refusal *Error
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.Status == http.StatusTooManyRequests || refusal.Status >= 500 && refusal.Status != http.StatusNotImplemented
+	case errors.Is(err, context.Canceled), refused(err), errors.As(err, &cert), errors.As(err, &record), errors.As(err, &alert):
+		return false
+	case errors.As(err, &dns):
+		return dns.IsTemporary
+	case errors.Is(err, errStalled), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return true
+	}
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() || strings.Contains(err.Error(), "server closed idle connection")
+}
+
+// noSpace adds what to do where the disk is full.
+func noSpace(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w; free some with \"stack system prune\", or set STACK_DATA_ROOT to a larger disk", err)
+	}
+	return err
+}
