@@ -29,10 +29,24 @@ func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptio
 	if err != nil {
 		return err
 	}
+	var pull []plan.ImageOp
 	var build []string
 	for _, op := range ops {
-		if op.Kind == plan.BuildImage {
+		if op.Kind == plan.PullImage {
+			pull = append(pull, op)
+		} else {
 			build = append(build, op.Services...)
+		}
+	}
+	instead, err := Pull(ctx, c.Engine, pull, PullOptions{Parallel: o.Parallel}, p)
+	if err != nil {
+		return err
+	}
+	for _, op := range instead {
+		for _, name := range op.Services {
+			if d.Services[name].HasBuild {
+				build = append(build, name)
+			}
 		}
 	}
 	if len(build) > 0 && o.Build != nil {

@@ -130,6 +130,9 @@ func runContainerRun(ctx context.Context, a *app, o *containerRunOptions) error 
 		fmt.Fprintf(a.err, " DRY-RUN MODE -  Container %s  would run\n", r.Spec.Name)
 		return nil
 	}
+	if err := a.ensureImage(ctx, v, r.Spec, o.Pull, o.Quiet); err != nil {
+		return exitError{code: exitEngine, cause: err}
+	}
 	if o.CreateOnly || o.Detach {
 		r.Started = func(id string) {
 			if o.CreateOnly {

@@ -24,6 +24,7 @@ func newImageCmd(a *app) *cobra.Command {
 		newImageLoadCmd(a, nil),
 		newImageLsCmd(a, nil),
 		newImagePruneCmd(a, nil),
+		newImagePullCmd(a, nil),
 		newImageRmCmd(a, nil),
 		newImageSaveCmd(a, nil),
 		newImageTagCmd(a),

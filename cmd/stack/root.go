@@ -55,6 +55,7 @@ func verbTable() []verb {
 		{name: "events", group: groupProject, build: func(a *app) *cobra.Command { return newEventsCmd(a, nil) }},
 		{name: "images", group: groupProject, build: func(a *app) *cobra.Command { return newImagesCmd(a, nil) }},
 		{name: "volumes", group: groupProject, build: func(a *app) *cobra.Command { return newVolumesCmd(a, nil) }},
+		{name: "pull", group: groupProject, build: func(a *app) *cobra.Command { return newPullCmd(a, nil) }},
 		{name: "config", aliases: []string{"convert"}, group: groupProject, build: func(a *app) *cobra.Command { return newConfigCmd(a, nil) }},
 		{name: "ls", group: groupProject, build: func(a *app) *cobra.Command { return newLsCmd(a, nil) }},
 

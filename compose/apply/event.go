@@ -17,4 +17,8 @@ type Event struct {
 	// Text is the rest of the line: a cause ("environment.LOG_LEVEL "info" → "debug""),
 	// an error, or what is waited for.
 	Text string `json:"text,omitempty"`
+	// Current and Total count bytes while they move. Such an event is one of
+	// many: displays that do not draw over what they have shown leave it out.
+	Current int64 `json:"current,omitempty"`
+	Total   int64 `json:"total,omitempty"`
 }

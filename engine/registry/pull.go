@@ -43,6 +43,9 @@ type PullOptions struct {
 	Event    func(Event)
 	// Parallel is how many layers come at once, 0 for the default.
 	Parallel int
+	// Ready, if set, is called once all of the image is here and before it has
+	// its name. If it fails, the name stays where it was.
+	Ready func(context.Context) error
 }
 
 // Pulled is the result of a pull.
@@ -117,7 +120,10 @@ func (c *Client) pull(ctx context.Context, to Target, ref reference.Named, o Pul
 		if img.Manifest.Digest != manifest.Digest {
 			return nil // for another platform, and here already
 		}
-		return to.Layers.Unpack(ctx, img.Layers, to.Images.Content())
+		if err := to.Layers.Unpack(ctx, img.Layers, to.Images.Content()); err != nil || o.Ready == nil {
+			return err
+		}
+		return o.Ready(ctx)
 	}})
 	if err != nil {
 		return Pulled{}, err

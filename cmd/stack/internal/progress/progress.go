@@ -86,6 +86,9 @@ func (l *lines) Print(write func()) {
 func (l *lines) Done() {}
 
 func plainLine(e apply.Event, dryRun bool) string {
+	if e.Current > 0 {
+		return "" // one of very many
+	}
 	line := fmt.Sprintf(" %s  %s", id(e), e.Status)
 	if dryRun {
 		line = " DRY-RUN MODE - " + line
@@ -103,10 +106,12 @@ type message struct {
 	Status  string `json:"status,omitempty"`
 	Text    string `json:"text,omitempty"`
 	Details string `json:"details,omitempty"`
+	Current int64  `json:"current,omitempty"`
+	Total   int64  `json:"total,omitempty"`
 }
 
 func jsonLine(e apply.Event, dryRun bool) string {
-	b, err := json.Marshal(message{DryRun: dryRun, ID: id(e), Status: class(e).String(), Text: e.Status, Details: e.Text})
+	b, err := json.Marshal(message{DryRun: dryRun, ID: id(e), Status: class(e).String(), Text: e.Status, Details: e.Text, Current: e.Current, Total: e.Total})
 	if err != nil {
 		return ""
 	}

@@ -1,0 +1,182 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/registry"
+)
+
+// defaultPulls is how many images are pulled at once where nothing is said.
+const defaultPulls = 4
+
+// PullOptions say how Pull treats a failure.
+type PullOptions struct {
+	// KeepGoing pulls what can be pulled; without it, no name changes unless all
+	// pulls succeed.
+	KeepGoing bool
+	Parallel  int // images at once, 0 for the default
+}
+
+// Pull carries out the pulls among ops. It returns the operations that no
+// registry has the image for and whose services can build it instead.
+func Pull(ctx context.Context, e *engine.Engine, ops []plan.ImageOp, o PullOptions, p Progress) ([]plan.ImageOp, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	client, err := registry.NewClient(registry.Options{UserAgent: "stack"})
+	if err != nil {
+		return nil, err
+	}
+	to, err := pullTarget(e)
+	if err != nil {
+		return nil, err
+	}
+	tell := func(event apply.Event) {
+		if p != nil {
+			event.Time = time.Now()
+			p(event)
+		}
+	}
+	gate := newGate(len(ops))
+	if o.KeepGoing {
+		gate = nil
+	}
+	var (
+		mu     sync.Mutex
+		build  []plan.ImageOp
+		failed error
+	)
+	group, ctx := errgroup.WithContext(ctx)
+	// All of them wait for the last one before they get their names, so a limit
+	// below their number would never be passed: it bounds the transfers instead.
+	slots := make(chan struct{}, pulls(o.Parallel))
+	for _, op := range ops {
+		group.Go(func() error {
+			tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Pulling"})
+			err := pullOne(ctx, client, to, op, slots, gate, tell)
+			switch {
+			case err == nil:
+				tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Pulled", Done: true})
+				return nil
+			case op.OrBuild && registryLacks(err):
+				gate.leave()
+				tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Skipped", Done: true, Text: "no registry has it; it will be built"})
+				mu.Lock()
+				build = append(build, op)
+				mu.Unlock()
+				return nil
+			}
+			if ctx.Err() == nil {
+				tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Error", Done: true, Text: err.Error()})
+			}
+			if o.KeepGoing {
+				mu.Lock()
+				failed = errors.Join(failed, err)
+				mu.Unlock()
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return build, failed
+}
+
+func pulls(parallel int) int {
+	if parallel > 0 {
+		return parallel
+	}
+	return defaultPulls
+}
+
+func pullTarget(e *engine.Engine) (registry.Target, error) {
+	images, err := e.Images()
+	if err != nil {
+		return registry.Target{}, err
+	}
+	layers, err := e.Layers()
+	return registry.Target{Images: images, Layers: layers}, err
+}
+
+// pullOne pulls one image. Its slot is free again while it waits for the others.
+func pullOne(ctx context.Context, c *registry.Client, to registry.Target, op plan.ImageOp, slots chan struct{}, g *gate, tell func(apply.Event)) error {
+	select {
+	case slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	release := sync.OnceFunc(func() { <-slots })
+	defer release()
+	_, err := c.Pull(ctx, to, op.Image, registry.PullOptions{
+		Platform: op.Platform,
+		Event:    func(e registry.Event) { tell(LayerEvent(e)) },
+		Ready: func(ctx context.Context) error {
+			release()
+			return g.wait(ctx)
+		},
+	})
+	return err
+}
+
+// LayerEvent is the progress of a layer as the displays show it.
+func LayerEvent(e registry.Event) apply.Event {
+	text := ""
+	if e.Total > 0 && e.Current > 0 {
+		text = units.HumanSize(float64(e.Current)) + "/" + units.HumanSize(float64(e.Total))
+	}
+	return apply.Event{Name: e.Layer, Status: e.Status, Text: text, Done: e.Done, Current: e.Current, Total: e.Total}
+}
+
+// registryLacks tells whether err says that a registry does not have the image,
+// or does not show it to this user, which registries do not tell apart.
+func registryLacks(err error) bool {
+	var refusal *registry.Error
+	return errors.As(err, &refusal) && (refusal.Status == http.StatusNotFound || refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden)
+}
+
+// gate opens when all have come or left. A nil gate is open.
+type gate struct {
+	mu      sync.Mutex
+	missing int
+	open    chan struct{}
+}
+
+func newGate(n int) *gate { return &gate{missing: n, open: make(chan struct{})} }
+
+// leave says that one will not come.
+func (g *gate) leave() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.missing--; g.missing == 0 {
+		close(g.open)
+	}
+}
+
+// wait comes to the gate, and returns when it opens.
+func (g *gate) wait(ctx context.Context) error {
+	if g == nil {
+		return nil
+	}
+	g.leave()
+	select {
+	case <-g.open:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
