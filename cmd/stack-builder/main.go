@@ -15,9 +15,10 @@ import (
 // verbs are what the program can do, by its first argument.
 func verbs() map[string]func(ctx context.Context, args []string) error {
 	return map[string]func(context.Context, []string) error{
-		"build": build,
-		"du":    usage,
-		"prune": prune,
+		"build":  build,
+		"daemon": daemon,
+		"du":     usage,
+		"prune":  prune,
 	}
 }
 

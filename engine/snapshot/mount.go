@@ -98,10 +98,24 @@ func (s *Store) view(st stack) (*os.File, error) {
 
 func (s *Store) overlay(st stack) overlay {
 	o := overlay{userXattr: strings.HasPrefix(s.xattr, "user.")}
-	for _, name := range st.Dirs {
+	for _, name := range uppermost(st.Dirs) {
 		o.lower = append(o.lower, s.dirPath(name))
 	}
 	return o
+}
+
+// uppermost leaves the last one of each name, because overlayfs refuses the same
+// directory twice (ELOOP), and images have layers twice: each command that
+// changes nothing makes the same, empty layer. The lower one does not matter:
+// whatever it has or hides, the upper one has and hides too.
+func uppermost(names []string) []string {
+	var kept []string
+	for i, name := range names {
+		if !slices.Contains(names[i+1:], name) {
+			kept = append(kept, name)
+		}
+	}
+	return kept
 }
 
 func (s *Store) mount(o overlay, name string) (*os.File, error) {

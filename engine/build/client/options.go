@@ -107,6 +107,8 @@ func attributes(t *request.Target) map[string]string {
 		limits = append(limits, fmt.Sprintf("%s=%d:%d", u.Name, u.Soft, u.Hard))
 	}
 	set("ulimit", strings.Join(limits, ","))
+	// What is here is used without asking a registry, as Docker does.
+	a["image-resolve-mode"] = "local"
 	if t.Pull {
 		a["image-resolve-mode"] = "pull"
 	}

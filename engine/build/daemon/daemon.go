@@ -1,0 +1,219 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/moby/buildkit/cache/remotecache"
+	"github.com/moby/buildkit/cache/remotecache/inline"
+	"github.com/moby/buildkit/cache/remotecache/local"
+	registrycache "github.com/moby/buildkit/cache/remotecache/registry"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/frontend"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/util/resolver"
+	buildworker "github.com/moby/buildkit/worker"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/stats"
+
+	"github.com/stack-run/stack/engine/build"
+	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/engine/image"
+)
+
+// Options say what a daemon serves.
+type Options struct {
+	DataRoot, RunRoot string
+	Images            *image.Store
+	// Ready, if set, is called for each image that is built before it has a name.
+	Ready func(context.Context, image.Image) error
+	// Executor runs the commands of a build, in the networks of Networks.
+	Executor executor.Executor
+	Networks map[pb.NetMode]network.Provider
+	// Idle is how long the daemon stays when nobody is connected.
+	Idle time.Duration
+}
+
+// Serve serves BuildKit's API until ctx ends or nobody has been connected for a
+// while. It calls ready once connections are taken.
+func Serve(ctx context.Context, o Options, ready func()) error {
+	dir := build.Dir(o.RunRoot)
+	lock, free, err := flock.TryExclusive(filepath.Join(dir, "lock"))
+	if err != nil {
+		return err
+	}
+	if !free {
+		return fmt.Errorf("another builder serves %s", o.RunRoot)
+	}
+	defer lock.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	controller, err := newController(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer controller.Close()
+	idle := newIdle(o.Idle, filepath.Join(dir, "use"), cancel)
+	server := grpc.NewServer(grpc.StatsHandler(idle),
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize))
+	healthv1.RegisterHealthServer(server, health.NewServer())
+	controller.Register(server)
+	listener, err := listen(build.Socket(o.RunRoot))
+	if err != nil {
+		return err
+	}
+	defer os.Remove(build.Socket(o.RunRoot))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	ready()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+		server.Stop()
+		return nil
+	}
+}
+
+// listen makes the socket anew: whoever holds the lock is the only one to serve.
+func listen(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}
+
+func newController(ctx context.Context, o Options) (*control.Controller, error) {
+	dir := build.StateDir(o.DataRoot)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	sessions, err := session.NewManager()
+	if err != nil {
+		return nil, err
+	}
+	w, _, err := newWorker(ctx, dir, o, o.Executor, o.Networks)
+	if err != nil {
+		return nil, err
+	}
+	workers := &buildworker.Controller{}
+	if err := workers.Add(w); err != nil {
+		return nil, err
+	}
+	gw, err := gateway.NewGatewayFrontend(workers.Infos(), nil)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := bboltcachestorage.NewStore(filepath.Join(dir, "cache.db"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the build cache: %w", err)
+	}
+	history, err := bolt.Open(filepath.Join(dir, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the history of builds: %w", err)
+	}
+	hosts := resolver.NewRegistryConfig(registries())
+	return control.NewController(control.Opt{
+		SessionManager:   sessions,
+		WorkerController: workers,
+		Frontends: map[string]frontend.Frontend{
+			"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build),
+			"gateway.v0":    gw,
+		},
+		CacheManager: solver.NewCacheManager(ctx, "local", cache, buildworker.NewCacheResultStorage(workers)),
+		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
+			"registry": registrycache.ResolveCacheExporterFunc(sessions, hosts),
+			"local":    local.ResolveCacheExporterFunc(sessions),
+			"inline":   inline.ResolveCacheExporterFunc(),
+		},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
+			"registry": registrycache.ResolveCacheImporterFunc(sessions, w.ContentStore(), hosts),
+			"local":    local.ResolveCacheImporterFunc(sessions),
+		},
+		// As with Docker, a build may ask for these, and the client must allow them.
+		Entitlements:   []string{"network.host", "security.insecure"},
+		HistoryDB:      history,
+		CacheStore:     cache,
+		LeaseManager:   w.LeaseManager(),
+		ContentStore:   w.ContentStore(),
+		GarbageCollect: w.GarbageCollect,
+		GracefulStop:   ctx.Done(),
+	})
+}
+
+// idle ends the daemon when nobody has been connected for a while. It is a
+// stats.Handler, which is told of connections.
+type idle struct {
+	after time.Duration
+	use   string // held, shared, by whoever is about to connect
+	leave func()
+
+	mu        sync.Mutex
+	connected int
+	timer     *time.Timer
+}
+
+var _ stats.Handler = (*idle)(nil)
+
+func newIdle(after time.Duration, use string, leave func()) *idle {
+	if after <= 0 {
+		after = build.DefaultIdle
+	}
+	i := &idle{after: after, use: use, leave: leave}
+	i.timer = time.AfterFunc(after, i.elapsed)
+	return i
+}
+
+func (i *idle) elapsed() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.connected > 0 {
+		return
+	}
+	lock, free, err := flock.TryExclusive(i.use)
+	if err != nil || !free {
+		i.timer.Reset(i.after)
+		return
+	}
+	defer lock.Unlock()
+	i.leave()
+}
+
+// HandleConn counts connections.
+func (i *idle) HandleConn(_ context.Context, s stats.ConnStats) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch s.(type) {
+	case *stats.ConnBegin:
+		i.connected++
+		i.timer.Stop()
+	case *stats.ConnEnd:
+		if i.connected--; i.connected == 0 {
+			i.timer.Reset(i.after)
+		}
+	}
+}
+
+func (i *idle) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (i *idle) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (i *idle) HandleRPC(context.Context, stats.RPCStats)                         {}

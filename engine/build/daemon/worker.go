@@ -1,0 +1,128 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/platforms"
+	cachemetadata "github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/exporter/containerimage"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/snapshot/containerd"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/util/resolver"
+	resolverconfig "github.com/moby/buildkit/util/resolver/config"
+	"github.com/moby/buildkit/util/winlayers"
+	"github.com/moby/buildkit/worker/base"
+	wlabel "github.com/moby/buildkit/worker/label"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/stack-run/stack/engine/build/blobs"
+	"github.com/stack-run/stack/engine/build/export"
+)
+
+const (
+	// namespace is BuildKit's in containerd's stores.
+	namespace = "buildkit"
+	// snapshotter is a name that BuildKit knows: with it, the content of a layer
+	// is read from the directory that overlayfs wrote, and not found by comparing
+	// two trees.
+	snapshotter = "overlayfs"
+)
+
+// worker is BuildKit's worker with an exporter of its own.
+type worker struct {
+	*base.Worker
+	images *blobs.Images
+	writer *containerimage.ImageWriter
+}
+
+// Exporter returns what takes a build's result.
+func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
+	if name != client.ExporterImage && name != "moby" {
+		return w.Worker.Exporter(name, sm)
+	}
+	return &export.Exporter{
+		Images: w.images, Sessions: sm, Writer: w.writer, RegistryHosts: w.RegistryHosts, Leases: w.LeaseManager(),
+	}, nil
+}
+
+// newWorker opens the build cache below dir.
+func newWorker(ctx context.Context, dir string, o Options, exec executor.Executor, nets map[pb.NetMode]network.Provider) (*worker, func() error, error) {
+	layers, err := overlay.NewSnapshotter(filepath.Join(dir, "snapshots"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open the build cache: %w", err)
+	}
+	store, err := blobs.Open(filepath.Join(dir, "content"), o.Images.Content())
+	if err != nil {
+		return nil, nil, err
+	}
+	db, err := bolt.Open(filepath.Join(dir, "containerdmeta.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open the build cache: %w", err)
+	}
+	meta := metadata.NewDB(db, store, map[string]snapshots.Snapshotter{snapshotter: layers})
+	if err := meta.Init(ctx); err != nil {
+		return nil, db.Close, fmt.Errorf("cannot open the build cache: %w", err)
+	}
+	records, err := cachemetadata.NewStore(filepath.Join(dir, "metadata_v2.db"))
+	if err != nil {
+		return nil, db.Close, fmt.Errorf("cannot open the build cache: %w", err)
+	}
+	id, err := base.ID(dir)
+	if err != nil {
+		return nil, db.Close, err
+	}
+	content := containerd.NewContentStore(meta.ContentStore(), namespace)
+	images := &blobs.Images{Engine: o.Images, Blobs: store, Content: content, Ready: o.Ready}
+	opt := base.WorkerOpt{
+		ID: id, Root: dir,
+		Labels:           map[string]string{wlabel.Executor: "stack", wlabel.Snapshotter: snapshotter},
+		Platforms:        []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
+		GCPolicy:         gcPolicy(dir),
+		MetadataStore:    records,
+		NetworkProviders: nets,
+		Executor:         exec,
+		Snapshotter:      containerd.NewSnapshotter(snapshotter, meta.Snapshotter(snapshotter), namespace, nil),
+		ContentStore:     content,
+		Applier:          winlayers.NewFileSystemApplierWithWindows(content, apply.NewFileSystemApplier(content)),
+		Differ:           winlayers.NewWalkingDiffWithWindows(content, walking.NewWalkingDiff(content)),
+		ImageStore:       images,
+		RegistryHosts:    resolver.NewRegistryConfig(registries()),
+		LeaseManager:     leaseutil.WithNamespace(metadata.NewLeaseManager(meta), namespace),
+		GarbageCollect:   meta.GarbageCollect,
+		MountPoolRoot:    filepath.Join(dir, "cachemounts"),
+	}
+	w, err := base.NewWorker(ctx, opt)
+	if err != nil {
+		return nil, db.Close, fmt.Errorf("cannot open the build cache: %w", err)
+	}
+	writer, err := containerimage.NewImageWriter(containerimage.WriterOpt{
+		Snapshotter: opt.Snapshotter, ContentStore: content, Applier: opt.Applier, Differ: opt.Differ,
+	})
+	return &worker{Worker: w, images: images, writer: writer}, db.Close, err
+}
+
+// registries are the settings that differ from BuildKit's own: registries on
+// loopback may speak plain HTTP, as with Docker.
+func registries() map[string]resolverconfig.RegistryConfig {
+	return nil
+}
+
+// gcPolicy keeps the cache within a tenth of the disk, and what was used least
+// goes first.
+func gcPolicy(dir string) []client.PruneInfo {
+	return []client.PruneInfo{{All: true, MaxUsedSpace: diskSize(dir) / 10}}
+}
