@@ -8,11 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stack-run/stack/cmd/stack/internal/early"
 	"github.com/stack-run/stack/cmd/stack/internal/format"
 )
 
-// version is set by the linker: -ldflags "-X main.version=v1.2.3".
-var version = "v0.0.0-dev"
+// version is this program's, with a leading "v".
+var version = early.Version
 
 type versionOptions struct {
 	Format string
@@ -44,7 +45,7 @@ func printVersion(a *app, o *versionOptions) error {
 	case o.Format == "json":
 		fmt.Fprintf(a.out, "{\"version\":%q}\n", version)
 	case o.Format == "" || o.Format == "pretty":
-		fmt.Fprintln(a.out, "Stack version", version)
+		fmt.Fprint(a.out, early.Line())
 	default:
 		return format.Object(a.out, o.Format, map[string]string{
 			"Version": version, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH,
