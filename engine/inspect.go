@@ -186,7 +186,7 @@ func inspectHostConfig(c *Container) object {
 	}
 	masked, readonly := []string{}, []string{}
 	if !iso.Privileged {
-		masked, readonly = maskedPaths(), readonlyPaths()
+		masked, readonly = MaskedPaths(), readonlyPaths()
 	}
 	return object{
 		"Binds": binds, "ContainerIDFile": "", "LogConfig": object{"Type": first(s.Log.Driver, "local"), "Config": nonNil(s.Log.Options)},

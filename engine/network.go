@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/stack-run/stack/engine/content/flock"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -129,10 +130,32 @@ func (e *Engine) SweepNetworks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	builds := e.builderLives()
 	return nets.Sweep(ctx, func(id string) bool {
+		if strings.HasPrefix(id, BuildEndpoint) {
+			return builds
+		}
 		_, err := os.Stat(e.Records.DataDir(id))
 		return err == nil
 	})
+}
+
+// BuildEndpoint starts the IDs of endpoints that are the builder's: they belong
+// to no container, and end with it.
+const BuildEndpoint = "build-"
+
+// builderLives tells whether a builder of this run root is there, who holds a
+// lock all his life.
+func (e *Engine) builderLives() bool {
+	path := filepath.Join(e.run, "builder", "lock")
+	if _, err := os.Stat(path); err != nil {
+		return false
+	}
+	lock, free, err := flock.TryExclusive(path)
+	if err == nil && free {
+		lock.Unlock()
+	}
+	return !free
 }
 
 // dropNames forgets the sockets held for a container's network.

@@ -154,7 +154,7 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 	}
 	out.Linux.Namespaces = namespaces(s, f)
 	if !iso.Privileged && !sec.systemPathsUnconfined {
-		out.Linux.MaskedPaths = maskedPaths()
+		out.Linux.MaskedPaths = MaskedPaths()
 		out.Linux.ReadonlyPaths = readonlyPaths()
 	}
 	out.Mounts = mounts(s, f)
@@ -248,7 +248,8 @@ func namespaces(s Spec, f Facts) []specs.LinuxNamespace {
 	return ns
 }
 
-func maskedPaths() []string {
+// MaskedPaths are what containers do not see of /proc and /sys.
+func MaskedPaths() []string {
 	return []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
@@ -332,7 +333,7 @@ func sysctls(all map[string]string) map[string]string {
 // resources translates Limits into the runtime specification's terms.
 func resources(s Spec, f Facts) (*specs.LinuxResources, error) {
 	l := s.Limits
-	r := &specs.LinuxResources{Devices: deviceRules(s.Isolation.Privileged, f.DeviceRules)}
+	r := &specs.LinuxResources{Devices: DeviceRules(s.Isolation.Privileged, f.DeviceRules)}
 	if l.Memory != 0 || l.MemoryReservation != 0 || l.Swappiness != nil || l.OOMKillDisable {
 		m := &specs.LinuxMemory{}
 		if l.Memory != 0 {
@@ -440,9 +441,9 @@ func blkio(l Limits, device func(string) (int64, int64, error)) (*specs.LinuxBlo
 	return b, nil
 }
 
-// deviceRules is Docker's default list: everything may be made with mknod, and
+// DeviceRules is Docker's default list: everything may be made with mknod, and
 // only the harmless ones may be opened.
-func deviceRules(privileged bool, extra []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
+func DeviceRules(privileged bool, extra []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
 	if privileged {
 		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}

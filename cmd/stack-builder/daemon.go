@@ -9,15 +9,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/network"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/engine"
 	builder "github.com/stack-run/stack/engine/build"
 	buildd "github.com/stack-run/stack/engine/build/daemon"
 	"github.com/stack-run/stack/engine/build/runner"
 	"github.com/stack-run/stack/engine/image"
-	"github.com/stack-run/stack/engine/snapshot"
 )
 
 // daemon serves builds. It is started by build.Dial, in a pid and a mount
@@ -30,16 +29,19 @@ func daemon(ctx context.Context, args []string) error {
 		wait = d
 	}
 	idle := f.Duration("idle", wait, "leave when nobody has been connected for this long")
+	debug := f.Bool("debug", false, "log what BuildKit does")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	if !*isolated {
-		return errors.New("stack-builder daemon is started by stack itself")
+		return isolate(ctx)
+	}
+	logrus.SetLevel(logrus.WarnLevel)
+	if *debug {
+		logrus.SetLevel(logrus.DebugLevel)
 	}
 	tell := os.NewFile(builder.ReadyFD, "ready")
-	err := serveBuilds(ctx, buildd.Options{
-		DataRoot: os.Getenv("STACK_DATA_ROOT"), RunRoot: os.Getenv("STACK_RUN_ROOT"), Idle: *idle,
-	}, func() {
+	err := serveBuilds(ctx, *idle, func() {
 		fmt.Fprint(tell, "ready")
 		tell.Close()
 	})
@@ -49,32 +51,64 @@ func daemon(ctx context.Context, args []string) error {
 	return err
 }
 
-func serveBuilds(ctx context.Context, o buildd.Options, ready func()) error {
-	// Mounts stay in this namespace, and /proc is that of the new pid namespace.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("cannot make mounts private: %w", err)
+// isolate runs the daemon in namespaces of its own, in the foreground.
+func isolate(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	attr := builder.Isolation()
+	attr.Setsid = false
+	p, err := os.StartProcess(self, append(os.Args, builder.IsolatedFlag), &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, os.Stderr}, Sys: attr,
+	})
+	if err != nil {
+		return fmt.Errorf("cannot start the daemon: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { p.Signal(os.Interrupt) })
+	defer stop()
+	state, err := p.Wait()
+	if err == nil && !state.Success() {
+		err = fmt.Errorf("the daemon ended with %v", state)
+	}
+	return err
+}
+
+func serveBuilds(ctx context.Context, idle time.Duration, ready func()) (err error) {
+	// Mounts stay in this namespace, where those made outside are seen, too, and
+	// /proc is that of the new pid namespace.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("cannot leave the host's mount namespace: %w", err)
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("cannot mount /proc: %w", err)
 	}
-	var err error
-	if o.Images, err = image.Open(o.DataRoot); err != nil {
+	warn := func(s string) { logrus.Warn(s) }
+	eng, err := engine.Open(engine.Options{Warn: warn})
+	if err != nil {
 		return err
 	}
-	layers, err := snapshot.Open(o.DataRoot)
+	o := buildd.Options{DataRoot: eng.DataRoot(), RunRoot: eng.RunRoot(), Idle: idle}
+	lock, err := buildd.Lock(ctx, o.RunRoot)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if o.Images, err = eng.Images(); err != nil {
+		return err
+	}
+	layers, err := eng.Layers()
 	if err != nil {
 		return err
 	}
 	o.Ready = func(ctx context.Context, img image.Image) error {
 		return layers.Unpack(ctx, img.Layers, o.Images.Content())
 	}
-	o.Networks = map[pb.NetMode]network.Provider{
-		pb.NetMode_UNSET: network.NewHostProvider(),
-		pb.NetMode_HOST:  network.NewHostProvider(),
-		pb.NetMode_NONE:  network.NewNoneProvider(),
-	}
-	if o.Executor, err = runner.New(filepath.Join(builder.Dir(o.RunRoot), "running"), o.Networks); err != nil {
+	r, err := runner.New(ctx, runner.Options{Engine: eng, Dir: filepath.Join(builder.Dir(o.RunRoot), "running"), Warn: warn})
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, r.Close(context.WithoutCancel(ctx))) }()
+	o.Executor = r
 	return buildd.Serve(ctx, o, ready)
 }

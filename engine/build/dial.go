@@ -115,7 +115,7 @@ func startDaemon(ctx context.Context, o Options) error {
 		return err
 	}
 	defer null.Close()
-	args := []string{program, "daemon", IsolatedFlag}
+	args := []string{programName, "daemon", IsolatedFlag}
 	if o.Idle != 0 {
 		args = append(args, "--idle", o.Idle.String())
 	}

@@ -53,3 +53,8 @@ func FindProgram() (string, error) {
 	}
 	return "", fmt.Errorf("cannot find the builder: there is no %s in %s or in PATH; install it beside stack", programName, filepath.Dir(self))
 }
+
+// HostGateway is the address that a client writes for "host-gateway" in extra
+// hosts: BuildKit wants an address, and which it is depends on the network that a
+// command gets. It is of a net for documentation (RFC 5737), where nobody is.
+const HostGateway = "192.0.2.254"

@@ -24,8 +24,7 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
-	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/resolver"
 	buildworker "github.com/moby/buildkit/worker"
 	bolt "go.etcd.io/bbolt"
@@ -45,25 +44,30 @@ type Options struct {
 	Images            *image.Store
 	// Ready, if set, is called for each image that is built before it has a name.
 	Ready func(context.Context, image.Image) error
-	// Executor runs the commands of a build, in the networks of Networks.
+	// Executor runs the commands of a build.
 	Executor executor.Executor
-	Networks map[pb.NetMode]network.Provider
 	// Idle is how long the daemon stays when nobody is connected.
 	Idle time.Duration
 }
 
-// Serve serves BuildKit's API until ctx ends or nobody has been connected for a
-// while. It calls ready once connections are taken.
+// Lock is held by the one daemon of a run root. Lock waits for one that is just
+// leaving.
+func Lock(ctx context.Context, runRoot string) (*flock.Lock, error) {
+	dir := build.Dir(runRoot)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := flock.Exclusive(ctx, filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("another builder serves %s: %w", runRoot, err)
+	}
+	return lock, nil
+}
+
+// Serve serves BuildKit's API, under Lock, until ctx ends or nobody has been
+// connected for a while. It calls ready once connections are taken.
 func Serve(ctx context.Context, o Options, ready func()) error {
 	dir := build.Dir(o.RunRoot)
-	lock, free, err := flock.TryExclusive(filepath.Join(dir, "lock"))
-	if err != nil {
-		return err
-	}
-	if !free {
-		return fmt.Errorf("another builder serves %s", o.RunRoot)
-	}
-	defer lock.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	controller, err := newController(ctx, o)
@@ -71,7 +75,10 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 		return err
 	}
 	defer controller.Close()
-	idle := newIdle(o.Idle, filepath.Join(dir, "use"), cancel)
+	idle := newIdle(o.Idle, filepath.Join(dir, "use"), func() {
+		os.Remove(build.Socket(o.RunRoot)) // who comes from now on starts a new one
+		cancel()
+	})
 	server := grpc.NewServer(grpc.StatsHandler(idle),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize))
 	healthv1.RegisterHealthServer(server, health.NewServer())
@@ -112,7 +119,7 @@ func newController(ctx context.Context, o Options) (*control.Controller, error) 
 	if err != nil {
 		return nil, err
 	}
-	w, _, err := newWorker(ctx, dir, o, o.Executor, o.Networks)
+	w, _, err := newWorker(ctx, dir, o)
 	if err != nil {
 		return nil, err
 	}
@@ -124,11 +131,12 @@ func newController(ctx context.Context, o Options) (*control.Controller, error) 
 	if err != nil {
 		return nil, err
 	}
+	builtin := forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build)
 	cache, err := bboltcachestorage.NewStore(filepath.Join(dir, "cache.db"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
-	history, err := bolt.Open(filepath.Join(dir, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	history, err := boltutil.SafeOpen(filepath.Join(dir, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the history of builds: %w", err)
 	}
@@ -137,8 +145,8 @@ func newController(ctx context.Context, o Options) (*control.Controller, error) 
 		SessionManager:   sessions,
 		WorkerController: workers,
 		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build),
-			"gateway.v0":    gw,
+			"dockerfile.v0": builtin,
+			"gateway.v0":    &gatewayFrontend{builtin: builtin, image: gw},
 		},
 		CacheManager: solver.NewCacheManager(ctx, "local", cache, buildworker.NewCacheResultStorage(workers)),
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{

@@ -13,14 +13,11 @@ import (
 	"github.com/containerd/platforms"
 	cachemetadata "github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/snapshot/containerd"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/leaseutil"
-	"github.com/moby/buildkit/util/network"
 	"github.com/moby/buildkit/util/resolver"
 	resolverconfig "github.com/moby/buildkit/util/resolver/config"
 	"github.com/moby/buildkit/util/winlayers"
@@ -29,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/build/blobs"
 	"github.com/stack-run/stack/engine/build/export"
 )
@@ -60,7 +58,7 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 }
 
 // newWorker opens the build cache below dir.
-func newWorker(ctx context.Context, dir string, o Options, exec executor.Executor, nets map[pb.NetMode]network.Provider) (*worker, func() error, error) {
+func newWorker(ctx context.Context, dir string, o Options) (*worker, func() error, error) {
 	layers, err := overlay.NewSnapshotter(filepath.Join(dir, "snapshots"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot open the build cache: %w", err)
@@ -89,21 +87,22 @@ func newWorker(ctx context.Context, dir string, o Options, exec executor.Executo
 	images := &blobs.Images{Engine: o.Images, Blobs: store, Content: content, Ready: o.Ready}
 	opt := base.WorkerOpt{
 		ID: id, Root: dir,
-		Labels:           map[string]string{wlabel.Executor: "stack", wlabel.Snapshotter: snapshotter},
-		Platforms:        []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
-		GCPolicy:         gcPolicy(dir),
-		MetadataStore:    records,
-		NetworkProviders: nets,
-		Executor:         exec,
-		Snapshotter:      containerd.NewSnapshotter(snapshotter, meta.Snapshotter(snapshotter), namespace, nil),
-		ContentStore:     content,
-		Applier:          winlayers.NewFileSystemApplierWithWindows(content, apply.NewFileSystemApplier(content)),
-		Differ:           winlayers.NewWalkingDiffWithWindows(content, walking.NewWalkingDiff(content)),
-		ImageStore:       images,
-		RegistryHosts:    resolver.NewRegistryConfig(registries()),
-		LeaseManager:     leaseutil.WithNamespace(metadata.NewLeaseManager(meta), namespace),
-		GarbageCollect:   meta.GarbageCollect,
-		MountPoolRoot:    filepath.Join(dir, "cachemounts"),
+		Labels: map[string]string{
+			wlabel.Executor: "stack", wlabel.Snapshotter: snapshotter, wlabel.Network: "bridge", "org.mobyproject.buildkit.worker.moby.host-gateway-ip": build.HostGateway,
+		},
+		Platforms:      []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
+		GCPolicy:       gcPolicy(dir),
+		MetadataStore:  records,
+		Executor:       o.Executor,
+		Snapshotter:    containerd.NewSnapshotter(snapshotter, meta.Snapshotter(snapshotter), namespace, nil),
+		ContentStore:   content,
+		Applier:        winlayers.NewFileSystemApplierWithWindows(content, apply.NewFileSystemApplier(content)),
+		Differ:         winlayers.NewWalkingDiffWithWindows(content, walking.NewWalkingDiff(content)),
+		ImageStore:     images,
+		RegistryHosts:  resolver.NewRegistryConfig(registries()),
+		LeaseManager:   leaseutil.WithNamespace(metadata.NewLeaseManager(meta), namespace),
+		GarbageCollect: meta.GarbageCollect,
+		MountPoolRoot:  filepath.Join(dir, "cachemounts"),
 	}
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
@@ -119,10 +118,4 @@ func newWorker(ctx context.Context, dir string, o Options, exec executor.Executo
 // loopback may speak plain HTTP, as with Docker.
 func registries() map[string]resolverconfig.RegistryConfig {
 	return nil
-}
-
-// gcPolicy keeps the cache within a tenth of the disk, and what was used least
-// goes first.
-func gcPolicy(dir string) []client.PruneInfo {
-	return []client.PruneInfo{{All: true, MaxUsedSpace: diskSize(dir) / 10}}
 }

@@ -1,356 +1,333 @@
-// Package runner runs the commands of a build with the engine's runtime. It is
-// BuildKit's executor.
+// Package runner runs the commands of a build: BuildKit's executor, with the
+// engine's runtime, cgroups and networks.
+//
+// A command gets what a container of the engine's gets: the default capabilities
+// and seccomp filter, masked paths, namespaces, a cgroup below the instance's and
+// an endpoint on the default network, with names answered at 127.0.0.11.
+//
+// The runner lives in a mount namespace of its own, see package build: what it
+// mounts needs no cleaning up after it was killed. Its cgroups and endpoints do;
+// Sweep does that.
 package runner
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/core/mount"
-	ctdoci "github.com/containerd/containerd/v2/pkg/oci"
-	"github.com/containerd/continuity/fs"
 	"github.com/moby/buildkit/executor"
-	"github.com/moby/buildkit/executor/oci"
-	resources "github.com/moby/buildkit/executor/resources/types"
-	gateway "github.com/moby/buildkit/frontend/gateway/pb"
+	resourcestypes "github.com/moby/buildkit/executor/resources/types"
+	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
-	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/network"
-	"github.com/moby/buildkit/util/stack"
-	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/runtime"
 )
 
-// Runner is an executor.Executor.
+// Runner runs commands. It implements executor.Executor.
 type Runner struct {
-	dir  string // a directory for each command while it runs
-	nets map[pb.NetMode]network.Provider
+	engine *engine.Engine
+	dir    string // for bundles; its content is nobody's after a restart
+	nets   *networks
+	warn   func(string)
 
 	mu      sync.Mutex
 	running map[string]*container
 }
 
-// container is a command of a build that others may be run beside.
+// Options make a Runner.
+type Options struct {
+	Engine *engine.Engine
+	Dir    string // for temporary files and mount points
+	Warn   func(string)
+}
+
+// New returns a runner, having removed what an earlier one left behind.
+func New(ctx context.Context, o Options) (*Runner, error) {
+	r := &Runner{engine: o.Engine, dir: o.Dir, warn: o.Warn, running: map[string]*container{}}
+	if r.warn == nil {
+		r.warn = func(string) {}
+	}
+	nets, err := o.Engine.Networks()
+	if err != nil {
+		return nil, err
+	}
+	r.nets = newNetworks(nets, o.Engine.RunRoot())
+	if err := r.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("cannot clean up after the last builder: %w", err)
+	}
+	return r, nil
+}
+
+// Close releases what is kept between commands.
+func (r *Runner) Close(ctx context.Context) error {
+	return errors.Join(r.nets.close(ctx), r.sweep(ctx))
+}
+
+// container is a command that runs.
 type container struct {
-	process *runtime.Process
+	started chan struct{} // closed when proc is set, or it will not be
+	ended   chan struct{}
 	spec    *specs.Spec
+	root    string
+	group   *cgroup.Group
+	proc    *runtime.Process
 }
 
-// New returns a runner that keeps its files below dir.
-func New(dir string, nets map[pb.NetMode]network.Provider) (*Runner, error) {
-	// What is there is of a daemon that was killed, and its mounts have gone with it.
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("cannot prepare the builder: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return nil, fmt.Errorf("cannot prepare the builder: %w", err)
-	}
-	return &Runner{dir: dir, nets: nets, running: map[string]*container{}}, nil
-}
-
-// Run runs a command in a root file system of its own, to its end.
-func (r *Runner) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, p executor.ProcessInfo, started chan<- struct{}) (_ resources.Recorder, err error) {
-	tell := sync.OnceFunc(func() {
-		if started != nil {
-			close(started)
-		}
-	})
-	defer tell()
+// Run runs a command in a container made of root and mounts, and waits for its
+// end.
+func (r *Runner) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (_ resourcestypes.Recorder, err error) {
 	if id == "" {
 		id = identity.NewID()
 	}
 	if err := executor.ValidContainerID(id); err != nil {
 		return nil, err
 	}
-	provider := r.nets[p.Meta.NetMode]
-	if provider == nil {
-		return nil, fmt.Errorf("cannot run the command: network mode %s is not supported", p.Meta.NetMode)
-	}
-	net, err := provider.New(ctx, p.Meta.Hostname, network.NamespaceOptions{})
-	if err != nil {
+	c := &container{started: make(chan struct{}), ended: make(chan struct{})}
+	if err := r.enter(id, c); err != nil {
 		return nil, err
 	}
-	defer net.Close()
-	spec, clean, err := r.prepare(ctx, id, root, mounts, p.Meta, net)
-	defer clean()
-	if err != nil {
-		return nil, err
-	}
-	process, copied, err := r.start(ctx, spec, p)
-	if err != nil {
-		return nil, err
-	}
-	defer process.Close()
-	r.mu.Lock()
-	r.running[id] = &container{process, spec}
-	r.mu.Unlock()
+	tell := sync.OnceFunc(func() {
+		close(c.started)
+		if started != nil {
+			close(started)
+		}
+	})
 	defer func() {
-		r.mu.Lock()
-		delete(r.running, id)
-		r.mu.Unlock()
+		r.leave(id)
+		tell()
+		close(c.ended)
 	}()
-	tell()
-	return nil, await(ctx, process, copied, p)
+	if process.Meta.Proxy != nil {
+		return nil, errors.New("cannot run a command with a proxy network: not supported")
+	}
+	return nil, r.run(ctx, id, c, root, mounts, process, tell)
 }
 
-// Exec runs a further command beside one that runs.
-func (r *Runner) Exec(ctx context.Context, id string, p executor.ProcessInfo) error {
+func (r *Runner) enter(id string, c *container) error {
 	r.mu.Lock()
-	c := r.running[id]
-	r.mu.Unlock()
-	if c == nil {
-		return fmt.Errorf("cannot run a command in container %s: it does not run", id)
+	defer r.mu.Unlock()
+	if r.running[id] != nil {
+		return fmt.Errorf("cannot run container %s: there is one of that name already", id)
 	}
-	process := *c.spec.Process
-	process.Args, process.Terminal = p.Meta.Args, p.Meta.Tty
-	if p.Meta.Cwd != "" {
-		process.Cwd = p.Meta.Cwd
+	r.running[id] = c
+	return nil
+}
+
+func (r *Runner) leave(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.running, id)
+}
+
+func (r *Runner) run(ctx context.Context, id string, c *container, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, tell func()) (err error) {
+	meta := process.Meta
+	// The network takes longest and needs nothing of the rest.
+	type attached struct {
+		n   *namespace
+		err error
 	}
-	if len(p.Meta.Env) > 0 {
-		process.Env = p.Meta.Env
-	}
-	io, err := newStreams(p)
+	network := make(chan attached, 1)
+	go func() {
+		n, err := r.nets.attach(ctx, id, meta.NetMode)
+		network <- attached{n, err}
+	}()
+	net := sync.OnceValue(func() attached { return <-network })
+	defer func() {
+		if n := net().n; n != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	b, err := r.bundle(ctx, id, root)
 	if err != nil {
 		return err
 	}
-	defer io.close()
-	x, err := runtime.Exec(ctx, &runtime.ExecConfig{
-		Target: c.process.PID, StartTicks: c.process.StartTicks, Process: &process,
-		Stdin: io.stdin, Stdout: io.stdout, Stderr: io.stderr, Profile: c.spec.Linux.Seccomp,
+	defer func() { err = errors.Join(err, b.close()) }()
+	cleanStubs := executor.MountStubsCleaner(context.WithoutCancel(ctx), b.root, mounts, meta.RemoveMountStubsRecursive)
+	defer cleanStubs()
+	if net().err != nil {
+		return net().err
+	}
+	spec, release, err := r.spec(ctx, id, b, net().n, mounts, meta)
+	if err != nil {
+		return err
+	}
+	defer release()
+	spec.Root.Readonly = root.Readonly || meta.ReadonlyRootFS
+	return r.start(ctx, c, b, spec, process, tell)
+}
+
+// start starts the container's process in a cgroup and waits for its end.
+func (r *Runner) start(ctx context.Context, c *container, b *bundle, spec *specs.Spec, process executor.ProcessInfo, tell func()) (err error) {
+	groups, err := r.engine.Cgroups()
+	if err != nil {
+		return err
+	}
+	group, warnings, err := groups.Create(spec.Linux.CgroupsPath, spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.endGroup(context.WithoutCancel(ctx), groups, group)) }()
+	for _, w := range warnings {
+		r.warn(w)
+	}
+	entry, err := group.Entry()
+	if err != nil {
+		return err
+	}
+	defer entry.Close()
+	streams, err := openStreams(process)
+	if err != nil {
+		return err
+	}
+	defer streams.close()
+	rootFS, err := b.detach()
+	if err != nil {
+		return err
+	}
+	defer rootFS.Close()
+	proc, err := runtime.Start(ctx, &runtime.Config{
+		Spec: spec, RootFS: rootFS, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
+		Stdin: streams.stdin, Stdout: streams.stdout, Stderr: streams.stderr, Warn: r.warn,
 	})
 	if err != nil {
+		return exitError(ctx, process.Meta.ValidExitCodes, startExit(err), err)
+	}
+	defer proc.Close()
+	c.spec, c.root, c.group, c.proc = spec, b.root, group, proc
+	tell()
+	status, err := r.attend(ctx, proc, group.Kill, process, streams)
+	if err != nil {
 		return err
 	}
-	defer x.Close()
-	return await(ctx, x, io.copy(), p)
+	var cause error
+	if n, err := group.OOMKills(); err == nil && n > 0 {
+		cause = fmt.Errorf("the build ran out of memory: %w", syscall.ENOMEM)
+	}
+	return exitError(ctx, process.Meta.ValidExitCodes, status.Code, cause)
 }
 
-// prepare makes the root file system and the specification of a command. clean
-// is to be called in any case.
-func (r *Runner) prepare(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, meta executor.Meta, net network.Namespace) (spec *specs.Spec, clean func(), err error) {
-	var undo []func()
-	clean = func() {
-		for i := len(undo) - 1; i >= 0; i-- {
-			undo[i]()
-		}
-	}
-	dir, err := os.OpenRoot(r.dir)
-	if err != nil {
-		return nil, clean, err
-	}
-	undo = append(undo, func() { dir.Close() })
-	resolv, err := oci.GetResolvConf(ctx, dir, nil, nil, meta.NetMode)
-	if err != nil {
-		return nil, clean, err
-	}
-	hosts, cleanHosts, err := oci.GetHostsFile(ctx, dir, meta.ExtraHosts, nil, meta.Hostname)
-	if err != nil {
-		return nil, clean, err
-	}
-	if cleanHosts != nil {
-		undo = append(undo, cleanHosts)
-	}
-	rootfs := filepath.Join(r.dir, id, "rootfs")
-	if err := os.MkdirAll(rootfs, 0o700); err != nil {
-		return nil, clean, err
-	}
-	undo = append(undo, func() { os.RemoveAll(filepath.Join(r.dir, id)) })
-	unmount, err := mountRoot(ctx, root, rootfs)
-	if err != nil {
-		return nil, clean, err
-	}
-	undo = append(undo, unmount)
-	undo = append(undo, executor.MountStubsCleaner(context.WithoutCancel(ctx), rootfs, mounts, meta.RemoveMountStubsRecursive))
-	uid, gid, groups, err := oci.GetUser(rootfs, meta.User)
-	if err != nil {
-		return nil, clean, fmt.Errorf("cannot find user %q: %w", meta.User, err)
-	}
-	opts := []ctdoci.SpecOpts{oci.WithUIDGID(uid, gid, groups)}
-	if meta.ReadonlyRootFS || root.Readonly {
-		opts = append(opts, ctdoci.WithRootFSReadonly())
-	}
-	spec, cleanSpec, err := oci.GenerateSpec(ctx, meta, mounts, id, filepath.Join(r.dir, resolv), filepath.Join(r.dir, hosts), net,
-		"", oci.ProcessSandbox, nil, "", false, "", nil, opts...)
-	if err != nil {
-		return nil, clean, err
-	}
-	undo = append(undo, cleanSpec)
-	spec.Root.Path = rootfs
-	spec.Process.Terminal = meta.Tty
-	cwd, err := fs.RootPath(rootfs, meta.Cwd)
-	if err != nil {
-		return nil, clean, fmt.Errorf("cannot use working directory %s: %w", meta.Cwd, err)
-	}
-	if _, err := os.Stat(cwd); err != nil {
-		if err := user.MkdirAllAndChown(cwd, 0o755, int(uid), int(gid)); err != nil {
-			return nil, clean, fmt.Errorf("cannot make working directory %s: %w", meta.Cwd, err)
-		}
-	}
-	return spec, clean, nil
+// endGroup kills what is left of a container and removes its cgroup.
+func (r *Runner) endGroup(ctx context.Context, groups *cgroup.Hierarchy, g *cgroup.Group) error {
+	return errors.Join(g.Kill(ctx), g.Delete(ctx))
 }
 
-// mountRoot mounts a root file system at dir.
-func mountRoot(ctx context.Context, root executor.Mount, dir string) (func(), error) {
-	ref, err := root.Src.Mount(ctx, false)
-	if err != nil {
-		return nil, err
-	}
-	mounts, release, err := ref.Mount()
-	if err != nil {
-		return nil, err
-	}
-	if release == nil {
-		release = func() error { return nil }
-	}
-	if err := mount.All(mounts, dir); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot mount the root file system: %w", err), release())
-	}
-	return func() {
-		mount.Unmount(dir, 0)
-		release()
-	}, nil
-}
-
-// start starts the first process of a container.
-func (r *Runner) start(ctx context.Context, spec *specs.Spec, p executor.ProcessInfo) (*runtime.Process, func(), error) {
-	io, err := newStreams(p)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer io.close()
-	process, err := runtime.Start(ctx, &runtime.Config{Spec: spec, Stdin: io.stdin, Stdout: io.stdout, Stderr: io.stderr})
-	if err != nil {
-		return nil, nil, err
-	}
-	return process, io.copy(), nil
-}
-
-// await waits for the end of a process, kills it when ctx ends, and passes
-// signals on. copied waits for the last of its output.
-func await(ctx context.Context, process *runtime.Process, copied func(), p executor.ProcessInfo) error {
+// attend serves a running process until its end. What it wrote has been passed on
+// when attend returns.
+func (r *Runner) attend(ctx context.Context, proc *runtime.Process, kill func(context.Context) error, process executor.ProcessInfo, streams *streams) (runtime.ExitStatus, error) {
+	streams.serve(proc.Console)
 	done := make(chan struct{})
-	var status runtime.ExitStatus
-	var waitErr error
+	served := make(chan struct{})
 	go func() {
-		defer close(done)
-		status, waitErr = process.Wait()
+		defer close(served)
+		r.command(ctx, done, proc, kill, process)
 	}()
-	kill := ctx.Done()
+	status, err := proc.Wait()
+	close(done)
+	<-served
+	streams.drain()
+	return status, err
+}
+
+// command passes signals and sizes on to a process, and kills it when ctx ends.
+func (r *Runner) command(ctx context.Context, done <-chan struct{}, proc *runtime.Process, kill func(context.Context) error, process executor.ProcessInfo) {
+	cancelled := ctx.Done()
 	for {
 		select {
-		case <-kill:
-			process.Signal(syscall.SIGKILL)
-			kill = nil
-		case sig := <-p.Signal:
-			process.Signal(sig)
-		case size := <-p.Resize:
-			if process.Console != nil {
-				process.Resize(uint(size.Rows), uint(size.Cols))
-			}
 		case <-done:
-			copied()
-			if waitErr != nil {
-				return waitErr
+			return
+		case <-cancelled:
+			cancelled = nil
+			if err := kill(context.WithoutCancel(ctx)); err != nil {
+				r.warn(fmt.Sprintf("cannot kill a command: %v", err))
 			}
-			return exitError(ctx, status.Code, p.Meta.ValidExitCodes)
+		case sig, ok := <-process.Signal:
+			if !ok {
+				process.Signal = nil
+				continue
+			}
+			if err := proc.Signal(sig); err != nil && !errors.Is(err, runtime.ErrGone) {
+				r.warn(fmt.Sprintf("cannot signal a command: %v", err))
+			}
+		case size, ok := <-process.Resize:
+			if !ok {
+				process.Resize = nil
+				continue
+			}
+			if proc.Console != nil {
+				if err := proc.Resize(uint(size.Rows), uint(size.Cols)); err != nil {
+					r.warn(fmt.Sprintf("cannot resize a terminal: %v", err))
+				}
+			}
 		}
 	}
 }
 
-// exitError is what an exit code means to BuildKit.
-func exitError(ctx context.Context, code int, valid []int) error {
-	if len(valid) == 0 {
+// startExit is the exit code that a failed start stands for.
+func startExit(err error) int {
+	var e *runtime.CommandError
+	if errors.As(err, &e) {
+		return e.ExitCode
+	}
+	return gatewayapi.UnknownExitStatus
+}
+
+// exitError turns the end of a command into BuildKit's error, nil if the exit
+// code is as it should be.
+func exitError(ctx context.Context, valid []int, code int, cause error) error {
+	if valid == nil {
 		valid = []int{0}
 	}
-	for _, v := range valid {
-		if code == v {
-			return nil
-		}
+	if cause == nil && slices.Contains(valid, code) {
+		return nil
 	}
+	e := &gatewayapi.ExitError{ExitCode: uint32(code), Err: cause}
 	if ctx.Err() != nil {
-		return fmt.Errorf("the command was stopped: %w", context.Cause(ctx))
+		e.Err = fmt.Errorf("%w: %w", context.Cause(ctx), &gatewayapi.ExitError{ExitCode: uint32(code), Err: cause})
 	}
-	return stack.Enable(&gateway.ExitError{ExitCode: uint32(code), Err: fmt.Errorf("exit code: %d", code)})
+	return e
 }
 
-// streams are the standard streams of a command: files for the process, and
-// copies to and from BuildKit's.
-type streams struct {
-	stdin, stdout, stderr *os.File
-	copies                []func()
-}
-
-func newStreams(p executor.ProcessInfo) (_ *streams, err error) {
-	s := &streams{}
-	defer func() {
+// sweep removes what a killed runner left behind: cgroups, endpoints, files.
+func (r *Runner) sweep(ctx context.Context) error {
+	groups, err := r.engine.Cgroups()
+	if err != nil {
+		return err
+	}
+	parent := r.cgroupParent()
+	names, err := groups.Groups(parent)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		g, err := groups.Open(filepath.Join(parent, name))
 		if err != nil {
-			s.close()
+			errs = append(errs, err)
+			continue
 		}
-	}()
-	if p.Meta.Tty {
-		return nil, errors.New("cannot run the command with a terminal: builds have none")
+		errs = append(errs, r.endGroup(ctx, groups, g))
 	}
-	output := func(w io.WriteCloser) (*os.File, error) {
-		if w == nil {
-			return nil, nil
-		}
-		from, to, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		s.copies = append(s.copies, func() {
-			defer from.Close()
-			io.Copy(w, from)
-			w.Close()
-		})
-		return to, nil
-	}
-	if s.stdout, err = output(p.Stdout); err != nil {
-		return nil, err
-	}
-	if s.stderr, err = output(p.Stderr); err != nil {
-		return nil, err
-	}
-	if p.Stdin != nil {
-		from, to, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		s.stdin = from
-		go func() { // ends with the pipe's reader, or with the input
-			defer to.Close()
-			io.Copy(to, p.Stdin)
-		}()
-	}
-	return s, nil
+	errs = append(errs, groups.RemoveEmpty(parent), r.nets.sweep(ctx), os.RemoveAll(r.dir), os.MkdirAll(r.dir, 0o700))
+	return errors.Join(errs...)
 }
 
-// copy starts to copy the output and returns a function that waits for its end.
-func (s *streams) copy() func() {
-	var group sync.WaitGroup
-	for _, c := range s.copies {
-		group.Go(c)
-	}
-	s.copies = nil
-	return group.Wait
+// cgroupParent is where the cgroups of build containers are.
+func (r *Runner) cgroupParent() string {
+	return filepath.Join("/stack-"+r.engine.Instance(), "build")
 }
 
-// close lets go of what only the process needs, and of all if it did not start.
-func (s *streams) close() {
-	for _, f := range []*os.File{s.stdin, s.stdout, s.stderr} {
-		if f != nil {
-			f.Close()
-		}
-	}
-	if len(s.copies) > 0 {
-		s.copy()()
-	}
+// Running lists the containers that run, sorted.
+func (r *Runner) Running() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.running))
 }

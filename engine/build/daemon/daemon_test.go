@@ -1,0 +1,35 @@
+package daemon
+
+import "testing"
+
+func TestIsBuiltin(t *testing.T) {
+	for source, want := range map[string]bool{
+		"docker/dockerfile":                  true,
+		"docker/dockerfile:1":                true,
+		"docker/dockerfile:1.7-labs":         true,
+		"docker.io/docker/dockerfile:1.21.0": true,
+		"docker/dockerfile-upstream:master":  true,
+		"docker/dockerfile:2":                false,
+		"docker/dockerfile:10":               false,
+		"docker/dockerfile:experimental":     false,
+		"example.com/docker/dockerfile:1":    false,
+		"someone/frontend":                   false,
+		"docker/dockerfile@sha256:nothing":   false,
+		"":                                   false,
+	} {
+		if got := isBuiltin(source); got != want {
+			t.Errorf("isBuiltin(%q) is %v", source, got)
+		}
+	}
+}
+
+func TestGCPolicy(t *testing.T) {
+	policy := gcPolicy(t.TempDir())
+	if len(policy) == 0 {
+		t.Fatal("nothing is ever collected")
+	}
+	last := policy[len(policy)-1]
+	if !last.All || last.MaxUsedSpace <= 0 || last.MinFreeSpace <= last.MaxUsedSpace {
+		t.Errorf("the last rule is %+v", last)
+	}
+}

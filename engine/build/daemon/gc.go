@@ -1,0 +1,33 @@
+package daemon
+
+import (
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/util/disk"
+)
+
+// gcPolicy is what the cache may keep: BuildKit's rules with a cap of a tenth of
+// the disk, and a fifth of the disk kept free.
+func gcPolicy(dir string) []client.PruneInfo {
+	stat, err := disk.GetDiskStat(dir)
+	if err != nil {
+		stat = disk.DiskStat{} // BuildKit then assumes a small disk
+	}
+	limits := config.GCConfig{
+		GCReservedSpace: config.DiskSpace{Percentage: 2},
+		GCMaxUsedSpace:  config.DiskSpace{Percentage: 10},
+		GCMinFreeSpace:  config.DiskSpace{Percentage: 20},
+	}
+	var out []client.PruneInfo
+	for _, rule := range config.DefaultGCPolicy(limits, stat) {
+		out = append(out, client.PruneInfo{
+			Filter:        rule.Filters,
+			All:           rule.All,
+			KeepDuration:  rule.KeepDuration.Duration,
+			ReservedSpace: rule.ReservedSpace.AsBytes(stat),
+			MaxUsedSpace:  rule.MaxUsedSpace.AsBytes(stat),
+			MinFreeSpace:  rule.MinFreeSpace.AsBytes(stat),
+		})
+	}
+	return out
+}
