@@ -4,19 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
 )
-
-// defaultNetwork is what a container that names no network is attached to, as
-// Docker's "bridge". It exists while a container uses it.
-const defaultNetwork = "bridge"
 
 // keepDefaultNetwork is how long it stays when the last container is gone.
 const keepDefaultNetwork = 500 * time.Millisecond
@@ -31,7 +24,7 @@ func (s *Supervisor) createSingle(ctx context.Context, req CreateRequest, r *rep
 	}
 	sp := req.Spec
 	if sp.Network.Mode == "" && len(sp.Network.Networks) == 0 {
-		sp.Network.Networks = []netns.Attachment{{Network: defaultNetwork}}
+		sp.Network.Networks = []netns.Attachment{{Network: engine.DefaultNetwork}}
 	}
 	release, err := s.holdDefaultNetwork(ctx, &sp)
 	if err != nil {
@@ -68,7 +61,7 @@ func (s *Supervisor) insert(c *engine.Container) *unit {
 // onDefaultNetwork tells whether a container is to be on the default network.
 func onDefaultNetwork(sp *engine.Spec) bool {
 	for _, a := range sp.Network.Networks {
-		if a.Network == defaultNetwork {
+		if a.Network == engine.DefaultNetwork {
 			return true
 		}
 	}
@@ -81,57 +74,7 @@ func (s *Supervisor) holdDefaultNetwork(ctx context.Context, sp *engine.Spec) (r
 	if !onDefaultNetwork(sp) {
 		return func() {}, nil
 	}
-	lock, err := s.lockDefaultNetwork(unix.LOCK_SH)
-	if err != nil {
-		return nil, err
-	}
-	release = func() { lock.Close() }
-	nets, err := s.engine.Networks()
-	if err == nil {
-		if _, getErr := nets.Get(defaultNetwork); getErr != nil {
-			_, err = nets.Create(ctx, netns.NetworkSpec{Name: defaultNetwork, Driver: "bridge"})
-			if _, getErr := nets.Get(defaultNetwork); getErr == nil {
-				err = nil // another process made it meanwhile
-			}
-		}
-	}
-	if err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
-}
-
-// lockDefaultNetwork takes a flock(2) on a directory, which leaves no file.
-func (s *Supervisor) lockDefaultNetwork(how int) (*os.File, error) {
-	dir := filepath.Join(s.engine.RunRoot(), "locks", "default-network")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := flock(f, how); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-// dropDefaultNetwork removes the default network if nobody is on it.
-func (s *Supervisor) dropDefaultNetwork(ctx context.Context) {
-	lock, err := s.lockDefaultNetwork(unix.LOCK_EX)
-	if err != nil {
-		return
-	}
-	defer lock.Close()
-	nets, err := s.engine.Networks()
-	if err != nil {
-		return
-	}
-	if users, err := nets.Users(defaultNetwork); err == nil && len(users) == 0 {
-		nets.Remove(ctx, defaultNetwork)
-	}
+	return s.engine.HoldDefaultNetwork(ctx)
 }
 
 // run starts a created container and, if asked, waits for its end.

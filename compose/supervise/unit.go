@@ -531,7 +531,7 @@ func (s *Supervisor) remove(ctx context.Context, u *unit, o removeOptions) error
 			case <-time.After(keepDefaultNetwork):
 			case <-ctx.Done():
 			}
-			s.dropDefaultNetwork(ctx)
+			s.engine.DropDefaultNetwork(ctx, true) // it is tried again with the next container
 		}
 		return err
 	})

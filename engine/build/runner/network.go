@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,27 +11,23 @@ import (
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
 )
 
-// defaultNetwork is the network that single containers are on, too.
-const defaultNetwork = "bridge"
-
 // networks gives commands their networks.
 type networks struct {
+	engine   *engine.Engine
 	m        *netns.Manager
-	runRoot  string
 	resolver *netns.Resolver
 
-	mu   sync.Mutex
-	held *os.File // the lock that keeps the default network
+	mu      sync.Mutex
+	release func() // lets go of the default network, nil while it is not held
 }
 
-func newNetworks(m *netns.Manager, runRoot string) *networks {
-	return &networks{m: m, runRoot: runRoot, resolver: m.NewResolver(netns.ResolverOptions{Owner: "build"})}
+func newNetworks(e *engine.Engine, m *netns.Manager) *networks {
+	return &networks{engine: e, m: m, resolver: m.NewResolver(netns.ResolverOptions{Owner: "build"})}
 }
 
 // namespace is the network of one command. It implements network.Namespace.
@@ -56,7 +51,7 @@ func (n *networks) attach(ctx context.Context, id string, mode pb.NetMode) (*nam
 		if err := n.hold(ctx); err != nil {
 			return nil, err
 		}
-		spec.Networks = []netns.Attachment{{Network: defaultNetwork}}
+		spec.Networks = []netns.Attachment{{Network: engine.DefaultNetwork}}
 	default:
 		return nil, fmt.Errorf("cannot run a command with network mode %s: not supported", mode)
 	}
@@ -134,77 +129,43 @@ func (ns *namespace) gateway() string {
 	return ""
 }
 
-// hold makes the default network, if it is not there, and keeps it from being
-// removed until close. Its lock is that of the single containers' supervisors.
+// hold keeps the default network, which single containers are on, too, until
+// close.
 func (n *networks) hold(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.held != nil {
+	if n.release != nil {
 		return nil
 	}
-	lock, err := n.lock(unix.LOCK_SH)
+	release, err := n.engine.HoldDefaultNetwork(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := n.m.Get(defaultNetwork); err != nil {
-		_, createErr := n.m.Create(ctx, netns.NetworkSpec{Name: defaultNetwork, Driver: "bridge"})
-		if _, err := n.m.Get(defaultNetwork); err != nil {
-			return errors.Join(createErr, lock.Close())
-		}
+	if _, err := n.m.Ensure(ctx, engine.DefaultNetwork); err != nil {
+		release()
+		return err
 	}
-	if _, err := n.m.Ensure(ctx, defaultNetwork); err != nil {
-		return errors.Join(err, lock.Close())
-	}
-	n.held = lock
+	n.release = release
 	return nil
-}
-
-func (n *networks) lock(how int) (*os.File, error) {
-	dir := filepath.Join(n.runRoot, "locks", "default-network")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EINTR {
-			return nil, errors.Join(fmt.Errorf("cannot lock the default network: %w", err), f.Close())
-		}
-	}
 }
 
 // close lets go of the default network, and removes it if nobody is on it.
 func (n *networks) close(ctx context.Context) error {
 	n.resolver.Close()
 	n.mu.Lock()
-	held := n.held
-	n.held = nil
+	release := n.release
+	n.release = nil
 	n.mu.Unlock()
-	if held == nil {
+	if release == nil {
 		return nil
 	}
-	held.Close()
-	// Another supervisor may hold it: then it is not ours to remove.
-	lock, err := n.lock(unix.LOCK_EX | unix.LOCK_NB)
-	if err != nil {
-		return nil //nolint:nilerr // it is in use
-	}
-	defer lock.Close()
-	if users, err := n.m.Users(defaultNetwork); err == nil && len(users) == 0 {
-		return n.m.Remove(ctx, defaultNetwork)
-	}
-	return nil
+	release()
+	return n.engine.DropDefaultNetwork(ctx, false)
 }
 
 // sweep removes the endpoints of a killed runner. There is no other one.
 func (n *networks) sweep(ctx context.Context) error {
-	files, err := filepath.Glob(filepath.Join(n.runRoot, "endpoints", engine.BuildEndpoint+"*.json"))
+	files, err := filepath.Glob(filepath.Join(n.engine.RunRoot(), "endpoints", engine.BuildEndpoint+"*.json"))
 	if err != nil {
 		return err
 	}

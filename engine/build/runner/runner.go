@@ -60,7 +60,7 @@ func New(ctx context.Context, o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.nets = newNetworks(nets, o.Engine.RunRoot())
+	r.nets = newNetworks(o.Engine, nets)
 	if err := r.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("cannot clean up after the last builder: %w", err)
 	}
