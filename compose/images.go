@@ -19,13 +19,7 @@ func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptio
 		return err
 	}
 	ops, err := plan.Images(d, plan.ImageOptions{Services: o.Services, NoDeps: o.NoDeps, NoBuild: o.Build == nil, Now: time.Now()},
-		func(ref, platform string) (plan.LocalImage, error) {
-			img, err := images.ResolvePlatform(ctx, ref, platform)
-			if errors.Is(err, image.ErrNotFound) {
-				return plan.LocalImage{}, nil
-			}
-			return plan.LocalImage{Present: err == nil, Tagged: img.Tagged}, err
-		})
+		LocalImages(ctx, images))
 	if err != nil {
 		return err
 	}
@@ -53,4 +47,23 @@ func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptio
 		return o.Build(ctx, build)
 	}
 	return nil
+}
+
+// LocalImages returns a function that looks for an image, once for all services
+// that have it.
+func LocalImages(ctx context.Context, images *image.Store) func(ref, platform string) (plan.LocalImage, error) {
+	type key struct{ ref, platform string }
+	known := map[key]plan.LocalImage{}
+	return func(ref, platform string) (plan.LocalImage, error) {
+		k := key{ref, platform}
+		if here, ok := known[k]; ok {
+			return here, nil
+		}
+		img, err := images.ResolvePlatform(ctx, ref, platform)
+		if err != nil && !errors.Is(err, image.ErrNotFound) {
+			return plan.LocalImage{}, err
+		}
+		known[k] = plan.LocalImage{Present: err == nil, Tagged: img.Tagged}
+		return known[k], nil
+	}
 }

@@ -33,11 +33,11 @@ func Pull(ctx context.Context, e *engine.Engine, ops []plan.ImageOp, o PullOptio
 	if len(ops) == 0 {
 		return nil, nil
 	}
-	client, err := registry.NewClient(registry.Options{UserAgent: "stack"})
+	client, err := registry.NewClient(registry.Options{})
 	if err != nil {
 		return nil, err
 	}
-	to, err := pullTarget(e)
+	to, err := RegistryTarget(e)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,8 @@ func pulls(parallel int) int {
 	return defaultPulls
 }
 
-func pullTarget(e *engine.Engine) (registry.Target, error) {
+// RegistryTarget is where an engine's images are pulled to and pushed from.
+func RegistryTarget(e *engine.Engine) (registry.Target, error) {
 	images, err := e.Images()
 	if err != nil {
 		return registry.Target{}, err

@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/stack-run/stack/cmd/stack/internal/progress"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
@@ -17,7 +15,6 @@ import (
 
 type imagePullOptions struct {
 	Name     string // argument
-	AllTags  bool
 	Platform string
 	Quiet    bool
 }
@@ -64,11 +61,11 @@ func runImagePull(ctx context.Context, a *app, o *imagePullOptions) error {
 
 // pull pulls one image and shows its layers on stderr.
 func (a *app) pull(ctx context.Context, name, platform string, quiet bool) (registry.Pulled, error) {
-	e, images, err := a.images()
+	e, err := a.stores()
 	if err != nil {
 		return registry.Pulled{}, err
 	}
-	layers, err := e.Layers()
+	to, err := compose.RegistryTarget(e)
 	if err != nil {
 		return registry.Pulled{}, err
 	}
@@ -78,7 +75,7 @@ func (a *app) pull(ctx context.Context, name, platform string, quiet bool) (regi
 	}
 	show := a.imageDisplay(quiet)
 	defer show.Done()
-	return client.Pull(ctx, registry.Target{Images: images, Layers: layers}, name, registry.PullOptions{
+	return client.Pull(ctx, to, name, registry.PullOptions{
 		Platform: platform,
 		Event:    func(event registry.Event) { show.Event(compose.LayerEvent(event)) },
 	})
@@ -150,14 +147,13 @@ func runPull(ctx context.Context, a *app, o *pullOptions) error {
 	if err != nil {
 		return err
 	}
-	ops := pullOps(p, o, func(ref, platform string) bool {
-		_, err := images.ResolvePlatform(ctx, ref, platform)
-		return err == nil
-	})
-	show := progress.New(progress.Quiet, a.err, progress.Options{})
-	if !o.Quiet {
-		show = a.display("Pulling")
+	ops, err := plan.Pulls(p.Desired, plan.PullOptions{
+		Services: o.Services, NoDeps: !o.IncludeDeps, Policy: o.Policy, IgnoreBuildable: o.IgnoreBuildable,
+	}, compose.LocalImages(ctx, images))
+	if err != nil {
+		return err
 	}
+	show := a.imageDisplay(o.Quiet)
 	defer show.Done()
 	if a.global.DryRun {
 		for _, op := range ops {
@@ -171,29 +167,4 @@ func runPull(ctx context.Context, a *app, o *pullOptions) error {
 		return nil
 	}
 	return err
-}
-
-// pullOps chooses the images of services that "pull" brings, each once.
-func pullOps(p *project, o *pullOptions, here func(ref, platform string) bool) []plan.ImageOp {
-	var ops []plan.ImageOp
-	for _, name := range plan.InScope(p.Desired, o.Services, !o.IncludeDeps) {
-		s := p.Desired.Services[name]
-		if s == nil || len(s.Replicas) == 0 || s.OnlyBuilt || s.HasBuild && o.IgnoreBuildable {
-			continue
-		}
-		policy := o.Policy
-		if policy == "" {
-			policy = s.PullPolicy
-		}
-		op := plan.ImageOp{
-			Kind: plan.PullImage, Image: s.Replicas[0].Spec.Image, Platform: s.Replicas[0].Spec.Platform,
-			Services: []string{name}, OrBuild: s.HasBuild,
-		}
-		if policy == "never" || policy == "build" || policy == "missing" && here(op.Image, op.Platform) ||
-			slices.ContainsFunc(ops, func(other plan.ImageOp) bool { return other.Image == op.Image && other.Platform == op.Platform }) {
-			continue
-		}
-		ops = append(ops, op)
-	}
-	return ops
 }

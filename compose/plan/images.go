@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,6 +94,50 @@ func Images(d *spec.Desired, o ImageOptions, local func(image, platform string) 
 	return append(pulls, builds...), nil
 }
 
+// PullOptions choose what Pulls brings.
+type PullOptions struct {
+	Services []string // none: all
+	NoDeps   bool
+	// Policy replaces the services' own: "missing" or "always".
+	Policy string
+	// IgnoreBuildable leaves out what can be built.
+	IgnoreBuildable bool
+}
+
+// Pulls decides which images are pulled where nothing but that is asked for.
+// Each comes once.
+func Pulls(d *spec.Desired, o PullOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
+	if err := checkServices(d, o.Services); err != nil {
+		return nil, err
+	}
+	_, scope := inScope(d, o.Services, o.NoDeps)
+	var ops []ImageOp
+	for _, name := range slices.Sorted(slices.Values(scope)) {
+		s := d.Services[name]
+		if s == nil || len(s.Replicas) == 0 || s.OnlyBuilt || s.HasBuild && o.IgnoreBuildable {
+			continue
+		}
+		policy := cmp.Or(o.Policy, s.PullPolicy)
+		if policy == "never" || policy == "build" {
+			continue
+		}
+		sp := s.Replicas[0].Spec
+		if policy == "missing" {
+			here, err := local(sp.Image, sp.Platform)
+			if err != nil {
+				return nil, err
+			}
+			if here.Present {
+				continue
+			}
+		}
+		ops = addImageOp(ops, ImageOp{
+			Kind: PullImage, Image: sp.Image, Platform: sp.Platform, Services: []string{name}, OrBuild: s.HasBuild, Cause: "asked for",
+		})
+	}
+	return ops, nil
+}
+
 // imageOp is what one service's image needs; an empty Kind for nothing.
 func imageOp(s *spec.Service, here LocalImage, o ImageOptions) ImageOp {
 	build := func(cause string) ImageOp {
@@ -147,7 +192,7 @@ func addImageOp(ops []ImageOp, op ImageOp) []ImageOp {
 	for i, other := range ops {
 		if other.Image == op.Image && other.Platform == op.Platform {
 			ops[i].Services = append(ops[i].Services, op.Services...)
-			// One service that cannot do without the registry is enough.
+			// What one of them builds, the others have, too.
 			ops[i].OrBuild = other.OrBuild || op.OrBuild
 			return ops
 		}

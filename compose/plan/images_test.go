@@ -81,3 +81,39 @@ func TestImages(t *testing.T) {
 		})
 	}
 }
+
+func TestPulls(t *testing.T) {
+	service := func(image, policy string, built bool) *spec.Service {
+		return &spec.Service{PullPolicy: policy, HasBuild: built, Replicas: []spec.Replica{{Index: 1, Spec: engine.Spec{Image: image}}}}
+	}
+	d := &spec.Desired{Services: map[string]*spec.Service{
+		"a": service("here", "", false), "b": service("x", "", true), "c": service("x", "", false),
+		"d": service("y", "never", false), "e": service("z", "build", true), "f": {OnlyBuilt: true},
+	}}
+	d.Services["a"].DependsOn = map[string]spec.Dependency{"c": {Required: true}}
+	local := func(image, _ string) (LocalImage, error) { return LocalImage{Present: image == "here"}, nil }
+	for _, c := range []struct {
+		name string
+		o    PullOptions
+		want string
+	}{
+		{"all, each image once", PullOptions{}, "PullImage here for a, asked for\nPullImage x for b, c, asked for, else build\n"},
+		{"missing", PullOptions{Policy: "missing"}, "PullImage x for b, c, asked for, else build\nPullImage y for d, asked for\nPullImage z for e, asked for, else build\n"},
+		{"not what can be built", PullOptions{IgnoreBuildable: true}, "PullImage here for a, asked for\nPullImage x for c, asked for\n"},
+		{"one", PullOptions{Services: []string{"a"}, NoDeps: true}, "PullImage here for a, asked for\n"},
+		{"one, and what it needs", PullOptions{Services: []string{"a"}}, "PullImage here for a, asked for\nPullImage x for c, asked for\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ops, err := Pulls(d, c.o, local)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, PrintImages(ops)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	if _, err := Pulls(d, PullOptions{Services: []string{"g"}}, local); err == nil {
+		t.Error("a service that is not there was passed over")
+	}
+}
