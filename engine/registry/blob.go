@@ -32,6 +32,11 @@ type repository struct {
 
 func (r *repository) pullScope() string { return "repository:" + r.name + ":pull" }
 
+// get is the request for a blob.
+func (r *repository) get(d digest.Digest) call {
+	return call{method: http.MethodGet, path: "/v2/" + r.name + "/blobs/" + d.String(), scope: r.pullScope(), header: http.Header{}, ok: []int{http.StatusOK}}
+}
+
 // blob brings the rest of a blob into w, over as many connections as it takes.
 func (r *repository) blob(ctx context.Context, d ocispec.Descriptor, w *content.Writer, got func(n int64)) error {
 	var errs []error
@@ -86,7 +91,7 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	offset := w.Offset()
-	q := call{method: http.MethodGet, path: "/v2/" + r.name + "/blobs/" + d.Digest.String(), scope: r.pullScope(), header: http.Header{}, ok: []int{http.StatusOK}}
+	q := r.get(d.Digest)
 	if offset > 0 {
 		q.header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 		q.ok = append(q.ok, http.StatusPartialContent)
@@ -97,7 +102,7 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 	}
 	defer resp.Body.Close()
 	stall := time.AfterFunc(r.c.o.StallTimeout, func() { cancel(errStalled) })
-	defer stop(stall)
+	defer stall.Stop()
 	// A server that does not know ranges sends all of it again.
 	var skip int64
 	if offset > 0 && resp.StatusCode == http.StatusOK {
@@ -135,8 +140,6 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 	}
 }
 
-func stop(t *time.Timer) { t.Stop() }
-
 // rangeStart reads the first byte of "bytes 5-9/10", -1 if it cannot.
 func rangeStart(s string) int64 {
 	rest, ok := strings.CutPrefix(s, "bytes ")
@@ -152,8 +155,7 @@ func rangeStart(s string) int64 {
 func (r *repository) small(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 	var errs []error
 	for _, e := range r.endpoints {
-		q := call{method: http.MethodGet, path: "/v2/" + r.name + "/blobs/" + d.Digest.String(), scope: r.pullScope(), ok: []int{http.StatusOK}}
-		data, _, err := r.document(ctx, e, q, d.Digest)
+		data, _, err := r.document(ctx, e, r.get(d.Digest), d.Digest)
 		if err == nil && int64(len(data)) != d.Size {
 			err = fmt.Errorf("registry %s sends %s with %d bytes, not the %d that the manifest says", e, d.Digest, len(data), d.Size)
 		}

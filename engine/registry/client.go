@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -133,10 +134,8 @@ func (c *Client) authorized(ctx context.Context, e *endpoint, r call) (*http.Res
 		if err != nil {
 			return nil, err
 		}
-		for _, status := range r.ok {
-			if resp.StatusCode == status {
-				return resp, nil
-			}
+		if slices.Contains(r.ok, resp.StatusCode) {
+			return resp, nil
 		}
 		challenges := resp.Header.Values("WWW-Authenticate")
 		fail := refusal(e, resp, time.Now())

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -163,8 +162,7 @@ func (c *Client) settle(ctx context.Context, e *endpoint) error {
 	}
 	resp, err := e.client.Do(req)
 	if err == nil {
-		io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
-		resp.Body.Close()
+		drain(resp)
 		e.settled = true
 		return nil
 	}

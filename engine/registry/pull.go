@@ -319,12 +319,6 @@ func checkManifest(m ocispec.Manifest) error {
 }
 
 func (p *pull) layers(ctx context.Context, layers []ocispec.Descriptor, diffIDs []digest.Digest) error {
-	limit := p.o.Parallel
-	if limit <= 0 {
-		limit = defaultParallel
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(limit)
 	seen := map[digest.Digest]bool{}
 	type job struct {
 		l      ocispec.Descriptor
@@ -338,13 +332,24 @@ func (p *pull) layers(ctx context.Context, layers []ocispec.Descriptor, diffIDs 
 			p.o.Event(Event{Layer: short(l.Digest), Status: "Pulling fs layer", Total: l.Size})
 		}
 	}
-	for _, j := range jobs {
-		group.Go(func() error {
-			if err := p.layer(ctx, j.l, j.diffID); err != nil {
-				return fmt.Errorf("layer %s: %w", short(j.l.Digest), err)
-			}
-			return nil
-		})
+	return inParallel(ctx, p.o.Parallel, jobs, func(ctx context.Context, j job) error {
+		if err := p.layer(ctx, j.l, j.diffID); err != nil {
+			return fmt.Errorf("layer %s: %w", short(j.l.Digest), err)
+		}
+		return nil
+	})
+}
+
+// inParallel does the work for all items, at most limit at once, or the default
+// where that is 0. The first failure ends it.
+func inParallel[T any](ctx context.Context, limit int, items []T, work func(context.Context, T) error) error {
+	if limit <= 0 {
+		limit = defaultParallel
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(limit)
+	for _, item := range items {
+		group.Go(func() error { return work(ctx, item) })
 	}
 	return group.Wait()
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/stack-run/stack/engine/content"
 	"github.com/stack-run/stack/engine/image"
@@ -108,21 +107,12 @@ type push struct {
 func (p *push) scope() string { return "repository:" + p.repo + ":pull,push" }
 
 func (p *push) all(ctx context.Context, blobs []ocispec.Descriptor) error {
-	limit := p.o.Parallel
-	if limit <= 0 {
-		limit = defaultParallel
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(limit)
-	for _, b := range blobs {
-		group.Go(func() error {
-			if err := p.blob(ctx, b); err != nil {
-				return fmt.Errorf("blob %s: %w", short(b.Digest), err)
-			}
-			return nil
-		})
-	}
-	return group.Wait()
+	return inParallel(ctx, p.o.Parallel, blobs, func(ctx context.Context, b ocispec.Descriptor) error {
+		if err := p.blob(ctx, b); err != nil {
+			return fmt.Errorf("blob %s: %w", short(b.Digest), err)
+		}
+		return nil
+	})
 }
 
 func (p *push) blob(ctx context.Context, b ocispec.Descriptor) error {
