@@ -44,7 +44,7 @@ func TestBuildSurroundings(t *testing.T) {
 		host, err := os.Readlink("/proc/self/ns/net")
 		must(t, err)
 		lines := strings.Split(out, "\n")
-		if lines[0] != "1" && !strings.Contains(out, "\n"+host) {
+		if lines[0] != "1" || !strings.Contains(out, "\n"+host) {
 			t.Errorf("%q, the host's is %s", out, host)
 		}
 	})

@@ -153,31 +153,30 @@ func (a *app) buildHook(p *project, quiet bool) func(context.Context, []string) 
 }
 
 type imageBuildOptions struct {
-	Context       string // argument
-	File          string
-	Target        request.Target
-	Args          []string
-	Labels        []string
-	Secrets       []string
-	SSH           []string
-	CacheFrom     []string
-	CacheTo       []string
-	Contexts      []string
-	Outputs       []string
-	Hosts         []string
-	Ulimits       []string
-	Attest        []string
-	Provenance    string
-	SBOM          string
-	ShmSize       string
-	Load          bool
-	Quiet         bool
-	Check         bool
-	Call          string
-	Progress      string
-	IIDFile       string
-	MetadataFile  string
-	NoCacheStages []string
+	Context      string // argument
+	File         string
+	Target       request.Target
+	Args         []string
+	Labels       []string
+	Secrets      []string
+	SSH          []string
+	CacheFrom    []string
+	CacheTo      []string
+	Contexts     []string
+	Outputs      []string
+	Hosts        []string
+	Ulimits      []string
+	Attest       []string
+	Provenance   string
+	SBOM         string
+	ShmSize      string
+	Load         bool
+	Quiet        bool
+	Check        bool
+	Call         string
+	Progress     string
+	IIDFile      string
+	MetadataFile string
 }
 
 func newImageBuildCmd(a *app, runF func(context.Context, *app, *imageBuildOptions) error) *cobra.Command {
@@ -214,7 +213,7 @@ func newImageBuildCmd(a *app, runF func(context.Context, *app, *imageBuildOption
 	f.StringVar(&o.MetadataFile, "metadata-file", "", "Write build result metadata to a file")
 	f.StringVar(&t.Network, "network", "default", `Set the networking mode for the "RUN" instructions during build`)
 	f.BoolVar(&t.NoCache, "no-cache", false, "Do not use cache when building the image")
-	f.StringArrayVar(&o.NoCacheStages, "no-cache-filter", nil, "Do not cache specified stages")
+	f.StringArrayVar(&t.NoCacheStages, "no-cache-filter", nil, "Do not cache specified stages")
 	f.StringArrayVarP(&o.Outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	f.StringSliceVar(&t.Platforms, "platform", nil, "Set target platform for build")
 	f.StringVar(&o.Progress, "progress", "auto", `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty")`)

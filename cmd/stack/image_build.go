@@ -15,7 +15,7 @@ import (
 // target turns the flags of "image build" into a request's target.
 func (o *imageBuildOptions) target(a *app) (request.Target, error) {
 	t := o.Target
-	t.Name, t.Context, t.Dockerfile, t.NoCacheStages = "image", o.Context, o.File, o.NoCacheStages
+	t.Name, t.Context, t.Dockerfile = "image", o.Context, o.File
 	dir, err := a.cwd()
 	if err != nil {
 		return t, fmt.Errorf("cannot find the working directory: %w", err)
@@ -27,10 +27,8 @@ func (o *imageBuildOptions) target(a *app) (request.Target, error) {
 	if local && t.Dockerfile != "" && t.Dockerfile != "-" && !filepath.IsAbs(t.Dockerfile) {
 		t.Dockerfile = filepath.Join(dir, t.Dockerfile)
 	}
-	switch t.Network {
-	case "", "default", "none", "host":
-	default:
-		return t, fmt.Errorf("a build cannot join the network %q; use default, none or host", t.Network)
+	if err := request.CheckNetwork(t.Network); err != nil {
+		return t, err
 	}
 	t.Args = map[string]string{}
 	if v, ok := a.env("SOURCE_DATE_EPOCH"); ok {

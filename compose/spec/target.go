@@ -244,12 +244,10 @@ func (b *builder) buildSSH(path string, file types.SSHConfig, flags []string) []
 }
 
 func (b *builder) buildNetwork(path, mode string) string {
-	switch mode {
-	case "", "default", "none", "host":
-		return mode
+	if err := request.CheckNetwork(mode); err != nil {
+		b.fail(path+".network", "%w", err)
 	}
-	b.fail(path+".network", "a build cannot join the network %q; use default, none or host", mode)
-	return ""
+	return mode
 }
 
 func (b *builder) buildHosts(path string, hosts types.HostsList) []request.Host {

@@ -92,13 +92,6 @@ func connect(ctx context.Context, runRoot string) (*client.Client, error) {
 // pid and a mount namespace, so that its end is that of its containers and
 // mounts, and in a session of its own, so that it outlives this one.
 func startDaemon(ctx context.Context, o Options) error {
-	program := o.Program
-	if program == "" {
-		var err error
-		if program, err = FindProgram(); err != nil {
-			return err
-		}
-	}
 	log, err := openLog(filepath.Join(Dir(o.RunRoot), "log"))
 	if err != nil {
 		return err
@@ -119,12 +112,12 @@ func startDaemon(ctx context.Context, o Options) error {
 	if o.Idle != 0 {
 		args = append(args, "--idle", o.Idle.String())
 	}
-	p, err := os.StartProcess(program, args, &os.ProcAttr{
+	p, err := os.StartProcess(o.Program, args, &os.ProcAttr{
 		Dir: "/", Env: environ(o), Files: []*os.File{null, log, log, tell}, Sys: Isolation(),
 	})
 	tell.Close()
 	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", program, err)
+		return fmt.Errorf("cannot start %s: %w", o.Program, err)
 	}
 	exited := make(chan *os.ProcessState, 1)
 	go func() {

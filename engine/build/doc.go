@@ -20,7 +20,7 @@
 // # Packages
 //
 // This package is what clients import. Package daemon is the server, runner runs
-// the build's commands with the engine's runtime, blobs and layers share what the
-// engine has with BuildKit and the other way round. Package usage, which imports
-// nothing heavy, tells how much disk the cache takes.
+// the build's commands with the engine's runtime, blobs and export share what the
+// engine has with BuildKit and the other way round, and client asks the daemon.
+// Package request, which imports nothing heavy, is how stack speaks to the client.
 package build

@@ -8,10 +8,10 @@ import (
 	"github.com/docker/cli/cli/config"
 	bk "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/session/auth/authprovider"
-	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/session/sshforward/sshprovider"
 
+	"github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/build/request"
 )
 
@@ -32,11 +32,11 @@ func (s *solve) session(_ context.Context, t *request.Target, around surrounding
 			s.options.FrontendAttrs[key] = *v
 		}
 	}
-	store, err := newSecrets(t.Secrets)
+	store, err := readSecrets(t.Secrets)
 	if err != nil {
 		return err
 	}
-	s.options.Session = append(s.options.Session, secretsprovider.NewSecretProvider(store))
+	s.options.Session = append(s.options.Session, secretsprovider.FromMap(store))
 	if len(t.SSH) > 0 {
 		var agents []sshprovider.AgentConfig
 		for _, a := range t.SSH {
@@ -58,12 +58,10 @@ func dockerConfigDir(dir string) string {
 	return config.Dir()
 }
 
-// secretStore answers with secrets that were read before the build began, so
-// that one that cannot be read fails at once.
-type secretStore map[string][]byte
-
-func newSecrets(list []request.Secret) (secretStore, error) {
-	store := secretStore{}
+// readSecrets reads the secrets before the build begins, so that one that cannot
+// be read fails at once.
+func readSecrets(list []request.Secret) (map[string][]byte, error) {
+	store := map[string][]byte{}
 	for _, s := range list {
 		switch {
 		case s.Value != nil:
@@ -88,18 +86,6 @@ func newSecrets(list []request.Secret) (secretStore, error) {
 	return store, nil
 }
 
-// GetSecret implements secrets.SecretStore.
-func (s secretStore) GetSecret(_ context.Context, id string) ([]byte, error) {
-	data, ok := s[id]
-	if !ok {
-		return nil, secrets.ErrNotFound
-	}
-	return data, nil
-}
-
-// HostGatewayLabel is the worker label with the address that host-gateway means.
-const HostGatewayLabel = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
-
 // hostGateway asks the daemon for the address, if a target needs it.
 func hostGateway(ctx context.Context, conn *bk.Client, targets []request.Target) (string, error) {
 	needed := false
@@ -116,7 +102,7 @@ func hostGateway(ctx context.Context, conn *bk.Client, targets []request.Target)
 		return "", fmt.Errorf("cannot ask the builder for its workers: %w", err)
 	}
 	for _, w := range workers {
-		if a := w.Labels[HostGatewayLabel]; a != "" {
+		if a := w.Labels[build.HostGatewayLabel]; a != "" {
 			return a, nil
 		}
 	}

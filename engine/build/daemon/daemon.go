@@ -25,7 +25,6 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
-	"github.com/moby/buildkit/util/resolver"
 	buildworker "github.com/moby/buildkit/worker"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
@@ -119,7 +118,7 @@ func newController(ctx context.Context, o Options) (*control.Controller, error) 
 	if err != nil {
 		return nil, err
 	}
-	w, _, err := newWorker(ctx, dir, o)
+	w, err := newWorker(ctx, dir, o)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +139,6 @@ func newController(ctx context.Context, o Options) (*control.Controller, error) 
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the history of builds: %w", err)
 	}
-	hosts := resolver.NewRegistryConfig(registries())
 	return control.NewController(control.Opt{
 		SessionManager:   sessions,
 		WorkerController: workers,
@@ -150,12 +148,12 @@ func newController(ctx context.Context, o Options) (*control.Controller, error) 
 		},
 		CacheManager: solver.NewCacheManager(ctx, "local", cache, buildworker.NewCacheResultStorage(workers)),
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
-			"registry": registrycache.ResolveCacheExporterFunc(sessions, hosts),
+			"registry": registrycache.ResolveCacheExporterFunc(sessions, w.RegistryHosts),
 			"local":    local.ResolveCacheExporterFunc(sessions),
 			"inline":   inline.ResolveCacheExporterFunc(),
 		},
 		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
-			"registry": registrycache.ResolveCacheImporterFunc(sessions, w.ContentStore(), hosts),
+			"registry": registrycache.ResolveCacheImporterFunc(sessions, w.ContentStore(), w.RegistryHosts),
 			"local":    local.ResolveCacheImporterFunc(sessions),
 		},
 		// As with Docker, a build may ask for these, and the client must allow them.

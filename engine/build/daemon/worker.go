@@ -19,7 +19,6 @@ import (
 	"github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/resolver"
-	resolverconfig "github.com/moby/buildkit/util/resolver/config"
 	"github.com/moby/buildkit/util/winlayers"
 	"github.com/moby/buildkit/worker/base"
 	wlabel "github.com/moby/buildkit/worker/label"
@@ -58,37 +57,37 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 }
 
 // newWorker opens the build cache below dir.
-func newWorker(ctx context.Context, dir string, o Options) (*worker, func() error, error) {
+func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 	layers, err := overlay.NewSnapshotter(filepath.Join(dir, "snapshots"))
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot open the build cache: %w", err)
+		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	store, err := blobs.Open(filepath.Join(dir, "content"), o.Images.Content())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	db, err := bolt.Open(filepath.Join(dir, "containerdmeta.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot open the build cache: %w", err)
+		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	meta := metadata.NewDB(db, store, map[string]snapshots.Snapshotter{snapshotter: layers})
 	if err := meta.Init(ctx); err != nil {
-		return nil, db.Close, fmt.Errorf("cannot open the build cache: %w", err)
+		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	records, err := cachemetadata.NewStore(filepath.Join(dir, "metadata_v2.db"))
 	if err != nil {
-		return nil, db.Close, fmt.Errorf("cannot open the build cache: %w", err)
+		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	id, err := base.ID(dir)
 	if err != nil {
-		return nil, db.Close, err
+		return nil, err
 	}
 	content := containerd.NewContentStore(meta.ContentStore(), namespace)
 	images := &blobs.Images{Engine: o.Images, Blobs: store, Content: content, Ready: o.Ready}
 	opt := base.WorkerOpt{
 		ID: id, Root: dir,
 		Labels: map[string]string{
-			wlabel.Executor: "stack", wlabel.Snapshotter: snapshotter, wlabel.Network: "bridge", "org.mobyproject.buildkit.worker.moby.host-gateway-ip": build.HostGateway,
+			wlabel.Executor: "stack", wlabel.Snapshotter: snapshotter, wlabel.Network: "bridge", build.HostGatewayLabel: build.HostGateway,
 		},
 		Platforms:      []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		GCPolicy:       gcPolicy(dir),
@@ -99,23 +98,17 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, func() erro
 		Applier:        winlayers.NewFileSystemApplierWithWindows(content, apply.NewFileSystemApplier(content)),
 		Differ:         winlayers.NewWalkingDiffWithWindows(content, walking.NewWalkingDiff(content)),
 		ImageStore:     images,
-		RegistryHosts:  resolver.NewRegistryConfig(registries()),
+		RegistryHosts:  resolver.NewRegistryConfig(nil),
 		LeaseManager:   leaseutil.WithNamespace(metadata.NewLeaseManager(meta), namespace),
 		GarbageCollect: meta.GarbageCollect,
 		MountPoolRoot:  filepath.Join(dir, "cachemounts"),
 	}
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
-		return nil, db.Close, fmt.Errorf("cannot open the build cache: %w", err)
+		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	writer, err := containerimage.NewImageWriter(containerimage.WriterOpt{
 		Snapshotter: opt.Snapshotter, ContentStore: content, Applier: opt.Applier, Differ: opt.Differ,
 	})
-	return &worker{Worker: w, images: images, writer: writer}, db.Close, err
-}
-
-// registries are the settings that differ from BuildKit's own: registries on
-// loopback may speak plain HTTP, as with Docker.
-func registries() map[string]resolverconfig.RegistryConfig {
-	return nil
+	return &worker{Worker: w, images: images, writer: writer}, err
 }

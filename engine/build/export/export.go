@@ -4,6 +4,7 @@ package export
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -71,18 +72,11 @@ func (i *instance) Export(ctx context.Context, src *exporter.Source, info export
 	}
 	if err := i.add(ctx); err != nil {
 		if ref != nil {
-			err = joinRelease(ref, err)
+			err = errors.Join(err, ref.Release())
 		}
 		return nil, nil, nil, err
 	}
 	return resp, finalize, ref, nil
-}
-
-func joinRelease(ref exporter.DescriptorReference, err error) error {
-	if releaseErr := ref.Release(); releaseErr != nil {
-		return fmt.Errorf("%w (and releasing it: %w)", err, releaseErr)
-	}
-	return err
 }
 
 func (i *instance) add(ctx context.Context) (err error) {

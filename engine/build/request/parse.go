@@ -198,6 +198,15 @@ func entry(s string, fs []field) (Entry, error) {
 	return e, nil
 }
 
+// CheckNetwork says what is wrong with a network for RUN; "" is the default.
+func CheckNetwork(mode string) error {
+	switch mode {
+	case "", "default", "none", "host":
+		return nil
+	}
+	return fmt.Errorf("a build cannot join the network %q; use default, none or host", mode)
+}
+
 // ParseHost reads "NAME:ADDRESS" or "NAME=ADDRESS".
 func ParseHost(s string) (Host, error) {
 	name, address, ok := strings.Cut(s, "=")

@@ -121,7 +121,6 @@ type Built struct {
 	Names   []string `json:"names,omitempty"`
 	// Metadata are BuildKit's words on the result, what --metadata-file shows.
 	Metadata map[string]any `json:"metadata,omitempty"`
-	Warnings int            `json:"warnings,omitempty"`
 	Took     time.Duration  `json:"took,omitempty"`
 	// Error says why there is no image. The program has printed it already.
 	Error string `json:"error,omitempty"`

@@ -7,14 +7,13 @@
 //
 // The runner lives in a mount namespace of its own, see package build: what it
 // mounts needs no cleaning up after it was killed. Its cgroups and endpoints do;
-// Sweep does that.
+// New does that.
 package runner
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,7 +74,6 @@ func (r *Runner) Close(ctx context.Context) error {
 // container is a command that runs.
 type container struct {
 	started chan struct{} // closed when proc is set, or it will not be
-	ended   chan struct{}
 	spec    *specs.Spec
 	root    string
 	group   *cgroup.Group
@@ -91,7 +89,7 @@ func (r *Runner) Run(ctx context.Context, id string, root executor.Mount, mounts
 	if err := executor.ValidContainerID(id); err != nil {
 		return nil, err
 	}
-	c := &container{started: make(chan struct{}), ended: make(chan struct{})}
+	c := &container{started: make(chan struct{})}
 	if err := r.enter(id, c); err != nil {
 		return nil, err
 	}
@@ -104,7 +102,6 @@ func (r *Runner) Run(ctx context.Context, id string, root executor.Mount, mounts
 	defer func() {
 		r.leave(id)
 		tell()
-		close(c.ended)
 	}()
 	if process.Meta.Proxy != nil {
 		return nil, errors.New("cannot run a command with a proxy network: not supported")
@@ -323,11 +320,4 @@ func (r *Runner) sweep(ctx context.Context) error {
 // cgroupParent is where the cgroups of build containers are.
 func (r *Runner) cgroupParent() string {
 	return filepath.Join("/stack-"+r.engine.Instance(), "build")
-}
-
-// Running lists the containers that run, sorted.
-func (r *Runner) Running() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Sorted(maps.Keys(r.running))
 }
