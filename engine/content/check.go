@@ -1,6 +1,7 @@
 package content
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -38,7 +39,7 @@ func (s *Store) VerifyAll(ctx context.Context, read func(n int64)) ([]BadBlob, e
 		return nil, err
 	}
 	// The big ones first, so that no CPU is left alone with one at the end.
-	slices.SortFunc(blobs, func(a, b Info) int { return int(min(max(b.Size-a.Size, -1), 1)) })
+	slices.SortFunc(blobs, func(a, b Info) int { return cmp.Compare(b.Size, a.Size) })
 	var mu sync.Mutex
 	var bad []BadBlob
 	group, ctx := errgroup.WithContext(ctx)

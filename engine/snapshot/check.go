@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,7 +59,7 @@ func (s *Store) Check(ctx context.Context, layers []content.Layer, blobs *conten
 			todo = append(todo, l)
 		}
 	}
-	slices.SortFunc(todo, func(a, b content.Layer) int { return int(min(max(b.Size-a.Size, -1), 1)) })
+	slices.SortFunc(todo, func(a, b content.Layer) int { return cmp.Compare(b.Size, a.Size) })
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(max(2, runtime.NumCPU()))
 	for _, l := range todo {
