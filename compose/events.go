@@ -13,7 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/logs/inotify"
 )
 
 // Events calls event for what happens to containers: first what is recorded
@@ -34,12 +36,13 @@ func (c *Client) Events(ctx context.Context, s Selector, since, until time.Time,
 	if err := os.MkdirAll(t.root, 0o711); err != nil {
 		return err
 	}
-	var err error
-	if t.watch, err = fsnotify.NewWatcher(); err != nil {
+	watcher, err := inotify.New()
+	if err != nil {
 		return err
 	}
-	defer t.watch.Close()
-	if err := t.watch.Add(t.root); err != nil {
+	defer watcher.Close()
+	t.watch = watcher.NewWatch()
+	if err := t.watch.Add(t.root, changes); err != nil {
 		return err
 	}
 	if err := t.scan(keep); err != nil {
@@ -58,9 +61,7 @@ func (c *Client) Events(ctx context.Context, s Selector, since, until time.Time,
 			return nil
 		case <-end:
 			return nil
-		case err := <-t.watch.Errors:
-			return err
-		case <-t.watch.Events:
+		case <-t.watch.C:
 			if err := t.scan(keep); err != nil {
 				return err
 			}
@@ -68,10 +69,14 @@ func (c *Client) Events(ctx context.Context, s Selector, since, until time.Time,
 	}
 }
 
+// changes are the inotify(7) events of a directory whose entries come, go or are
+// written.
+const changes = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_DELETE | unix.IN_MOVE
+
 // tailer follows the event logs of all projects.
 type tailer struct {
 	root    string
-	watch   *fsnotify.Watcher
+	watch   *inotify.Watch
 	files   map[string]*tailed
 	history bool
 }
@@ -89,6 +94,9 @@ func (t *tailer) scan(event func(EngineEvent) error) error {
 		return err
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // moved aside by a project that ended, whose log was read
+		}
 		path := filepath.Join(t.root, e.Name(), "events.jsonl")
 		if err := t.open(path); err != nil {
 			return err
@@ -121,7 +129,7 @@ func (t *tailer) open(path string) error {
 	if t.files[path] != nil {
 		return nil
 	}
-	if err := t.watch.Add(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := t.watch.Add(filepath.Dir(path), changes); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	f, err := os.Open(path)

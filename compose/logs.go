@@ -9,10 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/logs"
+	"github.com/stack-run/stack/engine/logs/inotify"
 )
 
 // Logs calls line for each line of the selected containers. History is merged
@@ -139,16 +138,17 @@ const restartGrace = time.Second
 // watch adds containers that appear (new directories beside the others'), tells
 // of ends, and returns when nothing runs any more.
 func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Container) error) error {
-	w, err := fsnotify.NewWatcher()
+	watcher, err := inotify.New()
 	if err != nil {
 		return err
 	}
-	defer w.Close()
+	defer watcher.Close()
+	w := watcher.NewWatch()
 	dir := filepath.Join(f.client.Engine.DataRoot(), "containers")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := w.Add(dir); err != nil {
+	if err := w.Add(dir, changes); err != nil {
 		return err
 	}
 	events := make(chan EngineEvent)
@@ -201,9 +201,7 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			return nil
 		case err := <-failed:
 			return err
-		case err := <-w.Errors:
-			return err
-		case <-w.Events:
+		case <-w.C:
 		case <-events:
 		}
 	}

@@ -307,7 +307,7 @@ func TestKilledUnderAFollower(t *testing.T) {
 	b.eventuallyKept(t, "app")
 	b.ok(t, "stop")
 	if code := follower.wait(t, 20*time.Second); code != 0 {
-		t.Errorf("logs --follow exited %d", code)
+		t.Errorf("logs --follow exited %d: …%s", code, tail(follower.out.String()))
 	}
 	checkNumbers(t, strings.Split(strings.TrimSpace(follower.out.String()), "\n"))
 }
