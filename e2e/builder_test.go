@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -84,26 +81,6 @@ func TestBuildSurroundings(t *testing.T) {
 	b.awaitBuilder(t)
 }
 
-// daemonOf finds the daemon: the process that runs "stack-builder daemon" with
-// the box's run root.
-func (b *box) daemonOf(t *testing.T) (pid int) {
-	t.Helper()
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	must(t, err)
-	for _, dir := range dirs {
-		cmd, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		env, _ := os.ReadFile(filepath.Join(dir, "environ"))
-		if strings.Contains(string(cmd), "stack-builder\x00daemon") && strings.Contains(string(env), "STACK_RUN_ROOT="+b.runRoot()+"\x00") {
-			pid, err = strconv.Atoi(filepath.Base(dir))
-			must(t, err)
-		}
-	}
-	if pid == 0 {
-		t.Fatal("there is no builder")
-	}
-	return pid
-}
-
 func TestKilledBuilder(t *testing.T) {
 	b := newBuildBox(t)
 	before := snap(t, b)
@@ -115,7 +92,9 @@ func TestKilledBuilder(t *testing.T) {
 		}
 		return nil
 	})
-	must(t, syscall.Kill(b.daemonOf(t), syscall.SIGKILL))
+	if _, daemons := builders(t); !killAll(daemons...) {
+		t.Fatal("there is no builder")
+	}
 	if build.wait(t, 20*time.Second) == 0 {
 		t.Error("the build succeeded without a builder")
 	}

@@ -121,15 +121,15 @@ func TestImportsAtOnce(t *testing.T) {
 }
 
 // dockerArchive makes what "docker save" writes: a BusyBox layer, one with
-// files, and one that deletes and changes some of them.
-func dockerArchive(t *testing.T, ref string) []byte {
+// files, one that deletes and changes some of them, and further ones.
+func dockerArchive(t *testing.T, ref string, more ...[]byte) []byte {
 	t.Helper()
 	base, err := os.ReadFile(shared.Images["busybox:latest"].Tar)
 	must(t, err)
-	layers := [][]byte{base,
+	layers := append([][]byte{base,
 		tarOf(t, "data/", "", "data/deleted", "first\n", "data/changed", "first\n", "opaque/", "", "opaque/hidden", "x\n"),
 		tarOf(t, "data/.wh.deleted", "", "data/changed", "second\n", "opaque/.wh..wh..opq", "", "opaque/new", "y\n"),
-	}
+	}, more...)
 	var diffs, paths []string
 	files := []string{}
 	for i, l := range layers {

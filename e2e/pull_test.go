@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,7 @@ type shelf struct {
 	mu    sync.Mutex
 	items map[string][]byte // by path below /v2/
 	asked map[string]int    // GETs, by path
+	pace  time.Duration     // how long a KiB of a blob takes
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -37,6 +40,7 @@ func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	item := strings.TrimPrefix(r.URL.Path, "/v2/")
 	s.mu.Lock()
 	data, ok := s.items[item]
+	pace := s.pace
 	if r.Method == http.MethodGet {
 		s.asked[item]++
 	}
@@ -51,34 +55,71 @@ func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path.Base(path.Dir(item)) == "manifests":
 		w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
 		w.Header().Set("Docker-Content-Digest", sha(data))
+	case pace > 0:
+		w = &slowWriter{w, r.Context(), pace}
 	}
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 }
 
 func sha(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
 
+// slowWriter is a connection of limited speed.
+type slowWriter struct {
+	http.ResponseWriter
+	ctx  context.Context // of the request
+	pace time.Duration   // for a KiB
+}
+
+func (w *slowWriter) Write(p []byte) (int, error) {
+	for piece := range slices.Chunk(p, 16<<10) {
+		if _, err := w.ResponseWriter.Write(piece); err != nil {
+			return 0, err
+		}
+		w.ResponseWriter.(http.Flusher).Flush()
+		select {
+		case <-time.After(w.pace * time.Duration(len(piece)) / 1024):
+		case <-w.ctx.Done():
+			return 0, w.ctx.Err()
+		}
+	}
+	return len(p), nil
+}
+
+// slow sets how long a KiB of a blob takes from now on.
+func (s *shelf) slow(pace time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pace = pace
+}
+
 // put puts BusyBox under a name, with an environment variable that tells one
-// image from another.
-func (s *shelf) put(t *testing.T, repo, tag, which string) {
+// image from another, and with further layers, which are plain tars.
+func (s *shelf) put(t *testing.T, repo, tag, which string, more ...[]byte) {
 	t.Helper()
-	layer, err := os.ReadFile(shared.Images["busybox:latest"].Tar)
+	busybox, err := os.ReadFile(shared.Images["busybox:latest"].Tar)
 	must(t, err)
-	config, err := json.Marshal(map[string]any{
-		"os": "linux", "architecture": runtime.GOARCH,
-		"config": map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/bin", "WHICH=" + which}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{sha(layer)}},
-	})
-	must(t, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	blob := func(mediaType string, data []byte) map[string]any {
 		s.items[repo+"/blobs/"+sha(data)] = data
 		return map[string]any{"mediaType": mediaType, "digest": sha(data), "size": len(data)}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	var diffIDs []string
+	var layers []any
+	for _, l := range append([][]byte{busybox}, more...) {
+		diffIDs = append(diffIDs, sha(l))
+		layers = append(layers, blob("application/vnd.oci.image.layer.v1.tar", l))
+	}
+	config, err := json.Marshal(map[string]any{
+		"os": "linux", "architecture": runtime.GOARCH,
+		"config": map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/bin", "WHICH=" + which}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
+	})
+	must(t, err)
 	manifest, err := json.Marshal(map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": blob("application/vnd.oci.image.config.v1+json", config),
-		"layers": []any{blob("application/vnd.oci.image.layer.v1.tar", layer)},
+		"layers": layers,
 	})
 	must(t, err)
 	s.items[repo+"/manifests/"+tag] = manifest

@@ -7,23 +7,19 @@ import (
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/metadata"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/platforms"
 	cachemetadata "github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage"
 	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/util/winlayers"
 	"github.com/moby/buildkit/worker/base"
 	wlabel "github.com/moby/buildkit/worker/label"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/build/blobs"
@@ -58,20 +54,8 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 
 // newWorker opens the build cache below dir.
 func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
-	layers, err := overlay.NewSnapshotter(filepath.Join(dir, "snapshots"))
+	s, err := openStores(ctx, dir, o.Images.Content())
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the build cache: %w", err)
-	}
-	store, err := blobs.Open(filepath.Join(dir, "content"), o.Images.Content())
-	if err != nil {
-		return nil, err
-	}
-	db, err := bolt.Open(filepath.Join(dir, "containerdmeta.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the build cache: %w", err)
-	}
-	meta := metadata.NewDB(db, store, map[string]snapshots.Snapshotter{snapshotter: layers})
-	if err := meta.Init(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	records, err := cachemetadata.NewStore(filepath.Join(dir, "metadata_v2.db"))
@@ -82,8 +66,7 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	content := containerd.NewContentStore(meta.ContentStore(), namespace)
-	images := &blobs.Images{Engine: o.Images, Blobs: store, Content: content, Ready: o.Ready}
+	images := &blobs.Images{Engine: o.Images, Blobs: s.blobs, Content: s.content, Ready: o.Ready}
 	opt := base.WorkerOpt{
 		ID: id, Root: dir,
 		Labels: map[string]string{
@@ -93,22 +76,25 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 		GCPolicy:       gcPolicy(dir),
 		MetadataStore:  records,
 		Executor:       o.Executor,
-		Snapshotter:    containerd.NewSnapshotter(snapshotter, meta.Snapshotter(snapshotter), namespace, nil),
-		ContentStore:   content,
-		Applier:        winlayers.NewFileSystemApplierWithWindows(content, apply.NewFileSystemApplier(content)),
-		Differ:         winlayers.NewWalkingDiffWithWindows(content, walking.NewWalkingDiff(content)),
+		Snapshotter:    s.snapshots,
+		ContentStore:   s.content,
+		Applier:        winlayers.NewFileSystemApplierWithWindows(s.content, apply.NewFileSystemApplier(s.content)),
+		Differ:         winlayers.NewWalkingDiffWithWindows(s.content, walking.NewWalkingDiff(s.content)),
 		ImageStore:     images,
 		RegistryHosts:  resolver.NewRegistryConfig(nil),
-		LeaseManager:   leaseutil.WithNamespace(metadata.NewLeaseManager(meta), namespace),
-		GarbageCollect: meta.GarbageCollect,
+		LeaseManager:   leaseutil.WithNamespace(metadata.NewLeaseManager(s.db), namespace),
+		GarbageCollect: s.db.GarbageCollect,
 		MountPoolRoot:  filepath.Join(dir, "cachemounts"),
 	}
 	w, err := base.NewWorker(ctx, opt)
+	if err == nil {
+		err = s.tidy(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
 	writer, err := containerimage.NewImageWriter(containerimage.WriterOpt{
-		Snapshotter: opt.Snapshotter, ContentStore: content, Applier: opt.Applier, Differ: opt.Differ,
+		Snapshotter: opt.Snapshotter, ContentStore: opt.ContentStore, Applier: opt.Applier, Differ: opt.Differ,
 	})
 	return &worker{Worker: w, images: images, writer: writer}, err
 }
