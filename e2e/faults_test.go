@@ -52,6 +52,9 @@ func newKilling(t *testing.T, b *box) *killing {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("the moments come from -seed %d", seed)
+	temp := filepath.Join(b.root, "temp")
+	must(t, os.MkdirAll(temp, 0o755))
+	b = b.with("TMPDIR=" + temp)
 	return &killing{kill: killCommand, box: b, clean: snap(t, b), rand: rand.New(rand.NewPCG(seed, 0))}
 }
 
@@ -153,9 +156,9 @@ func (k *killing) nothingLeft(t *testing.T) {
 	b.ok(t, "system", "check")
 	b.nothingLeft(t, k.clean, "file data/build/", "file run/builder/")
 	for _, dir := range []string{
-		"content/blobs/sha256", "content/ingest", "content/leases", "images/records",
+		"../temp", "content/blobs/sha256", "content/ingest", "content/leases", "images/records",
 		"layers/tmp", "layers/locks", "layers/stacks", "containers-rw",
-		"build/content/ingest", "build/snapshots/snapshots",
+		"build/content/ingest", "build/snapshots/snapshots", "build/tmp",
 	} {
 		entries, err := os.ReadDir(filepath.Join(b.dataRoot(), dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

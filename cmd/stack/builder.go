@@ -32,16 +32,29 @@ func runBuilder(ctx context.Context, a *app, verb string, ask, result any) error
 	if err != nil {
 		return fmt.Errorf("cannot find the builder: %w", err)
 	}
-	program, err := builder.Locate(a.getenv(builder.Variable), self, a.roots().Data)
+	program, err := builder.Locate(ctx, a.getenv(builder.Variable), self, a.roots().Data)
 	if err != nil {
 		return err
 	}
 	err = builder.Run(ctx, program, verb, a.environ, builder.Streams{In: a.in, Out: a.out, Err: a.err}, ask, result)
 	var exit builder.ExitError
 	if errors.As(err, &exit) {
-		return exitError{code: exit.Code} // it has said why
+		return exitError{code: exit.Code, cause: a.spaceError(result)} // it has said why
 	}
 	return err
+}
+
+// spaceError says which disk is full, if that may be why a builder failed.
+func (a *app) spaceError(result any) error {
+	disks := a.disks()
+	failed := slices.ContainsFunc(disks, disk.full)
+	if r, ok := result.(*request.Result); ok {
+		failed = failed || slices.ContainsFunc(r.Targets, func(b request.Built) bool { return speaksOfSpace(b.Error) })
+	}
+	if hint := spaceHint(disks); failed && hint != "" {
+		return errors.New(hint)
+	}
+	return nil
 }
 
 type builderDuOptions struct {

@@ -58,6 +58,11 @@ func (a *app) report(err error) int {
 	if text == "" {
 		return code
 	}
+	if speaksOfSpace(text) {
+		if hint := spaceHint(a.disks()); hint != "" {
+			text = strings.TrimRight(text, "\n") + "; " + hint
+		}
+	}
 	if a.global.Progress == string(progress.JSON) {
 		line, _ := json.Marshal(struct {
 			Error   bool   `json:"error"`

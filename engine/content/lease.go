@@ -178,7 +178,8 @@ func (s *Store) leased() (map[digest.Digest]bool, error) {
 	return leased, nil
 }
 
-// removePartials deletes ingests that nobody writes to and nobody has for age.
+// removePartials deletes ingests that nobody writes to and nobody has for age,
+// and those that cannot be resumed at once.
 func (s *Store) removePartials(age time.Duration) error {
 	dir := filepath.Join(s.dir, "ingest")
 	entries, err := os.ReadDir(dir)
@@ -186,18 +187,13 @@ func (s *Store) removePartials(age time.Duration) error {
 		return fmt.Errorf("cannot remove unfinished blobs: %w", err)
 	}
 	for _, e := range entries {
-		key, isData := strings.CutSuffix(e.Name(), ".data")
-		if !isData {
-			key, _ = strings.CutSuffix(e.Name(), ".lock")
-		}
-		fi, err := e.Info()
-		if err != nil {
-			continue // gone
-		}
-		if !strings.HasPrefix(key, onceName) && (age == 0 || time.Since(fi.ModTime()) < age) {
+		key := strings.TrimSuffix(e.Name(), filepath.Ext(e.Name()))
+		path := filepath.Join(dir, key)
+		fi, err := os.Stat(path + ".data")
+		resumable := err == nil && !strings.HasPrefix(key, onceName)
+		if resumable && (age == 0 || time.Since(fi.ModTime()) < age) {
 			continue
 		}
-		path := filepath.Join(dir, key)
 		l, free, err := flock.TryExclusive(path + ".lock")
 		if err != nil || !free {
 			continue

@@ -125,7 +125,7 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 				return fmt.Errorf("registry %s sends more than the %d bytes that the manifest says", e, d.Size)
 			}
 			if _, err := w.Write(p); err != nil {
-				return &storeError{noSpace(err)}
+				return &storeError{err}
 			}
 			got(int64(len(p)))
 		}

@@ -181,11 +181,3 @@ func transient(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout() || strings.Contains(err.Error(), "server closed idle connection")
 }
-
-// noSpace adds what to do where the disk is full.
-func noSpace(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w; free some with \"stack system prune\", or set STACK_DATA_ROOT to a larger disk", err)
-	}
-	return err
-}

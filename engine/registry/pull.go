@@ -80,7 +80,7 @@ func (c *Client) Pull(ctx context.Context, to Target, name string, o PullOptions
 	}
 	got, err := c.pull(ctx, to, ref, o)
 	if err != nil {
-		return Pulled{}, fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(ref), noSpace(err))
+		return Pulled{}, fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(ref), err)
 	}
 	return got, nil
 }

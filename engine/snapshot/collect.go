@@ -48,7 +48,7 @@ func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[diges
 	}
 	c, err := s.removeLayers(ctx, gone, dryRun)
 	if err == nil && !dryRun {
-		err = s.removeLeftovers()
+		err = errors.Join(s.removeLeftovers(), s.removeTemporaries())
 	}
 	return c, err
 }
@@ -222,8 +222,38 @@ func (s *Store) pinned(containerID string) ([]string, error) {
 	return names, nil
 }
 
-// removeLeftovers deletes what is below tmp and belongs to nobody alive.
-func (s *Store) removeLeftovers() error { return s.eachLeftover(removeTree) }
+// removeLeftovers deletes what is below tmp and belongs to nobody alive, and the
+// locks of those who were killed once there was nothing below tmp any more.
+func (s *Store) removeLeftovers() error {
+	if err := s.eachLeftover(removeTree); err != nil {
+		return err
+	}
+	dir := filepath.Join(s.layers, "locks")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot list leftovers: %w", err)
+	}
+	for _, e := range entries {
+		lock, free, err := flock.TryExclusive(filepath.Join(dir, e.Name()))
+		if err == nil && free {
+			err = lock.Remove()
+		}
+		if err != nil {
+			return fmt.Errorf("cannot remove leftovers: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeTemporaries deletes stacks that were not written to their end. With the
+// store's lock held nobody writes one.
+func (s *Store) removeTemporaries() error {
+	old, err := filepath.Glob(filepath.Join(s.layers, "stacks", atomicfile.TempPrefix+"*"))
+	for _, path := range old {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
 
 // eachLeftover calls fn for what is below tmp and belongs to nobody alive.
 func (s *Store) eachLeftover(fn func(path string) error) error {

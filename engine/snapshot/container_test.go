@@ -101,6 +101,12 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	if err := os.MkdirAll(leftover+"/fs/x", 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Killed once the layer was gone, and while a stack was written.
+	for _, name := range []string{"locks/cafe", "stacks/.tmp-1"} {
+		if err := os.WriteFile(filepath.Join(s.layers, name), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	keep := func() (map[digest.Digest]bool, error) { return nil, nil }
 	c, err := s.Collect(t.Context(), true, keep)
 	if err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) || c.Bytes == 0 {
@@ -109,8 +115,13 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	if c, err = s.Collect(t.Context(), false, keep); err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) {
 		t.Errorf("collected %+v, %v", c, err)
 	}
-	if got := list(t, filepath.Join(s.layers, "tmp")); got != "" {
-		t.Errorf("tmp contains %q", got)
+	for _, name := range []string{"tmp", "locks"} {
+		if got := list(t, filepath.Join(s.layers, name)); got != "" {
+			t.Errorf("%s contains %q", name, got)
+		}
+	}
+	if got := list(t, filepath.Join(s.layers, "stacks")); strings.Contains(got, ".tmp-") {
+		t.Errorf("stacks contains %q", got)
 	}
 	if strings.Contains(list(t, s.layers), "fix-") {
 		t.Errorf("a correction was left: %s", list(t, s.layers))

@@ -167,7 +167,6 @@ func (r *run) one(ctx context.Context, t *request.Target, report chan<- *bk.Solv
 	if err != nil {
 		return request.Built{}, fmt.Errorf("cannot build %s: %w", t.Name, err)
 	}
-	defer s.close()
 	answer, err := r.solve(ctx, t, s, report)
 	if err != nil {
 		return request.Built{}, err

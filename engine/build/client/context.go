@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -14,8 +13,10 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/moby/buildkit/client/ociindex"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
+	"github.com/moby/buildkit/util/staticfs"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
 
 	"github.com/stack-run/stack/engine/build/request"
 )
@@ -54,13 +55,7 @@ func (s *solve) context(t *request.Target, in io.Reader) error {
 			if inline, err = io.ReadAll(buffered); err != nil {
 				return fmt.Errorf("cannot read the Dockerfile from the standard input: %w", err)
 			}
-			empty, err := s.tempDir()
-			if err != nil {
-				return err
-			}
-			if err := s.local("context", empty); err != nil {
-				return err
-			}
+			s.mount("context", staticfs.NewFS())
 			break
 		}
 		up := uploadprovider.New()
@@ -85,18 +80,14 @@ func (s *solve) dockerfile(t *request.Target, inline []byte) error {
 	remote := s.options.FrontendAttrs["context"] != ""
 	switch {
 	case inline != nil:
-		dir, err := s.tempDir()
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, dockerfileName), inline, 0o600); err != nil {
-			return err
-		}
+		file := staticfs.NewFS()
+		file.Add(dockerfileName, &types.Stat{}, inline)
 		attrs["filename"] = dockerfileName
 		if remote {
 			attrs["dockerfilekey"] = "dockerfile"
 		}
-		return s.local("dockerfile", dir)
+		s.mount("dockerfile", file)
+		return nil
 	case remote && filepath.IsAbs(t.Dockerfile):
 		attrs["filename"], attrs["dockerfilekey"] = filepath.Base(t.Dockerfile), "dockerfile"
 		if err := regular(t.Dockerfile); err != nil {
@@ -196,19 +187,15 @@ func (s *solve) local(name, dir string) error {
 	if err != nil {
 		return err
 	}
+	s.mount(name, f)
+	return nil
+}
+
+func (s *solve) mount(name string, f fsutil.FS) {
 	if s.options.LocalMounts == nil {
 		s.options.LocalMounts = map[string]fsutil.FS{}
 	}
 	s.options.LocalMounts[name] = f
-	return nil
-}
-
-func (s *solve) tempDir() (string, error) {
-	dir, err := os.MkdirTemp("", "stack-build-")
-	if err == nil {
-		s.temp = append(s.temp, dir)
-	}
-	return dir, err
 }
 
 // isArchive tells a tar archive, compressed or not, from a Dockerfile.

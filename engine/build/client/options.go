@@ -34,32 +34,20 @@ type surroundings struct {
 // solve is a target in BuildKit's terms.
 type solve struct {
 	options bk.SolveOpt
-	temp    []string // directories to remove afterwards
-}
-
-func (s *solve) close() {
-	for _, dir := range s.temp {
-		os.RemoveAll(dir)
-	}
 }
 
 // frontend is the name of the daemon's own Dockerfile frontend.
 const frontend = "dockerfile.v0"
 
-// prepare translates a target and opens what it reads. The caller closes it.
-func prepare(ctx context.Context, t *request.Target, around surroundings) (s *solve, err error) {
-	s = &solve{options: bk.SolveOpt{
+// prepare translates a target and opens what it reads.
+func prepare(ctx context.Context, t *request.Target, around surroundings) (*solve, error) {
+	s := &solve{options: bk.SolveOpt{
 		Frontend:            frontend,
 		FrontendAttrs:       attributes(t),
 		AllowedEntitlements: entitlements(t),
 		CacheImports:        caches(t.CacheFrom),
 		CacheExports:        caches(t.CacheTo),
 	}}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
 	if err := s.hosts(t, around.gateway); err != nil {
 		return s, err
 	}

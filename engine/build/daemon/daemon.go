@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/moby/buildkit/cache/remotecache"
 	"github.com/moby/buildkit/cache/remotecache/inline"
@@ -69,6 +70,9 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 	dir := build.Dir(o.RunRoot)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := useTemp(filepath.Join(build.StateDir(o.DataRoot), "tmp")); err != nil {
+		return err
+	}
 	controller, err := newController(ctx, o)
 	if err != nil {
 		return err
@@ -97,6 +101,19 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 		server.Stop()
 		return nil
 	}
+}
+
+// useTemp has temporary files and mount points made in dir, where the next daemon
+// deletes those of a killed one.
+func useTemp(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot clean up after the last builder: %w", err)
+	}
+	// It makes dir.
+	if err := mount.SetTempMountLocation(dir); err != nil {
+		return fmt.Errorf("cannot make a directory for temporary files: %w", err)
+	}
+	return os.Setenv("TMPDIR", dir)
 }
 
 // listen makes the socket anew: whoever holds the lock is the only one to serve.

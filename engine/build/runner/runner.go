@@ -25,6 +25,7 @@ import (
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/cgroup"
@@ -208,8 +209,17 @@ func (r *Runner) start(ctx context.Context, c *container, b *bundle, spec *specs
 	var cause error
 	if n, err := group.OOMKills(); err == nil && n > 0 {
 		cause = fmt.Errorf("the build ran out of memory: %w", syscall.ENOMEM)
+	} else if status.Code != 0 && full(r.engine.DataRoot()) {
+		// The command has said so in its own words; nobody else would know.
+		cause = fmt.Errorf("exit code: %d, with the disk of the build full: %w", status.Code, syscall.ENOSPC)
 	}
 	return exitError(ctx, process.Meta.ValidExitCodes, status.Code, cause)
+}
+
+// full tells whether hardly anything fits on the disk that path is on.
+func full(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Bavail*uint64(fs.Bsize) < 1<<20
 }
 
 // endGroup kills what is left of a container and removes its cgroup.

@@ -36,37 +36,42 @@ func TestLocate(t *testing.T) {
 	data, bin := t.TempDir(), t.TempDir()
 	executable := filepath.Join(bin, "stack")
 	none := fstest.MapFS{"program/README.md": {Data: []byte("x")}}
-	if _, err := locate("", executable, data, none); err == nil || !strings.Contains(err.Error(), "make build") {
+	if _, err := locate(t.Context(), "", executable, data, none); err == nil || !strings.Contains(err.Error(), "make build") {
 		t.Errorf("without a builder the error must say what to do: %v", err)
 	}
-	if _, err := locate("/nowhere/x", executable, data, none); err == nil || !strings.Contains(err.Error(), Variable) {
+	if _, err := locate(t.Context(), "/nowhere/x", executable, data, none); err == nil || !strings.Contains(err.Error(), Variable) {
 		t.Errorf("got %v", err)
 	}
 
 	files, digest := carrying(t, "#!/bin/sh\n")
 	for range 2 { // the second finds it
-		got, err := locate("", executable, data, files)
+		got, err := locate(t.Context(), "", executable, data, files)
 		if err != nil || got != filepath.Join(data, "build", "bin", digest, Name) {
 			t.Fatal(got, err)
 		}
 	}
+	// What one that was killed while it unpacked has left is as large as the program.
+	half := filepath.Join(data, "build", "bin", ".unpacking")
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	newer, digest2 := carrying(t, "#!/bin/sh\n# newer\n")
-	if _, err := locate("", executable, data, newer); err != nil {
+	if _, err := locate(t.Context(), "", executable, data, newer); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(filepath.Join(data, "build", "bin"))
-	if err != nil || len(entries) != 1 || entries[0].Name() != digest2 {
-		t.Errorf("old versions must go: %v %v", entries, err)
+	if err != nil || len(entries) != 2 || entries[0].Name() != digest2 && entries[1].Name() != digest2 {
+		t.Errorf("old versions must go, and only the lock stay: %v %v", entries, err)
 	}
 
 	beside := filepath.Join(bin, Name)
 	if err := os.WriteFile(beside, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := locate("", executable, data, files); err != nil || got != beside {
+	if got, err := locate(t.Context(), "", executable, data, files); err != nil || got != beside {
 		t.Error(got, err)
 	}
-	if got, err := locate("/bin/true", executable, data, files); err != nil || got != "/bin/true" {
+	if got, err := locate(t.Context(), "/bin/true", executable, data, files); err != nil || got != "/bin/true" {
 		t.Error(got, err)
 	}
 }
@@ -80,7 +85,7 @@ func TestDamagedProgramIsRefused(t *testing.T) {
 		}
 	}
 	data := t.TempDir()
-	if got, err := locate("", "/nowhere/stack", data, files); err == nil {
+	if got, err := locate(t.Context(), "", "/nowhere/stack", data, files); err == nil {
 		t.Errorf("%s was unpacked", got)
 	}
 	if left, _ := filepath.Glob(filepath.Join(data, "build/bin/*/*")); len(left) > 0 {

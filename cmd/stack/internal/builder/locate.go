@@ -3,6 +3,7 @@
 package builder
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,9 +12,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/stack-run/stack/engine/content/flock"
 )
 
 // Name is the builder program's.
@@ -25,11 +27,11 @@ const Variable = "STACK_BUILDER"
 // Locate returns the path of the builder program: the one that the environment
 // names, else the one beside this program, else the one that this program
 // carries, unpacked below the data root.
-func Locate(named, executable, dataRoot string) (string, error) {
-	return locate(named, executable, dataRoot, carried)
+func Locate(ctx context.Context, named, executable, dataRoot string) (string, error) {
+	return locate(ctx, named, executable, dataRoot, carried)
 }
 
-func locate(named, executable, dataRoot string, files fs.FS) (string, error) {
+func locate(ctx context.Context, named, executable, dataRoot string, files fs.FS) (string, error) {
 	if named != "" {
 		if _, err := os.Stat(named); err != nil {
 			return "", fmt.Errorf("cannot use the builder that %s names: %w", Variable, err)
@@ -44,12 +46,12 @@ func locate(named, executable, dataRoot string, files fs.FS) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("cannot build images: this stack was compiled without its builder; compile both with \"make build\", or put %s beside %s, or name it in %s", Name, executable, Variable)
 	}
-	return unpack(files, name, digest, filepath.Join(dataRoot, "build", "bin"))
+	return unpack(ctx, files, name, digest, filepath.Join(dataRoot, "build", "bin"))
 }
 
 // unpack writes the carried program to dir/DIGEST/stack-builder, unless it is
 // there, and removes those of other versions.
-func unpack(files fs.FS, name, digest, dir string) (program string, err error) {
+func unpack(ctx context.Context, files fs.FS, name, digest, dir string) (program string, err error) {
 	program = filepath.Join(dir, digest, Name)
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
@@ -59,52 +61,64 @@ func unpack(files fs.FS, name, digest, dir string) (program string, err error) {
 			err = fmt.Errorf("cannot unpack the builder: %w", err)
 		}
 	}()
-	f, err := files.Open(name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := flock.Exclusive(ctx, filepath.Join(dir, "lock"))
 	if err != nil {
 		return "", err
+	}
+	defer lock.Unlock()
+	if _, err := os.Stat(program); err == nil {
+		return program, nil // somebody else has unpacked it meanwhile
+	}
+	removeOthers(dir)
+	temp := filepath.Join(dir, unpacking)
+	if err := unpackTo(temp, files, name, digest); err != nil {
+		return "", errors.Join(err, os.RemoveAll(temp))
+	}
+	return program, os.Rename(temp, filepath.Dir(program))
+}
+
+// unpacking is the directory of a program that is being unpacked.
+const unpacking = ".unpacking"
+
+func unpackTo(dir string, files fs.FS, name, digest string) error {
+	f, err := files.Open(name)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	z, err := zstd.NewReader(f)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer z.Close()
-	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
-		return "", err
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
 	}
-	// Several may unpack at once; the last to rename wins, with the same bytes.
-	temp, err := os.CreateTemp(filepath.Dir(program), ".unpacking-*")
+	program, err := os.OpenFile(filepath.Join(dir, Name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer os.Remove(temp.Name())
 	hash := sha256.New()
-	_, err = io.Copy(io.MultiWriter(temp, hash), z)
+	_, err = io.Copy(io.MultiWriter(program, hash), z)
 	if err == nil && hex.EncodeToString(hash.Sum(nil)) != digest {
 		err = errors.New("it is damaged: its digest is not the one in its name")
 	}
 	if err == nil {
-		err = temp.Chmod(0o755)
+		err = program.Sync()
 	}
-	if err == nil {
-		err = temp.Sync()
-	}
-	if err := errors.Join(err, temp.Close()); err != nil {
-		return "", err
-	}
-	if err := os.Rename(temp.Name(), program); err != nil {
-		return "", err
-	}
-	removeOthers(dir, digest)
-	return program, nil
+	return errors.Join(err, program.Close())
 }
 
-// removeOthers removes other versions. One that runs keeps running, and what
-// cannot be removed is tried again at the next version.
-func removeOthers(dir, digest string) {
+// removeOthers removes other versions and what a killed process has left. One
+// that runs keeps running, and what cannot be removed is tried again at the next
+// version.
+func removeOthers(dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
-		if e.Name() != digest && !strings.HasPrefix(e.Name(), ".") {
+		if e.Name() != "lock" {
 			os.RemoveAll(filepath.Join(dir, e.Name()))
 		}
 	}
