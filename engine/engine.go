@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,8 +50,8 @@ type Engine struct {
 	nets      func() (*netns.Manager, error)
 	vols      func() (*volumes.Store, error)
 	cgroups   func() (*cgroup.Hierarchy, error)
-	detaching batcher[*netns.Endpoint]
-	removing  batcher[string]
+	detaching batcher[[]*netns.Endpoint]
+	removing  batcher[networkRemoval]
 }
 
 // Open opens the engine's roots, making what is missing.
@@ -75,19 +76,27 @@ func Open(o Options) (*Engine, error) {
 	})
 	e.cgroups = sync.OnceValues(cgroup.Detect)
 	e.detaching.gather = 4 * time.Millisecond
-	e.detaching.do = func(ctx context.Context, endpoints []*netns.Endpoint) error {
+	e.detaching.do = func(ctx context.Context, endpoints [][]*netns.Endpoint) error {
 		nets, err := e.nets()
 		if err != nil {
 			return err
 		}
-		return nets.DetachAll(ctx, endpoints)
+		return nets.DetachAll(ctx, slices.Concat(endpoints...))
 	}
-	e.removing.do = func(ctx context.Context, names []string) error {
+	e.removing.do = func(ctx context.Context, removals []networkRemoval) error {
 		nets, err := e.nets()
 		if err != nil {
 			return err
 		}
-		return nets.Remove(ctx, names...)
+		var names []string
+		var leaving []*netns.Endpoint
+		for _, r := range removals {
+			names = append(names, r.network)
+			if r.leaving != nil {
+				leaving = append(leaving, r.leaving()...)
+			}
+		}
+		return nets.RemoveWith(ctx, leaving, names...)
 	}
 	return e, nil
 }

@@ -113,14 +113,24 @@ func (e *Engine) detachNet(ctx context.Context, c *Container, ep *netns.Endpoint
 	return e.Detach(ctx, ep)
 }
 
-// Detach takes an endpoint away that no container has any more.
-func (e *Engine) Detach(ctx context.Context, ep *netns.Endpoint) error {
-	return e.detaching.add(ctx, ep)
+// Detach takes endpoints away that no container has any more.
+func (e *Engine) Detach(ctx context.Context, endpoints ...*netns.Endpoint) error {
+	if len(endpoints) == 0 {
+		return nil
+	}
+	return e.detaching.add(ctx, endpoints)
 }
 
-// RemoveNetwork removes a network that nobody uses.
-func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
-	return e.removing.add(ctx, name)
+// RemoveNetwork removes a network that nobody uses, and takes endpoints away with
+// it that no container has any more, see [netns.Manager.RemoveWith]. It asks for
+// them, if leaving is not nil, when it comes to it.
+func (e *Engine) RemoveNetwork(ctx context.Context, name string, leaving func() []*netns.Endpoint) error {
+	return e.removing.add(ctx, networkRemoval{name, leaving})
+}
+
+type networkRemoval struct {
+	network string
+	leaving func() []*netns.Endpoint
 }
 
 // SweepNetworks removes what killed processes left behind in the network:

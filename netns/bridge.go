@@ -175,23 +175,22 @@ func (m *Manager) switchOn(key string) error {
 	return nil
 }
 
-// takeDown removes the kernel's part of networks.
-func (m *Manager) takeDown(records []record) error {
+// takeDown removes the kernel's part of networks, and the links of endpoints.
+func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 	s, err := link.Open()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	var b link.Batch
 	var elements []nft.Element
-	group := link.NewGroup()
+	d := departure{group: link.NewGroup()}
 	for _, r := range records {
 		if !r.isBridge() {
 			continue
 		}
 		elements = append(elements, r.firewall().Elements()...)
 		if info, err := s.Find(r.Bridge); err == nil && info.Alias == aliasPrefix+r.ID {
-			b.SetGroup(r.Bridge, group)
+			d.add(r.Bridge)
 		}
 		if own := m.acceptedLinks(r)[1:]; len(own) > 0 {
 			if err := nft.UnacceptForward(own); err != nil {
@@ -199,11 +198,8 @@ func (m *Manager) takeDown(records []record) error {
 			}
 		}
 	}
-	if b.Len() > 0 {
-		b.DeleteGroup(group)
-		if err := s.Do(&b); err != nil {
-			return err
-		}
+	if err := d.do(m, endpoints); err != nil {
+		return err
 	}
 	if len(elements) == 0 {
 		return nil

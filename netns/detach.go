@@ -12,39 +12,63 @@ import (
 // DetachAll takes several endpoints away, which is much faster than one by one:
 // the kernel waits for all their links together.
 func (m *Manager) DetachAll(ctx context.Context, endpoints []*Endpoint) error {
-	var errs []error
-	var b link.Batch
-	group := link.NewGroup()
+	own := ownEndpoints(endpoints)
+	d := departure{group: link.NewGroup()}
+	err := errors.Join(m.unpublish(own), d.do(m, own), m.forget(own))
+	if err != nil {
+		return fmt.Errorf("cannot remove network connections: %w", err)
+	}
+	return m.tidy(ctx)
+}
+
+// ownEndpoints are those with links and a namespace of their own.
+func ownEndpoints(endpoints []*Endpoint) []*Endpoint {
 	var own []*Endpoint
 	for _, e := range endpoints {
-		if e == nil || e.Shared || e.Spec.Mode == "host" || e.Spec.ID == "" {
-			continue
+		if e != nil && !e.Shared && e.Spec.Mode != "host" && e.Spec.ID != "" {
+			own = append(own, e)
 		}
-		own = append(own, e)
+	}
+	return own
+}
+
+// departure is links that go together, in one of the kernel's grace periods.
+type departure struct {
+	group uint32
+	batch link.Batch
+}
+
+func (d *departure) add(name string) { d.batch.SetGroup(name, d.group) }
+
+// do removes the links that were added and those of endpoints.
+func (d *departure) do(m *Manager, endpoints []*Endpoint) error {
+	for _, e := range endpoints {
 		for _, name := range m.hostLinks(e) {
-			b.SetGroup(name, group)
+			d.add(name)
 		}
 	}
-	errs = append(errs, m.unpublish(own))
-	if b.Len() > 0 {
-		b.DeleteGroup(group)
-		s, err := link.Open()
-		if err == nil {
-			err = errors.Join(s.Do(&b), s.Close())
-		}
-		errs = append(errs, err)
+	if d.batch.Len() == 0 {
+		return nil
 	}
-	for _, e := range own {
+	d.batch.DeleteGroup(d.group)
+	s, err := link.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.Do(&d.batch), s.Close())
+}
+
+// forget removes the pins and the records of endpoints whose links are gone.
+func (m *Manager) forget(endpoints []*Endpoint) error {
+	var errs []error
+	for _, e := range endpoints {
 		if err := link.Unpin(m.pin(e.Spec.ID)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		errs = append(errs, removeFile(m.endpointPath(e.Spec.ID)))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("cannot remove network connections: %w", err)
-	}
-	return m.tidy(ctx)
+	return errors.Join(errs...)
 }
 
 // hostLinks are the names of the host's ends of an endpoint's links, also of

@@ -630,3 +630,32 @@ func TestParallelAttach(t *testing.T) {
 	}
 	t.Logf("50 together: detach %s", time.Since(start).Round(100*time.Microsecond))
 }
+
+func TestRemoveNetworkWithItsEndpoints(t *testing.T) {
+	l := newLab(t)
+	going, staying := l.network(NetworkSpec{Name: "going"}), l.network(NetworkSpec{Name: "staying"})
+	both := l.attach(EndpointSpec{Networks: []Attachment{{Network: going.Name}, {Network: staying.Name}}})
+	user := l.attach(EndpointSpec{Owner: "service user", Networks: []Attachment{{Network: staying.Name}}})
+
+	err := l.RemoveWith(t.Context(), []*Endpoint{both}, going.Name, staying.Name)
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "staying") || strings.Contains(err.Error(), "going") {
+		t.Errorf("got %v, want that network staying is in use", err)
+	}
+	if _, err := l.Get(going.Name); !errors.Is(err, ErrNotFound) {
+		t.Errorf("network going: %v, want it gone", err)
+	}
+	for _, name := range append(l.hostLinks(both), going.Bridge) {
+		if _, err := net.InterfaceByName(name); err == nil {
+			t.Errorf("link %s is left", name)
+		}
+	}
+	if _, err := net.InterfaceByName(l.hostLinks(user)[0]); err != nil {
+		t.Errorf("the link of the network's user: %v", err)
+	}
+	if l.live(both.Spec.ID) {
+		t.Error("the record of an endpoint that left is there")
+	}
+	if err := l.DetachAll(t.Context(), []*Endpoint{user}); err != nil {
+		t.Fatal(err)
+	}
+}

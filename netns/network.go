@@ -293,16 +293,20 @@ func (m *Manager) Users(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.users(r.ID)
+	return m.users(r.ID, nil)
 }
 
-func (m *Manager) users(networkID string) ([]string, error) {
+// users names the containers attached to a network, but for those that leave.
+func (m *Manager) users(networkID string, leaving []*Endpoint) ([]string, error) {
 	endpoints, err := m.endpoints()
 	if err != nil {
 		return nil, err
 	}
 	var users []string
 	for _, e := range endpoints {
+		if slices.ContainsFunc(leaving, func(l *Endpoint) bool { return l.Spec.ID == e.Spec.ID }) {
+			continue
+		}
 		if slices.ContainsFunc(e.Links, func(l Link) bool { return l.NetworkID == networkID }) {
 			users = append(users, e.Spec.owner())
 		}
@@ -315,8 +319,16 @@ func (m *Manager) users(networkID string) ([]string, error) {
 // names them and leaves that network alone. Several at once cost the kernel
 // little more than one.
 func (m *Manager) Remove(ctx context.Context, names ...string) error {
+	return m.RemoveWith(ctx, nil, names...)
+}
+
+// RemoveWith deletes networks as [Manager.Remove] does, and takes endpoints away
+// with them. That is faster than one after the other: the kernel waits once for
+// all the links. The endpoints go also if a network has to stay.
+func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names ...string) error {
+	own := ownEndpoints(endpoints)
+	errs := []error{m.unpublish(own)}
 	var records []record
-	var errs []error
 	for _, name := range names {
 		r, err := m.find(name)
 		if err != nil {
@@ -328,7 +340,7 @@ func (m *Manager) Remove(ctx context.Context, names ...string) error {
 	err := m.locked(ctx, func() error {
 		var unused []record
 		for _, r := range records {
-			users, err := m.users(r.ID)
+			users, err := m.users(r.ID, own)
 			if len(users) > 0 {
 				err = fmt.Errorf("%w by %s; remove them first", ErrInUse, strings.Join(users, "; "))
 			}
@@ -343,7 +355,7 @@ func (m *Manager) Remove(ctx context.Context, names ...string) error {
 			m.mu.Unlock()
 		}
 		// Records go last: what is left behind stays known.
-		if err := m.takeDown(unused); err != nil {
+		if err := errors.Join(m.takeDown(unused, own), m.forget(own)); err != nil {
 			return fmt.Errorf("cannot remove networks: %w", err)
 		}
 		for _, r := range unused {
@@ -354,6 +366,9 @@ func (m *Manager) Remove(ctx context.Context, names ...string) error {
 		}
 		return nil
 	})
+	if len(own) > 0 {
+		errs = append(errs, m.tidy(ctx))
+	}
 	return errors.Join(append(errs, err)...)
 }
 

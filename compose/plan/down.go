@@ -43,7 +43,7 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 			staying = append(staying, x)
 		}
 	}
-	removed := removeInReverse(plan, desired, going, o)
+	stopped, removed := removeInReverse(plan, desired, going, o)
 	for _, n := range observed.Networks {
 		if n.Project != observed.Project || n.Project == "" || slices.ContainsFunc(staying, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) }) {
 			continue
@@ -51,7 +51,7 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 		if !all && !usesNetwork(going, n.Name) {
 			continue
 		}
-		plan.add(&Op{Kind: RemoveNetwork, Name: n.Name, Key: n.Key, Cause: "down"}, usersOf(removed, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) })...)
+		plan.add(&Op{Kind: RemoveNetwork, Name: n.Name, Key: n.Key, Cause: "down"}, usersOf(stopped, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) })...)
 	}
 	if o.Volumes {
 		for _, v := range observed.Volumes {
@@ -87,8 +87,9 @@ func usersOf(removed map[*Container]*Op, uses func(*Container) bool) []*Op {
 }
 
 // removeInReverse stops and removes containers; a dependency is stopped when
-// all that depend on it are gone.
-func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o DownOptions) map[*Container]*Op {
+// all that depend on it are gone. It returns the operations after which a
+// container uses its networks no more, and those after which it is gone.
+func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o DownOptions) (stopped, removed map[*Container]*Op) {
 	byService := map[string][]*Container{}
 	for _, x := range going {
 		byService[x.Service] = append(byService[x.Service], x)
@@ -101,7 +102,7 @@ func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o Do
 	}
 	slices.Reverse(order)
 	done := map[string][]*Op{}
-	removed := map[*Container]*Op{}
+	stopped, removed = map[*Container]*Op{}, map[*Container]*Op{}
 	for _, name := range order {
 		var before []*Op
 		for other, s := range desired.Services {
@@ -115,13 +116,17 @@ func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o Do
 			if x.live() {
 				stop := &Op{Kind: StopContainer, Service: name, Index: x.Index, Name: x.Name, ContainerID: x.ID, Timeout: o.Timeout, Cause: "down"}
 				after = []*Op{plan.add(stop, before...)}
+				stopped[x] = stop
 			}
 			op := plan.add(&Op{Kind: RemoveContainer, Service: name, Index: x.Index, Name: x.Name, ContainerID: x.ID, Volumes: o.Volumes, Cause: "down"}, after...)
 			removed[x] = op
+			if stopped[x] == nil {
+				stopped[x] = op
+			}
 			done[name] = append(done[name], op)
 		}
 	}
-	return removed
+	return stopped, removed
 }
 
 // knownProject fills in, from the labels of containers, the services that

@@ -26,7 +26,9 @@ type unit struct {
 	lastDelay time.Duration
 	health    context.CancelFunc
 	removed   bool
-	doomed    bool // about to be removed: its end need not survive a power failure
+	// doomed says that it is about to be removed: its end need not survive a power
+	// failure, and its network goes with it.
+	doomed bool
 }
 
 func newUnit(c *engine.Container) *unit {
@@ -221,8 +223,9 @@ func (s *Supervisor) unplug(ctx context.Context, u *unit) error {
 	defer end()
 	s.mu.Lock()
 	c, idle := *u.c, u.task == nil && u.restart == nil && !u.removed
+	doomed := u.doomed
 	s.mu.Unlock()
-	if !idle {
+	if !idle || doomed {
 		return nil
 	}
 	if err := s.engine.Unplug(ctx, &c, s.keeper); err != nil {
@@ -241,6 +244,8 @@ type stopOptions struct {
 	grace  *time.Duration // nil: the container's own
 	// keepNet leaves the network as it is, for a start that follows at once.
 	keepNet bool
+	// leave, if any, is given the endpoint, see [removeOptions].
+	leave func(*netns.Endpoint)
 	// notice gets a sentence worth telling, such as why the grace period was not waited out.
 	notice func(string)
 }
@@ -252,7 +257,29 @@ func (s *Supervisor) stop(ctx context.Context, u *unit, o stopOptions) error {
 		return err
 	}
 	defer end()
-	return s.stopLocked(ctx, u, o)
+	if err := s.stopLocked(ctx, u, o); err != nil || o.leave == nil {
+		return err
+	}
+	// Not saved: after a crash it is the container's again.
+	s.mu.Lock()
+	c := *u.c
+	ep := takeEndpoint(&c)
+	u.c = &c
+	s.mu.Unlock()
+	if ep != nil {
+		o.leave(ep)
+	}
+	return nil
+}
+
+// takeEndpoint takes a container's endpoint from it, nil if it has none of its own.
+func takeEndpoint(c *engine.Container) *netns.Endpoint {
+	ep := c.State.Endpoint
+	if ep == nil || ep.Spec.Mode != "" {
+		return nil
+	}
+	c.State.Endpoint = nil
+	return ep
 }
 
 func (s *Supervisor) stopLocked(ctx context.Context, u *unit, o stopOptions) error {
@@ -475,6 +502,8 @@ func (s *Supervisor) setPhase(u *unit, p engine.Phase) {
 type removeOptions struct {
 	force   bool // kill first
 	volumes bool // anonymous volumes too
+	// leave, if any, is given the endpoint, to be taken away with the network.
+	leave func(*netns.Endpoint)
 }
 
 // remove takes a container away with all that is its own.
@@ -513,8 +542,12 @@ func (s *Supervisor) remove(ctx context.Context, u *unit, o removeOptions) error
 	// The kernel takes its time to delete links. Whoever ran a container with
 	// --rm has got what he came for, and does not wait for that.
 	var later *netns.Endpoint
-	if ep := c.State.Endpoint; ep != nil && c.Spec.AutoRemove && ep.Spec.Mode == "" && len(ep.Ports) == 0 {
-		later, c.State.Endpoint = ep, nil
+	if o.leave != nil {
+		if ep := takeEndpoint(&c); ep != nil {
+			o.leave(ep)
+		}
+	} else if ep := c.State.Endpoint; c.Spec.AutoRemove && ep != nil && len(ep.Ports) == 0 {
+		later = takeEndpoint(&c)
 	}
 	if err := s.engine.Remove(ctx, &c, s.keeper, o.volumes); err != nil {
 		return err

@@ -163,11 +163,15 @@ type execution struct {
 	r       *reply
 	options UpOptions
 	down    bool // all goes: a stop need not wait for the network's end
+	// withNetwork has the operations after which a network goes, and the
+	// container's endpoint with it.
+	withNetwork map[int]bool
 
 	mu       sync.Mutex
 	created  map[int]*unit // by operation ID
 	networks []string      // made by this execution
 	vols     []string
+	leaving  []*netns.Endpoint // they go with the next network
 }
 
 func (x *execution) run(ctx context.Context, p *plan.Plan, o apply.Options) error {
@@ -178,9 +182,62 @@ func (x *execution) run(ctx context.Context, p *plan.Plan, o apply.Options) erro
 		}
 		return out
 	}
-	return apply.Run(ctx, len(p.Ops), deps, o, func(ctx context.Context, i int) error {
+	x.withNetwork = map[int]bool{}
+	for _, op := range p.Ops {
+		if op.Kind == plan.RemoveNetwork {
+			for _, id := range op.Deps {
+				x.withNetwork[id] = true
+			}
+		}
+	}
+	err := apply.Run(ctx, len(p.Ops), deps, o, func(ctx context.Context, i int) error {
 		return x.do(ctx, p.Ops[i])
 	})
+	if x.down {
+		x.spare(p)
+	}
+	// Where the network had to stay.
+	return errors.Join(err, x.s.engine.Detach(context.WithoutCancel(ctx), x.left()...))
+}
+
+// spare takes back the sentence on containers that could not be removed: they
+// are just stopped.
+func (x *execution) spare(p *plan.Plan) {
+	for _, op := range p.Ops {
+		if op.Kind != plan.StopContainer {
+			continue
+		}
+		u, err := x.unit(op)
+		if err != nil {
+			continue // it is removed
+		}
+		x.s.mu.Lock()
+		u.doomed = false
+		x.s.mu.Unlock()
+		x.s.background(func(ctx context.Context) error { return x.s.unplug(ctx, u) })
+	}
+}
+
+// left returns the endpoints that were left behind, and forgets them.
+func (x *execution) left() []*netns.Endpoint {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	all := x.leaving
+	x.leaving = nil
+	return all
+}
+
+// leaves returns what takes an endpoint to be taken away with its network, nil
+// if no network goes after the operation.
+func (x *execution) leaves(op *plan.Op) func(*netns.Endpoint) {
+	if !x.withNetwork[op.ID] {
+		return nil
+	}
+	return func(ep *netns.Endpoint) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.leaving = append(x.leaving, ep)
+	}
 }
 
 // do carries out one operation.
@@ -215,14 +272,14 @@ func (x *execution) do(ctx context.Context, op *plan.Op) error {
 			x.s.mu.Unlock()
 		}
 		stop := func() error {
-			return x.s.stop(ctx, u, stopOptions{grace: op.Timeout, keepNet: x.down, notice: x.s.notice(x.r, u)})
+			return x.s.stop(ctx, u, stopOptions{grace: op.Timeout, keepNet: x.down, leave: x.leaves(op), notice: x.s.notice(x.r, u)})
 		}
 		return x.s.step(x.r, u, "Stopping", "Stopped", stop)
 	case plan.RemoveContainer:
 		return x.s.step(x.r, u, "Removing", "Removed", func() error {
 			// Anonymous volumes go with their container, unless the one that
 			// replaces it took them over.
-			return x.s.remove(ctx, u, removeOptions{force: true, volumes: true})
+			return x.s.remove(ctx, u, removeOptions{force: true, volumes: true, leave: x.leaves(op)})
 		})
 	case plan.RenameContainer:
 		_, err := x.s.rename(ctx, RenameRequest{ID: x.s.view(u).ID, Name: op.Name}, x.r)
@@ -267,7 +324,7 @@ func (x *execution) createNetwork(ctx context.Context, op *plan.Op) error {
 
 func (x *execution) removeNetwork(ctx context.Context, op *plan.Op) error {
 	x.r.event("Network", op.Name, "Removing", "", false)
-	if err := x.s.engine.RemoveNetwork(ctx, op.Name); err != nil {
+	if err := x.s.engine.RemoveNetwork(ctx, op.Name, x.left); err != nil {
 		x.r.event("Network", op.Name, "Error", err.Error(), true)
 		return err
 	}
