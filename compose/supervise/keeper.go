@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -125,17 +124,12 @@ func (k *Keeper) lost() {
 	}
 }
 
-// wardenGrace is how long a supervisor that lost its guardian watches whether the
-// warden was killed together with it.
-const wardenGrace = 20 * time.Millisecond
-
 // succeed does what the guard package's comment says when the guardian is gone:
 // a living warden (or a guardian that turns warden just now) starts the next
 // supervisor, else this process turns into the warden. It does not return.
 func (k *Keeper) succeed(project string) {
 	warden, _ := strconv.Atoi(os.Getenv(guard.EnvWarden))
-	// The names are looked at, not kill(pid, 0): that succeeds for a zombie too.
-	if runs(os.Getppid(), guard.Guardian) || runs(warden, guard.Warden) && !diesWithin(warden, wardenGrace) {
+	if !guard.Deserted(warden) {
 		os.Exit(3)
 	}
 	k.mu.Lock()
@@ -150,20 +144,4 @@ func (k *Keeper) succeed(project string) {
 	}
 	guard.BecomeWarden(project, names, fds)
 	os.Exit(3)
-}
-
-// runs tells whether pid is a living guard process of this role.
-func runs(pid int, role string) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	return err == nil && strings.HasPrefix(string(b), "stack: "+role+" ")
-}
-
-func diesWithin(pid int, d time.Duration) bool {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return true
-	}
-	defer unix.Close(fd)
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
-	return err == nil && n > 0
 }

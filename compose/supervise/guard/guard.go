@@ -16,7 +16,7 @@
 //	guardian killed              the supervisor leaves, the warden starts both
 //	guardian and supervisor      the warden reaps the containers and starts both
 //	warden killed                the supervisor leaves, the guardian turns warden
-//	warden and guardian killed   the supervisor turns warden (see BecomeWarden)
+//	warden and guardian killed   the supervisor turns warden (see Deserted)
 //
 // Kills that come while a chain mends itself can leave several processes that
 // think they must turn warden. A warden therefore holds a lock; who does not get
@@ -284,6 +284,23 @@ func (g *guard) becomeWarden() {
 		names[i], fds[i] = h.name, h.fd
 	}
 	BecomeWarden(g.name, names, fds)
+}
+
+// successionGrace is how long a supervisor that lost its guardian watches whether
+// who would start the next one was killed together with it.
+const successionGrace = 20e6 // ns
+
+// Deserted tells a supervisor that lost its guardian that nobody is left to start
+// the next one: neither the warden of that number nor a guardian that turns
+// warden just now.
+func Deserted(warden int) bool {
+	for _, pid := range [...]int{syscall.Getppid(), warden} {
+		// One that dies loses its name before its lock.
+		if !endsWithin(pid, successionGrace) && isGuard(pid) {
+			return false
+		}
+	}
+	return true
 }
 
 // BecomeWarden replaces the calling process by a warden that holds fds. Its

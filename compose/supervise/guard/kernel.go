@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// Constants that package syscall lacks: prctl(2), waitid(2), signal numbers.
+// Constants that package syscall lacks.
 const (
 	prSetChildSubreaper = 36
 
@@ -15,6 +15,9 @@ const (
 	noWait = 0x01000000 // WNOWAIT
 
 	cldExited = 1 // CLD_EXITED, si_code of a normal exit
+
+	sysPidfdOpen = 434 // pidfd_open(2), on every architecture but alpha
+	pollIn       = 1   // POLLIN, poll(2)
 )
 
 // siginfo is the head of siginfo_t for SIGCHLD on 64-bit Linux.
@@ -119,6 +122,37 @@ func writeFile(path, text string) {
 	}
 	syscall.Write(fd, []byte(text))
 	syscall.Close(fd)
+}
+
+// isGuard tells whether pid is a living warden or guardian. The name is looked
+// at, not kill(pid, 0), which succeeds for a zombie too.
+func isGuard(pid int) bool {
+	fd, err := syscall.Open("/proc/"+itoa(pid)+"/cmdline", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer syscall.Close(fd)
+	var buf [64]byte
+	n, _ := syscall.Read(fd, buf[:])
+	title, role := cut(string(buf[:max(n, 0)]))
+	role, _ = cut(role)
+	return title == "stack:" && (role == Warden || role == Guardian)
+}
+
+// endsWithin waits for a process to end.
+func endsWithin(pid int, ns int64) bool {
+	fd, _, errno := syscall.Syscall(sysPidfdOpen, uintptr(pid), 0, 0)
+	if errno != 0 {
+		return true
+	}
+	defer syscall.Close(int(fd))
+	poll := struct {
+		fd              int32
+		events, revents int16
+	}{int32(fd), pollIn, 0}
+	ts := syscall.NsecToTimespec(ns)
+	n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+	return errno == 0 && n > 0
 }
 
 // lock takes a lock that lasts as long as this process, flock(2).
