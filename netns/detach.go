@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/stack-run/stack/netns/link"
 )
@@ -95,10 +99,21 @@ func (m *Manager) tidy(ctx context.Context) error {
 		return nil
 	}
 	return m.locked(ctx, func() error {
-		// Endpoints in the making have a record before their pin.
-		if entries, err := os.ReadDir(m.endpointDir()); err != nil || len(entries) == 0 {
-			link.RemovePins(m.pinDir())
+		entries, err := os.ReadDir(m.endpointDir())
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
-		return nil
+		// Endpoints in the making have a record before their pin. The first record
+		// is written under the lock, so what is there without one is of a process
+		// that was killed while it wrote.
+		half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), tempPrefix) }
+		if err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !half(e) }) {
+			return nil
+		}
+		for _, e := range entries {
+			err = errors.Join(err, removeFile(filepath.Join(m.endpointDir(), e.Name())))
+		}
+		link.RemovePins(m.pinDir())
+		return err
 	})
 }

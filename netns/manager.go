@@ -148,9 +148,12 @@ func writeFile(path string, v any, durable bool) error {
 	return writeBytes(path, append(b, '\n'), durable)
 }
 
+// tempPrefix starts the names of files that are being written.
+const tempPrefix = ".tmp-"
+
 func writeBytes(path string, b []byte, durable bool) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".tmp-")
+	f, err := os.CreateTemp(dir, tempPrefix)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -493,6 +494,33 @@ func TestHalfMadeAndSwept(t *testing.T) {
 		if err := l.Detach(ctx, e); err != nil {
 			t.Errorf("detaching what is gone: %v", err)
 		}
+	}
+}
+
+// A process that was killed while it wrote an endpoint's record left a temporary
+// file, which must not pass for an endpoint in the making.
+func TestHalfWrittenRecord(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "a"})
+	half := filepath.Join(l.endpointDir(), ".tmp-1")
+	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := l.Attach(t.Context(), EndpointSpec{ID: "x", Key: "x", Networks: on("a")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); err != nil {
+		t.Errorf("while there are endpoints, it may be somebody's: %v", err)
+	}
+	if err := l.Detach(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); err == nil {
+		t.Error("it is still there")
+	}
+	if _, err := os.Stat(l.pinDir()); err == nil {
+		t.Error("the directory of pins is still there")
 	}
 }
 

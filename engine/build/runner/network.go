@@ -176,8 +176,6 @@ func (n *networks) sweep(ctx context.Context) error {
 			dead = append(dead, ep)
 		}
 	}
-	if len(dead) == 0 {
-		return nil
-	}
+	// Without one, too: then it removes what there was before the first record.
 	return n.m.DetachAll(ctx, dead)
 }
