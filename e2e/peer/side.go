@@ -69,6 +69,11 @@ func processesOf(names ...string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i, name := range names {
+		if real, err := filepath.EvalSymlinks(name); err == nil {
+			names[i] = real
+		}
+	}
 	var pids []int
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
