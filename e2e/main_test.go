@@ -14,15 +14,18 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/stack-run/stack/e2e/peer"
 	"github.com/stack-run/stack/examples/images"
 )
 
 // kit is what all tests share; it is made once, outside the namespaces.
 type kit struct {
-	Module string                  // the module's directory
-	Stack  string                  // the program under test
-	Temp   string                  // directory of all tests, short because of unix socket paths
-	Images map[string]images.Image // by reference
+	Module string // the module's directory
+	Stack  string // the program under test
+	// Registry is a program that serves images, see package peer.
+	Registry string
+	Temp     string                  // directory of all tests, short because of unix socket paths
+	Images   map[string]images.Image // by reference
 	// The caches of the go command, which would be sought below HOME otherwise.
 	GoCache, GoModCache string
 }
@@ -190,6 +193,9 @@ func makeKit() (*kit, error) {
 		return nil, err
 	}
 	ctx := context.Background()
+	if k.Registry, err = peer.RegistryProgram(ctx); err != nil {
+		return nil, err
+	}
 	cache := images.Cache{Dir: dir, Log: os.Stderr}
 	all, err := cache.Shop(ctx, module)
 	if err != nil {

@@ -25,6 +25,8 @@ type shelf struct {
 	items map[string][]byte // by path below /v2/
 	asked map[string]int    // GETs, by path
 	pace  time.Duration     // how long a KiB of a blob takes
+	// fault may answer the nth GET (from 1) of a layer itself, wrongly.
+	fault func(w http.ResponseWriter, r *http.Request, n int, data []byte) bool
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -40,11 +42,15 @@ func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	item := strings.TrimPrefix(r.URL.Path, "/v2/")
 	s.mu.Lock()
 	data, ok := s.items[item]
-	pace := s.pace
+	pace, fault := s.pace, s.fault
 	if r.Method == http.MethodGet {
 		s.asked[item]++
 	}
+	n := s.asked[item]
 	s.mu.Unlock()
+	if isLayer := len(data) > 10<<10; isLayer && fault != nil && fault(w, r, n, data) {
+		return
+	}
 	switch {
 	case item == "":
 		return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine/build/request"
 )
@@ -20,6 +21,7 @@ type buildOptions struct {
 	Progress         string
 	Provenance, SBOM string
 	Pull             bool
+	Push             bool
 	Quiet            bool
 	SSH              string
 	WithDependencies bool
@@ -52,6 +54,7 @@ func newBuildCmd(a *app, runF func(context.Context, *app, *buildOptions) error) 
 	f.StringVar(&o.Progress, "progress", "", "Set type of ui output (auto, tty, plain, json, quiet)")
 	f.StringVar(&o.Provenance, "provenance", "", "Add a provenance attestation")
 	f.BoolVar(&o.Pull, "pull", false, "Always attempt to pull a newer version of the image")
+	f.BoolVar(&o.Push, "push", false, "Push service images")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress the build output")
 	f.StringVar(&o.SBOM, "sbom", "", "Add a SBOM attestation")
 	f.StringVar(&o.SSH, "ssh", "", "Set SSH authentications used when building service images. (use 'default' for using your default SSH Agent)")
@@ -98,7 +101,10 @@ func runBuild(ctx context.Context, a *app, o *buildOptions) error {
 		return nil
 	}
 	var r request.Result
-	return a.builder(ctx, a, "build", b, &r)
+	if err := a.builder(ctx, a, "build", b, &r); err != nil || !o.Push || o.Check {
+		return err
+	}
+	return a.pushImages(ctx, a.namesToPush(p.Desired, b.Targets), compose.PushOptions{Parallel: a.parallel()}, o.Quiet)
 }
 
 // projectBuild is the request to build services of a project.
@@ -171,6 +177,7 @@ type imageBuildOptions struct {
 	SBOM         string
 	ShmSize      string
 	Load         bool
+	Push         bool
 	Quiet        bool
 	Check        bool
 	Call         string
@@ -209,6 +216,7 @@ func newImageBuildCmd(a *app, runF func(context.Context, *app, *imageBuildOption
 	f.StringVarP(&o.File, "file", "f", "", `Name of the Dockerfile (default: "PATH/Dockerfile")`)
 	f.StringVar(&o.IIDFile, "iidfile", "", "Write the image ID to a file")
 	f.StringArrayVar(&o.Labels, "label", nil, "Set metadata for an image")
+	f.BoolVar(&o.Push, "push", false, "Push the image under its tags")
 	f.BoolVar(&o.Load, "load", false, `Shorthand for "--output=type=docker"`)
 	f.StringVar(&o.MetadataFile, "metadata-file", "", "Write build result metadata to a file")
 	f.StringVar(&t.Network, "network", "default", `Set the networking mode for the "RUN" instructions during build`)
@@ -266,6 +274,9 @@ func runImageBuild(ctx context.Context, a *app, o *imageBuildOptions) error {
 	case o.Call != "build":
 		b.Call = o.Call
 	}
+	if o.Push && len(t.Names) == 0 {
+		return errors.New("cannot push an image without a name; give --tag")
+	}
 	if o.IIDFile != "" {
 		// An ID of an earlier build must not be taken for this one's.
 		if err := os.Remove(o.IIDFile); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -277,5 +288,8 @@ func runImageBuild(ctx context.Context, a *app, o *imageBuildOptions) error {
 		return err
 	}
 	built, _ := r.Of(t.Name)
-	return o.finish(a, b.Call, built)
+	if err := o.finish(a, b.Call, built); err != nil || !o.Push || b.Call != "" {
+		return err
+	}
+	return a.pushImages(ctx, t.Names, compose.PushOptions{}, o.Quiet)
 }

@@ -23,9 +23,12 @@ func (a *app) ensureImages(ctx context.Context, v compose.Verbs, d *spec.Desired
 }
 
 // imageDisplay shows what is pulled.
-func (a *app) imageDisplay(quiet bool) progress.Display {
+func (a *app) imageDisplay(quiet bool) progress.Display { return a.transferDisplay("Pulling", quiet) }
+
+// transferDisplay shows what goes to or comes from a registry.
+func (a *app) transferDisplay(title string, quiet bool) progress.Display {
 	if quiet {
 		return progress.New(progress.Quiet, a.err, progress.Options{})
 	}
-	return a.display("Pulling")
+	return a.display(title)
 }

@@ -25,6 +25,7 @@ func newImageCmd(a *app) *cobra.Command {
 		newImageLsCmd(a, nil),
 		newImagePruneCmd(a, nil),
 		newImagePullCmd(a, nil),
+		newImagePushCmd(a, nil),
 		newImageRmCmd(a, nil),
 		newImageSaveCmd(a, nil),
 		newImageTagCmd(a),

@@ -15,6 +15,7 @@ import (
 
 type imagePullOptions struct {
 	Name     string // argument
+	AllTags  bool
 	Platform string
 	Quiet    bool
 }
@@ -34,13 +35,39 @@ func newImagePullCmd(a *app, runF func(context.Context, *app, *imagePullOptions)
 		}),
 	}
 	f := cmd.Flags()
+	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "Download all tagged images in the repository")
 	f.StringVar(&o.Platform, "platform", "", "Set platform if server is multi-platform capable")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress verbose output")
 	return cmd
 }
 
 func runImagePull(ctx context.Context, a *app, o *imagePullOptions) error {
-	got, err := a.pull(ctx, o.Name, o.Platform, o.Quiet)
+	if !o.AllTags {
+		return a.pullAndTell(ctx, o, o.Name)
+	}
+	name, err := repository(o.Name, true)
+	if err != nil {
+		return err
+	}
+	client, err := a.registryClient()
+	if err != nil {
+		return err
+	}
+	tags, err := client.Tags(ctx, o.Name)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if err := a.pullAndTell(ctx, o, name.Name()+":"+tag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pullAndTell pulls one image and says what has become of it.
+func (a *app) pullAndTell(ctx context.Context, o *imagePullOptions, ref string) error {
+	got, err := a.pull(ctx, ref, o.Platform, o.Quiet)
 	if err != nil {
 		return err
 	}
@@ -51,7 +78,7 @@ func runImagePull(ctx context.Context, a *app, o *imagePullOptions) error {
 		}
 		fmt.Fprintf(a.out, "Digest: %s\nStatus: %s%s\n", got.Digest, state, got.Name)
 	}
-	name, err := registry.ParseName(o.Name)
+	name, err := registry.ParseName(ref)
 	if err != nil {
 		return err
 	}
@@ -69,7 +96,7 @@ func (a *app) pull(ctx context.Context, name, platform string, quiet bool) (regi
 	if err != nil {
 		return registry.Pulled{}, err
 	}
-	client, err := registry.NewClient(registry.Options{UserAgent: "stack/" + version})
+	client, err := a.registryClient()
 	if err != nil {
 		return registry.Pulled{}, err
 	}

@@ -56,6 +56,7 @@ func verbTable() []verb {
 		{name: "images", group: groupProject, build: func(a *app) *cobra.Command { return newImagesCmd(a, nil) }},
 		{name: "volumes", group: groupProject, build: func(a *app) *cobra.Command { return newVolumesCmd(a, nil) }},
 		{name: "pull", group: groupProject, build: func(a *app) *cobra.Command { return newPullCmd(a, nil) }},
+		{name: "push", group: groupProject, build: func(a *app) *cobra.Command { return newPushCmd(a, nil) }},
 		{name: "config", aliases: []string{"convert"}, group: groupProject, build: func(a *app) *cobra.Command { return newConfigCmd(a, nil) }},
 		{name: "ls", group: groupProject, build: func(a *app) *cobra.Command { return newLsCmd(a, nil) }},
 
@@ -67,6 +68,8 @@ func verbTable() []verb {
 		{name: "system", group: groupObjects, build: newSystemCmd},
 		{name: "inspect", group: groupObjects, build: func(a *app) *cobra.Command { return newInspectCmd(a, nil) }},
 
+		{name: "login", group: groupOther, build: func(a *app) *cobra.Command { return newLoginCmd(a, nil) }},
+		{name: "logout", group: groupOther, build: func(a *app) *cobra.Command { return newLogoutCmd(a, nil) }},
 		{name: "version", group: groupOther, build: func(a *app) *cobra.Command { return newVersionCmd(a, nil) }},
 	}
 }

@@ -23,24 +23,40 @@ func Compose(ctx context.Context) (string, error) {
 			return path, nil
 		}
 	}
+	const module = "github.com/docker/compose/v5"
+	return built(ctx, "docker-compose", module, ComposeVersion, "/cmd", "-s -w -X "+module+"/internal.Version="+ComposeVersion)
+}
+
+// RegistryVersion is the registry that is built: the reference implementation
+// of the distribution specification.
+const RegistryVersion = "v3.1.2"
+
+// RegistryProgram returns the path of a registry, built from source once.
+func RegistryProgram(ctx context.Context) (string, error) {
+	return built(ctx, "registry", "github.com/distribution/distribution/v3", RegistryVersion, "/cmd/registry", "-s -w")
+}
+
+// built builds a program from source once, and keeps it in the user's cache
+// directory.
+func built(ctx context.Context, name, module, version, pkg, flags string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()
 	}
-	path := filepath.Join(cache, "stack-peer", "docker-compose-"+ComposeVersion)
+	path := filepath.Join(cache, "stack-peer", name+"-"+version)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	if err := buildCompose(ctx, path); err != nil {
-		return "", fmt.Errorf("cannot build docker compose %s: %w; install it and name it by flag", ComposeVersion, err)
+	if err := buildModule(ctx, path, module, version, pkg, flags); err != nil {
+		return "", fmt.Errorf("cannot build %s %s: %w", name, version, err)
 	}
 	return path, nil
 }
 
-// buildCompose builds in a module that requires compose: "go install" refuses a
-// module with exclude directives, as compose has.
-func buildCompose(ctx context.Context, path string) error {
-	dir, err := os.MkdirTemp("", "peer-compose-")
+// buildModule builds in a module that requires the program's: "go install"
+// refuses one with exclude directives, as compose has.
+func buildModule(ctx context.Context, path, module, version, pkg, flags string) error {
+	dir, err := os.MkdirTemp("", "peer-build-")
 	if err != nil {
 		return err
 	}
@@ -48,11 +64,10 @@ func buildCompose(ctx context.Context, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	const module = "github.com/docker/compose/v5"
 	for _, args := range [][]string{
-		{"mod", "init", "peer.invalid/compose"},
-		{"get", module + "/cmd@" + ComposeVersion},
-		{"build", "-trimpath", "-ldflags", "-s -w -X " + module + "/internal.Version=" + ComposeVersion, "-o", path + ".new", module + "/cmd"},
+		{"mod", "init", "peer.invalid/build"},
+		{"get", module + pkg + "@" + version},
+		{"build", "-trimpath", "-ldflags", flags, "-o", path + ".new", module + pkg},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = dir

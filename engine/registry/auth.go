@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -149,8 +150,12 @@ func (c *Client) Login(ctx context.Context, registry string, cred Credential) (w
 		return "", err
 	}
 	resp, err := probe.do(ctx, all[0], call{method: http.MethodGet, path: "/v2/", ok: []int{http.StatusOK}})
+	var refused *Error
+	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized {
+		return "", fmt.Errorf("cannot log in to registry %s: it does not take this user name and password", all[0])
+	}
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("cannot log in to registry %s: %w", all[0], err)
 	}
 	drain(resp)
 	return c.creds.Store(ctx, registry, cred)

@@ -71,6 +71,9 @@ func NewClient(o Options) (*Client, error) {
 	return c, nil
 }
 
+// Credentials are those that the client logs in with.
+func (c *Client) Credentials() *Credentials { return c.creds }
+
 // call is one request, which may be sent several times.
 type call struct {
 	method string
@@ -91,7 +94,10 @@ func (c *Client) do(ctx context.Context, e *endpoint, r call) (*http.Response, e
 		if err == nil {
 			return resp, nil
 		}
-		if try == attempts || !transient(err) {
+		if try == attempts && transient(err) {
+			return nil, exhausted{err}
+		}
+		if !transient(err) {
 			return nil, err
 		}
 		if wait := c.pause(ctx, err, try); wait != nil {
@@ -99,6 +105,12 @@ func (c *Client) do(ctx context.Context, e *endpoint, r call) (*http.Response, e
 		}
 	}
 }
+
+// exhausted is the failure of the last attempt. Whoever tries again what the
+// request was a part of must not do so because of it.
+type exhausted struct{ error }
+
+func (e exhausted) Unwrap() error { return e.error }
 
 // pause waits before the next try: as long as the registry asks for, or longer
 // from time to time. The error says why there should be no next try.

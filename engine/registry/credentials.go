@@ -53,6 +53,15 @@ func credentialKey(registry string) string {
 	return registry
 }
 
+// Server is the registry that a user means with a server's name or URL, as
+// Docker's login takes it; "" is Docker Hub.
+func Server(name string) string {
+	if name == "" {
+		return hub
+	}
+	return bareHost(name)
+}
+
 // Path is the configuration file.
 func (c *Credentials) Path() string {
 	dir := c.Dir

@@ -145,6 +145,8 @@ func (c *Client) networkError(e *endpoint, err error) error {
 		return err
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return fmt.Errorf("cannot reach registry %s: there is no host %q; check the spelling and the name server", host, dns.Name)
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return fmt.Errorf("cannot reach registry %s: no name server answers for %q; is this machine connected?", host, dns.Name)
 	case errors.As(err, &cert):
 		dir := "/etc/docker/certs.d"
 		if len(c.config.CertDirs) > 0 {
@@ -168,13 +170,16 @@ func transient(err error) bool {
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var alert tls.AlertError
+	var last exhausted
 	switch {
+	case errors.As(err, &last):
+		return false
 	case errors.As(err, &refusal):
 		return refusal.Status == http.StatusTooManyRequests || refusal.Status >= 500 && refusal.Status != http.StatusNotImplemented
 	case errors.Is(err, context.Canceled), refused(err), errors.As(err, &cert), errors.As(err, &record), errors.As(err, &alert):
 		return false
 	case errors.As(err, &dns):
-		return dns.IsTemporary
+		return dns.IsTemporary && !dns.IsTimeout // the resolver has asked often enough
 	case errors.Is(err, errStalled), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return true
 	}

@@ -83,7 +83,10 @@ func (h *hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case strings.Contains(r.URL.Path, "/manifests/"):
 		data = h.manifest
-		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		if one, ok := h.blobs[name]; ok {
+			data = one
+		}
+		w.Header().Set("Content-Type", mediaType(data))
 	default:
 		data = h.blobs[name]
 	}
@@ -98,6 +101,15 @@ func (h *hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 }
 
+// mediaType is what a manifest says of itself.
+func mediaType(manifest []byte) string {
+	var m struct {
+		MediaType string `json:"mediaType"`
+	}
+	json.Unmarshal(manifest, &m)
+	return m.MediaType
+}
+
 func (h *hostile) isLayer(r *http.Request) bool {
 	return strings.HasSuffix(r.URL.Path, h.layer.String())
 }
@@ -106,6 +118,16 @@ func pullFrom(t *testing.T, h *hostile) (image.Image, Target, string, error) {
 	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
+	to, c := target(t)
+	ref := strings.TrimPrefix(server.URL, "http://") + "/some/image:1"
+	got, err := c.Pull(t.Context(), to, ref, PullOptions{})
+	return got.Image, to, c.creds.Dir, err
+}
+
+// target is an empty store, and a client without patience. Both have the same
+// directory.
+func target(t *testing.T) (Target, *Client) {
+	t.Helper()
 	root := t.TempDir()
 	images, err := image.Open(root)
 	if err != nil {
@@ -119,10 +141,7 @@ func pullFrom(t *testing.T, h *hostile) (image.Image, Target, string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	to := Target{images, layers}
-	ref := strings.TrimPrefix(server.URL, "http://") + "/some/image:1"
-	got, err := c.Pull(t.Context(), to, ref, PullOptions{})
-	return got.Image, to, root, err
+	return Target{images, layers}, c
 }
 
 // TestPullSucceeds is about servers whose faults can be got over.

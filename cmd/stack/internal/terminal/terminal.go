@@ -68,6 +68,11 @@ func Keys(f *os.File) (restore func(), err error) {
 	})
 }
 
+// NoEcho keeps what is typed from being shown, for a password.
+func NoEcho(f *os.File) (restore func(), err error) {
+	return change(f, func(t *unix.Termios) { t.Lflag &^= unix.ECHO })
+}
+
 func change(f *os.File, edit func(*unix.Termios)) (func(), error) {
 	fd := int(f.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine/build/request"
+)
+
+type pushOptions struct {
+	Services           []string // arguments
+	IgnorePushFailures bool
+	IncludeDeps        bool
+	Quiet              bool
+}
+
+func newPushCmd(a *app, runF func(context.Context, *app, *pushOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runPush
+	}
+	o := &pushOptions{}
+	cmd := &cobra.Command{
+		Use:   "push [OPTIONS] [SERVICE...]",
+		Short: "Push service images",
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Services = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.completeServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.IgnorePushFailures, "ignore-push-failures", false, "Push what it can and ignores images with push failures")
+	f.BoolVar(&o.IncludeDeps, "include-deps", false, "Also push images of services declared as dependencies")
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Push without printing progress information")
+	return cmd
+}
+
+func runPush(ctx context.Context, a *app, o *pushOptions) error {
+	p, err := a.loadProject(ctx, loadRequest{Services: o.Services})
+	if err != nil {
+		return err
+	}
+	services := o.Services
+	if o.IncludeDeps {
+		services = withDependencies(p.Desired, services)
+	}
+	targets, _, err := spec.Targets(p.Project, a.hostFacts(p.Loaded), spec.TargetOptions{Services: services})
+	if err != nil {
+		return err
+	}
+	err = a.pushImages(ctx, a.namesToPush(p.Desired, targets), compose.PushOptions{KeepGoing: o.IgnorePushFailures, Parallel: a.parallel()}, o.Quiet)
+	if err != nil && o.IgnorePushFailures {
+		a.warn("%v", err)
+		return nil
+	}
+	return err
+}
+
+// namesToPush are the images that services with a build section name. The one
+// that is called after a service, for want of a name, belongs to no registry.
+func (a *app) namesToPush(d *spec.Desired, targets []request.Target) []string {
+	var names []string
+	for _, t := range targets {
+		of := t.Names
+		if s := d.Services[t.Name]; s != nil && s.OnlyBuilt {
+			of = of[1:]
+			if len(of) == 0 {
+				a.warn("service %s is not pushed: it names no image; add \"image\" to it", t.Name)
+			}
+		}
+		names = append(names, of...)
+	}
+	return names
+}
+
+func (a *app) pushImages(ctx context.Context, names []string, o compose.PushOptions, quiet bool) error {
+	if a.global.DryRun {
+		for _, name := range names {
+			fmt.Fprintf(a.err, " DRY-RUN MODE -  Image %s  would be pushed\n", name)
+		}
+		return nil
+	}
+	e, err := a.stores()
+	if err != nil {
+		return err
+	}
+	show := a.transferDisplay("Pushing", quiet)
+	defer show.Done()
+	return compose.Push(ctx, e, names, o, show.Event)
+}

@@ -1,0 +1,67 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/registry"
+)
+
+// PushOptions say how Push treats a failure.
+type PushOptions struct {
+	KeepGoing bool // push what can be pushed
+	Parallel  int  // images at once, 0 for the default
+}
+
+// Push sends images to their registries.
+func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions, p Progress) error {
+	client, err := registry.NewClient(registry.Options{})
+	if err != nil {
+		return err
+	}
+	from, err := RegistryTarget(e)
+	if err != nil {
+		return err
+	}
+	tell := func(event apply.Event) {
+		if p != nil {
+			event.Time = time.Now()
+			p(event)
+		}
+	}
+	var (
+		mu     sync.Mutex
+		failed error
+	)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(pulls(o.Parallel))
+	for _, name := range images {
+		group.Go(func() error {
+			tell(apply.Event{Kind: "Image", Name: name, Status: "Pushing"})
+			_, err := client.Push(ctx, from, name, registry.PushOptions{
+				Event: func(e registry.Event) { tell(LayerEvent(e)) },
+			})
+			if err == nil {
+				tell(apply.Event{Kind: "Image", Name: name, Status: "Pushed", Done: true})
+				return nil
+			}
+			if ctx.Err() == nil {
+				tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true, Text: err.Error()})
+			}
+			if !o.KeepGoing {
+				return err
+			}
+			mu.Lock()
+			failed = errors.Join(failed, err)
+			mu.Unlock()
+			return nil
+		})
+	}
+	return errors.Join(group.Wait(), failed)
+}
