@@ -78,25 +78,28 @@ func TestFaultsLoad(t *testing.T) {
 
 // buildVictim is what can be killed of a command that uses the builder.
 type buildVictim struct {
-	name string
-	kill func(*testing.T, *job) bool
+	name   string
+	kill   func(*testing.T, *job) bool
+	linger time.Duration
 }
 
 func buildVictims() []buildVictim {
+	// A daemon that nobody needs waits a while, and tidies up.
+	const leaving = 200 * time.Millisecond
 	return []buildVictim{
-		{"the command", killCommand},
+		{"the command", killCommand, 0},
 		{"the client", func(t *testing.T, _ *job) bool {
 			clients, _ := builders(t)
 			return killAll(clients...)
-		}},
+		}, 0},
 		{"the daemon", func(t *testing.T, _ *job) bool {
 			_, daemons := builders(t)
 			return killAll(daemons...)
-		}},
+		}, leaving},
 		{"client and daemon at once", func(t *testing.T, _ *job) bool {
 			clients, daemons := builders(t)
 			return killAll(append(clients, daemons...)...)
-		}},
+		}, leaving},
 	}
 }
 
@@ -120,7 +123,7 @@ func TestFaultsBuild(t *testing.T) {
 		t.Run("kill "+victim.name, func(t *testing.T) {
 			b := newBuildBox(t)
 			k := newKilling(t, b)
-			k.kill = victim.kill
+			k.kill, k.linger = victim.kill, victim.linger
 			k.ready = func(t *testing.T, round int) []string {
 				b.writeBuild(t, k.rand, round)
 				return []string{"image", "build", "-t", "built", "."}
@@ -173,6 +176,7 @@ func TestFaultsBuilderPrune(t *testing.T) {
 	k := newKilling(t, b)
 	victims := buildVictims()
 	k.kill = func(t *testing.T, j *job) bool { return victims[k.rand.IntN(len(victims))].kill(t, j) }
+	k.linger = 100 * time.Millisecond
 	k.ready = func(t *testing.T, round int) []string {
 		b.writeBuild(t, k.rand, round)
 		b.ok(t, "image", "build", "--quiet", "-t", "built", ".")

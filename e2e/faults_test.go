@@ -31,6 +31,8 @@ type killing struct {
 	// kill kills something, with SIGKILL, and says whether it was there to be
 	// killed; nil means the command's process.
 	kill func(t *testing.T, j *job) bool
+	// linger is how long something is at work when the command has ended.
+	linger time.Duration
 	// killed looks at what is there after a kill, before the next try.
 	killed func(t *testing.T, round int)
 	// done looks at what is there after a try that succeeded.
@@ -73,21 +75,16 @@ func (k *killing) run(t *testing.T) {
 			t.Fatalf("only %d of %d kills came in time", count, round)
 		}
 		args := k.ready(t, round)
-		moment := time.Duration(k.rand.Float64() * float64(took))
-		began := time.Now()
+		moment := time.Duration(k.rand.Float64() * float64(took+k.linger))
 		j, other := b.start(t, args...), (*job)(nil)
 		if k.twice {
 			other = b.start(t, args...)
 		}
-		select {
-		case <-j.done:
-			took = time.Since(began)
-		case <-time.After(moment):
-			if k.kill(t, j) {
-				count++
-			}
-			j.wait(t, limit)
+		<-time.After(moment)
+		if k.kill(t, j) {
+			count++
 		}
+		j.wait(t, limit)
 		if other != nil && other.wait(t, limit) != 0 {
 			t.Fatalf("round %d, one killed after %v: the other fails: %s", round, moment, other.out)
 		}
@@ -97,7 +94,7 @@ func (k *killing) run(t *testing.T) {
 		k.killed(t, round)
 		k.again(t, round, args)
 	}
-	t.Logf("%d kills in %d rounds, within %v", count, round, took.Round(time.Millisecond))
+	t.Logf("%d kills in %d rounds, within %v", count, round, (took + k.linger).Round(time.Millisecond))
 }
 
 // again runs the command to its end and returns how long it took.
@@ -122,8 +119,8 @@ func killAll(pids ...int) (killed bool) {
 	return killed
 }
 
-// builders finds the processes of stack-builder: daemons, and those that speak
-// to one. There is no other installation in the pid namespace.
+// builders finds the processes of stack-builder: daemons, also those about to
+// leave, and those that speak to one. There is no other installation in the pid namespace.
 func builders(t *testing.T) (clients, daemons []int) {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -134,7 +131,7 @@ func builders(t *testing.T) (clients, daemons []int) {
 		args := strings.Split(string(cmdline), "\x00")
 		switch {
 		case filepath.Base(args[0]) != "stack-builder":
-		case args[1] == "daemon":
+		case args[1] == "daemon", args[1] == "share":
 			daemons = append(daemons, pid)
 		default:
 			clients = append(clients, pid)

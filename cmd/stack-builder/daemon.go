@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -48,7 +49,40 @@ func daemon(ctx context.Context, args []string) error {
 	if err != nil {
 		fmt.Fprint(tell, err) // nobody reads it any more once the daemon was ready
 	}
-	return err
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	// It leaves. Of all that it ran, in goroutines too, nothing is left afterwards.
+	return syscall.Exec("/proc/self/exe", []string{os.Args[0], "share"}, os.Environ())
+}
+
+// share is what the daemon ends as: nobody uses the build cache any more, and what
+// the engine has of the same can take its place.
+func share(ctx context.Context, _ []string) error {
+	if os.Getpid() != 1 {
+		return errors.New("stack-builder share is what the daemon ends as, alone in its namespaces")
+	}
+	// Commands of builds that nobody waited for.
+	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	eng, err := engine.Open(engine.Options{Warn: func(s string) { logrus.Warn(s) }})
+	if err != nil {
+		return err
+	}
+	lock, free, err := buildd.TryLock(eng.RunRoot())
+	if err != nil || !free {
+		return err // there is a new daemon, which will end like this as well
+	}
+	defer lock.Unlock()
+	layers, err := eng.Layers()
+	if err != nil {
+		return err
+	}
+	err = buildd.Share(ctx, eng.DataRoot(), layers)
+	// Layers that only the build cache had, before something was pruned from it.
+	_, collectErr := eng.CollectLayers(ctx, false)
+	return errors.Join(err, collectErr)
 }
 
 // isolate runs the daemon in namespaces of its own, in the foreground.
@@ -97,12 +131,11 @@ func serveBuilds(ctx context.Context, idle time.Duration, ready func()) (err err
 	if o.Images, err = eng.Images(); err != nil {
 		return err
 	}
-	layers, err := eng.Layers()
-	if err != nil {
+	if o.Layers, err = eng.Layers(); err != nil {
 		return err
 	}
 	o.Ready = func(ctx context.Context, img image.Image) error {
-		return layers.Unpack(ctx, img.Layers, o.Images.Content())
+		return o.Layers.Unpack(ctx, img.Layers, o.Images.Content())
 	}
 	r, err := runner.New(ctx, runner.Options{Engine: eng, Dir: filepath.Join(builder.Dir(o.RunRoot), "running"), Warn: warn})
 	if err != nil {

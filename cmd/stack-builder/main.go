@@ -19,6 +19,7 @@ func verbs() map[string]func(ctx context.Context, args []string) error {
 		"daemon": daemon,
 		"du":     usage,
 		"prune":  prune,
+		"share":  share,
 	}
 }
 

@@ -17,6 +17,15 @@
 //	run-root/builder/log             what daemons have said
 //	data-root/build                  the build cache
 //
+// # Sharing
+//
+// The build cache and the engine have files in common, each of which is on the
+// disk once. Blobs have a name in both places; see package blobs. Of a layer that
+// the engine has unpacked the cache has a symbolic link: from the beginning where a
+// build starts from one of the engine's images, and for what was built since the
+// daemon left. It ends as "stack-builder share", which knows that nobody uses the
+// cache. See snapshot.Store.Lend.
+//
 // # Packages
 //
 // This package is what clients import. Package daemon is the server, runner runs

@@ -23,7 +23,7 @@ import (
 
 // Problem is one thing that Check found wrong.
 type Problem struct {
-	Kind    string // "layer", "stack" or "container"
+	Kind    string // "layer", "stack", "container" or "build layer"
 	Subject string // a diff ID, or a name
 	Err     error
 	// Containers are the IDs of those that have the layer.
@@ -46,7 +46,7 @@ type CheckOptions struct {
 
 // Check unpacks the archives of those layers that are unpacked a second time, to
 // a temporary place, and compares the two trees byte by byte; and that each
-// stack, and each container, has its layers. The error is for Check itself
+// stack, each container, and whom layers are lent to, has its layers. The error is for Check itself
 // having failed. A layer whose archive is corrupt or missing cannot be compared
 // and is left out: whoever checks the archives reports it.
 func (s *Store) Check(ctx context.Context, layers []content.Layer, blobs *content.Store, opts CheckOptions) ([]Problem, error) {
@@ -78,6 +78,9 @@ func (s *Store) Check(ctx context.Context, layers []content.Layer, blobs *conten
 	}
 	slices.SortFunc(c.problems, func(a, b Problem) int { return strings.Compare(a.Subject, b.Subject) })
 	if err := c.containers(ctx, layers); err != nil {
+		return nil, err
+	}
+	if err := c.lent(); err != nil {
 		return nil, err
 	}
 	return c.problems, c.stacks(ctx)
@@ -225,6 +228,20 @@ func (c *layerCheck) containers(ctx context.Context, layers []content.Layer) err
 			}
 			c.note(p)
 		}
+		return nil
+	})
+}
+
+// lent looks for links to layers that are missing.
+func (c *layerCheck) lent() error {
+	return c.s.eachLent(func(link, name string) error {
+		if _, err := os.Stat(link); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if _, err := os.Lstat(link); errors.Is(err, os.ErrNotExist) {
+			return nil // taken away just now
+		}
+		c.note(Problem{Kind: "build layer", Subject: short(name), Err: errors.New("the build cache needs it and it is missing; \"stack builder prune --all\" empties the build cache")})
 		return nil
 	})
 }

@@ -24,8 +24,8 @@ type Collected struct {
 }
 
 // Collect removes the layers that neither keep, called while no layer can come
-// into use, returns nor a container has, and what killed processes left. dryRun
-// only reports.
+// into use, returns, nor a container has, nor are lent, and what killed processes
+// left. dryRun only reports.
 func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[digest.Digest]bool, error)) (Collected, error) {
 	lock, err := flock.Exclusive(ctx, s.lockPath())
 	if err != nil {
@@ -53,7 +53,8 @@ func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[diges
 	return c, err
 }
 
-// RemoveLayer removes unpacked layers, except those that a container has.
+// RemoveLayer removes unpacked layers, except those that a container has or that
+// are lent.
 func (s *Store) RemoveLayer(ctx context.Context, diffIDs ...digest.Digest) (Collected, error) {
 	lock, err := flock.Exclusive(ctx, s.lockPath())
 	if err != nil {
@@ -163,13 +164,21 @@ func (s *Store) removeStacks(gone map[string]bool) ([]string, error) {
 	return slices.DeleteFunc(fixes, func(name string) bool { return kept[name] }), nil
 }
 
-// used returns the names of the layer directories that containers have.
+// used returns the names of the layer directories that containers have or that
+// are lent.
 func (s *Store) used() (map[string]bool, error) {
 	used := make(map[string]bool)
 	err := s.eachContainer(func(_ string, dirs []string) error {
 		for _, name := range dirs {
 			used[name] = true
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.eachLent(func(_, name string) error {
+		used[name] = true
 		return nil
 	})
 	return used, err

@@ -30,6 +30,12 @@
 // tmp is deleted by whoever comes next. A lock per layer makes concurrent
 // unpackers of it do the work once.
 //
+// # Lending
+//
+// The builder has snapshots that are the same as layers. Such a snapshot is a
+// symbolic link to the layer's files, and the link keeps the layer from removal;
+// see Lend.
+//
 // # Implied directories
 //
 // An archive may contain "tmp/x" without "tmp/". In overlayfs the uppermost

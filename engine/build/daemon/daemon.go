@@ -36,12 +36,14 @@ import (
 	"github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/content/flock"
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/snapshot"
 )
 
 // Options say what a daemon serves.
 type Options struct {
 	DataRoot, RunRoot string
 	Images            *image.Store
+	Layers            *snapshot.Store
 	// Ready, if set, is called for each image that is built before it has a name.
 	Ready func(context.Context, image.Image) error
 	// Executor runs the commands of a build.
@@ -62,6 +64,11 @@ func Lock(ctx context.Context, runRoot string) (*flock.Lock, error) {
 		return nil, fmt.Errorf("another builder serves %s: %w", runRoot, err)
 	}
 	return lock, nil
+}
+
+// TryLock is Lock if nobody holds it; ok tells whether it did.
+func TryLock(runRoot string) (lock *flock.Lock, ok bool, err error) {
+	return flock.TryExclusive(filepath.Join(build.Dir(runRoot), "lock"))
 }
 
 // Serve serves BuildKit's API, under Lock, until ctx ends or nobody has been

@@ -27,29 +27,34 @@ import (
 
 // stores are containerd's: files, and a database that knows what they are for.
 type stores struct {
-	layers    snapshots.Snapshotter // directories
-	blobs     *blobs.Store          // files
+	layers    *borrower    // directories
+	blobs     *blobs.Store // files
 	file      *bolt.DB
 	db        *metadata.DB           // in file
 	snapshots bksnapshot.Snapshotter // layers that the database knows
 	content   *containerd.Store      // blobs that the database knows
 }
 
-// openStores opens the stores below dir. What a killed daemon had begun is
+// metaDB is the name of the database's file.
+const metaDB = "containerdmeta.db"
+
+// openStores opens the stores below dir, which share blobs with the engine and
+// directories with layers, the directory of its layers. What a killed daemon had begun is
 // removed: it left directories that the database has never heard of, and whose
 // names the database will give away again, and blobs that were not written to
 // their end.
-func openStores(ctx context.Context, dir string, engine *ours.Store) (*stores, error) {
+func openStores(ctx context.Context, dir string, engine *ours.Store, layers string) (*stores, error) {
 	// Whoever has the database has all of it.
-	file, err := bolt.Open(filepath.Join(dir, "containerdmeta.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	file, err := bolt.Open(filepath.Join(dir, metaDB), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
 	if err != nil {
 		return nil, err
 	}
-	s := &stores{file: file}
-	if s.layers, err = overlay.NewSnapshotter(filepath.Join(dir, "snapshots")); err != nil {
+	own, err := overlay.NewSnapshotter(filepath.Join(dir, "snapshots"))
+	if err != nil {
 		return nil, err
 	}
-	err = s.layers.(snapshots.Cleaner).Cleanup(ctx)
+	s := &stores{file: file, layers: &borrower{Snapshotter: own, layers: layers, view: filepath.Join(dir, "layers")}}
+	err = s.layers.Cleanup(ctx)
 	if errdefs.IsNotFound(err) { // there never was a snapshot
 		err = emptyDir(filepath.Join(dir, "snapshots", "snapshots"))
 	}

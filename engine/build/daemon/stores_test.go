@@ -27,7 +27,7 @@ func TestStoresOfAKilledBuilder(t *testing.T) {
 	}
 	open := func() *stores {
 		t.Helper()
-		s, err := openStores(ctx, dir, engine)
+		s, err := openStores(ctx, dir, engine, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

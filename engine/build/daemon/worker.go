@@ -54,7 +54,10 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 
 // newWorker opens the build cache below dir.
 func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
-	s, err := openStores(ctx, dir, o.Images.Content())
+	s, err := openStores(ctx, dir, o.Images.Content(), o.Layers.Dir())
+	if err == nil {
+		err = s.layers.mountView()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
@@ -78,7 +81,7 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 		Executor:       o.Executor,
 		Snapshotter:    s.snapshots,
 		ContentStore:   s.content,
-		Applier:        winlayers.NewFileSystemApplierWithWindows(s.content, apply.NewFileSystemApplier(s.content)),
+		Applier:        winlayers.NewFileSystemApplierWithWindows(s.content, &applier{apply.NewFileSystemApplier(s.content), o.Images.Content(), o.Layers}),
 		Differ:         winlayers.NewWalkingDiffWithWindows(s.content, walking.NewWalkingDiff(s.content)),
 		ImageStore:     images,
 		RegistryHosts:  resolver.NewRegistryConfig(nil),
