@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults bench clean
+.PHONY: build setup images example test lint unit e2e faults peer bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -55,6 +55,10 @@ unit: setup
 e2e: setup
 	@# The program under test is not an import, so go cannot know a result to be old.
 	$(GO) test -count=1 -p 1 -timeout 15m ./e2e/...
+
+## peer: exchange images with Docker, podman, skopeo and buildah; compare with Docker
+peer: setup
+	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/security -peer
 
 ## faults: kill each command that changes the image store at fifty random moments
 faults: setup

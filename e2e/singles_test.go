@@ -173,3 +173,15 @@ func TestIsolation(t *testing.T) {
 		}
 	})
 }
+
+func TestPruneBesideAContainerThatLeaves(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for range 3 {
+		// Its network outlives it for a moment.
+		b.ok(t, "container", "run", "--rm", "busybox:latest", "true")
+		if out := b.ok(t, "network", "prune", "--force"); out != "" {
+			t.Errorf("%q", out)
+		}
+		b.ok(t, "system", "prune", "--force")
+	}
+}

@@ -325,10 +325,17 @@ func (a *app) pruneNetworks(ctx context.Context, filter []string) (deleted []str
 	}
 	var errs []error
 	for _, n := range all {
+		if n.Name == runspec.DefaultNetwork {
+			continue // it goes by itself
+		}
 		if len(used[n.Name]) > 0 || n.Created.After(limit) || !f.labels("label", n.Labels) || !f.none("label!") && f.labels("label!", n.Labels) {
 			continue
 		}
-		if err := m.Remove(ctx, n.Name); err != nil {
+		err := m.Remove(ctx, n.Name)
+		if errors.Is(err, netns.ErrInUse) {
+			continue // since just now, or by one that leaves just now
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -17,7 +17,8 @@ type Stack struct{ binary, dir string }
 // NewStack returns the side of a stack program whose roots are below dir.
 func NewStack(binary, dir string) *Stack { return &Stack{binary: binary, dir: dir} }
 
-func (s *Stack) command(ctx context.Context, args ...string) *exec.Cmd {
+// Command is a stack command.
+func (s *Stack) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.binary, args...)
 	cmd.Env = append(os.Environ(), "STACK_DATA_ROOT="+filepath.Join(s.dir, "data"), "STACK_RUN_ROOT="+filepath.Join(s.dir, "run"))
 	return cmd
@@ -28,7 +29,7 @@ func (s *Stack) Name() string { return "stack" }
 
 // Version implements Side.
 func (s *Stack) Version(ctx context.Context) string {
-	out, err := Run(s.command(ctx, "version"))
+	out, err := Run(s.Command(ctx, "version"))
 	if err != nil {
 		return err.Error()
 	}
@@ -37,21 +38,21 @@ func (s *Stack) Version(ctx context.Context) string {
 }
 
 // Start is the shortest command there is.
-func (s *Stack) Start(ctx context.Context) *exec.Cmd { return s.command(ctx, "version") }
+func (s *Stack) Start(ctx context.Context) *exec.Cmd { return s.Command(ctx, "version") }
 
 // Container implements Side.
 func (s *Stack) Container(ctx context.Context, args ...string) *exec.Cmd {
-	return s.command(ctx, append([]string{"container"}, args...)...)
+	return s.Command(ctx, append([]string{"container"}, args...)...)
 }
 
 // Compose implements Side.
 func (s *Stack) Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd {
-	return s.command(ctx, append([]string{"-f", file, "-p", project}, args...)...)
+	return s.Command(ctx, append([]string{"-f", file, "-p", project}, args...)...)
 }
 
 // Import implements Side.
 func (s *Stack) Import(ctx context.Context, tar, ref string) error {
-	_, err := Run(s.command(ctx, "image", "import", tar, ref))
+	_, err := Run(s.Command(ctx, "image", "import", tar, ref))
 	return err
 }
 
