@@ -128,28 +128,49 @@ func (c *layerCheck) layer(ctx context.Context, l content.Layer) error {
 		}
 		return err
 	}
-	_, differs := s.Layer(l.DiffID)
-	if differs == nil {
-		differs = compareTrees(ctx, filepath.Join(tmp, "fs"), filepath.Join(s.layerDir(l.DiffID), "fs"), ".", s.xattr)
-	}
+	_, unknown := s.Layer(l.DiffID)
+	differs := compareTrees(ctx, filepath.Join(tmp, "fs"), filepath.Join(s.layerDir(l.DiffID), "fs"), ".", s.xattr)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if differs == nil || !s.unpacked(l.DiffID) { // removed meanwhile
+	if differs == nil && unknown == nil || !s.unpacked(l.DiffID) { // removed meanwhile
 		return nil
 	}
-	p := Problem{Kind: "layer", Subject: l.DiffID.String(), Err: differs}
-	if c.opts.Repair {
+	p := Problem{Kind: "layer", Subject: l.DiffID.String(), Err: cmp.Or(differs, unknown)}
+	switch {
+	case !c.opts.Repair:
+	case differs == nil:
+		p.Repaired, err = c.describe(ctx, tmp, l.DiffID.Encoded())
+	default:
 		p.Repaired, err = c.replace(ctx, tmp, l.DiffID.Encoded())
-		if err != nil {
-			return err
-		}
+	}
+	if err != nil {
+		return err
 	}
 	if p.Containers, err = s.usersOf(l.DiffID.Encoded()); err != nil {
 		return err
 	}
 	c.note(p)
 	return nil
+}
+
+// describe gives the layer name, whose files are right, what is known about that
+// in tmp. Containers do not notice.
+func (c *layerCheck) describe(ctx context.Context, tmp, name string) (string, error) {
+	lock, err := flock.Exclusive(ctx, c.s.lockPath())
+	if err != nil {
+		return "", err
+	}
+	defer lock.Unlock()
+	data, err := os.ReadFile(filepath.Join(tmp, infoFile))
+	if err != nil {
+		return "", err
+	}
+	err = atomicfile.Write(filepath.Join(c.s.layers, name, infoFile), data, 0o600)
+	if errors.Is(err, os.ErrNotExist) { // removed meanwhile
+		return "", nil
+	}
+	return "described again", err
 }
 
 // replace puts the layer in tmp in the place of the layer name, unless a running

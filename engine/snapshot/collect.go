@@ -25,8 +25,11 @@ type Collected struct {
 
 // Collect removes the layers that neither keep, called while no layer can come
 // into use, returns, nor a container has, nor are lent, and what killed processes
-// left. dryRun only reports.
-func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[digest.Digest]bool, error)) (Collected, error) {
+// left. dryRun only reports, and takes the containers without as removed already.
+func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[digest.Digest]bool, error), without ...string) (Collected, error) {
+	if !dryRun {
+		without = nil
+	}
 	lock, err := flock.Exclusive(ctx, s.lockPath())
 	if err != nil {
 		return Collected{}, err
@@ -36,17 +39,12 @@ func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[diges
 	if err != nil {
 		return Collected{}, err
 	}
-	all, err := s.Layers()
+	all, err := s.layerNames()
 	if err != nil {
 		return Collected{}, err
 	}
-	var gone []digest.Digest
-	for _, l := range all {
-		if !kept[l.DiffID] {
-			gone = append(gone, l.DiffID)
-		}
-	}
-	c, err := s.removeLayers(ctx, gone, dryRun)
+	gone := slices.DeleteFunc(all, func(d digest.Digest) bool { return kept[d] })
+	c, err := s.removeLayers(ctx, gone, dryRun, without...)
 	if err == nil && !dryRun {
 		err = errors.Join(s.removeLeftovers(), s.removeTemporaries())
 	}
@@ -65,9 +63,10 @@ func (s *Store) RemoveLayer(ctx context.Context, diffIDs ...digest.Digest) (Coll
 }
 
 // removeLayers removes layers with the store's lock held. First go the stacks
-// that name them, so that no one finds a stack with a layer missing.
-func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, dryRun bool) (Collected, error) {
-	used, err := s.used()
+// that name them, so that no one finds a stack with a layer missing. What the
+// containers without have does not count as used.
+func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, dryRun bool, without ...string) (Collected, error) {
+	used, err := s.used(without...)
 	if err != nil {
 		return Collected{}, err
 	}
@@ -77,9 +76,15 @@ func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, dryRu
 		if d.Validate() != nil || used[d.Encoded()] || gone[d.Encoded()] {
 			continue
 		}
-		info, err := s.readInfo(d.Encoded())
-		if errors.Is(err, ErrNotUnpacked) && !s.unpacked(d) {
+		if !s.unpacked(d) {
 			continue
+		}
+		info, err := s.readInfo(d.Encoded())
+		if err != nil { // damaged, and it goes
+			info.Disk, err = diskUsage(ctx, s.layerDir(d))
+		}
+		if err != nil {
+			return Collected{}, err
 		}
 		gone[d.Encoded()] = true
 		c.Layers = append(c.Layers, d)
@@ -164,11 +169,14 @@ func (s *Store) removeStacks(gone map[string]bool) ([]string, error) {
 	return slices.DeleteFunc(fixes, func(name string) bool { return kept[name] }), nil
 }
 
-// used returns the names of the layer directories that containers have or that
-// are lent.
-func (s *Store) used() (map[string]bool, error) {
+// used returns the names of the layer directories that containers, except those
+// without, have or that are lent.
+func (s *Store) used(without ...string) (map[string]bool, error) {
 	used := make(map[string]bool)
-	err := s.eachContainer(func(_ string, dirs []string) error {
+	err := s.eachContainer(func(id string, dirs []string) error {
+		if slices.Contains(without, id) {
+			return nil
+		}
 		for _, name := range dirs {
 			used[name] = true
 		}

@@ -112,6 +112,9 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	if err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) || c.Bytes == 0 {
 		t.Errorf("dry run: %+v, %v", c, err)
 	}
+	if c, err := s.Collect(t.Context(), true, keep, "c"); err != nil || len(c.Layers) != 3 {
+		t.Errorf("dry run without the container: %+v, %v", c, err)
+	}
 	if c, err = s.Collect(t.Context(), false, keep); err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) {
 		t.Errorf("collected %+v, %v", c, err)
 	}
@@ -147,8 +150,10 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	}
 }
 
-func TestCheckFindsChangedLayers(t *testing.T) {
-	needRoot(t)
+// withBlobs returns a store of layers with the blobs that they come from, and the
+// layer of an archive, unpacked.
+func withBlobs(t *testing.T, archive []byte) (*Store, *content.Store, []content.Layer) {
+	t.Helper()
 	root := t.TempDir()
 	blobs, err := content.Open(root)
 	if err != nil {
@@ -158,13 +163,12 @@ func TestCheckFindsChangedLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lease.Close()
-	a := archiveOf(t, dir("d", 0), file("d/f", "content"), file("d/.wh.x", ""), symlink("l", "d"), file("i/f", ""))
-	d, err := blobs.Put(t.Context(), lease, a)
+	t.Cleanup(func() { lease.Close() })
+	d, err := blobs.Put(t.Context(), lease, archive)
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers := []content.Layer{{Digest: d, DiffID: d, Size: int64(len(a))}}
+	layers := []content.Layer{{Digest: d, DiffID: d, Size: int64(len(archive))}}
 	s, err := Open(root)
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +176,59 @@ func TestCheckFindsChangedLayers(t *testing.T) {
 	if err := s.Unpack(t.Context(), layers, blobs); err != nil {
 		t.Fatal(err)
 	}
+	return s, blobs, layers
+}
+
+// damageInfo leaves nothing readable of what is known about a layer.
+func damageInfo(t *testing.T, s *Store, d digest.Digest) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(s.layerDir(d), infoFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLayerOfWhichNothingIsKnown(t *testing.T) {
+	needRoot(t)
+	s, blobs, layers := withBlobs(t, archiveOf(t, file("f", "content"), dir("d", 0)))
+	other := unpack(t, s, archiveOf(t, file("g", "content")))
+	damageInfo(t, s, layers[0].DiffID)
+	if all, err := s.Layers(); err == nil || !strings.Contains(err.Error(), "--repair") || len(all) != 1 || all[0].DiffID != other[0] {
+		t.Errorf("layers %+v, %v", all, err)
+	}
+	root := container(t, s, "c", []digest.Digest{layers[0].DiffID})
+	check := func(repair bool) []Problem {
+		t.Helper()
+		problems, err := s.Check(t.Context(), layers, blobs, CheckOptions{Repair: repair, Running: func(string) bool { return true }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return problems
+	}
+	if p := check(false); len(p) != 1 || p[0].Repaired != "" {
+		t.Errorf("problems %v", p)
+	}
+	// Its files are right, so a container that runs does not matter.
+	if p := check(true); len(p) != 1 || p[0].Repaired == "" {
+		t.Errorf("repaired %v", p)
+	}
+	if p := check(false); len(p) != 0 {
+		t.Errorf("after the repair: %v", p)
+	}
+	if got := list(t, root); got != "d f" {
+		t.Errorf("the container's root contains %q", got)
+	}
+	damageInfo(t, s, layers[0].DiffID)
+	damageInfo(t, s, other[0])
+	c, err := s.Collect(t.Context(), false, func() (map[digest.Digest]bool, error) { return nil, nil })
+	if err != nil || !slices.Equal(c.Layers, other) || c.Bytes == 0 {
+		t.Errorf("collected %+v, %v", c, err)
+	}
+}
+
+func TestCheckFindsChangedLayers(t *testing.T) {
+	needRoot(t)
+	s, blobs, layers := withBlobs(t, archiveOf(t, dir("d", 0), file("d/f", "content"), file("d/.wh.x", ""), symlink("l", "d"), file("i/f", "")))
+	d := layers[0].DiffID
 	if problems, err := s.Check(t.Context(), layers, blobs, CheckOptions{}); err != nil || len(problems) != 0 {
 		t.Fatalf("problems %v, %v", problems, err)
 	}

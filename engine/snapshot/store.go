@@ -91,7 +91,10 @@ type LayerInfo struct {
 	Implied []string `json:"implied,omitempty"`
 }
 
-const layerVersion = 1
+const (
+	layerVersion = 1
+	infoFile     = "layer.json"
+)
 
 func (s *Store) layerDir(d digest.Digest) string {
 	return filepath.Join(s.layers, d.Encoded())
@@ -107,7 +110,7 @@ func (s *Store) Layer(diffID digest.Digest) (LayerInfo, error) {
 
 func (s *Store) readInfo(name string) (LayerInfo, error) {
 	var info LayerInfo
-	data, err := os.ReadFile(filepath.Join(s.layers, name, "layer.json"))
+	data, err := os.ReadFile(filepath.Join(s.layers, name, infoFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return info, fmt.Errorf("cannot read layer %s: %w", short(name), ErrNotUnpacked)
 	}
@@ -123,25 +126,38 @@ func (s *Store) readInfo(name string) (LayerInfo, error) {
 	return info, nil
 }
 
-// Layers returns all unpacked layers.
+// Layers returns all unpacked layers. Those about which nothing can be read are
+// the error, and the others are returned all the same.
 func (s *Store) Layers() ([]LayerInfo, error) {
+	names, err := s.layerNames()
+	if err != nil {
+		return nil, err
+	}
+	var all []LayerInfo
+	var errs []error
+	for _, d := range names {
+		info, err := s.readInfo(d.Encoded())
+		switch {
+		case err == nil:
+			all = append(all, info)
+		case s.unpacked(d): // else removed just now
+			errs = append(errs, fmt.Errorf("%w; \"stack system check --repair\" mends it", err))
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// layerNames lists the unpacked layers.
+func (s *Store) layerNames() ([]digest.Digest, error) {
 	entries, err := os.ReadDir(s.layers)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list layers: %w", err)
 	}
-	var all []LayerInfo
+	var all []digest.Digest
 	for _, e := range entries {
-		if digest.NewDigestFromEncoded(digest.SHA256, e.Name()).Validate() != nil {
-			continue
+		if d := digest.NewDigestFromEncoded(digest.SHA256, e.Name()); d.Validate() == nil {
+			all = append(all, d)
 		}
-		info, err := s.readInfo(e.Name())
-		if errors.Is(err, ErrNotUnpacked) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, info)
 	}
 	return all, nil
 }

@@ -145,7 +145,7 @@ func writeInfo(dir string, info LayerInfo) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "layer.json"), data, 0o600)
+	return os.WriteFile(filepath.Join(dir, infoFile), data, 0o600)
 }
 
 // publish makes the tree tmp durable and gives it its name.
