@@ -236,24 +236,9 @@ func (e *Engine) ReleaseVolumes(ctx context.Context) error {
 	})
 }
 
-// CollectLayers deletes the unpacked layers that no image and no container has
-// any more, and returns the bytes that were freed.
-func (e *Engine) CollectLayers(ctx context.Context, dryRun bool) (int64, error) {
-	images, err := e.Images()
-	if err != nil {
-		return 0, err
-	}
-	layers, err := e.Layers()
-	if err != nil {
-		return 0, err
-	}
-	collected, err := layers.Collect(ctx, dryRun, images.DiffIDs)
-	return collected.Bytes, err
-}
-
-// VolumeUsers returns a function that names the containers using a volume, the
-// one with ID except left out.
-func (e *Engine) VolumeUsers(except string) func(volume string) []string {
+// VolumeUsers returns a function that names the containers using a volume, those
+// with the IDs except left out.
+func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
 	all, err := e.Records.List()
 	return func(volume string) []string {
 		if err != nil {
@@ -261,7 +246,7 @@ func (e *Engine) VolumeUsers(except string) func(volume string) []string {
 		}
 		var out []string
 		for _, c := range all {
-			if c.ID != except && c.usesVolume(volume) {
+			if !slices.Contains(except, c.ID) && c.usesVolume(volume) {
 				out = append(out, c.Spec.Name)
 			}
 		}
@@ -281,21 +266,6 @@ func (c *Container) usesVolume(name string) bool {
 		}
 	}
 	return false
-}
-
-// ImageUsers names the containers made from an image.
-func (e *Engine) ImageUsers(id digest.Digest) []string {
-	all, err := e.Records.List()
-	if err != nil {
-		return []string{"unknown: " + err.Error()}
-	}
-	var out []string
-	for _, c := range all {
-		if c.Spec.ImageID == string(id) {
-			out = append(out, c.Spec.Name)
-		}
-	}
-	return out
 }
 
 // hostname is what the container calls itself: Docker's default is the short ID.

@@ -81,7 +81,7 @@ func share(ctx context.Context, _ []string) error {
 	}
 	err = buildd.Share(ctx, eng.DataRoot(), layers)
 	// Layers that only the build cache had, before something was pruned from it.
-	_, collectErr := eng.CollectLayers(ctx, false)
+	collectErr := eng.CollectLayers(ctx)
 	return errors.Join(err, collectErr)
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -87,7 +86,7 @@ func runImageRm(ctx context.Context, a *app, o *imageRmOptions) error {
 			fmt.Fprintln(a.err, err)
 		}
 	}
-	if _, err := e.CollectLayers(ctx, false); err != nil {
+	if err := e.CollectLayers(ctx); err != nil {
 		return err
 	}
 	if failed {
@@ -194,15 +193,11 @@ func (a *app) pruneImages(ctx context.Context, all bool, filter []string) (image
 			return image.Removed{}, err
 		}
 	}
-	e, store, err := a.images()
+	e, err := a.stores()
 	if err != nil {
 		return image.Removed{}, err
 	}
-	po.InUse = e.ImageUsers
-	removed, err := store.Prune(ctx, po)
-	freed, collectErr := e.CollectLayers(ctx, po.DryRun)
-	removed.Bytes += freed
-	return removed, errors.Join(err, collectErr)
+	return e.PruneImages(ctx, po)
 }
 
 func (a *app) completeImages(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

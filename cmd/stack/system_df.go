@@ -3,16 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"strconv"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/format"
-	"github.com/stack-run/stack/cmd/stack/internal/summary"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -50,9 +50,10 @@ type diskRow struct {
 
 // diskUse is what "system df" knows.
 type diskUse struct {
-	images     []image.Image
+	images     engine.ImagesDisk
 	containers []engine.Container
 	volumes    []volumes.Volume
+	cache      []request.Record
 	imageUsers map[string]int
 	sizes      func(engine.Container) (own, virtual int64)
 	volumeSize map[string]int64
@@ -64,7 +65,7 @@ func runSystemDf(ctx context.Context, a *app, o *systemDfOptions) error {
 		return err
 	}
 	if o.Verbose {
-		return a.printDiskUse(u)
+		return a.writeDiskUse(u.details(a.now()), o.Format)
 	}
 	return format.Write(a.out, format.Layout{
 		Table: "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
@@ -75,12 +76,12 @@ func runSystemDf(ctx context.Context, a *app, o *systemDfOptions) error {
 }
 
 func (a *app) diskUse(ctx context.Context) (*diskUse, error) {
-	e, store, err := a.images()
+	e, err := a.stores()
 	if err != nil {
 		return nil, err
 	}
 	u := &diskUse{imageUsers: map[string]int{}, volumeSize: map[string]int64{}}
-	if u.images, err = store.List(ctx); err != nil {
+	if u.images, err = e.ImagesDisk(ctx); err != nil {
 		return nil, err
 	}
 	v, err := a.engine(ctx)
@@ -108,7 +109,25 @@ func (a *app) diskUse(ctx context.Context) (*diskUse, error) {
 			a.warn("%v", err)
 		}
 	}
+	if u.cache, err = a.buildCache(ctx); err != nil {
+		a.warn("%v", err)
+	}
 	return u, nil
+}
+
+// buildCache lists what the build cache holds. A builder that runs is asked; none
+// is started for it, because the last one noted what it left.
+func (a *app) buildCache(ctx context.Context) ([]request.Record, error) {
+	r := a.roots()
+	conn, err := net.Dial("unix", request.Socket(r.Run))
+	if err != nil {
+		noted, err := request.ReadUsage(r.Data)
+		return noted.Records, err
+	}
+	conn.Close()
+	var asked request.Records
+	err = a.builder(ctx, a, "du", &request.Cache{DataRoot: r.Data, RunRoot: r.Run}, &asked)
+	return asked.Records, err
 }
 
 func (u *diskUse) rows() []diskRow {
@@ -122,17 +141,13 @@ func (u *diskUse) rows() []diskRow {
 		}
 		return r
 	}
-	var imageSize, imageFree int64
 	active := 0
-	for _, img := range u.images {
-		imageSize += img.Size
+	for _, img := range u.images.Images {
 		if u.imageUsers[img.ID.String()] > 0 {
 			active++
-		} else {
-			imageFree += img.Size
 		}
 	}
-	rows := []diskRow{row("Images", len(u.images), active, imageSize, imageFree)}
+	rows := []diskRow{row("Images", len(u.images.Images), active, u.images.Size, u.images.Reclaimable)}
 	var size, free int64
 	active = 0
 	for _, c := range u.containers {
@@ -155,48 +170,23 @@ func (u *diskUse) rows() []diskRow {
 			free += u.volumeSize[v.Name]
 		}
 	}
-	return append(rows, row("Local Volumes", len(u.volumes), active, size, free), row("Build Cache", 0, 0, 0, 0))
-}
-
-func (a *app) printDiskUse(u *diskUse) error {
-	type imageUse struct{ Repository, Tag, ID, CreatedSince, Size, Containers string }
-	var images []imageUse
-	for _, img := range u.images {
-		repository, tag := "<none>", "<none>"
-		if len(img.Names) > 0 {
-			repository, tag = splitName(img.Names[0])
+	rows = append(rows, row("Local Volumes", len(u.volumes), active, size, free))
+	size, free, active = 0, 0, 0
+	for _, r := range u.cache {
+		if r.InUse {
+			active++
 		}
-		images = append(images, imageUse{repository, tag, summary.ID(img.ID.String(), false), created(img.Created, a.now()),
-			units.HumanSizeWithPrecision(float64(img.Size), 3), strconv.Itoa(u.imageUsers[img.ID.String()])})
+		if r.Shared { // counts where it is shared with
+			continue
+		}
+		size += r.Size
+		if !r.InUse {
+			free += r.Size
+		}
 	}
-	fmt.Fprint(a.out, "Images space usage:\n\n")
-	err := format.Write(a.out, format.Layout{
-		Table:   "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.Containers}}",
-		Headers: map[string]string{"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE", "Containers": "CONTAINERS"},
-	}, format.Options{}, images)
-	if err != nil {
-		return err
-	}
-	fmt.Fprint(a.out, "\nContainers space usage:\n\n")
-	var rows []summary.Container
-	for _, c := range u.containers {
-		own := func(c engine.Container) (int64, int64) { n, _ := u.sizes(c); return n, 0 }
-		rows = append(rows, summary.OfContainer(c, summary.Options{Now: a.now(), Size: own}))
-	}
-	l := containerLayout(false)
-	l.Table = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}"
-	if err := format.Write(a.out, l, format.Options{}, rows); err != nil {
-		return err
-	}
-	type volumeUse struct{ Name, Links, Size string }
-	var vols []volumeUse
-	for _, v := range u.volumes {
-		vols = append(vols, volumeUse{v.Name, strconv.Itoa(len(volumeUsers(v.Name, u.containers))), units.HumanSizeWithPrecision(float64(u.volumeSize[v.Name]), 3)})
-	}
-	fmt.Fprint(a.out, "\nLocal Volumes space usage:\n\n")
-	return format.Write(a.out, format.Layout{
-		Table: "{{.Name}}\t{{.Links}}\t{{.Size}}", Headers: map[string]string{"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"},
-	}, format.Options{}, vols)
+	cache := row("Build Cache", len(u.cache), active, size, free)
+	cache.Reclaimable = units.HumanSize(float64(free)) // docker gives no percentage here
+	return append(rows, cache)
 }
 
 // containerSizes measures containers: their own files, and those with the image's.

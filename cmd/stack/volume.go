@@ -283,7 +283,7 @@ func runVolumeRm(ctx context.Context, a *app, o *volumeRmOptions) error {
 	}
 	failed := false
 	for _, name := range o.Names {
-		err := store.Remove(ctx, name, e.VolumeUsers(""))
+		err := store.Remove(ctx, name, e.VolumeUsers())
 		var missing *volumes.NotFoundError
 		if err != nil && !(o.Force && errors.As(err, &missing)) {
 			failed = true
@@ -364,7 +364,7 @@ func (a *app) pruneVolumes(ctx context.Context, all bool, filter []string) (volu
 	if err != nil {
 		return volumes.PruneReport{}, err
 	}
-	users := e.VolumeUsers("")
+	users := e.VolumeUsers()
 	return store.Prune(ctx, f, func(name string) bool { return len(users(name)) > 0 })
 }
 

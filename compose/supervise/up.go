@@ -360,7 +360,7 @@ func (x *execution) removeVolume(ctx context.Context, op *plan.Op) error {
 	}
 	x.r.event("Volume", op.Name, "Removing", "", false)
 	var missing *volumes.NotFoundError
-	if err := vols.Remove(ctx, op.Name, x.s.engine.VolumeUsers("")); err != nil && !errors.As(err, &missing) {
+	if err := vols.Remove(ctx, op.Name, x.s.engine.VolumeUsers()); err != nil && !errors.As(err, &missing) {
 		x.r.event("Volume", op.Name, "Error", err.Error(), true)
 		return err
 	}
@@ -440,7 +440,7 @@ func (x *execution) undo(ctx context.Context, cause error) error {
 		errs = append(errs, x.s.store.Delete(x.s.project))
 		if vols, err := x.s.engine.Volumes(); err == nil {
 			for _, name := range x.vols { // empty: nothing ran that could have written
-				errs = append(errs, vols.Remove(ctx, name, x.s.engine.VolumeUsers("")))
+				errs = append(errs, vols.Remove(ctx, name, x.s.engine.VolumeUsers()))
 			}
 		}
 	}
@@ -587,7 +587,7 @@ func (s *Supervisor) removeImages(ctx context.Context, refs []string, r *reply) 
 		}
 		r.event("Image", ref, "Removed", "", true)
 	}
-	_, err = s.engine.CollectLayers(ctx, false)
+	err = s.engine.CollectLayers(ctx)
 	return err
 }
 

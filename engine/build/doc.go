@@ -16,6 +16,7 @@
 //	                                 while the daemon decides to leave
 //	run-root/builder/log             what daemons have said
 //	data-root/build                  the build cache
+//	data-root/build/usage.json       what the daemon that left last had in it
 //
 // # Sharing
 //

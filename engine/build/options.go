@@ -3,6 +3,8 @@ package build
 import (
 	"path/filepath"
 	"time"
+
+	"github.com/stack-run/stack/engine/build/request"
 )
 
 // DefaultIdle is how long a daemon stays that nobody is connected to.
@@ -22,10 +24,10 @@ type Options struct {
 func Dir(runRoot string) string { return filepath.Join(runRoot, "builder") }
 
 // Socket is where the daemon of a run root serves BuildKit's API.
-func Socket(runRoot string) string { return filepath.Join(Dir(runRoot), "buildkitd.sock") }
+func Socket(runRoot string) string { return request.Socket(runRoot) }
 
 // StateDir is where the build cache of a data root is.
-func StateDir(dataRoot string) string { return filepath.Join(dataRoot, "build") }
+func StateDir(dataRoot string) string { return request.StateDir(dataRoot) }
 
 const programName = "stack-builder"
 

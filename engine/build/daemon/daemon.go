@@ -106,7 +106,7 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 		return err
 	case <-ctx.Done():
 		server.Stop()
-		return nil
+		return noteUsage(context.WithoutCancel(ctx), controller, o.DataRoot)
 	}
 }
 

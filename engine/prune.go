@@ -1,0 +1,75 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stack-run/stack/engine/image"
+)
+
+// PruneImages removes images as image.Store.Prune does, and the unpacked layers
+// that nothing has any more; the bytes are those of both. No image is removed
+// that a container is made from. A dry run may take the containers without as
+// removed already.
+func (e *Engine) PruneImages(ctx context.Context, o image.PruneOptions, without ...string) (image.Removed, error) {
+	images, err := e.Images()
+	if err != nil {
+		return image.Removed{}, err
+	}
+	layers, err := e.Layers()
+	if err != nil {
+		return image.Removed{}, err
+	}
+	o.InUse = e.ImageUsers
+	keep := images.DiffIDs
+	var removed image.Removed
+	if o.DryRun {
+		o.InUse = func(id digest.Digest) []string { return e.imageUsers(id, without) }
+		keep = func() (map[digest.Digest]bool, error) {
+			kept, err := images.DiffIDs()
+			maps.DeleteFunc(kept, func(d digest.Digest, _ bool) bool { return slices.Contains(removed.Layers, d) })
+			return kept, err
+		}
+	}
+	removed, err = images.Prune(ctx, o)
+	collected, collectErr := layers.Collect(ctx, o.DryRun, keep, without...)
+	removed.Bytes += collected.Bytes
+	return removed, errors.Join(err, collectErr)
+}
+
+// CollectLayers deletes the unpacked layers that no image and no container has
+// any more.
+func (e *Engine) CollectLayers(ctx context.Context) error {
+	images, err := e.Images()
+	if err != nil {
+		return err
+	}
+	layers, err := e.Layers()
+	if err != nil {
+		return err
+	}
+	_, err = layers.Collect(ctx, false, images.DiffIDs)
+	return err
+}
+
+// ImageUsers names the containers made from an image.
+func (e *Engine) ImageUsers(id digest.Digest) []string { return e.imageUsers(id, nil) }
+
+// imageUsers is ImageUsers without the containers with the IDs except.
+func (e *Engine) imageUsers(id digest.Digest, except []string) []string {
+	all, err := e.Records.List()
+	if err != nil {
+		return []string{"unknown: " + err.Error()}
+	}
+	var out []string
+	for _, c := range all {
+		if c.Spec.ImageID == string(id) && !slices.Contains(except, c.ID) {
+			out = append(out, c.Spec.Name)
+		}
+	}
+	return out
+}
