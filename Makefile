@@ -66,7 +66,7 @@ faults: setup
 
 ## bench: compare with Docker; prints medians and ratios
 bench: build
-	$(GO) run ./e2e/bench
+	$(GO) run ./e2e/bench -stack $(STACK)
 
 clean:
 	rm -rf bin .toolchain

@@ -69,7 +69,10 @@ func parseFlags() options {
 const (
 	dirVariable     = "STACK_BENCH_DIR"
 	composeVariable = "STACK_BENCH_COMPOSE"
-	brokenVariable  = "STACK_BENCH_BROKEN" // why there is no stack
+	buildxVariable  = "STACK_BENCH_BUILDX"
+	// registryVariable names the registry that is pulled from.
+	registryVariable = "STACK_BENCH_REGISTRY"
+	brokenVariable   = "STACK_BENCH_BROKEN" // why there is no stack
 )
 
 func run(ctx context.Context) (code int, err error) {
@@ -124,8 +127,17 @@ func prepare(ctx context.Context, o options, dir string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		env = append(env, composeVariable+"="+compose)
+		buildx, err := peer.Buildx(ctx)
+		if err != nil {
+			return nil, err
+		}
+		env = append(env, composeVariable+"="+compose, buildxVariable+"="+buildx)
 	}
+	registry, err := peer.RegistryProgram(ctx)
+	if err != nil {
+		return nil, err
+	}
+	env = append(env, registryVariable+"="+registry)
 	busybox, err := peer.Busybox()
 	if err != nil {
 		return nil, err

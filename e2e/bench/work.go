@@ -31,6 +31,9 @@ func work(ctx context.Context, o options, dir, compose, broken string) (err erro
 			b.report.broken("Docker", err)
 		} else {
 			b.docker = docker
+			if err := docker.Buildx(os.Getenv(buildxVariable)); err != nil {
+				return err
+			}
 			b.add(ctx, docker)
 		}
 	}
@@ -87,7 +90,7 @@ func (b *bench) all(ctx context.Context) error {
 			return err
 		}
 	}
-	return ctx.Err()
+	return errors.Join(b.build(ctx), b.pull(ctx), ctx.Err())
 }
 
 func (b *bench) wants(name string) bool { return strings.Contains(name, b.o.only) }

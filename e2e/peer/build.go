@@ -27,6 +27,16 @@ func Compose(ctx context.Context) (string, error) {
 	return built(ctx, "docker-compose", module, ComposeVersion, "/cmd", "-s -w -X "+module+"/internal.Version="+ComposeVersion)
 }
 
+// BuildxVersion is the docker build that is built where none is installed.
+const BuildxVersion = "v0.38.2"
+
+// Buildx returns the path of the plugin that "docker build" needs for BuildKit,
+// built from source once.
+func Buildx(ctx context.Context) (string, error) {
+	const module = "github.com/docker/buildx"
+	return built(ctx, "docker-buildx", module, BuildxVersion, "/cmd/buildx", "-s -w -X "+module+"/version.Version="+BuildxVersion)
+}
+
 // RegistryVersion is the registry that is built: the reference implementation
 // of the distribution specification.
 const RegistryVersion = "v3.1.2"

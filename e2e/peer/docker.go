@@ -139,6 +139,30 @@ func (d *Docker) Import(ctx context.Context, tar, ref string) error {
 	return err
 }
 
+// Pull implements Side.
+func (d *Docker) Pull(ctx context.Context, ref string) *exec.Cmd {
+	return d.command(ctx, "docker", "pull", ref)
+}
+
+// RemoveImage implements Side.
+func (d *Docker) RemoveImage(ctx context.Context, ref string) *exec.Cmd {
+	return d.command(ctx, "docker", "rmi", ref)
+}
+
+// BuildImage implements Side, with BuildKit.
+func (d *Docker) BuildImage(ctx context.Context, dir, ref string) *exec.Cmd {
+	return d.command(ctx, "docker", "build", "--tag", ref, dir)
+}
+
+// Buildx gives the docker program its plugin for BuildKit.
+func (d *Docker) Buildx(program string) error {
+	dir := filepath.Join(d.dir, "home/cli-plugins")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(program, filepath.Join(dir, "docker-buildx"))
+}
+
 // Processes implements Side.
 func (d *Docker) Processes() ([]int, error) {
 	return processesOf("dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim", "docker-proxy", "runc", "docker-init")

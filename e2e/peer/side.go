@@ -22,6 +22,11 @@ type Side interface {
 	Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd
 	// Import makes an image of a tar of a root filesystem.
 	Import(ctx context.Context, tar, ref string) error
+	// Pull brings an image from a registry, RemoveImage takes it away again.
+	Pull(ctx context.Context, ref string) *exec.Cmd
+	RemoveImage(ctx context.Context, ref string) *exec.Cmd
+	// BuildImage builds the Dockerfile in a directory.
+	BuildImage(ctx context.Context, dir, ref string) *exec.Cmd
 	// Processes are the pids of the side's own processes, without those that
 	// run in containers.
 	Processes() ([]int, error)

@@ -56,6 +56,21 @@ func (s *Stack) Import(ctx context.Context, tar, ref string) error {
 	return err
 }
 
+// Pull implements Side.
+func (s *Stack) Pull(ctx context.Context, ref string) *exec.Cmd {
+	return s.Command(ctx, "image", "pull", ref)
+}
+
+// RemoveImage implements Side.
+func (s *Stack) RemoveImage(ctx context.Context, ref string) *exec.Cmd {
+	return s.Command(ctx, "image", "rm", ref)
+}
+
+// BuildImage implements Side.
+func (s *Stack) BuildImage(ctx context.Context, dir, ref string) *exec.Cmd {
+	return s.Command(ctx, "image", "build", "--tag", ref, dir)
+}
+
 // Processes implements Side.
 func (s *Stack) Processes() ([]int, error) { return processesOf(s.binary) }
 
