@@ -85,6 +85,16 @@ func TestBuildCacheSharesLayers(t *testing.T) {
 		left(t)
 		b.ok(t, "system", "check")
 	})
+	t.Run("a step that fails leaves nothing", func(t *testing.T) {
+		path := filepath.Join(b.dataRoot(), "build/snapshots")
+		before := diskUse(t, path)
+		b.write(t, "failing/Dockerfile", "FROM busybox\nRUN head -c 3000000 /dev/urandom > /random && false\n")
+		b.fails(t, "image", "build", "failing")
+		left(t)
+		if n := diskUse(t, path); n > before+1_000_000 {
+			t.Errorf("the build cache has %d bytes, %d before", n, before)
+		}
+	})
 	t.Run("once it is pruned, nobody keeps the layers", func(t *testing.T) {
 		b.ok(t, "builder", "prune", "--all", "--force")
 		left(t)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -74,13 +75,20 @@ func TryLock(runRoot string) (lock *flock.Lock, ok bool, err error) {
 // Serve serves BuildKit's API, under Lock, until ctx ends or nobody has been
 // connected for a while. It calls ready once connections are taken.
 func Serve(ctx context.Context, o Options, ready func()) error {
-	dir := build.Dir(o.RunRoot)
-	ctx, cancel := context.WithCancel(ctx)
+	dir, state := build.Dir(o.RunRoot), build.StateDir(o.DataRoot)
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := useTemp(filepath.Join(build.StateDir(o.DataRoot), "tmp")); err != nil {
+	if err := os.MkdirAll(state, 0o700); err != nil {
 		return err
 	}
-	controller, err := newController(ctx, o)
+	if err := useTemp(filepath.Join(state, "tmp")); err != nil {
+		return err
+	}
+	w, err := newWorker(serving, state, o)
+	if err != nil {
+		return err
+	}
+	controller, err := newController(serving, w, state)
 	if err != nil {
 		return err
 	}
@@ -104,10 +112,14 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 	select {
 	case err := <-served:
 		return err
-	case <-ctx.Done():
+	case <-serving.Done():
 		server.Stop()
-		return noteUsage(context.WithoutCancel(ctx), controller, o.DataRoot)
 	}
+	if ctx.Err() == nil {
+		// BuildKit collects at most once in a minute, which may be after the end.
+		err = w.collect(ctx)
+	}
+	return errors.Join(err, noteUsage(context.WithoutCancel(ctx), controller, o.DataRoot))
 }
 
 // useTemp has temporary files and mount points made in dir, where the next daemon
@@ -133,16 +145,8 @@ func listen(path string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-func newController(ctx context.Context, o Options) (*control.Controller, error) {
-	dir := build.StateDir(o.DataRoot)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
+func newController(ctx context.Context, w *worker, dir string) (*control.Controller, error) {
 	sessions, err := session.NewManager()
-	if err != nil {
-		return nil, err
-	}
-	w, err := newWorker(ctx, dir, o)
 	if err != nil {
 		return nil, err
 	}

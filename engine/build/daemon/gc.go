@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/util/disk"
@@ -30,4 +32,15 @@ func gcPolicy(dir string) []client.PruneInfo {
 		})
 	}
 	return out
+}
+
+// collect removes what the policy does not keep, and what failed builds left.
+func (w *worker) collect(ctx context.Context) error {
+	gone := make(chan client.UsageInfo)
+	defer close(gone)
+	go func() {
+		for range gone {
+		}
+	}()
+	return w.Prune(ctx, gone, w.GCPolicy()...)
 }
