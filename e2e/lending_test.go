@@ -36,6 +36,12 @@ func TestBuildCacheSharesLayers(t *testing.T) {
 			t.Errorf("the build cache has %d bytes of its own", n)
 		}
 		b.ok(t, "system", "check")
+		noted := b.ok(t, "system", "df", "--format", "{{.Type}} {{.Size}}")
+		b.ok(t, "builder", "du")
+		left(t)
+		if now := b.ok(t, "system", "df", "--format", "{{.Type}} {{.Size}}"); now != noted {
+			t.Errorf("the sizes are\n%s, a builder that was started says\n%s", noted, now)
+		}
 	})
 	t.Run("the cache outlives the image", func(t *testing.T) {
 		b.ok(t, "image", "save", "-o", "base.tar", "busybox")

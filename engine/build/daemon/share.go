@@ -17,6 +17,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/stack-run/stack/engine/build"
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/snapshot"
 )
 
@@ -56,44 +57,65 @@ func Share(ctx context.Context, dataRoot string, layers *snapshot.Store) error {
 		return fmt.Errorf("cannot read the build cache: %w", err)
 	}
 	var errs []error
+	sizes := map[string]int64{}
 	for _, r := range all {
 		if ctx.Err() != nil {
 			break
 		}
-		errs = append(errs, share(ctx, r, dirs, layers))
+		size, shared, err := share(ctx, r, dirs, layers)
+		if shared {
+			sizes[r.ID()] = size
+		}
+		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, noteSizes(dataRoot, sizes))...)
 }
 
-// share has a layer stand for the snapshot of one record.
-func share(ctx context.Context, r *cachemetadata.StorageItem, dirs map[string]string, layers *snapshot.Store) error {
+// noteSizes corrects what the daemon has noted.
+func noteSizes(dataRoot string, sizes map[string]int64) error {
+	if len(sizes) == 0 {
+		return nil
+	}
+	usage, err := request.ReadUsage(dataRoot)
+	if err != nil {
+		return err
+	}
+	for i, r := range usage.Records {
+		if size, ok := sizes[r.ID]; ok {
+			usage.Records[i].Size = size
+		}
+	}
+	return request.WriteUsage(dataRoot, usage)
+}
+
+// share has a layer stand for the snapshot of one record, if it is the same. size
+// is what the record's removal then frees.
+func share(ctx context.Context, r *cachemetadata.StorageItem, dirs map[string]string, layers *snapshot.Store) (size int64, shared bool, err error) {
 	var diffID digest.Digest
-	var blobSize int64
 	name := r.ID()
-	for key, to := range map[string]any{recordDiffID: &diffID, recordSnapshot: &name, recordBlobSize: &blobSize} {
+	for key, to := range map[string]any{recordDiffID: &diffID, recordSnapshot: &name, recordBlobSize: &size} {
 		if v := r.Get(key); v != nil {
 			if err := v.Unmarshal(to); err != nil {
-				return fmt.Errorf("cannot read record %s of the build cache: %w", r.ID(), err)
+				return 0, false, fmt.Errorf("cannot read record %s of the build cache: %w", r.ID(), err)
 			}
 		}
 	}
 	dir := dirs[name]
 	if fi, err := os.Lstat(dir); diffID.Validate() != nil || err != nil || !fi.IsDir() {
-		return nil // nothing that a layer is the same as, or done
+		return 0, false, nil // nothing that a layer is the same as, or done
 	}
-	err := layers.LendSame(ctx, diffID, dir)
+	err = layers.LendSame(ctx, diffID, dir)
 	if errors.Is(err, snapshot.ErrNotUnpacked) || errors.Is(err, snapshot.ErrUnlike) {
-		return nil
+		return 0, false, nil
 	}
 	if err != nil {
-		return err
+		return 0, false, err
 	}
-	// What the record's removal would free.
-	size, err := cachemetadata.NewValue(blobSize)
-	if err != nil {
-		return err
+	v, err := cachemetadata.NewValue(size)
+	if err == nil {
+		err = r.Update(func(b *bolt.Bucket) error { return r.SetValue(b, recordSize, v) })
 	}
-	return r.Update(func(b *bolt.Bucket) error { return r.SetValue(b, recordSize, size) })
+	return size, true, err
 }
 
 // snapshotDirs returns where the snapshots' files are, by BuildKit's names.
