@@ -87,3 +87,74 @@ func TestLayerOfWhichNothingIsKnown(t *testing.T) {
 	b.ok(t, "system", "check")
 	b.ok(t, "container", "run", "--rm", "busybox", "true")
 }
+
+// foretold runs a prune verb dry and then in earnest, and fails if it removes
+// other things than it said. It returns what it printed.
+func (b *box) foretold(t *testing.T, verb ...string) string {
+	t.Helper()
+	dry := b.ok(t, append([]string{"--dry-run"}, verb...)...)
+	told := strings.NewReplacer("Would delete ", "Deleted ", "Total space that would be reclaimed:", "Total reclaimed space:", "Would be freed:", "Total:").Replace(dry)
+	out := b.ok(t, append(verb, "--force")...)
+	if told != out {
+		t.Errorf("%s says first\n%s\nand then\n%s", strings.Join(verb, " "), dry, out)
+	}
+	return out
+}
+
+func TestPruneDoesWhatTheDryRunSays(t *testing.T) {
+	b := newBuildBox(t)
+	b.write(t, "Dockerfile", "FROM busybox\nARG n\nRUN echo $n > /n && head -c 3000000 /dev/urandom > /r\nVOLUME /v\n")
+	for _, tag := range []string{"runs", "stopped", "unused", "dangling"} {
+		b.ok(t, "image", "build", "-q", "-t", tag, "--build-arg", "n="+tag, "--label", "is="+tag, ".")
+	}
+	b.ok(t, "image", "tag", "busybox", "dangling")
+	b.ok(t, "container", "run", "-d", "--name", "runs", "--network", "bridge", "runs", "sleep", "1000")
+	b.ok(t, "network", "create", "idle")
+	b.ok(t, "network", "create", "--label", "keep", "kept")
+	b.ok(t, "network", "create", "busy")
+	stop := func() {
+		t.Helper()
+		b.ok(t, "container", "run", "--name", "stopped", "--network", "busy", "-v", "named:/named", "stopped", "sh", "-c", "head -c 1000000 /dev/urandom > /mine; echo > /v/x")
+	}
+	stop()
+	has := func(out string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("no %q in\n%s", w, out)
+			}
+		}
+	}
+	id := func(kind, name string) string {
+		t.Helper()
+		return strings.TrimSpace(b.ok(t, kind, "inspect", "-f", "{{.Id}}", name))
+	}
+	has(b.foretold(t, "network", "prune", "--filter", "label!=keep"), "idle\n")
+	stopped := id("container", "stopped")
+	has(b.foretold(t, "container", "prune"), stopped, "reclaimed space: 1.0")
+	has(b.foretold(t, "volume", "prune"), "Deleted Volumes:")
+	has(b.foretold(t, "image", "prune"), "Deleted Images:\ndeleted: sha256:", "MB\n") // its layer is the build cache's as well
+	unused := id("image", "unused")
+	has(b.foretold(t, "image", "prune", "--all", "--filter", "label=is=unused"), "untagged: unused:latest\ndeleted: "+unused)
+	b.foretold(t, "builder", "prune", "--filter", "type=source.local")
+
+	t.Run("system prune counts what goes with what goes", func(t *testing.T) {
+		stop()
+		image := id("image", "stopped")
+		out := b.foretold(t, "system", "prune", "--all", "--volumes")
+		has(out, "Deleted Containers:", "\nbusy\n", "Deleted Volumes:", "Deleted build cache objects:", "deleted: "+image)
+		if strings.Contains(out, "named") {
+			t.Errorf("a named volume was removed:\n%s", out)
+		}
+		if use := b.diskUse(t); use["Images"][0] != "1" || use["Build Cache"][0] != "0" || !strings.HasPrefix(use["Images"][3], "0B") {
+			t.Errorf("left: %q", use)
+		}
+	})
+	t.Run("what runs stays", func(t *testing.T) {
+		b.ok(t, "container", "restart", "-t", "0", "runs")
+		if out := b.ok(t, "container", "exec", "runs", "cat", "/n"); out != "runs\n" {
+			t.Errorf("%q", out)
+		}
+		b.ok(t, "system", "check")
+	})
+}

@@ -54,7 +54,7 @@ func (e *Engine) ImagesDisk(ctx context.Context) (ImagesDisk, error) {
 		return ImagesDisk{}, err
 	}
 	u.Size += blobs
-	removed, err := e.PruneImages(ctx, image.PruneOptions{All: true, DryRun: true})
+	removed, err := e.PruneImages(ctx, PruneImagesOptions{PruneOptions: image.PruneOptions{All: true, DryRun: true}})
 	u.Reclaimable = removed.Bytes
 	return u, err
 }

@@ -9,13 +9,22 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/snapshot"
 )
+
+// PruneImagesOptions say what PruneImages removes.
+type PruneImagesOptions struct {
+	image.PruneOptions
+	// Without are containers, and WithoutCache says that it is the build cache,
+	// that a dry run takes as removed already.
+	Without      []string
+	WithoutCache bool
+}
 
 // PruneImages removes images as image.Store.Prune does, and the unpacked layers
 // that nothing has any more; the bytes are those of both. No image is removed
-// that a container is made from. A dry run may take the containers without as
-// removed already.
-func (e *Engine) PruneImages(ctx context.Context, o image.PruneOptions, without ...string) (image.Removed, error) {
+// that a container is made from.
+func (e *Engine) PruneImages(ctx context.Context, o PruneImagesOptions) (image.Removed, error) {
 	images, err := e.Images()
 	if err != nil {
 		return image.Removed{}, err
@@ -28,15 +37,15 @@ func (e *Engine) PruneImages(ctx context.Context, o image.PruneOptions, without 
 	keep := images.DiffIDs
 	var removed image.Removed
 	if o.DryRun {
-		o.InUse = func(id digest.Digest) []string { return e.imageUsers(id, without) }
+		o.InUse = func(id digest.Digest) []string { return e.imageUsers(id, o.Without) }
 		keep = func() (map[digest.Digest]bool, error) {
 			kept, err := images.DiffIDs()
 			maps.DeleteFunc(kept, func(d digest.Digest, _ bool) bool { return slices.Contains(removed.Layers, d) })
 			return kept, err
 		}
 	}
-	removed, err = images.Prune(ctx, o)
-	collected, collectErr := layers.Collect(ctx, o.DryRun, keep, without...)
+	removed, err = images.Prune(ctx, o.PruneOptions)
+	collected, collectErr := layers.Collect(ctx, snapshot.CollectOptions{DryRun: o.DryRun, Without: o.Without, WithoutLent: o.WithoutCache}, keep)
 	removed.Bytes += collected.Bytes
 	return removed, errors.Join(err, collectErr)
 }
@@ -52,7 +61,7 @@ func (e *Engine) CollectLayers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = layers.Collect(ctx, false, images.DiffIDs)
+	_, err = layers.Collect(ctx, snapshot.CollectOptions{}, images.DiffIDs)
 	return err
 }
 

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // PruneFilter says which unused volumes to remove.
@@ -74,6 +77,47 @@ func (s *Store) Prune(ctx context.Context, filter PruneFilter, inUse func(name s
 	}
 	errs = append(errs, s.sweep())
 	return report, errors.Join(errs...)
+}
+
+// Prunable tells what Prune would remove.
+func (s *Store) Prunable(ctx context.Context, filter PruneFilter, inUse func(name string) bool) (PruneReport, error) {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return PruneReport{}, err
+	}
+	defer unlock()
+	list, err := s.List()
+	errs := []error{err}
+	var report PruneReport
+	for _, v := range list {
+		if !filter.match(v) || inUse(v.Name) {
+			continue
+		}
+		free, err := s.free(v.Name)
+		if err == nil && free {
+			var n int64
+			n, err = diskUsage(s.dir(v.Name))
+			report.Deleted = append(report.Deleted, v.Name)
+			report.Reclaimed += n
+		}
+		errs = append(errs, err)
+	}
+	slices.Sort(report.Deleted)
+	return report, errors.Join(errs...)
+}
+
+// free tells whether nobody fills or otherwise works on a volume.
+func (s *Store) free(name string) (bool, error) {
+	dir, err := os.Open(s.dir(name))
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	err = flock(dir, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // retireMatching returns where the content of each removed volume went.

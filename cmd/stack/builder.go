@@ -132,9 +132,8 @@ func printRecords(out io.Writer, records []request.Record, verbose bool) {
 }
 
 type builderPruneOptions struct {
-	All    bool
-	Filter []string
-	Force  bool
+	pruneFlags
+	All bool
 	// Sizes as the user wrote them.
 	KeepStorage, Reserved, MaxUsed, MinFree string
 	Verbose                                 bool
@@ -155,8 +154,7 @@ func newBuilderPruneCmd(a *app, runF func(context.Context, *app, *builderPruneOp
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.All, "all", "a", false, "Remove all unused build cache, not just dangling ones")
-	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "until=24h")`)
-	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	o.add(f, "until=24h")
 	f.StringVar(&o.KeepStorage, "keep-storage", "", "Amount of disk space to keep for cache")
 	f.StringVar(&o.Reserved, "reserved-space", "", "Amount of disk space always allowed to keep for cache")
 	f.StringVar(&o.MaxUsed, "max-used-space", "", "Maximum amount of disk space allowed to keep for cache")
@@ -186,32 +184,29 @@ func runBuilderPrune(ctx context.Context, a *app, o *builderPruneOptions) error 
 			return fmt.Errorf("cannot use --%s %q: %w", size.flag, size.text, err)
 		}
 	}
-	if !o.Force {
-		what := "all dangling build cache"
-		if o.All {
-			what = "all build cache"
-		}
-		ok, err := a.confirm("WARNING! This will remove " + what + ". Are you sure you want to continue? [y/N] ")
-		if err != nil || !ok {
-			return err
-		}
+	what := " all dangling build cache. "
+	if o.All {
+		what = " all build cache. "
+	}
+	if ok, err := a.agreed(o.pruneFlags, what); err != nil || !ok {
+		return err
 	}
 	var r request.Records
 	if err := a.builder(ctx, a, "prune", q, &r); err != nil {
 		return err
 	}
 	printRecords(a.out, r.Records, o.Verbose)
-	var total int64
-	for _, x := range r.Records {
-		total += x.Size
+	title := "Total:"
+	if a.global.DryRun {
+		title = "Would be freed:"
 	}
-	fmt.Fprintf(a.out, "Total:\t%s\n", units.HumanSize(float64(total)))
+	fmt.Fprintf(a.out, "%s\t%s\n", title, units.HumanSize(float64(r.Size())))
 	return nil
 }
 
 // cacheQuery translates filters into BuildKit's: those of one query hold together.
 func (a *app) cacheQuery(filters []string) (*request.Cache, error) {
-	q := &request.Cache{DataRoot: a.roots().Data, RunRoot: a.roots().Run}
+	q := &request.Cache{DataRoot: a.roots().Data, RunRoot: a.roots().Run, DryRun: a.global.DryRun}
 	var parts []string
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")

@@ -2,19 +2,15 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 
 	"github.com/spf13/cobra"
 
-	"github.com/stack-run/stack/cmd/stack/internal/when"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 )
 
-type containerPruneOptions struct {
-	Filter []string
-	Force  bool
-}
+type containerPruneOptions struct{ pruneFlags }
 
 func newContainerPruneCmd(a *app, runF func(context.Context, *app, *containerPruneOptions) error) *cobra.Command {
 	if runF == nil {
@@ -29,64 +25,57 @@ func newContainerPruneCmd(a *app, runF func(context.Context, *app, *containerPru
 			return runF(ctx, a, o)
 		}),
 	}
-	f := cmd.Flags()
-	f.StringArrayVar(&o.Filter, "filter", nil, "Provide filter values (e.g. \"until=<timestamp>\")")
-	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	o.add(cmd.Flags(), "until=<timestamp>")
 	return cmd
 }
 
 func runContainerPrune(ctx context.Context, a *app, o *containerPruneOptions) error {
-	if !o.Force {
-		ok, err := a.confirm("WARNING! This will remove all stopped containers.\nAre you sure you want to continue? [y/N] ")
-		if err != nil || !ok {
-			return err
-		}
+	if ok, err := a.agreed(o.pruneFlags, " all stopped containers.\n"); err != nil || !ok {
+		return err
 	}
-	deleted, err := a.pruneContainers(ctx, o.Filter)
-	if len(deleted) > 0 {
-		fmt.Fprintln(a.out, "Deleted Containers:")
-		for _, id := range deleted {
-			fmt.Fprintln(a.out, id)
-		}
-		fmt.Fprintln(a.out)
-	}
+	ids, reclaimed, err := a.pruneContainers(ctx, o.Filter)
+	a.printPruned("Containers", ids)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.out, "Total reclaimed space: 0B")
+	a.printReclaimed(reclaimed)
 	return nil
 }
 
-// pruneContainers removes stopped containers. Those of a Compose project are
-// stopped, not forgotten: they count as well, as with docker.
-func (a *app) pruneContainers(ctx context.Context, filter []string) (deleted []string, err error) {
-	f, err := parseFilters(filter, "until", "label", "label!")
+// pruneContainers removes stopped containers and returns their IDs and the bytes
+// of their files. Those of a Compose project are stopped, not forgotten: they
+// count as well, as with docker. Volumes stay; "volume prune" takes them.
+func (a *app) pruneContainers(ctx context.Context, filter []string) (ids []string, reclaimed int64, err error) {
+	f, err := a.pruneFilters(filter)
 	if err != nil {
-		return nil, err
-	}
-	limit := a.now()
-	for _, u := range f["until"] {
-		if limit, err = when.Parse(u, a.now()); err != nil {
-			return nil, err
-		}
+		return nil, 0, err
 	}
 	v, err := a.engine(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	cs, err := v.Containers(ctx, compose.Selector{All: true, OneOff: true})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	size, err := a.containerSizes(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var errs []error
 	for _, c := range cs {
 		stopped := c.State.Phase == engine.Exited || c.State.Phase == engine.Created || c.State.Phase == engine.Dead
-		if !stopped || !c.Created.Before(limit) || !f.labels("label", c.Spec.Labels) || !f.none("label!") && f.labels("label!", c.Spec.Labels) {
+		if !stopped || !f.match(c.Created, c.Spec.Labels) {
 			continue
 		}
-		if err := v.Remove(ctx, idSelector(c), compose.StopOptions{Volumes: true}, nil); err != nil {
-			return deleted, err
+		own, _ := size(c)
+		if !a.global.DryRun {
+			if err := v.Remove(ctx, idSelector(c), compose.StopOptions{}, nil); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
-		deleted = append(deleted, c.ID)
+		ids, reclaimed = append(ids, c.ID), reclaimed+own
 	}
-	return deleted, nil
+	return ids, reclaimed, errors.Join(errs...)
 }

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/when"
@@ -121,9 +119,8 @@ func newImageTagCmd(a *app) *cobra.Command {
 }
 
 type imagePruneOptions struct {
-	All    bool
-	Filter []string
-	Force  bool
+	pruneFlags
+	All bool
 }
 
 func newImagePruneCmd(a *app, runF func(context.Context, *app, *imagePruneOptions) error) *cobra.Command {
@@ -139,57 +136,58 @@ func newImagePruneCmd(a *app, runF func(context.Context, *app, *imagePruneOption
 			return runF(ctx, a, o)
 		}),
 	}
-	f := cmd.Flags()
-	f.BoolVarP(&o.All, "all", "a", false, "Remove all unused images, not just dangling ones")
-	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "until=<timestamp>")`)
-	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "Remove all unused images, not just dangling ones")
+	o.add(cmd.Flags(), "until=<timestamp>")
 	return cmd
 }
 
 func runImagePrune(ctx context.Context, a *app, o *imagePruneOptions) error {
-	if !o.Force {
-		what := "all dangling images"
-		if o.All {
-			what = "all images without at least one container associated to them"
-		}
-		ok, err := a.confirm("WARNING! This will remove " + what + ".\nAre you sure you want to continue? [y/N] ")
-		if err != nil || !ok {
-			return err
-		}
+	what := " all dangling images.\n"
+	if o.All {
+		what = " all images without at least one container associated to them.\n"
 	}
-	removed, err := a.pruneImages(ctx, o.All, o.Filter)
-	if len(removed.Untagged)+len(removed.Deleted) > 0 {
-		fmt.Fprintln(a.out, "Deleted Images:")
-		a.printRemovedLower(removed)
-		fmt.Fprintln(a.out)
+	if ok, err := a.agreed(o.pruneFlags, what); err != nil || !ok {
+		return err
 	}
+	removed, err := a.pruneImages(ctx, o.All, o.Filter, pruned{})
+	a.printPruned("Images", imageLines(removed))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.out, "Total reclaimed space:", units.HumanSize(float64(removed.Bytes)))
+	a.printReclaimed(removed.Bytes)
 	return nil
 }
 
-// printRemovedLower is printRemoved in the words of prune.
-func (a *app) printRemovedLower(r image.Removed) {
-	var b bytes.Buffer
+// imageLines are the lines of a prune verb about images.
+func imageLines(r image.Removed) []string {
+	var lines []string
 	for _, name := range r.Untagged {
-		fmt.Fprintln(&b, "untagged:", name)
+		lines = append(lines, "untagged: "+name)
 	}
 	for _, id := range r.Deleted {
-		fmt.Fprintln(&b, "deleted:", id)
+		lines = append(lines, "deleted: "+id.String())
 	}
-	b.WriteTo(a.out)
+	return lines
 }
 
-func (a *app) pruneImages(ctx context.Context, all bool, filter []string) (image.Removed, error) {
-	f, err := parseFilters(filter, "until", "label", "label!")
+// pruneImages removes unused images. A dry run takes what is in without as removed
+// already.
+func (a *app) pruneImages(ctx context.Context, all bool, filter []string, without pruned) (image.Removed, error) {
+	f, err := parseFilters(filter, "until", "label", "label!", "dangling")
 	if err != nil {
 		return image.Removed{}, err
 	}
-	po := image.PruneOptions{All: all, Labels: f["label"], NotLabels: f["label!"], DryRun: a.global.DryRun}
+	if dangling, set, err := f.flag("dangling"); err != nil {
+		return image.Removed{}, err
+	} else if set {
+		all = !dangling
+	}
+	o := engine.PruneImagesOptions{
+		PruneOptions: image.PruneOptions{All: all, Labels: f["label"], NotLabels: f["label!"], DryRun: a.global.DryRun},
+		Without:      without.containers, WithoutCache: without.cache,
+	}
 	for _, u := range f["until"] {
-		if po.Until, err = when.Parse(u, a.now()); err != nil {
+		if o.Until, err = when.Parse(u, a.now()); err != nil {
 			return image.Removed{}, err
 		}
 	}
@@ -197,7 +195,7 @@ func (a *app) pruneImages(ctx context.Context, all bool, filter []string) (image
 	if err != nil {
 		return image.Removed{}, err
 	}
-	return e.PruneImages(ctx, po)
+	return e.PruneImages(ctx, o)
 }
 
 func (a *app) completeImages(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -13,7 +13,6 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/format"
 	"github.com/stack-run/stack/cmd/stack/internal/runspec"
 	"github.com/stack-run/stack/cmd/stack/internal/summary"
-	"github.com/stack-run/stack/cmd/stack/internal/when"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
@@ -258,10 +257,7 @@ func (a *app) removeNetwork(ctx context.Context, ref string, used map[string][]e
 	return m.Remove(ctx, n.Name)
 }
 
-type networkPruneOptions struct {
-	Filter []string
-	Force  bool
-}
+type networkPruneOptions struct{ pruneFlags }
 
 func newNetworkPruneCmd(a *app, runF func(context.Context, *app, *networkPruneOptions) error) *cobra.Command {
 	if runF == nil {
@@ -276,40 +272,25 @@ func newNetworkPruneCmd(a *app, runF func(context.Context, *app, *networkPruneOp
 			return runF(ctx, a, o)
 		}),
 	}
-	f := cmd.Flags()
-	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "until=<timestamp>")`)
-	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	o.add(cmd.Flags(), "until=<timestamp>")
 	return cmd
 }
 
 func runNetworkPrune(ctx context.Context, a *app, o *networkPruneOptions) error {
-	if !o.Force {
-		ok, err := a.confirm("WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue? [y/N] ")
-		if err != nil || !ok {
-			return err
-		}
+	if ok, err := a.agreed(o.pruneFlags, " all custom networks not used by at least one container.\n"); err != nil || !ok {
+		return err
 	}
-	deleted, err := a.pruneNetworks(ctx, o.Filter)
-	if len(deleted) > 0 {
-		fmt.Fprintln(a.out, "Deleted Networks:")
-		for _, name := range deleted {
-			fmt.Fprintln(a.out, name)
-		}
-		fmt.Fprintln(a.out)
-	}
+	names, err := a.pruneNetworks(ctx, o.Filter, nil)
+	a.printPruned("Networks", names)
 	return err
 }
 
-func (a *app) pruneNetworks(ctx context.Context, filter []string) (deleted []string, err error) {
-	f, err := parseFilters(filter, "until", "label", "label!")
+// pruneNetworks removes unused networks. A dry run takes the containers without
+// as removed already.
+func (a *app) pruneNetworks(ctx context.Context, filter, without []string) (names []string, err error) {
+	f, err := a.pruneFilters(filter)
 	if err != nil {
 		return nil, err
-	}
-	limit := a.now()
-	for _, u := range f["until"] {
-		if limit, err = when.Parse(u, a.now()); err != nil {
-			return nil, err
-		}
 	}
 	m, err := a.networks()
 	if err != nil {
@@ -325,23 +306,19 @@ func (a *app) pruneNetworks(ctx context.Context, filter []string) (deleted []str
 	}
 	var errs []error
 	for _, n := range all {
-		if n.Name == runspec.DefaultNetwork {
-			continue // it goes by itself
-		}
-		if len(used[n.Name]) > 0 || n.Created.After(limit) || !f.labels("label", n.Labels) || !f.none("label!") && f.labels("label!", n.Labels) {
+		isUsed := slices.ContainsFunc(used[n.Name], func(c engine.Container) bool { return !slices.Contains(without, c.ID) })
+		if isUsed || !f.match(n.Created, n.Labels) {
 			continue
 		}
-		err := m.Remove(ctx, n.Name)
-		if errors.Is(err, netns.ErrInUse) {
-			continue // since just now, or by one that leaves just now
+		if !a.global.DryRun {
+			if err := m.Remove(ctx, n.Name); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		deleted = append(deleted, n.Name)
+		names = append(names, n.Name)
 	}
-	return deleted, errors.Join(errs...)
+	return names, errors.Join(errs...)
 }
 
 func (a *app) completeNetworks(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {

@@ -3,15 +3,19 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -89,6 +93,7 @@ func TestImages(t *testing.T) {
 	matches(t, s.must(t, "image", "rm", "registry:5000/copy"), `Untagged: registry:5000/copy:latest Deleted: `+id)
 	matches(t, s.must(t, "image", "load", "-i", archive), `Loaded image: hand/made:1`)
 	matches(t, s.must(t, "system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"), `Images 1 0 Containers 5 4 Local Volumes 0 0 Build Cache 0 0`)
+	matches(t, s.must(t, "--dry-run", "image", "prune", "-a"), `Would delete Images: untagged: hand/made:1 deleted: `+id+` Total space that would be reclaimed: [0-9.]+k?B`)
 	matches(t, s.must(t, "image", "prune", "-af"), `Deleted Images: untagged: hand/made:1 deleted: `+id+` Total reclaimed space: [0-9.]+k?B`)
 	if _, errOut, code := s.do(t, "image", "rm", "hand/made:1"); code != 1 || !strings.Contains(errOut, "hand/made:1") {
 		t.Errorf("exit code %d, %s", code, errOut)
@@ -108,12 +113,70 @@ func TestVolumes(t *testing.T) {
 	matches(t, s.must(t, "volume", "ls", "--filter", "label=tier", "--format", `{{.Name}} {{.Label "tier"}} {{.Links}}`), `shop_data back 1`)
 	matches(t, s.must(t, "volume", "inspect", "-f", "{{.Name}} {{.Driver}} {{.Labels.tier}} {{.Scope}}", "shop_data"), `shop_data local back local`)
 	matches(t, s.must(t, "-p", "shop", "volumes"), `DRIVER VOLUME NAME local shop_data`)
+	matches(t, s.must(t, "--dry-run", "volume", "prune"), `Would delete Volumes: `+anonymous+` Total space that would be reclaimed: [0-9.]+k?B`)
 	matches(t, s.must(t, "volume", "prune", "-f"), `Deleted Volumes: `+anonymous+` Total reclaimed space: [0-9.]+k?B`)
 	matches(t, s.must(t, "volume", "rm", "shop_data"), `shop_data`)
 	if _, errOut, code := s.do(t, "volume", "rm", "shop_data"); code != 1 || !strings.Contains(errOut, "shop_data") {
 		t.Errorf("exit code %d, %s", code, errOut)
 	}
 	s.must(t, "volume", "rm", "-f", "shop_data")
+}
+
+func TestContainerPrune(t *testing.T) {
+	s := newStore(t)
+	stopped := id('e')
+	matches(t, s.must(t, "--dry-run", "container", "prune"), `Would delete Containers: `+stopped+` Total space that would be reclaimed: 0B`)
+	matches(t, s.must(t, "container", "prune", "-f", "--filter", "until=2s"), `Deleted Containers: `+stopped+` Total reclaimed space: 0B`)
+	matches(t, s.must(t, "container", "prune", "-f", "--filter", "until=10m"), `Total reclaimed space: 0B`)
+	if got := s.fake.noted(); !slices.Equal(got, []string{"remove e00 all"}) {
+		t.Errorf("the engine was asked to %q", got)
+	}
+}
+
+func TestPruneFilters(t *testing.T) {
+	s := newStore(t)
+	for _, test := range []struct {
+		options string
+		want    bool
+	}{
+		{"", true}, {"label=a", true}, {"label=a=1", true}, {"label=a=2", false}, {"label=a label=c", false},
+		{"label!=a", false}, {"label!=a=2", true}, {"label!=c label!=b", false}, {"label=a label!=c", true},
+		{"until=1h", true}, {"until=3h", false},
+	} {
+		f, err := s.app.pruneFilters(strings.Fields(test.options))
+		if got := f.match(clock().Add(-2*time.Hour), map[string]string{"a": "1", "b": ""}); err != nil || got != test.want {
+			t.Errorf("%q: %t, %v", test.options, got, err)
+		}
+	}
+}
+
+// The build cache is the builder's: what it is asked depends on the flags.
+func TestSystemPruneAsksTheBuilder(t *testing.T) {
+	s := newStore(t)
+	data := t.TempDir()
+	s.environ = append(s.environ, "STACK_DATA_ROOT="+data, "STACK_RUN_ROOT="+t.TempDir())
+	var asked []request.Cache
+	s.app.builder = func(_ context.Context, _ *app, verb string, ask, result any) error {
+		if verb != "prune" {
+			t.Errorf("the builder is asked to %s", verb)
+		}
+		asked = append(asked, *ask.(*request.Cache))
+		result.(*request.Records).Records = []request.Record{{ID: "x", Size: 1000}, {ID: "y", Size: 1, Shared: true}}
+		return nil
+	}
+	s.must(t, "system", "prune", "-f")
+	if len(asked) > 0 {
+		t.Error("the builder was asked though there is no build cache")
+	}
+	if err := os.Mkdir(request.StateDir(data), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	matches(t, s.must(t, "system", "prune", "-af", "--filter", "until=10m"), `Deleted build cache objects: x y Total reclaimed space: 1kB`)
+	s.must(t, "--dry-run", "system", "prune", "--filter", "label!=keep")
+	s.must(t, "system", "prune", "-f", "--filter", "label=mine")
+	if len(asked) != 2 || !asked[0].All || asked[0].Keep != 10*time.Minute || asked[0].DryRun || asked[1].All || !asked[1].DryRun {
+		t.Errorf("the builder was asked %+v", asked)
+	}
 }
 
 func TestPruneAsks(t *testing.T) {
@@ -125,6 +188,7 @@ func TestPruneAsks(t *testing.T) {
   - all networks not used by at least one container
   - all anonymous volumes not used by at least one container
   - all dangling images
+  - unused build cache
 
   Items to be pruned will be filtered with:
   - label=x

@@ -3,17 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/engine/build/request"
 )
 
 type systemPruneOptions struct {
+	pruneFlags
 	All     bool
-	Filter  []string
-	Force   bool
 	Volumes bool
 }
 
@@ -32,23 +33,23 @@ func newSystemPruneCmd(a *app, runF func(context.Context, *app, *systemPruneOpti
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.All, "all", "a", false, "Remove all unused images not just dangling ones")
-	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "label=<key>=<value>")`)
-	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	o.add(f, "label=<key>=<value>")
 	f.BoolVar(&o.Volumes, "volumes", false, "Prune anonymous volumes")
 	return cmd
 }
 
-func (o *systemPruneOptions) question() string {
+// removes says what will be removed, for the question.
+func (o *systemPruneOptions) removes() string {
 	what := []string{"all stopped containers", "all networks not used by at least one container"}
 	if o.Volumes {
 		what = append(what, "all anonymous volumes not used by at least one container")
 	}
 	if o.All {
-		what = append(what, "all images without at least one container associated to them")
+		what = append(what, "all images without at least one container associated to them", "all build cache")
 	} else {
-		what = append(what, "all dangling images")
+		what = append(what, "all dangling images", "unused build cache")
 	}
-	text := "WARNING! This will remove:\n"
+	text := ":\n"
 	for _, w := range what {
 		text += "  - " + w + "\n"
 	}
@@ -58,53 +59,84 @@ func (o *systemPruneOptions) question() string {
 			text += "  - " + f + "\n"
 		}
 	}
-	return text + "\nAre you sure you want to continue? [y/N] "
+	return text + "\n"
+}
+
+// pruned is what is gone already, or in a dry run would be.
+type pruned struct {
+	containers []string // IDs
+	cache      bool     // all of the build cache
 }
 
 func runSystemPrune(ctx context.Context, a *app, o *systemPruneOptions) error {
 	if o.Volumes && slices.ContainsFunc(o.Filter, func(f string) bool { return strings.HasPrefix(f, "until=") }) {
 		return fmt.Errorf(`the "until" filter is not supported with "--volumes"`)
 	}
-	if !o.Force {
-		ok, err := a.confirm(o.question())
-		if err != nil || !ok {
-			return err
-		}
+	if ok, err := a.agreed(o.pruneFlags, o.removes()); err != nil || !ok {
+		return err
 	}
-	list := func(title string, names []string) {
-		if len(names) == 0 {
-			return
-		}
-		fmt.Fprintf(a.out, "Deleted %s:\n%s\n\n", title, strings.Join(names, "\n"))
-	}
-	deleted, err := a.pruneContainers(ctx, o.Filter)
-	list("Containers", deleted)
+	var gone pruned
+	var err error
+	var total int64
+	gone.containers, total, err = a.pruneContainers(ctx, o.Filter)
+	a.printPruned("Containers", gone.containers)
 	if err != nil {
 		return err
 	}
-	deleted, err = a.pruneNetworks(ctx, o.Filter)
-	list("Networks", deleted)
+	networks, err := a.pruneNetworks(ctx, o.Filter, gone.containers)
+	a.printPruned("Networks", networks)
 	if err != nil {
 		return err
 	}
-	var reclaimed int64
 	if o.Volumes {
-		report, err := a.pruneVolumes(ctx, false, o.Filter)
-		list("Volumes", report.Deleted)
-		reclaimed += report.Reclaimed
+		report, err := a.pruneVolumes(ctx, false, o.Filter, gone.containers)
+		a.printPruned("Volumes", report.Deleted)
 		if err != nil {
 			return err
 		}
+		total += report.Reclaimed
 	}
-	removed, err := a.pruneImages(ctx, o.All, o.Filter)
-	if len(removed.Untagged)+len(removed.Deleted) > 0 {
-		fmt.Fprintln(a.out, "Deleted Images:")
-		a.printRemovedLower(removed)
-		fmt.Fprintln(a.out)
+	// Before the images, which then have alone what they shared with it.
+	cache, err := a.pruneBuildCache(ctx, o)
+	var ids []string
+	for _, r := range cache.Records {
+		ids = append(ids, r.ID)
 	}
+	slices.Sort(ids)
+	a.printPruned("build cache objects", ids)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.out, "Total reclaimed space:", units.HumanSize(float64(reclaimed+removed.Bytes)))
+	gone.cache = cache.Empties
+	images, err := a.pruneImages(ctx, o.All, o.Filter, gone)
+	a.printPruned("Images", imageLines(images))
+	if err != nil {
+		return err
+	}
+	a.printReclaimed(total + cache.Size() + images.Bytes)
 	return nil
+}
+
+// pruneBuildCache prunes the build cache. What is in it has no labels, so none of
+// it has one that is asked for.
+func (a *app) pruneBuildCache(ctx context.Context, o *systemPruneOptions) (request.Records, error) {
+	f, err := parseFilters(o.Filter, "until", "label", "label!")
+	if err != nil {
+		return request.Records{}, err
+	}
+	if _, err := os.Stat(request.StateDir(a.roots().Data)); err != nil || !f.none("label") {
+		return request.Records{}, nil // nothing was ever built
+	}
+	var until []string
+	for _, u := range f["until"] {
+		until = append(until, "until="+u)
+	}
+	q, err := a.cacheQuery(until)
+	if err != nil {
+		return request.Records{}, err
+	}
+	q.All = o.All
+	var r request.Records
+	err = a.builder(ctx, a, "prune", q, &r)
+	return r, err
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/format"
@@ -299,9 +298,8 @@ func runVolumeRm(ctx context.Context, a *app, o *volumeRmOptions) error {
 }
 
 type volumePruneOptions struct {
-	All    bool
-	Filter []string
-	Force  bool
+	pruneFlags
+	All bool
 }
 
 func newVolumePruneCmd(a *app, runF func(context.Context, *app, *volumePruneOptions) error) *cobra.Command {
@@ -317,40 +315,31 @@ func newVolumePruneCmd(a *app, runF func(context.Context, *app, *volumePruneOpti
 			return runF(ctx, a, o)
 		}),
 	}
-	f := cmd.Flags()
-	f.BoolVarP(&o.All, "all", "a", false, "Remove all unused volumes, not just anonymous ones")
-	f.StringArrayVar(&o.Filter, "filter", nil, `Provide filter values (e.g. "label=<label>")`)
-	f.BoolVarP(&o.Force, "force", "f", false, "Do not prompt for confirmation")
+	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "Remove all unused volumes, not just anonymous ones")
+	o.add(cmd.Flags(), "label=<label>")
 	return cmd
 }
 
 func runVolumePrune(ctx context.Context, a *app, o *volumePruneOptions) error {
-	if !o.Force {
-		what := "anonymous local volumes"
-		if o.All {
-			what = "all local volumes"
-		}
-		ok, err := a.confirm("WARNING! This will remove " + what + " not used by at least one container.\nAre you sure you want to continue? [y/N] ")
-		if err != nil || !ok {
-			return err
-		}
+	what := "anonymous local volumes"
+	if o.All {
+		what = "all local volumes"
 	}
-	report, err := a.pruneVolumes(ctx, o.All, o.Filter)
-	if len(report.Deleted) > 0 {
-		fmt.Fprintln(a.out, "Deleted Volumes:")
-		for _, name := range report.Deleted {
-			fmt.Fprintln(a.out, name)
-		}
-		fmt.Fprintln(a.out)
+	if ok, err := a.agreed(o.pruneFlags, " "+what+" not used by at least one container.\n"); err != nil || !ok {
+		return err
 	}
+	report, err := a.pruneVolumes(ctx, o.All, o.Filter, nil)
+	a.printPruned("Volumes", report.Deleted)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.out, "Total reclaimed space:", units.HumanSize(float64(report.Reclaimed)))
+	a.printReclaimed(report.Reclaimed)
 	return nil
 }
 
-func (a *app) pruneVolumes(ctx context.Context, all bool, filter []string) (volumes.PruneReport, error) {
+// pruneVolumes removes unused volumes. A dry run takes the containers without as
+// removed already.
+func (a *app) pruneVolumes(ctx context.Context, all bool, filter, without []string) (volumes.PruneReport, error) {
 	f, err := volumes.ParsePruneFilter(filter)
 	if err != nil {
 		return volumes.PruneReport{}, err
@@ -363,6 +352,10 @@ func (a *app) pruneVolumes(ctx context.Context, all bool, filter []string) (volu
 	store, err := e.Volumes()
 	if err != nil {
 		return volumes.PruneReport{}, err
+	}
+	if a.global.DryRun {
+		users := e.VolumeUsers(without...)
+		return store.Prunable(ctx, f, func(name string) bool { return len(users(name)) > 0 })
 	}
 	users := e.VolumeUsers()
 	return store.Prune(ctx, f, func(name string) bool { return len(users(name)) > 0 })

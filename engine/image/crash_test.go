@@ -152,7 +152,7 @@ func TestKilledImportsLeaveACleanStore(t *testing.T) {
 	if _, err := s.Prune(ctx, image.PruneOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := layers.Collect(ctx, false, s.DiffIDs); err != nil {
+	if _, err := layers.Collect(ctx, snapshot.CollectOptions{}, s.DiffIDs); err != nil {
 		t.Fatal(err)
 	}
 	check(t, root)
@@ -165,7 +165,7 @@ func TestKilledImportsLeaveACleanStore(t *testing.T) {
 	if _, err := s.Remove(ctx, "crash", image.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := layers.Collect(ctx, false, s.DiffIDs)
+	c, err := layers.Collect(ctx, snapshot.CollectOptions{}, s.DiffIDs)
 	if err != nil || len(c.Layers) != 1 || c.Layers[0] != img.DiffIDs()[0] {
 		t.Errorf("collected %v, %v", c, err)
 	}

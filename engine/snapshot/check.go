@@ -203,7 +203,7 @@ func (c *layerCheck) replace(ctx context.Context, tmp, name string) (string, err
 		return "", errors.Join(err, exchange())
 	}
 	// What was derived from the old one may be wrong too.
-	used, err := c.s.used()
+	used, err := c.s.used(CollectOptions{})
 	if err != nil {
 		return "", err
 	}

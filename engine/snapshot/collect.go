@@ -23,12 +23,21 @@ type Collected struct {
 	Bytes  int64           // of disk, as LayerInfo.Disk counts
 }
 
+// CollectOptions say what Collect does.
+type CollectOptions struct {
+	// DryRun only reports. It takes the containers Without, and with WithoutLent
+	// those whom layers are lent to, as removed already.
+	DryRun      bool
+	Without     []string
+	WithoutLent bool
+}
+
 // Collect removes the layers that neither keep, called while no layer can come
 // into use, returns, nor a container has, nor are lent, and what killed processes
-// left. dryRun only reports, and takes the containers without as removed already.
-func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[digest.Digest]bool, error), without ...string) (Collected, error) {
-	if !dryRun {
-		without = nil
+// left.
+func (s *Store) Collect(ctx context.Context, o CollectOptions, keep func() (map[digest.Digest]bool, error)) (Collected, error) {
+	if !o.DryRun {
+		o = CollectOptions{}
 	}
 	lock, err := flock.Exclusive(ctx, s.lockPath())
 	if err != nil {
@@ -44,8 +53,8 @@ func (s *Store) Collect(ctx context.Context, dryRun bool, keep func() (map[diges
 		return Collected{}, err
 	}
 	gone := slices.DeleteFunc(all, func(d digest.Digest) bool { return kept[d] })
-	c, err := s.removeLayers(ctx, gone, dryRun, without...)
-	if err == nil && !dryRun {
+	c, err := s.removeLayers(ctx, gone, o)
+	if err == nil && !o.DryRun {
 		err = errors.Join(s.removeLeftovers(), s.removeTemporaries())
 	}
 	return c, err
@@ -59,14 +68,13 @@ func (s *Store) RemoveLayer(ctx context.Context, diffIDs ...digest.Digest) (Coll
 		return Collected{}, err
 	}
 	defer lock.Unlock()
-	return s.removeLayers(ctx, diffIDs, false)
+	return s.removeLayers(ctx, diffIDs, CollectOptions{})
 }
 
 // removeLayers removes layers with the store's lock held. First go the stacks
-// that name them, so that no one finds a stack with a layer missing. What the
-// containers without have does not count as used.
-func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, dryRun bool, without ...string) (Collected, error) {
-	used, err := s.used(without...)
+// that name them, so that no one finds a stack with a layer missing.
+func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, o CollectOptions) (Collected, error) {
+	used, err := s.used(o)
 	if err != nil {
 		return Collected{}, err
 	}
@@ -90,7 +98,7 @@ func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, dryRu
 		c.Layers = append(c.Layers, d)
 		c.Bytes += info.Disk
 	}
-	if dryRun || len(gone) == 0 {
+	if o.DryRun || len(gone) == 0 {
 		return c, nil
 	}
 	fixes, err := s.removeStacks(gone)
@@ -169,12 +177,12 @@ func (s *Store) removeStacks(gone map[string]bool) ([]string, error) {
 	return slices.DeleteFunc(fixes, func(name string) bool { return kept[name] }), nil
 }
 
-// used returns the names of the layer directories that containers, except those
-// without, have or that are lent.
-func (s *Store) used(without ...string) (map[string]bool, error) {
+// used returns the names of the layer directories that containers have or that
+// are lent, without those that o leaves out.
+func (s *Store) used(o CollectOptions) (map[string]bool, error) {
 	used := make(map[string]bool)
 	err := s.eachContainer(func(id string, dirs []string) error {
-		if slices.Contains(without, id) {
+		if slices.Contains(o.Without, id) {
 			return nil
 		}
 		for _, name := range dirs {
@@ -182,8 +190,8 @@ func (s *Store) used(without ...string) (map[string]bool, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || o.WithoutLent {
+		return used, err
 	}
 	err = s.eachLent(func(_, name string) error {
 		used[name] = true

@@ -108,14 +108,14 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 		}
 	}
 	keep := func() (map[digest.Digest]bool, error) { return nil, nil }
-	c, err := s.Collect(t.Context(), true, keep)
+	c, err := s.Collect(t.Context(), CollectOptions{DryRun: true}, keep)
 	if err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) || c.Bytes == 0 {
 		t.Errorf("dry run: %+v, %v", c, err)
 	}
-	if c, err := s.Collect(t.Context(), true, keep, "c"); err != nil || len(c.Layers) != 3 {
+	if c, err := s.Collect(t.Context(), CollectOptions{DryRun: true, Without: []string{"c"}}, keep); err != nil || len(c.Layers) != 3 {
 		t.Errorf("dry run without the container: %+v, %v", c, err)
 	}
-	if c, err = s.Collect(t.Context(), false, keep); err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) {
+	if c, err = s.Collect(t.Context(), CollectOptions{}, keep); err != nil || !slices.Equal(c.Layers, []digest.Digest{b[1]}) {
 		t.Errorf("collected %+v, %v", c, err)
 	}
 	for _, name := range []string{"tmp", "locks"} {
@@ -145,7 +145,7 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	if err := s.Remove(t.Context(), "c"); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := s.Collect(t.Context(), false, keep); err != nil || len(c.Layers) != 3 {
+	if c, err := s.Collect(t.Context(), CollectOptions{}, keep); err != nil || len(c.Layers) != 3 {
 		t.Errorf("collected %+v, %v", c, err)
 	}
 }
@@ -219,7 +219,7 @@ func TestLayerOfWhichNothingIsKnown(t *testing.T) {
 	}
 	damageInfo(t, s, layers[0].DiffID)
 	damageInfo(t, s, other[0])
-	c, err := s.Collect(t.Context(), false, func() (map[digest.Digest]bool, error) { return nil, nil })
+	c, err := s.Collect(t.Context(), CollectOptions{}, func() (map[digest.Digest]bool, error) { return nil, nil })
 	if err != nil || !slices.Equal(c.Layers, other) || c.Bytes == 0 {
 		t.Errorf("collected %+v, %v", c, err)
 	}

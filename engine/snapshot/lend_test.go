@@ -42,14 +42,14 @@ func TestLentLayersStay(t *testing.T) {
 	}
 	keep := func() (map[digest.Digest]bool, error) { return nil, nil }
 	for _, gone := range []string{one, two} {
-		if c, err := s.Collect(t.Context(), false, keep); err != nil || len(c.Layers) != 0 {
+		if c, err := s.Collect(t.Context(), CollectOptions{}, keep); err != nil || len(c.Layers) != 0 {
 			t.Fatalf("collected %+v of what is lent, %v", c, err)
 		}
 		if err := os.RemoveAll(filepath.Dir(gone)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if c, err := s.Collect(t.Context(), false, keep); err != nil || len(c.Layers) != 1 {
+	if c, err := s.Collect(t.Context(), CollectOptions{}, keep); err != nil || len(c.Layers) != 1 {
 		t.Errorf("collected %+v once nobody has it, %v", c, err)
 	}
 	if err := s.Lend(t.Context(), d, borrower(t, s, "3")); !errors.Is(err, ErrNotUnpacked) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	bk "github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/util/disk"
 
 	"github.com/stack-run/stack/engine/build/request"
 )
@@ -16,24 +17,41 @@ func (c *Client) Usage(ctx context.Context, q *request.Cache) (*request.Records,
 		return nil, err
 	}
 	defer conn.Close()
-	infos, err := conn.DiskUsage(ctx, bk.WithFilter(q.Filters))
+	records, err := usage(ctx, conn, q.Filters)
+	return &request.Records{Records: records}, err
+}
+
+func usage(ctx context.Context, conn *bk.Client, filters []string) ([]request.Record, error) {
+	infos, err := conn.DiskUsage(ctx, bk.WithFilter(filters))
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the build cache: %w", err)
 	}
-	out := &request.Records{}
+	var out []request.Record
 	for _, i := range infos {
-		out.Records = append(out.Records, record(*i))
+		out = append(out, record(*i))
 	}
 	return out, nil
 }
 
-// Prune removes what q says from the build cache and returns what is gone.
+// Prune removes what q says from the build cache, or only looks what would be
+// removed, and returns that.
 func (c *Client) Prune(ctx context.Context, q *request.Cache) (*request.Records, error) {
 	conn, err := c.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
+	before, err := usage(ctx, conn, nil)
+	if err != nil {
+		return nil, err
+	}
+	if q.DryRun {
+		return c.prunable(ctx, conn, before, q)
+	}
+	shared := make(map[string]bool) // BuildKit does not say so of what is gone
+	for _, x := range before {
+		shared[x.ID] = x.Shared
+	}
 	options := []bk.PruneOption{bk.WithFilter(q.Filters), bk.WithKeepOpt(q.Keep, q.Reserved, q.MaxUsed, q.MinFree)}
 	if q.All {
 		options = append(options, bk.PruneAll)
@@ -43,8 +61,10 @@ func (c *Client) Prune(ctx context.Context, q *request.Cache) (*request.Records,
 	go func() {
 		out := &request.Records{}
 		for i := range gone {
+			i.Shared = shared[i.ID]
 			out.Records = append(out.Records, record(i))
 		}
+		out.Empties = len(out.Records) == len(before)
 		collected <- out
 	}()
 	err = conn.Prune(ctx, gone, options...)
@@ -54,6 +74,30 @@ func (c *Client) Prune(ctx context.Context, q *request.Cache) (*request.Records,
 		return out, fmt.Errorf("cannot prune the build cache: %w", err)
 	}
 	return out, nil
+}
+
+// prunable tells what Prune would remove.
+func (c *Client) prunable(ctx context.Context, conn *bk.Client, all []request.Record, q *request.Cache) (*request.Records, error) {
+	matching, err := usage(ctx, conn, q.Filters)
+	if err != nil {
+		return nil, err
+	}
+	r := rules{all: q.All, matching: make(map[string]bool), keep: keepBytes(all, q, 0)}
+	for _, x := range matching {
+		r.matching[x.ID] = true
+	}
+	if q.MinFree > 0 {
+		stat, err := disk.GetDiskStat(request.StateDir(q.DataRoot))
+		if err != nil {
+			return nil, fmt.Errorf("cannot look how full the disk is: %w", err)
+		}
+		r.keep = keepBytes(all, q, stat.Free)
+	}
+	if q.Keep > 0 {
+		r.unusedSince = c.Now().Add(-q.Keep)
+	}
+	gone := r.prunable(all)
+	return &request.Records{Records: gone, Empties: len(gone) == len(all)}, nil
 }
 
 func record(i bk.UsageInfo) request.Record {

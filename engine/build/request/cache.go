@@ -17,6 +17,8 @@ type Cache struct {
 	// Sizes are in bytes, 0 is no limit: what is always kept, what is kept at
 	// most, and what must be free on the disk.
 	Reserved, MaxUsed, MinFree int64
+	// DryRun only tells what would be removed.
+	DryRun bool `json:"dryRun,omitempty"`
 }
 
 // Record is one entry of the build cache.
@@ -37,4 +39,17 @@ type Record struct {
 // Records answers a Cache.
 type Records struct {
 	Records []Record `json:"records"`
+	// Empties says that, for prune, nothing is left in the cache.
+	Empties bool `json:"empties,omitempty"`
+}
+
+// Size adds up what the records take by themselves. What they share with images
+// is not theirs to free.
+func (r Records) Size() (bytes int64) {
+	for _, x := range r.Records {
+		if !x.Shared {
+			bytes += x.Size
+		}
+	}
+	return bytes
 }
