@@ -2,8 +2,9 @@ package compose
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
-	"slices"
 
 	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
@@ -47,10 +48,6 @@ func (c *Client) Disconnect(ctx context.Context, container, network string, forc
 	return c.call(ctx, r.Project, "connect", req, nil, nil)
 }
 
-// mountPoints are made in a container's layer for what is mounted over them, and
-// are no change of its files.
-var mountPoints = []string{"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
-
 // Diff calls change for each path in which a container differs from its image:
 // 'A' added, 'C' changed, 'D' deleted.
 func (c *Client) Diff(ctx context.Context, container string, change func(kind byte, path string) error) error {
@@ -67,7 +64,7 @@ func (c *Client) Diff(ctx context.Context, container string, change func(kind by
 		return err
 	}
 	for _, ch := range changes {
-		if slices.Contains(mountPoints, ch.Path) {
+		if engine.IsMountPoint(ch.Path) {
 			continue
 		}
 		if err := change(ch.String()[0], ch.Path); err != nil {
@@ -77,9 +74,36 @@ func (c *Client) Diff(ctx context.Context, container string, change func(kind by
 	return nil
 }
 
-// Export writes a container's files as a tar archive.
+// Export writes a container's files as a tar archive, without volumes and what
+// else is mounted.
 func (c *Client) Export(ctx context.Context, container string, w io.Writer) error {
-	return c.CopyFrom(ctx, container, "/.", false, w)
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return err
+	}
+	layers, err := c.Engine.Layers()
+	if err != nil {
+		return err
+	}
+	return layers.ArchiveRoot(ctx, r.ID, w)
+}
+
+// Commit makes an image of a container and returns its ID. With pause a running
+// container rests meanwhile, so that no file is half written in it.
+func (c *Client) Commit(ctx context.Context, container string, o engine.CommitOptions, pause bool) (id string, err error) {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return "", err
+	}
+	if pause && r.State.Phase == engine.Running {
+		s := Selector{IDs: []string{r.ID}}
+		if err := c.Pause(ctx, s, nil); err != nil {
+			return "", fmt.Errorf("cannot commit container %s: %w", r.Spec.Name, err)
+		}
+		defer func() { err = errors.Join(err, c.Unpause(context.WithoutCancel(ctx), s, nil)) }()
+	}
+	img, err := c.Engine.Commit(ctx, r, o)
+	return img.ID.String(), err
 }
 
 // StartAttached starts a stopped container with the caller's streams connected.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,103 +73,10 @@ func (c *Client) CopyFrom(ctx context.Context, container, name string, followLin
 	if strings.HasSuffix(name, "/.") {
 		base = "."
 	}
-	if err := archive(ctx, tw, at, base, map[inode]string{}); err != nil {
+	if err := snapshot.Archive(ctx, tw, at, base); err != nil {
 		return fmt.Errorf("cannot copy %s:%s: %w", container, name, err)
 	}
 	return tw.Close()
-}
-
-type inode struct{ dev, ino uint64 }
-
-// archive adds what f, opened with O_PATH, stands for, and all below it.
-func archive(ctx context.Context, tw *tar.Writer, f *os.File, name string, links map[inode]string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	h := &tar.Header{
-		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
-		ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec), Format: tar.FormatPAX,
-	}
-	kind := st.Mode & unix.S_IFMT
-	if kind != unix.S_IFDIR && st.Nlink > 1 {
-		key := inode{st.Dev, st.Ino}
-		if first, seen := links[key]; seen {
-			h.Typeflag, h.Linkname = tar.TypeLink, first
-			return tw.WriteHeader(h)
-		}
-		links[key] = name
-	}
-	self := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	switch kind {
-	case unix.S_IFREG:
-		h.Typeflag, h.Size = tar.TypeReg, st.Size
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		r, err := os.Open(self)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		_, err = io.CopyN(tw, r, st.Size)
-		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("%s shrank while it was read", name)
-		}
-		return err
-	case unix.S_IFLNK:
-		buf := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(int(f.Fd()), "", buf)
-		if err != nil {
-			return err
-		}
-		h.Typeflag, h.Linkname = tar.TypeSymlink, string(buf[:n])
-		return tw.WriteHeader(h)
-	case unix.S_IFCHR, unix.S_IFBLK:
-		h.Typeflag = tar.TypeChar
-		if kind == unix.S_IFBLK {
-			h.Typeflag = tar.TypeBlock
-		}
-		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
-		return tw.WriteHeader(h)
-	case unix.S_IFIFO:
-		h.Typeflag = tar.TypeFifo
-		return tw.WriteHeader(h)
-	case unix.S_IFSOCK:
-		return nil // tar has no word for it, and docker cp leaves it out too
-	}
-	h.Typeflag, h.Name = tar.TypeDir, name+"/"
-	if err := tw.WriteHeader(h); err != nil {
-		return err
-	}
-	dir, err := os.Open(self)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		fd, err := unix.Openat(int(dir.Fd()), n, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			if err == unix.ENOENT {
-				continue
-			}
-			return &os.PathError{Op: "open", Path: path.Join(name, n), Err: err}
-		}
-		child := os.NewFile(uintptr(fd), n)
-		err = archive(ctx, tw, child, path.Join(name, n), links)
-		child.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // CopyTo unpacks a tar archive into dir of the container. With keepOwner the

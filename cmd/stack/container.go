@@ -35,6 +35,7 @@ func group(name, short string, subcommands ...*cobra.Command) *cobra.Command {
 func newContainerCmd(a *app) *cobra.Command {
 	return group("container", "Manage containers",
 		newContainerAttachCmd(a),
+		newContainerCommitCmd(a, nil),
 		newContainerCpCmd(a),
 		newContainerCreateCmd(a, nil),
 		newContainerDiffCmd(a, nil),

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 )
@@ -24,48 +23,6 @@ func newContainerCpCmd(a *app) *cobra.Command {
 	f.BoolVarP(&o.FollowLink, "follow-link", "L", false, "Always follow symbol link in SRC_PATH")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress progress output during copy. Progress output is automatically suppressed if no terminal is attached")
 	return cmd
-}
-
-type containerExportOptions struct {
-	Name   string // argument
-	Output string
-}
-
-func newContainerExportCmd(a *app, runF func(context.Context, *app, *containerExportOptions) error) *cobra.Command {
-	if runF == nil {
-		runF = runContainerExport
-	}
-	o := &containerExportOptions{}
-	cmd := &cobra.Command{
-		Use:   "export [OPTIONS] CONTAINER",
-		Short: "Export a container's filesystem as a tar archive",
-		Args:  exactArgs(1),
-		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			o.Name = args[0]
-			return runF(ctx, a, o)
-		}),
-		ValidArgsFunction: a.completeContainers,
-	}
-	cmd.Flags().StringVarP(&o.Output, "output", "o", "", "Write to a file, instead of STDOUT")
-	return cmd
-}
-
-// exporter is an engine that can archive a container's layers without what is
-// mounted over them.
-type exporter interface {
-	Export(ctx context.Context, container string, w io.Writer) error
-}
-
-func runContainerExport(ctx context.Context, a *app, o *containerExportOptions) error {
-	v, err := a.engine(ctx)
-	if err != nil {
-		return err
-	}
-	e, ok := v.(exporter)
-	if !ok {
-		return notSupported("export a container")
-	}
-	return a.writeOutput(o.Output, "the container's files", func(w io.Writer) error { return e.Export(ctx, o.Name, w) })
 }
 
 type containerDiffOptions struct {

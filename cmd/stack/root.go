@@ -49,6 +49,8 @@ func verbTable() []verb {
 		{name: "attach", group: groupProject, build: func(a *app) *cobra.Command { return newAttachCmd(a, nil) }},
 		{name: "wait", group: groupProject, build: func(a *app) *cobra.Command { return newWaitCmd(a, nil) }},
 		{name: "cp", group: groupProject, build: func(a *app) *cobra.Command { return newCpCmd(a, nil) }},
+		{name: "commit", group: groupProject, build: func(a *app) *cobra.Command { return newCommitCmd(a, nil) }},
+		{name: "export", group: groupProject, build: func(a *app) *cobra.Command { return newExportCmd(a, nil) }},
 		{name: "top", group: groupProject, build: func(a *app) *cobra.Command { return newTopCmd(a, nil) }},
 		{name: "port", group: groupProject, build: func(a *app) *cobra.Command { return newPortCmd(a, nil) }},
 		{name: "stats", group: groupProject, build: func(a *app) *cobra.Command { return newStatsCmd(a, nil) }},

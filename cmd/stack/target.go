@@ -108,7 +108,8 @@ func parseScale(args []string) (map[string]int, error) {
 // target is one for verbs that exist for services and for containers.
 func (a *app) target(ctx context.Context, v compose.Verbs, verb, name string, index int, container bool) (engine.Container, error) {
 	if !container {
-		return a.one(ctx, v, verb, name, index, verb != "cp")
+		ofFiles := verb == "cp" || verb == "commit" || verb == "export" // which a stopped one has too
+		return a.one(ctx, v, verb, name, index, !ofFiles)
 	}
 	cs, err := v.Containers(ctx, compose.Selector{IDs: []string{name}, All: true})
 	if err != nil {

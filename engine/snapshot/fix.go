@@ -231,7 +231,11 @@ func (a dirAttributes) apply(dir string) error {
 // readXattrs returns the extended attributes of path, which may be a link,
 // without those of overlayfs.
 func readXattrs(path string) (map[string]string, error) {
-	size, err := unix.Llistxattr(path, nil)
+	return collectXattrs(path, unix.Llistxattr, unix.Lgetxattr)
+}
+
+func collectXattrs(path string, list func(string, []byte) (int, error), get func(string, string, []byte) (int, error)) (map[string]string, error) {
+	size, err := list(path, nil)
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		return nil, nil
 	}
@@ -239,15 +243,16 @@ func readXattrs(path string) (map[string]string, error) {
 		return nil, err
 	}
 	buf := make([]byte, size)
-	if size, err = unix.Llistxattr(path, buf); err != nil {
+	if size, err = list(path, buf); err != nil {
 		return nil, err
 	}
 	all := make(map[string]string)
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:size]), "\x00"), "\x00") {
-		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		// Where overlayfs hid all of them there is one, empty name.
+		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}
-		n, err := unix.Lgetxattr(path, name, nil)
+		n, err := get(path, name, nil)
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
@@ -256,7 +261,7 @@ func readXattrs(path string) (map[string]string, error) {
 		}
 		value := make([]byte, n)
 		if n > 0 {
-			if n, err = unix.Lgetxattr(path, name, value); err != nil {
+			if n, err = get(path, name, value); err != nil {
 				return nil, err
 			}
 		}

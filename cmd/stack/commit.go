@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/engine"
+)
+
+type commitOptions struct {
+	engine.CommitOptions
+	Name      string // argument: a service, or with container a container
+	Index     int
+	Pause     bool
+	NoPause   bool
+	container bool
+}
+
+func newCommitCmd(a *app, runF func(context.Context, *app, *commitOptions) error) *cobra.Command {
+	o := &commitOptions{}
+	cmd := commitCmd(a, o, runF)
+	cmd.Use = "commit [OPTIONS] SERVICE [REPOSITORY[:TAG]]"
+	cmd.Short = "Create a new image from a service container's changes"
+	cmd.ValidArgsFunction = a.completeServices
+	cmd.Flags().IntVar(&o.Index, "index", 0, "Index of the container if service has multiple replicas")
+	cmd.Flags().BoolVarP(&o.Pause, "pause", "p", true, "Pause container during commit")
+	return cmd
+}
+
+func newContainerCommitCmd(a *app, runF func(context.Context, *app, *commitOptions) error) *cobra.Command {
+	o := &commitOptions{container: true}
+	cmd := commitCmd(a, o, runF)
+	cmd.Use = "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]"
+	cmd.Short = "Create a new image from a container's changes"
+	cmd.ValidArgsFunction = a.completeContainers
+	cmd.Flags().BoolVar(&o.NoPause, "no-pause", false, "Disable pausing container during commit")
+	cmd.Flags().BoolVarP(&o.Pause, "pause", "p", true, "Pause container during commit")
+	cmd.Flags().MarkDeprecated("pause", "and enabled by default; use --no-pause to disable pausing")
+	return cmd
+}
+
+// commitCmd is what both verbs have in common.
+func commitCmd(a *app, o *commitOptions, runF func(context.Context, *app, *commitOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runCommit
+	}
+	cmd := &cobra.Command{
+		Args: cobra.RangeArgs(1, 2),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Name = args[0]
+			if len(args) > 1 {
+				o.Ref = args[1]
+			}
+			return runF(ctx, a, o)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Author, "author", "a", "", `Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")`)
+	f.StringArrayVarP(&o.Changes, "change", "c", nil, "Apply Dockerfile instruction to the created image")
+	f.StringVarP(&o.Message, "message", "m", "", "Commit message")
+	return cmd
+}
+
+// committer is an engine that can make an image of a container.
+type committer interface {
+	Commit(ctx context.Context, container string, o engine.CommitOptions, pause bool) (id string, err error)
+}
+
+func runCommit(ctx context.Context, a *app, o *commitOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := a.target(ctx, v, "commit", o.Name, o.Index, o.container)
+	if err != nil {
+		return err
+	}
+	e, ok := v.(committer)
+	if !ok {
+		return notSupported("commit a container")
+	}
+	if a.global.DryRun {
+		fmt.Fprintln(a.out, "Would commit", c.Spec.Name)
+		return nil
+	}
+	id, err := e.Commit(ctx, c.ID, o.CommitOptions, o.Pause && !o.NoPause)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, id)
+	return nil
+}
+
+type exportOptions struct {
+	Name      string // argument: a service, or with container a container
+	Index     int
+	Output    string
+	container bool
+}
+
+func newExportCmd(a *app, runF func(context.Context, *app, *exportOptions) error) *cobra.Command {
+	o := &exportOptions{}
+	cmd := exportCmd(a, o, runF)
+	cmd.Use = "export [OPTIONS] SERVICE"
+	cmd.Short = "Export a service container's filesystem as a tar archive"
+	cmd.ValidArgsFunction = a.completeServices
+	cmd.Flags().IntVar(&o.Index, "index", 0, "Index of the container if service has multiple replicas")
+	return cmd
+}
+
+func newContainerExportCmd(a *app, runF func(context.Context, *app, *exportOptions) error) *cobra.Command {
+	o := &exportOptions{container: true}
+	cmd := exportCmd(a, o, runF)
+	cmd.Use = "export [OPTIONS] CONTAINER"
+	cmd.Short = "Export a container's filesystem as a tar archive"
+	cmd.ValidArgsFunction = a.completeContainers
+	return cmd
+}
+
+// exportCmd is what both verbs have in common.
+func exportCmd(a *app, o *exportOptions, runF func(context.Context, *app, *exportOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runExport
+	}
+	cmd := &cobra.Command{
+		Args: exactArgs(1),
+		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Name = args[0]
+			return runF(ctx, a, o)
+		}),
+	}
+	cmd.Flags().StringVarP(&o.Output, "output", "o", "", "Write to a file, instead of STDOUT")
+	return cmd
+}
+
+// exporter is an engine that can archive a container's layers without what is
+// mounted over them.
+type exporter interface {
+	Export(ctx context.Context, container string, w io.Writer) error
+}
+
+func runExport(ctx context.Context, a *app, o *exportOptions) error {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := a.target(ctx, v, "export", o.Name, o.Index, o.container)
+	if err != nil {
+		return err
+	}
+	e, ok := v.(exporter)
+	if !ok {
+		return notSupported("export a container")
+	}
+	return a.writeOutput(o.Output, "the container's files", func(w io.Writer) error { return e.Export(ctx, c.ID, w) })
+}
