@@ -56,9 +56,9 @@ e2e: setup
 	@# The program under test is not an import, so go cannot know a result to be old.
 	$(GO) test -count=1 -p 1 -timeout 15m ./e2e/...
 
-## peer: exchange images with Docker, podman, skopeo and buildah; compare with Docker
+## peer: exchange images with Docker, podman, skopeo and buildah; compare builds and confinement
 peer: setup
-	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/security -peer
+	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/dockerfiles ./e2e/security -peer
 
 ## faults: kill each command that changes the image store at fifty random moments
 faults: setup

@@ -37,6 +37,15 @@ func Buildx(ctx context.Context) (string, error) {
 	return built(ctx, "docker-buildx", module, BuildxVersion, "/cmd/buildx", "-s -w -X "+module+"/version.Version="+BuildxVersion)
 }
 
+// BuildKitVersion is the BuildKit that Dockerfiles are built with for comparison,
+// the one in stack-builder.
+const BuildKitVersion = "v0.33.0"
+
+// BuildKit returns the path of a BuildKit daemon, built from source once.
+func BuildKit(ctx context.Context) (string, error) {
+	return built(ctx, "buildkitd", "github.com/moby/buildkit", BuildKitVersion, "/cmd/buildkitd", "-s -w")
+}
+
 // RegistryVersion is the registry that is built: the reference implementation
 // of the distribution specification.
 const RegistryVersion = "v3.1.2"

@@ -27,6 +27,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
 	buildworker "github.com/moby/buildkit/worker"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
@@ -98,6 +99,8 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 		cancel()
 	})
 	server := grpc.NewServer(grpc.StatsHandler(idle),
+		// They carry what is behind an error, such as the place in the Dockerfile.
+		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize))
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	controller.Register(server)

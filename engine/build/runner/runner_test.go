@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/moby/buildkit/executor"
@@ -94,5 +96,33 @@ func TestAdapt(t *testing.T) {
 	adapt(insecure, pb.SecurityMode_INSECURE)
 	if len(insecure.Linux.MaskedPaths) != 0 {
 		t.Errorf("an insecure command has masked paths %v", insecure.Linux.MaskedPaths)
+	}
+}
+
+func TestHomeOfABuildCommand(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		env  []string
+		uid  uint32
+		want string
+	}{
+		{nil, 0, "HOME=/root"},
+		{nil, 33, "HOME=/var/www"},
+		{nil, 1234, "HOME=/"},
+		{[]string{"HOME=/mine"}, 0, "HOME=/mine"},
+	} {
+		got := withHome(tt.env, root, tt.uid)
+		if len(got) != 1 || got[0] != tt.want {
+			t.Errorf("of user %d with %q: %q, want %q", tt.uid, tt.env, got, tt.want)
+		}
+	}
+	if got := withHome(nil, t.TempDir(), 0); got[0] != "HOME=/" {
+		t.Errorf("without users: %q", got)
 	}
 }

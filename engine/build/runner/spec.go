@@ -52,6 +52,7 @@ func (r *Runner) spec(ctx context.Context, id string, b *bundle, n *namespace, m
 		}
 	}()
 	spec.Process.Terminal = meta.Tty
+	spec.Process.Env = withHome(spec.Process.Env, b.root, uid)
 	spec.Linux.CgroupsPath = filepath.Join(r.cgroupParent(), id)
 	if meta.CgroupParent != "" {
 		spec.Linux.CgroupsPath = filepath.Join("/", meta.CgroupParent, id)
@@ -64,6 +65,22 @@ func (r *Runner) spec(ctx context.Context, id string, b *bundle, n *namespace, m
 	}
 	adapt(spec, meta.SecurityMode)
 	return spec, release, nil
+}
+
+// withHome adds the user's home directory where the environment has none, "/"
+// for a user that the image does not know, as runc does.
+func withHome(env []string, root string, uid uint32) []string {
+	if slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
+		return env
+	}
+	home := "/"
+	if passwd, err := fs.RootPath(root, "/etc/passwd"); err == nil {
+		found, err := user.ParsePasswdFileFilter(passwd, func(u user.User) bool { return u.Uid == int(uid) })
+		if err == nil && len(found) > 0 && found[0].Home != "" {
+			home = found[0].Home
+		}
+	}
+	return append(env, "HOME="+home)
 }
 
 // mountOverlays mounts overlays in the bundle and has the container bind them:

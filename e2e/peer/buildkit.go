@@ -1,0 +1,99 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// BuildKitDaemon is a BuildKit daemon of our own that runs containers with runc, and
+// the docker build that speaks to it.
+type BuildKitDaemon struct {
+	dir    string
+	buildx string
+	daemon *exec.Cmd
+	ended  chan error
+}
+
+// StartBuildKit starts a daemon with its data below dir. Registries at host are
+// spoken to in plain HTTP.
+func StartBuildKit(ctx context.Context, program, buildx, dir, host string) (*BuildKitDaemon, error) {
+	if _, err := exec.LookPath("runc"); err != nil {
+		return nil, errors.New("cannot start BuildKit: there is no runc; install one, such as Debian's runc")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	b := &BuildKitDaemon{dir: dir, buildx: buildx, ended: make(chan error, 1)}
+	config := filepath.Join(dir, "buildkitd.toml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "[registry.%q]\n  http = true\n", host), 0o600); err != nil {
+		return nil, err
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	b.daemon = exec.Command(program, "--config", config, "--addr", b.address(), "--root", filepath.Join(dir, "data"),
+		"--oci-worker-binary", "runc", "--oci-worker-net", "host", "--containerd-worker=false",
+		"--allow-insecure-entitlement", "security.insecure", "--allow-insecure-entitlement", "network.host")
+	b.daemon.Stdout, b.daemon.Stderr = in, in
+	b.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err = b.daemon.Start()
+	in.Close()
+	if err != nil {
+		out.Close()
+		return nil, fmt.Errorf("cannot start BuildKit: %w", err)
+	}
+	go func() { b.ended <- b.daemon.Wait() }()
+	ready := make(chan error, 1)
+	go func() {
+		defer out.Close()
+		ready <- awaitLine(out, "running server on")
+		io.Copy(io.Discard, out)
+	}()
+	select {
+	case err = <-ready:
+	case <-time.After(time.Minute):
+		err = errors.New("it did not listen after a minute")
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err == nil {
+		_, err = Run(b.Buildx(ctx, "create", "--name", "peer", "--driver", "remote", b.address()))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot start BuildKit: %w", err), b.Close())
+	}
+	return b, nil
+}
+
+func (b *BuildKitDaemon) address() string {
+	return "unix://" + filepath.Join(b.dir, "buildkitd.sock")
+}
+
+// Buildx is a buildx command, what "docker build" is today.
+func (b *BuildKitDaemon) Buildx(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, b.buildx, args...)
+	cmd.Env = append(os.Environ(), "HOME="+b.dir, "DOCKER_CONFIG="+filepath.Join(b.dir, "config"), "BUILDX_BUILDER=peer", "BUILDX_NO_DEFAULT_ATTESTATIONS=1")
+	return cmd
+}
+
+// Close ends the daemon.
+func (b *BuildKitDaemon) Close() error {
+	if err := b.daemon.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-b.ended:
+	case <-time.After(time.Minute):
+		b.daemon.Process.Kill()
+		<-b.ended
+	}
+	return RemoveCgroups("buildkit") // where BuildKit puts its containers
+}
