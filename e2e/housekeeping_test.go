@@ -158,3 +158,42 @@ func TestPruneDoesWhatTheDryRunSays(t *testing.T) {
 		b.ok(t, "system", "check")
 	})
 }
+
+func TestPlatformsOfAnImage(t *testing.T) {
+	b := newBuildBox(t)
+	b.write(t, "Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /of-$TARGETARCH\n")
+	b.ok(t, "image", "build", "-q", "--platform", "linux/amd64,linux/arm64", "-t", "multi", ".")
+	platforms := func() string {
+		t.Helper()
+		var out []string
+		for line := range strings.Lines(b.ok(t, "image", "ls", "--tree", "multi")) {
+			if _, p, ok := strings.Cut(line, "─ "); ok {
+				out = append(out, strings.Fields(p)[0])
+			}
+		}
+		return strings.Join(out, " ")
+	}
+	if got := platforms(); got != "linux/amd64 linux/arm64" {
+		t.Fatalf("built for %q", got)
+	}
+	b.ok(t, "image", "save", "-o", "both.tar", "multi")
+	b.ok(t, "image", "save", "-o", "arm.tar", "--platform", "linux/arm64", "multi")
+	b.ok(t, "image", "rm", "--platform", "linux/arm64", "multi")
+	if got := platforms(); got != "linux/amd64" {
+		t.Errorf("after the removal of arm64 there is %q", got)
+	}
+	b.ok(t, "image", "rm", "multi")
+	b.ok(t, "image", "load", "-i", "arm.tar")
+	if got := platforms(); got != "linux/arm64" {
+		t.Errorf("saved was %q", got)
+	}
+	b.ok(t, "image", "rm", "multi")
+	b.ok(t, "image", "load", "-i", "both.tar", "--platform", "linux/amd64")
+	if got := platforms(); got != "linux/amd64" {
+		t.Errorf("loaded was %q", got)
+	}
+	if r := b.fails(t, "image", "load", "-i", "both.tar", "--platform", "linux/s390x"); !strings.Contains(r.stderr, "linux/arm64") {
+		t.Error(r)
+	}
+	b.ok(t, "system", "check")
+}

@@ -66,7 +66,7 @@ func newImageRmCmd(a *app, runF func(context.Context, *app, *imageRmOptions) err
 	f.BoolVarP(&o.Force, "force", "f", false, "Force removal of the image")
 	f.BoolVar(&o.NoPrune, "no-prune", false, "Do not delete untagged parents")
 	f.StringSliceVar(&o.Platform, "platform", nil, "Remove only the given platform variant.")
-	ignore(f, "no-prune", "platform")
+	ignore(f, "no-prune")
 	return cmd
 }
 
@@ -77,7 +77,7 @@ func runImageRm(ctx context.Context, a *app, o *imageRmOptions) error {
 	}
 	failed := false
 	for _, name := range o.Names {
-		removed, err := store.Remove(ctx, name, image.RemoveOptions{Force: o.Force, InUse: e.ImageUsers})
+		removed, err := removeImage(ctx, store, name, o.Platform, image.RemoveOptions{Force: o.Force, InUse: e.ImageUsers})
 		a.printRemoved(removed)
 		if err != nil && !(o.Force && image.IsNotFound(err)) {
 			failed = true
@@ -91,6 +91,22 @@ func runImageRm(ctx context.Context, a *app, o *imageRmOptions) error {
 		return exitError{code: exitGeneral}
 	}
 	return nil
+}
+
+// removeImage removes an image, or of it what is for some platforms.
+func removeImage(ctx context.Context, store *image.Store, name string, platforms []string, o image.RemoveOptions) (image.Removed, error) {
+	if len(platforms) == 0 {
+		return store.Remove(ctx, name, o)
+	}
+	var all image.Removed
+	for _, p := range platforms {
+		removed, err := store.RemovePlatform(ctx, name, p, o)
+		all.Untagged, all.Deleted = append(all.Untagged, removed.Untagged...), append(all.Deleted, removed.Deleted...)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
 }
 
 func (a *app) printRemoved(r image.Removed) {

@@ -45,6 +45,7 @@ type imageLsOptions struct {
 	Format    string
 	NoTrunc   bool
 	Quiet     bool
+	Tree      bool
 }
 
 func newImageLsCmd(a *app, runF func(context.Context, *app, *imageLsOptions) error) *cobra.Command {
@@ -71,8 +72,7 @@ func newImageLsCmd(a *app, runF func(context.Context, *app, *imageLsOptions) err
 	f.StringVar(&o.Format, "format", "", formatHelp)
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only show image IDs")
-	f.Bool("tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
-	ignore(f, "tree")
+	f.BoolVar(&o.Tree, "tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
 	return cmd
 }
 
@@ -131,12 +131,15 @@ func runImageLs(ctx context.Context, a *app, o *imageLsOptions) error {
 	if err != nil {
 		return err
 	}
+	all = slices.DeleteFunc(all, func(img image.Image) bool {
+		return !keep(img) || restricted && dangling != (len(img.Names) == 0)
+	})
+	if o.Tree {
+		return a.printImageTree(ctx, e, all, o, f["reference"])
+	}
 	var rows []imageRow
 	seen := map[string]bool{}
 	for _, img := range all {
-		if !keep(img) || restricted && dangling != (len(img.Names) == 0) {
-			continue
-		}
 		for _, r := range imageRows(img, e, a.now(), o, f["reference"]) {
 			if o.Quiet && seen[r.ID] {
 				continue

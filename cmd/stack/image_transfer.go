@@ -122,7 +122,6 @@ func newImageLoadCmd(a *app, runF func(context.Context, *app, *imageLoadOptions)
 	f.StringVarP(&o.Input, "input", "i", "", "Read from tar archive file, instead of STDIN")
 	f.StringSliceVar(&o.Platform, "platform", nil, "Load only the given platform(s).")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress the load output")
-	ignore(f, "platform")
 	return cmd
 }
 
@@ -136,7 +135,7 @@ func runImageLoad(ctx context.Context, a *app, o *imageLoadOptions) error {
 	if err != nil {
 		return err
 	}
-	loaded, err := store.Load(ctx, r, image.LoadOptions{})
+	loaded, err := store.Load(ctx, r, image.LoadOptions{Platforms: o.Platform})
 	for _, l := range loaded {
 		for _, name := range l.Names {
 			fmt.Fprintln(a.out, "Loaded image:", name)
@@ -172,7 +171,6 @@ func newImageSaveCmd(a *app, runF func(context.Context, *app, *imageSaveOptions)
 	f := cmd.Flags()
 	f.StringVarP(&o.Output, "output", "o", "", "Write to a file, instead of STDOUT")
 	f.StringSliceVar(&o.Platform, "platform", nil, "Save only the given platform(s).")
-	ignore(f, "platform")
 	return cmd
 }
 
@@ -181,5 +179,5 @@ func runImageSave(ctx context.Context, a *app, o *imageSaveOptions) error {
 	if err != nil {
 		return err
 	}
-	return a.writeOutput(o.Output, "images", func(w io.Writer) error { return store.Save(ctx, w, o.Names...) })
+	return a.writeOutput(o.Output, "images", func(w io.Writer) error { return store.SavePlatforms(ctx, w, o.Platform, o.Names...) })
 }

@@ -87,8 +87,14 @@ func TestImages(t *testing.T) {
 	if out := s.must(t, "image", "history", "--no-trunc", "hand/made:1"); !strings.Contains(out, "made by hand") {
 		t.Errorf("history %s", out)
 	}
+	matches(t, s.must(t, "image", "ls", "--tree"), `IMAGE ID DISK USAGE CONTENT SIZE USED hand/made:1 [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B └─ linux/\w+ [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B registry:5000/copy:latest [\s\S]*`)
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	s.must(t, "image", "save", "-o", archive, "hand/made:1")
+	for _, args := range []string{"image save -o " + archive, "image rm"} {
+		if _, errOut, code := s.do(t, append(strings.Fields(args), "--platform", "linux/s390x", "hand/made:1")...); code != 1 || !strings.Contains(errOut, "not for linux/s390x") {
+			t.Errorf("%s for another platform: exit code %d, %s", args, code, errOut)
+		}
+	}
 	matches(t, s.must(t, "image", "rm", "hand/made:1"), `Untagged: hand/made:1`)
 	matches(t, s.must(t, "image", "rm", "registry:5000/copy"), `Untagged: registry:5000/copy:latest Deleted: `+id)
 	matches(t, s.must(t, "image", "load", "-i", archive), `Loaded image: hand/made:1`)

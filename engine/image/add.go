@@ -33,6 +33,8 @@ type AddOptions struct {
 	// Names are given to the image; each may have a tag or a digest. A name
 	// that another image has goes over to this one.
 	Names []string
+	// Platforms, if any, are those of an index that are taken; each must be there.
+	Platforms []string
 	// Ready, if set, is called for each image once all its blobs are there and
 	// before it has a name, for unpacking. If it fails, no name is given.
 	Ready func(context.Context, Image) error
@@ -53,6 +55,9 @@ func (s *Store) Add(ctx context.Context, lease *content.Lease, target ocispec.De
 	records, err := s.readTarget(ctx, lease, &target)
 	if err != nil {
 		return nil, err
+	}
+	if records, err = forPlatforms(records, opts.Platforms); err != nil {
+		return nil, fmt.Errorf("cannot add image %s: %w", target.Digest, err)
 	}
 	e := entry{Target: target, Updated: time.Now().UTC()}
 	var images []Image

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -267,6 +268,8 @@ func TestSeveralPlatforms(t *testing.T) {
 		t.Errorf("after load: %v", err)
 	}
 
+	t.Run("some platforms only", func(t *testing.T) { testSomePlatforms(t, s, all) })
+
 	// Of an index of which a part is not here, that part is not an image.
 	r, err := s.Remove(ctx, byPlatform["linux/arm64"].ID.String(), RemoveOptions{})
 	if err != nil || len(r.Deleted) != 1 {
@@ -279,6 +282,61 @@ func TestSeveralPlatforms(t *testing.T) {
 	r, err = s.Remove(ctx, "multi", RemoveOptions{})
 	if err != nil || len(r.Deleted) != 2 || blobCount(t, s) != 0 {
 		t.Errorf("remove: %+v, %d blobs, %v", r, blobCount(t, s), err)
+	}
+}
+
+// testSomePlatforms takes some of the platforms of the image multi in s, of which
+// all is an archive.
+func testSomePlatforms(t *testing.T, s *Store, all []byte) {
+	platforms := func(loaded []Loaded) string {
+		var out []string
+		for _, l := range loaded {
+			out = append(out, FormatPlatform(l.Image.Platform))
+			if !slices.Equal(l.Names, []string{"multi:latest"}) {
+				t.Errorf("%s has the names %q", out, l.Names)
+			}
+		}
+		return strings.Join(out, " ")
+	}
+	for _, want := range []string{"linux/arm64", "linux/amd64 linux/arm/v6"} {
+		var b bytes.Buffer
+		if err := s.SavePlatforms(t.Context(), &b, strings.Fields(want), "multi"); err != nil {
+			t.Fatal(err)
+		}
+		if got := platforms(load(t, newStore(t), b.Bytes())); got != want {
+			t.Errorf("saved %q, want %q", got, want)
+		}
+		if b.Len() >= len(all) {
+			t.Errorf("%s takes %d bytes, everything %d", want, b.Len(), len(all))
+		}
+	}
+	some := newStore(t)
+	loaded, err := some.Load(t.Context(), bytes.NewReader(all), LoadOptions{Platforms: []string{"linux/arm64", "linux/amd64"}})
+	if err != nil || platforms(loaded) != "linux/amd64 linux/arm64" {
+		t.Fatalf("loaded %+v, %v", loaded, err)
+	}
+	clean(t, some)
+	for _, p := range []string{"linux/s390x", "linux/arm/v7"} { // v6 would run on v7, and is not it
+		if err := s.SavePlatforms(t.Context(), io.Discard, []string{p}, "multi"); !IsNotFound(err) {
+			t.Errorf("saved for %s: %v", p, err)
+		}
+		if _, err := newStore(t).Load(t.Context(), bytes.NewReader(all), LoadOptions{Platforms: []string{p}}); !IsNotFound(err) || !strings.Contains(err.Error(), "linux/arm/v6") {
+			t.Errorf("loaded for %s: %v", p, err)
+		}
+		if _, err := some.RemovePlatform(t.Context(), "multi", p, RemoveOptions{}); !IsNotFound(err) {
+			t.Errorf("removed for %s: %v", p, err)
+		}
+	}
+	inUse := func(digest.Digest) []string { return []string{"a container"} }
+	if _, err := some.RemovePlatform(t.Context(), "multi", "linux/arm64", RemoveOptions{InUse: inUse}); err == nil {
+		t.Error("an image that is used was removed")
+	}
+	r, err := some.RemovePlatform(t.Context(), "multi", "linux/arm64", RemoveOptions{})
+	if err != nil || len(r.Deleted) != 1 || len(r.Untagged) != 0 {
+		t.Errorf("removed %+v, %v", r, err)
+	}
+	if r, err = some.RemovePlatform(t.Context(), "multi", "linux/amd64", RemoveOptions{}); err != nil || !slices.Equal(r.Untagged, []string{"multi:latest"}) || blobCount(t, some) != 0 {
+		t.Errorf("removed %+v, %d blobs are left, %v", r, blobCount(t, some), err)
 	}
 }
 

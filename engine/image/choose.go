@@ -44,6 +44,50 @@ func ChooseManifest(idx ocispec.Index, platform string) (ocispec.Descriptor, err
 	return best, fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), strings.Join(have, ", "))
 }
 
+// forPlatforms returns the images that are for one of the platforms, all if none
+// is given. Each must be there.
+func forPlatforms(records []record, platforms []string) ([]record, error) {
+	if len(platforms) == 0 {
+		return records, nil
+	}
+	var have []string
+	var all []ocispec.Platform
+	for _, r := range records {
+		img, err := r.image()
+		if err != nil {
+			return nil, err
+		}
+		all, have = append(all, img.Platform), append(have, FormatPlatform(img.Platform))
+	}
+	taken := make([]bool, len(records))
+	for _, name := range platforms {
+		want, err := ParsePlatform(name)
+		if err != nil {
+			return nil, err
+		}
+		found := false
+		for i, p := range all {
+			if isFor(want, p) {
+				taken[i], found = true, true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), strings.Join(have, ", "))
+		}
+	}
+	var out []record
+	for i, r := range records {
+		if taken[i] {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// isFor tells whether an image for have is the one that is meant by want, and not
+// just one that runs there.
+func isFor(want, have ocispec.Platform) bool { return matches(want, have) >= 50 }
+
 // CheckPlatform compares an image with a platform that was asked for.
 func CheckPlatform(c Config, platform string) error {
 	if platform == "" {

@@ -21,6 +21,9 @@ const maxMetadata = 64 << 20
 
 // LoadOptions say how Load works.
 type LoadOptions struct {
+	// Platforms, if any, are those that are loaded; each image must be there for
+	// all of them.
+	Platforms []string
 	// Ready is as in AddOptions.
 	Ready func(context.Context, Image) error
 }
@@ -43,8 +46,12 @@ func (s *Store) Load(ctx context.Context, r io.Reader, opts LoadOptions) ([]Load
 		return nil, err
 	}
 	images, err := s.load(ctx, lease, r, opts)
+	blobs := lease.Digests()
 	if err := s.release(ctx, lease, err); err != nil {
 		return nil, fmt.Errorf("cannot load images: %w", err)
+	}
+	if len(opts.Platforms) > 0 {
+		s.discard(ctx, blobs) // those of other platforms
 	}
 	return images, nil
 }

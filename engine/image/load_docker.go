@@ -63,7 +63,7 @@ func (a *archive) addDocker(ctx context.Context, opts LoadOptions) ([]Loaded, er
 			}
 			layers = append(layers, layer)
 		}
-		images, err := a.s.addLayers(ctx, a.lease, raw, layers, AddOptions{Names: item.RepoTags, Ready: opts.Ready})
+		images, err := a.s.addLayers(ctx, a.lease, raw, layers, AddOptions{Names: item.RepoTags, Platforms: opts.Platforms, Ready: opts.Ready})
 		if err != nil {
 			return nil, err
 		}
@@ -108,7 +108,7 @@ func (a *archive) addLegacy(ctx context.Context, opts LoadOptions) ([]Loaded, er
 		if err != nil {
 			return nil, err
 		}
-		img, err := a.s.AddLayers(ctx, a.lease, config, layers, AddOptions{Names: names[id], Ready: opts.Ready})
+		img, err := a.s.AddLayers(ctx, a.lease, config, layers, AddOptions{Names: names[id], Platforms: opts.Platforms, Ready: opts.Ready})
 		if err != nil {
 			return nil, err
 		}

@@ -52,7 +52,7 @@ func (a *archive) addLayout(ctx context.Context, opts LoadOptions) ([]Loaded, er
 			given = tags[a.configOf(target.Digest)]
 		}
 		target.Annotations = nil
-		images, err := a.s.Add(ctx, a.lease, target, AddOptions{Names: given, Ready: opts.Ready})
+		images, err := a.s.Add(ctx, a.lease, target, AddOptions{Names: given, Platforms: opts.Platforms, Ready: opts.Ready})
 		if err != nil {
 			return nil, err
 		}

@@ -98,6 +98,21 @@ func (s *Store) Remove(ctx context.Context, ref string, opts RemoveOptions) (Rem
 	return s.removeImage(ctx, members[0].ID, opts)
 }
 
+// RemovePlatform deletes of the image that ref means that for a platform only, and
+// leaves the name to the others, if there are any.
+func (s *Store) RemovePlatform(ctx context.Context, ref, platform string, opts RemoveOptions) (Removed, error) {
+	lock, err := flock.Exclusive(ctx, s.lockPath())
+	if err != nil {
+		return Removed{}, err
+	}
+	defer lock.Unlock()
+	img, err := s.resolveFor(ctx, ref, platform)
+	if err != nil {
+		return Removed{}, err
+	}
+	return s.removeImage(ctx, img.ID, opts)
+}
+
 // removeName untags e, and deletes those of its images that have no other tag.
 func (s *Store) removeName(ctx context.Context, e entry, opts RemoveOptions) (Removed, error) {
 	dropped := []entry{e}

@@ -24,6 +24,12 @@ import (
 // keeps that name; of a name for several platforms all are saved if all are
 // here, and otherwise this machine's.
 func (s *Store) Save(ctx context.Context, w io.Writer, refs ...string) error {
+	return s.SavePlatforms(ctx, w, nil, refs...)
+}
+
+// SavePlatforms is Save for the given platforms only, for each of which the
+// images must be here.
+func (s *Store) SavePlatforms(ctx context.Context, w io.Writer, platforms []string, refs ...string) error {
 	if len(refs) == 0 {
 		return errors.New("cannot save images: none is named")
 	}
@@ -34,7 +40,7 @@ func (s *Store) Save(ctx context.Context, w io.Writer, refs ...string) error {
 	defer lease.Close()
 	plan := savePlan{index: ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}}
 	for _, ref := range refs {
-		if err := s.planSave(ctx, lease, ref, &plan); err != nil {
+		if err := s.planSave(ctx, lease, ref, platforms, &plan); err != nil {
 			return err
 		}
 	}
@@ -59,11 +65,12 @@ type savedItem struct {
 
 // planSave adds ref to the plan. The blobs are leased first and looked for
 // afterwards, so that they stay until they are written.
-func (s *Store) planSave(ctx context.Context, lease *content.Lease, ref string, plan *savePlan) error {
-	img, err := s.Resolve(ctx, ref)
+func (s *Store) planSave(ctx context.Context, lease *content.Lease, ref string, platforms []string, plan *savePlan) error {
+	images, err := s.resolveEach(ctx, ref, platforms)
 	if err != nil {
 		return err
 	}
+	img := images[0]
 	ix, err := s.readIndex()
 	if err != nil {
 		return err
@@ -77,7 +84,14 @@ func (s *Store) planSave(ctx context.Context, lease *content.Lease, ref string, 
 		name = e.Name
 	}
 	blobs := img.digests()
-	if isName && e.Target.Digest != img.Manifest.Digest {
+	switch {
+	case isName && len(images) > 1:
+		// One name leads to one thing: the index, of which the rest is missing.
+		target, blobs = e.Target, []digest.Digest{e.Target.Digest}
+		for _, img := range images {
+			blobs = append(blobs, img.digests()...)
+		}
+	case isName && len(platforms) == 0 && e.Target.Digest != img.Manifest.Digest:
 		if all, err := s.reachable(ctx, lease, e.Target.Digest); err == nil {
 			target, blobs = e.Target, all
 		}
@@ -95,6 +109,40 @@ func (s *Store) planSave(ctx context.Context, lease *content.Lease, ref string, 
 	}
 	plan.add(img, target, name)
 	return nil
+}
+
+// resolveEach resolves ref for each of the platforms, or for this machine's if
+// there are none.
+func (s *Store) resolveEach(ctx context.Context, ref string, platforms []string) ([]Image, error) {
+	if len(platforms) == 0 {
+		img, err := s.Resolve(ctx, ref)
+		return []Image{img}, err
+	}
+	var images []Image
+	for _, p := range platforms {
+		img, err := s.resolveFor(ctx, ref, p)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(images, func(have Image) bool { return have.Manifest.Digest == img.Manifest.Digest }) {
+			images = append(images, img)
+		}
+	}
+	return images, nil
+}
+
+// resolveFor is ResolvePlatform that takes no image for another platform, even if
+// it runs there.
+func (s *Store) resolveFor(ctx context.Context, ref, platform string) (Image, error) {
+	want, err := ParsePlatform(platform)
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.ResolvePlatform(ctx, ref, platform)
+	if err == nil && !isFor(want, img.Platform) {
+		err = fmt.Errorf("%w: %s is here for %s, not for %s", ErrNotFound, ref, FormatPlatform(img.Platform), FormatPlatform(want))
+	}
+	return img, err
 }
 
 func (p *savePlan) add(img Image, target ocispec.Descriptor, name string) {
