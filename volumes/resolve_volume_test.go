@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/volumes/copytree"
 )
 
 func TestANamedVolumeIsFilledFromTheImageOnce(t *testing.T) {
@@ -100,7 +102,7 @@ func TestAnInterruptedCopyIsDoneAgain(t *testing.T) {
 			}
 			return errors.New("no space left on device")
 		}
-		return CopyTree(ctx, src, dst)
+		return copytree.Copy(ctx, src, dst)
 	}
 	req := Request{Mounts: []Mount{{Type: TypeVolume, Source: "db", Target: "/data", Origin: "compose.yaml:9"}}, RootFS: rootFS(t, "data/a=half", "data/sub/b=x")}
 	_, err := s.Resolve(t.Context(), req)
@@ -244,7 +246,7 @@ func TestAVolumeBeingFilledCannotBeRemoved(t *testing.T) {
 		if err := s.Remove(ctx, "v", nil); !errors.As(err, &used) {
 			t.Errorf("remove during the copy: %v", err)
 		}
-		return CopyTree(ctx, src, dst)
+		return copytree.Copy(ctx, src, dst)
 	}
 	resolve(t, s, Request{RootFS: rootFS(t, "d/f=x"), Mounts: []Mount{{Type: TypeVolume, Source: "v", Target: "/d"}}})
 	if err := s.Remove(t.Context(), "v", nil); err != nil {

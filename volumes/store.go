@@ -16,6 +16,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/volumes/copytree"
 )
 
 // AnonymousLabel marks anonymous volumes, as in Docker.
@@ -28,7 +30,7 @@ type Options struct {
 
 	// CopyUp copies the content of the directory src, whose descriptor is
 	// readable, into the existing directory dst, replacing what is of the same
-	// name there, and gives dst the owner and mode of src. nil: CopyTree.
+	// name there, and gives dst the owner and mode of src. nil: copytree.Copy.
 	CopyUp func(ctx context.Context, src *os.File, dst string) error
 	// ImageView returns a detached, read-only mount of an image's files. nil:
 	// mounts of type image are refused.
@@ -45,7 +47,7 @@ func Open(opts Options) (*Store, error) {
 		return nil, fmt.Errorf("cannot open volumes: roots %q and %q must be absolute paths", opts.DataRoot, opts.RunRoot)
 	}
 	if opts.CopyUp == nil {
-		opts.CopyUp = CopyTree
+		opts.CopyUp = copytree.Copy
 	}
 	return &Store{opts: opts}, nil
 }

@@ -19,13 +19,11 @@ import (
 )
 
 type containerLsOptions struct {
+	listFlags
 	All     bool
-	Filter  []string
-	Format  string
 	Last    int
 	Latest  bool
 	NoTrunc bool
-	Quiet   bool
 	Size    bool
 }
 
@@ -45,12 +43,10 @@ func newContainerLsCmd(a *app, runF func(context.Context, *app, *containerLsOpti
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.All, "all", "a", false, "Show all containers (default shows just running)")
-	f.StringArrayVarP(&o.Filter, "filter", "f", nil, "Filter output based on conditions provided")
-	f.StringVar(&o.Format, "format", "", formatHelp)
+	o.add(f, "Filter output based on conditions provided", "Only display container IDs")
 	f.IntVarP(&o.Last, "last", "n", -1, "Show n last created containers (includes all states)")
 	f.BoolVarP(&o.Latest, "latest", "l", false, "Show the latest created container (includes all states)")
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
-	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only display container IDs")
 	f.BoolVarP(&o.Size, "size", "s", false, "Display total file sizes")
 	return cmd
 }

@@ -38,13 +38,11 @@ func (a *app) imageCommands(ctx context.Context) func(engine.Container) (entrypo
 }
 
 type imageLsOptions struct {
+	listFlags
 	Reference string // argument
 	All       bool
 	Digests   bool
-	Filter    []string
-	Format    string
 	NoTrunc   bool
-	Quiet     bool
 	Tree      bool
 }
 
@@ -68,10 +66,8 @@ func newImageLsCmd(a *app, runF func(context.Context, *app, *imageLsOptions) err
 	f := cmd.Flags()
 	f.BoolVarP(&o.All, "all", "a", false, "Show all images (default hides intermediate and dangling images)")
 	f.BoolVar(&o.Digests, "digests", false, "Show digests")
-	f.StringArrayVarP(&o.Filter, "filter", "f", nil, "Filter output based on conditions provided")
-	f.StringVar(&o.Format, "format", "", formatHelp)
+	o.add(f, "Filter output based on conditions provided", "Only show image IDs")
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
-	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only show image IDs")
 	f.BoolVar(&o.Tree, "tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
 	return cmd
 }

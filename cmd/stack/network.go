@@ -39,10 +39,8 @@ func (a *app) networks() (*netns.Manager, error) {
 }
 
 type networkLsOptions struct {
-	Filter  []string
-	Format  string
+	listFlags
 	NoTrunc bool
-	Quiet   bool
 }
 
 func newNetworkLsCmd(a *app, runF func(context.Context, *app, *networkLsOptions) error) *cobra.Command {
@@ -60,10 +58,8 @@ func newNetworkLsCmd(a *app, runF func(context.Context, *app, *networkLsOptions)
 		}),
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&o.Filter, "filter", "f", nil, `Provide filter values (e.g. "driver=bridge")`)
-	f.StringVar(&o.Format, "format", "", formatHelp)
+	o.add(f, `Provide filter values (e.g. "driver=bridge")`, "Only display network IDs")
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Do not truncate the output")
-	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only display network IDs")
 	return cmd
 }
 

@@ -119,9 +119,7 @@ func keyValues(flag string, list []string, value bool) (map[string]string, error
 }
 
 type volumeLsOptions struct {
-	Filter []string
-	Format string
-	Quiet  bool
+	listFlags
 }
 
 func newVolumeLsCmd(a *app, runF func(context.Context, *app, *volumeLsOptions) error) *cobra.Command {
@@ -139,9 +137,7 @@ func newVolumeLsCmd(a *app, runF func(context.Context, *app, *volumeLsOptions) e
 		}),
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&o.Filter, "filter", "f", nil, `Provide filter values (e.g. "dangling=true")`)
-	f.StringVar(&o.Format, "format", "", formatHelp)
-	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only display volume names")
+	o.add(f, `Provide filter values (e.g. "dangling=true")`, "Only display volume names")
 	f.Bool("cluster", false, "Display only cluster volumes, and use cluster volume list formatting")
 	f.Lookup("cluster").Hidden = true
 	ignore(f, "cluster")

@@ -262,7 +262,7 @@ func runChild(img *image) {
 			v := *(*int64)(unsafe.Add(img.slots, uintptr(o.when)*8))
 			if v == slotUnset ||
 				o.is == succeeded && v < 0 || o.is == failed && v >= 0 ||
-				o.is == isZero && v != 0 || o.is == isPositive && v <= 0 {
+				o.is == isZero && v != 0 {
 				continue
 			}
 		}

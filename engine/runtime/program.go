@@ -115,7 +115,6 @@ const (
 	succeeded
 	failed
 	isZero
-	isPositive
 )
 
 func (s slot) ok() cond     { return cond{s, succeeded} }
@@ -251,8 +250,6 @@ func (p *program) String() string {
 			fmt.Fprintf(&b, "  if %%%d failed: ", o.when.slot)
 		case isZero:
 			fmt.Fprintf(&b, "  if %%%d = 0: ", o.when.slot)
-		case isPositive:
-			fmt.Fprintf(&b, "  if %%%d > 0: ", o.when.slot)
 		}
 		if o.save != 0 {
 			fmt.Fprintf(&b, "%%%d = ", o.save)

@@ -77,6 +77,8 @@ func (s *Store) viewContainer(containerID string) (*os.File, error) {
 	return f, nil
 }
 
+type fileID struct{ dev, ino uint64 }
+
 // archiver is one run of Archive.
 type archiver struct {
 	ctx   context.Context // of the one call that the archiver lives for

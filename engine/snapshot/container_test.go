@@ -1,8 +1,6 @@
 package snapshot
 
 import (
-	"archive/tar"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -252,44 +250,5 @@ func TestCheckFindsChangedLayers(t *testing.T) {
 	}
 	if problems, err := s.Check(t.Context(), layers, blobs, CheckOptions{}); err != nil || len(problems) != 0 {
 		t.Fatalf("after unpacking again: %v, %v", problems, err)
-	}
-}
-
-func TestCopyTree(t *testing.T) {
-	needRoot(t)
-	s := store(t)
-	owned := file("data/owned", "x")
-	owned.Uid, owned.Gid, owned.Mode = 999, 998, 0o4640
-	owned.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "hi"}
-	data := dir("data", 0o2750)
-	data.Uid = 999
-	layers := unpack(t, s, archiveOf(t, data, owned, hardlink("data/twin", "data/owned"), dir("data/sub", 0o700), symlink("data/sub/l", "../../etc/passwd"), symlink("data/out", "/etc"),
-		entry{tar.Header{Typeflag: tar.TypeFifo, Name: "data/fifo", Mode: 0o600}, ""}, file("data/hole", strings.Repeat("\x00", 4<<20)+"end"), file("data/text", strings.Repeat("text", 50000))))
-	f, err := s.View(layers)
-	root := mounted(t, f, err)
-	src, err := os.Open(root + "/data")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	dst := t.TempDir()
-	for round := range 2 { // the second replaces what the first made
-		if err := CopyTree(t.Context(), src, dst); err != nil {
-			t.Fatal(err)
-		}
-		if err := compareTrees(t.Context(), root+"/data", dst, ".", s.xattr); err != nil {
-			t.Errorf("round %d: %v", round, err)
-		}
-	}
-	if a, b := lstat(t, dst+"/owned"), lstat(t, dst+"/twin"); a.Ino != b.Ino {
-		t.Error("hard link was not kept")
-	}
-	if st := lstat(t, dst+"/hole"); st.Blocks*512 > 1<<20 {
-		t.Errorf("hole takes %d blocks", st.Blocks)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := CopyTree(ctx, src, dst); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled copy: %v", err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/volumes/copytree"
 )
 
 // borrower makes a directory where the builder has its snapshots.
@@ -104,7 +106,7 @@ func TestLendSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer from.Close()
-		if err := CopyTree(t.Context(), from, to); err != nil {
+		if err := copytree.Copy(t.Context(), from, to); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Lsetxattr(to+"/d", s.xattr+"opaque", []byte("y"), 0); err != nil {

@@ -1,4 +1,5 @@
-package snapshot
+// Package copytree copies directories with all that is in them, as they are.
+package copytree
 
 import (
 	"context"
@@ -6,20 +7,23 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// CopyTree copies what is in the directory src to the directory dst, which must
+// Copy copies what is in the directory src to the directory dst, which must
 // exist: content, modes, owners, times, extended attributes, links hard and
 // symbolic, and special files. Holes stay holes, and where the file system can
-// share blocks nothing is copied at all. The root gets src's attributes too.
+// share blocks nothing is copied at all. The root gets src's attributes too. What
+// overlayfs notes for itself, and SELinux labels, which belong to the place, are
+// not copied.
 //
 // What is at dst already is replaced, except that directories are merged. No
 // link is followed on either side, so neither tree leads out of itself; dst must
 // not be written to by others meanwhile.
-func CopyTree(ctx context.Context, src *os.File, dst string) error {
+func Copy(ctx context.Context, src *os.File, dst string) error {
 	from, err := unix.Openat(int(src.Fd()), ".", unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot copy %s: %w", src.Name(), err)
@@ -80,7 +84,7 @@ func (c *copier) entry(ctx context.Context, from, to int, base, rel string) erro
 		return c.subdirectory(ctx, from, to, base, rel)
 	}
 	id := fileID{st.Dev, st.Ino}
-	create := func() error { return c.file(from, to, base, st) }
+	create := func() error { return c.file(ctx, from, to, base, st) }
 	if first, ok := c.links[id]; ok {
 		create = func() error { return unix.Linkat(c.root, first, to, base, 0) }
 	} else if st.Nlink > 1 {
@@ -90,7 +94,7 @@ func (c *copier) entry(ctx context.Context, from, to int, base, rel string) erro
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	if err := removeTreeAt(to, base); err != nil {
+	if err := os.RemoveAll(path.Join(procPath(to), base)); err != nil {
 		return err
 	}
 	return create()
@@ -128,10 +132,10 @@ func makeDirAt(dir int, base string) (int, error) {
 }
 
 // file copies anything but a directory.
-func (c *copier) file(from, to int, base string, st unix.Stat_t) error {
+func (c *copier) file(ctx context.Context, from, to int, base string, st unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return copyRegular(from, to, base)
+		return copyRegular(ctx, from, to, base)
 	case unix.S_IFLNK:
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(from, base, buf)
@@ -149,7 +153,7 @@ func (c *copier) file(from, to int, base string, st unix.Stat_t) error {
 	return copyLinkAttributes(from, to, base, st)
 }
 
-func copyRegular(from, to int, base string) error {
+func copyRegular(ctx context.Context, from, to int, base string) error {
 	src, err := unix.Openat(from, base, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -167,14 +171,14 @@ func copyRegular(from, to int, base string) error {
 		return err
 	}
 	defer unix.Close(dst)
-	if err := copyData(src, dst, st.Size); err != nil {
+	if err := copyData(ctx, src, dst, st.Size); err != nil {
 		return err
 	}
 	return copyAttributes(src, dst, st)
 }
 
 // copyData copies a file's content, by sharing its blocks if possible.
-func copyData(src, dst int, size int64) error {
+func copyData(ctx context.Context, src, dst int, size int64) error {
 	if size == 0 {
 		return nil
 	}
@@ -192,7 +196,7 @@ func copyData(src, dst int, size int64) error {
 		} else if end, err = unix.Seek(src, start, unix.SEEK_HOLE); err != nil {
 			return err
 		}
-		if err := copyRange(src, dst, start, end); err != nil {
+		if err := copyRange(ctx, src, dst, start, end); err != nil {
 			return err
 		}
 		at = end
@@ -202,10 +206,14 @@ func copyData(src, dst int, size int64) error {
 
 // copyRange copies the bytes from start to end inside the kernel:
 // copy_file_range(2) where both files are on one file system, else sendfile(2).
-func copyRange(src, dst int, start, end int64) error {
+func copyRange(ctx context.Context, src, dst int, start, end int64) error {
+	const step = 64 << 20 // bytes between two looks at the context
 	in, out := start, start
 	for in < end {
-		n, err := unix.CopyFileRange(src, &in, dst, &out, int(min(end-in, 1<<30)), 0)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := unix.CopyFileRange(src, &in, dst, &out, int(min(end-in, step)), 0)
 		if err == nil && n > 0 {
 			continue
 		}
@@ -218,7 +226,10 @@ func copyRange(src, dst int, start, end int64) error {
 		return err
 	}
 	for in < end {
-		n, err := unix.Sendfile(dst, src, &in, int(min(end-in, 1<<30)))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := unix.Sendfile(dst, src, &in, int(min(end-in, step)))
 		if err == unix.EINTR {
 			continue
 		}
@@ -281,6 +292,10 @@ func copyXattrs(from, to string,
 		return err
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
+		// Where overlayfs hid all of them there is one, empty name.
+		if name == "" || name == "security.selinux" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue
+		}
 		n, err := get(from, name, nil)
 		if err != nil {
 			return err
@@ -297,3 +312,6 @@ func copyXattrs(from, to string,
 	}
 	return nil
 }
+
+// procPath is a path to an open file.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
