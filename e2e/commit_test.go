@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"archive/tar"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestCommitAndExport(t *testing.T) {
@@ -56,6 +58,29 @@ func TestCommitAndExport(t *testing.T) {
 		if out := b.says(t, "made:2", "cat", "/made"); out != "changed\nmore" {
 			t.Errorf("%q", out)
 		}
+	})
+	t.Run("it rests meanwhile", func(t *testing.T) {
+		// While the large file is read, a container that runs would get on.
+		b.ok(t, "container", "run", "-d", "--name", "busy", "busybox", "sh", "-c", `head -c 100000000 /dev/zero > /middle
+			i=0; while i=$((i+1)); do echo $i > /a.new; mv /a.new /a; echo $i > /z.new; mv /z.new /z; done`)
+		eventually(t, 10*time.Second, func() error {
+			if r := b.stack(t, "container", "exec", "busy", "test", "-e", "/z"); r.code != 0 {
+				return errors.New("it has not begun")
+			}
+			return nil
+		})
+		b.ok(t, "container", "commit", "busy", "rested")
+		if out := b.says(t, "rested", "sh", "-c", `test $(($(cat /a) - $(cat /z))) -le 1 && test $(cat /a) -ge $(cat /z) || cat /a /z`); out != "" {
+			t.Errorf("first and last are %q", out)
+		}
+		before := b.ok(t, "container", "exec", "busy", "cat", "/z")
+		eventually(t, 10*time.Second, func() error {
+			if b.ok(t, "container", "exec", "busy", "cat", "/z") == before {
+				return errors.New("it does not go on")
+			}
+			return nil
+		})
+		b.ok(t, "container", "rm", "-f", "busy")
 	})
 	t.Run("a wrong change, or name, makes nothing", func(t *testing.T) {
 		before := b.ok(t, "image", "ls", "-aq")

@@ -197,3 +197,49 @@ func TestPlatformsOfAnImage(t *testing.T) {
 	}
 	b.ok(t, "system", "check")
 }
+
+// An image may be mounted without anything being made from it.
+func TestPruneSparesImagesThatAreMounted(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	files := func(ref, text string) {
+		t.Helper()
+		b.ok(t, "container", "run", "--name", "maker", "busybox", "sh", "-c", "echo "+text+" > /text")
+		b.ok(t, "container", "commit", "maker", ref)
+		b.ok(t, "container", "rm", "maker")
+	}
+	b.compose(t, `
+	services:
+		app:
+			image: busybox
+			command: ["sleep", "1000"]
+			volumes: [{type: image, source: "files:1", target: /files}]
+	`)
+	says := func(want string) {
+		t.Helper()
+		if out := b.ok(t, "exec", "app", "cat", "/files/text"); out != want+"\n" {
+			t.Errorf("%q, want %q", out, want)
+		}
+	}
+	files("files:1", "one")
+	b.ok(t, "up", "-d")
+	b.ok(t, "image", "prune", "-af")
+	says("one")
+	b.ok(t, "restart", "-t", "0")
+	says("one")
+	t.Run("the name leads elsewhere now", func(t *testing.T) {
+		files("files:1", "two")
+		b.ok(t, "image", "prune", "-af")
+		says("one")
+		if r := b.fails(t, "image", "rm", "files:1"); !strings.Contains(r.stderr, "app-app-1") {
+			t.Error(r)
+		}
+		b.ok(t, "restart", "-t", "0")
+		b.ok(t, "image", "prune", "-af")
+		says("two")
+	})
+	b.ok(t, "down")
+	if out := b.ok(t, "image", "prune", "-af"); !strings.Contains(out, "untagged: files:1") {
+		t.Error(out)
+	}
+	b.ok(t, "system", "check")
+}

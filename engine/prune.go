@@ -10,6 +10,7 @@ import (
 
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/volumes"
 )
 
 // PruneImagesOptions say what PruneImages removes.
@@ -23,7 +24,7 @@ type PruneImagesOptions struct {
 
 // PruneImages removes images as image.Store.Prune does, and the unpacked layers
 // that nothing has any more; the bytes are those of both. No image is removed
-// that a container is made from.
+// that a container is made from or mounts.
 func (e *Engine) PruneImages(ctx context.Context, o PruneImagesOptions) (image.Removed, error) {
 	images, err := e.Images()
 	if err != nil {
@@ -65,7 +66,7 @@ func (e *Engine) CollectLayers(ctx context.Context) error {
 	return err
 }
 
-// ImageUsers names the containers made from an image.
+// ImageUsers names the containers made from an image, or that mount it.
 func (e *Engine) ImageUsers(id digest.Digest) []string { return e.imageUsers(id, nil) }
 
 // imageUsers is ImageUsers without the containers with the IDs except.
@@ -76,9 +77,20 @@ func (e *Engine) imageUsers(id digest.Digest, except []string) []string {
 	}
 	var out []string
 	for _, c := range all {
-		if c.Spec.ImageID == string(id) && !slices.Contains(except, c.ID) {
+		if !slices.Contains(except, c.ID) && (c.Spec.ImageID == string(id) || e.mountsImage(c, id)) {
 			out = append(out, c.Spec.Name)
 		}
 	}
 	return out
+}
+
+// mountsImage tells whether a container mounts an image, or will when it starts.
+func (e *Engine) mountsImage(c *Container, id digest.Digest) bool {
+	return slices.ContainsFunc(c.Spec.Mounts, func(m volumes.Mount) bool {
+		if m.Type != volumes.TypeImage {
+			return false
+		}
+		img, err := e.resolve(context.Background(), Spec{Image: m.Source})
+		return err == nil && img.ID == id
+	})
 }

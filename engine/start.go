@@ -148,6 +148,9 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, bac
 	if err != nil {
 		return nil, err
 	}
+	if err := e.pinImageMounts(ctx, c, layers); err != nil {
+		return nil, err
+	}
 	p.mounts, err = vols.Resolve(ctx, volumes.Request{
 		ContainerID: c.ID, Project: c.Project, Mounts: append(own, e.etcMounts(c)...), ImageVolumes: imageConfig(img).Volumes, RootFS: root,
 		Anonymous: c.Volumes, UID: int(p.user.UID), GID: int(p.user.GID),
@@ -321,6 +324,27 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	closeMounts(p)
 	go t.wait()
 	return t, nil
+}
+
+// pinImageMounts keeps the layers of the images that a container mounts. Nothing
+// else does once their names lead to other images.
+func (e *Engine) pinImageMounts(ctx context.Context, c *Container, layers *snapshot.Store) error {
+	for _, m := range c.Spec.Mounts {
+		if m.Type != volumes.TypeImage {
+			continue
+		}
+		img, err := e.resolve(ctx, Spec{Image: m.Source})
+		if err != nil {
+			continue // resolving the mount says so, and where it is asked for
+		}
+		if err := e.unpack(ctx, img); err != nil {
+			return err
+		}
+		if err := layers.Pin(ctx, c.ID, diffIDs(img)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func closeMounts(p *prepared) {
