@@ -302,12 +302,19 @@ func (a *app) pruneNetworks(ctx context.Context, filter, without []string) (name
 	}
 	var errs []error
 	for _, n := range all {
+		if n.Name == runspec.DefaultNetwork {
+			continue // it goes by itself
+		}
 		isUsed := slices.ContainsFunc(used[n.Name], func(c engine.Container) bool { return !slices.Contains(without, c.ID) })
 		if isUsed || !f.match(n.Created, n.Labels) {
 			continue
 		}
 		if !a.global.DryRun {
-			if err := m.Remove(ctx, n.Name); err != nil {
+			err := m.Remove(ctx, n.Name)
+			if errors.Is(err, netns.ErrInUse) {
+				continue // since just now, or by one that leaves just now
+			}
+			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
