@@ -76,7 +76,9 @@ func TestLayerOfWhichNothingIsKnown(t *testing.T) {
 	for _, path := range infos {
 		must(t, os.WriteFile(path, nil, 0o600))
 	}
-	b.ok(t, "image", "prune", "-f")
+	if r := b.stack(t, "image", "prune", "-f"); r.code != 0 || !strings.Contains(r.stderr, "system check --repair") {
+		t.Error(r)
+	}
 	if r := b.stack(t, "system", "df"); r.code != 0 || !strings.Contains(r.stderr, "system check --repair") {
 		t.Error(r)
 	}

@@ -48,6 +48,9 @@ func (e *Engine) PruneImages(ctx context.Context, o PruneImagesOptions) (image.R
 	removed, err = images.Prune(ctx, o.PruneOptions)
 	collected, collectErr := layers.Collect(ctx, snapshot.CollectOptions{DryRun: o.DryRun, Without: o.Without, WithoutLent: o.WithoutCache}, keep)
 	removed.Bytes += collected.Bytes
+	if _, err := layers.Layers(); err != nil {
+		e.Warnf("%v", err) // it stays, and what uses it may fail to start
+	}
 	return removed, errors.Join(err, collectErr)
 }
 
