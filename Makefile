@@ -27,13 +27,13 @@ build: setup
 setup:
 	@.ci/setup
 
-## images: make the example's images and import them
+## images: make the images that the example is built from and runs, and import them
 images: build
 	$(GO) run ./examples/mkimages -stack $(STACK)
 
 ## example: run examples/shop and fetch its page
 example: images
-	$(STACK) -f $(SHOP) up --detach --wait
+	$(STACK) -f $(SHOP) up --detach --wait --build
 	@curl --silent --show-error --fail --retry 5 --retry-connrefused http://127.0.0.1:$(SHOP_PORT)/
 	@echo "The shop runs on port $(SHOP_PORT). To end it: $(STACK) -f $(SHOP) down"
 

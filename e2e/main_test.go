@@ -201,6 +201,10 @@ func makeKit() (*kit, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What README.md's first command builds the shop from needs the network once.
+	if _, err := cache.ShopBase(ctx, module); err != nil {
+		return nil, err
+	}
 	busybox, err := cache.BusyBox(ctx)
 	if err != nil {
 		return nil, err

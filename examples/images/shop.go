@@ -2,7 +2,22 @@ package images
 
 import "context"
 
-// Shop returns all images of examples/shop. dir is the module's directory.
+// ShopBase returns the images that examples/shop runs or is built from. dir is
+// the module's directory.
+func (c Cache) ShopBase(ctx context.Context, dir string) ([]Image, error) {
+	debian, err := c.Debian(ctx, Postgres(), Redis(), Nginx())
+	if err != nil {
+		return nil, err
+	}
+	toolchain, err := c.Toolchain(ctx, dir, "./examples/shop/...")
+	if err != nil {
+		return nil, err
+	}
+	return append(debian, toolchain), nil
+}
+
+// Shop returns all images of examples/shop with its programs built already, as
+// its Dockerfile would. dir is the module's directory.
 func (c Cache) Shop(ctx context.Context, dir string) ([]Image, error) {
 	debian, err := c.Debian(ctx, Postgres(), Redis(), Nginx())
 	if err != nil {
@@ -19,8 +34,8 @@ func (c Cache) Shop(ctx context.Context, dir string) ([]Image, error) {
 func shopProgram(name string, changes ...string) Program {
 	return Program{
 		Ref:     "shop-" + name,
-		Path:    "/" + name,
+		Path:    "/service",
 		Package: "./examples/shop/" + name,
-		Changes: append([]string{`ENTRYPOINT ["/` + name + `"]`, "USER app"}, changes...),
+		Changes: append([]string{`ENTRYPOINT ["/service"]`, "USER app"}, changes...),
 	}
 }

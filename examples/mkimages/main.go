@@ -34,7 +34,7 @@ func run(ctx context.Context, dir, stack, module string) error {
 		}
 	}
 	cache := images.Cache{Dir: dir, Log: os.Stderr}
-	all, err := cache.Shop(ctx, module)
+	all, err := cache.ShopBase(ctx, module)
 	if err != nil {
 		return err
 	}
