@@ -232,6 +232,46 @@ func TestPushOfAProject(t *testing.T) {
 	}
 }
 
+func TestBuildFromARegistry(t *testing.T) {
+	b := newBox(t, "busybox:latest").withSettings().with("STACK_BUILDER_IDLE=100ms")
+	r := startRegistry(t, b)
+	b.trust(t, r)
+	b.input(t, "secret\n", "login", "-u", "me", "--password-stdin", r.Host)
+	base := r.Host + "/team/base:1"
+	b.ok(t, "image", "tag", "busybox:latest", base)
+	b.ok(t, "image", "push", base)
+	b.ok(t, "image", "rm", base)
+	b.ok(t, "image", "rm", "busybox:latest")
+	b.write(t, "Dockerfile", "FROM "+base+"\nRUN echo built >/made\n")
+
+	t.Run("with a private authority and a password", func(t *testing.T) {
+		b.ok(t, "image", "build", "-t", "built", ".")
+		if out := b.ok(t, "container", "run", "--rm", "built", "cat", "/made"); out != "built\n" {
+			t.Errorf("%q", out)
+		}
+	})
+	t.Run("and not without the password", func(t *testing.T) {
+		b.ok(t, "logout", r.Host)
+		b.ok(t, "builder", "prune", "--all", "--force")
+		if res := b.fails(t, "image", "build", "--no-cache", "--pull", "-t", "again", "."); !strings.Contains(res.stderr, base) {
+			t.Errorf("%v", res)
+		}
+	})
+	t.Run("through a mirror", func(t *testing.T) {
+		mirror := newShelf(t)
+		mirror.put(t, "team/box", "1", "mirrored")
+		config, err := json.Marshal(map[string]any{"registry-mirrors": map[string][]string{"127.0.0.1:1": {mirror.URL}}})
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(b.root, "etc/registries.json"), config, 0o644))
+		b.write(t, "Dockerfile", "FROM 127.0.0.1:1/team/box:1\nRUN echo $WHICH >/made\n")
+		b.ok(t, "image", "build", "-t", "mirrored", ".")
+		if out := b.ok(t, "container", "run", "--rm", "mirrored", "cat", "/made"); out != "mirrored\n" {
+			t.Errorf("%q", out)
+		}
+	})
+	b.awaitBuilder(t)
+}
+
 func TestMirrorIsAskedFirst(t *testing.T) {
 	b := newBox(t).withSettings()
 	mirror := newShelf(t)

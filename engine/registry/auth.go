@@ -80,7 +80,7 @@ func (c *Client) token(ctx context.Context, e *endpoint, ch challenge, scope str
 	if err != nil || realm.Host == "" {
 		return "", fmt.Errorf("cannot log in to registry %s: it names no token server", e)
 	}
-	if realm.Scheme != "https" && !(e.base.Scheme == "http" || loopback(realm.Host) || c.config.insecure(realm.Host)) {
+	if realm.Scheme != "https" && !(e.base.Scheme == "http" || loopback(realm.Host) || c.config.IsInsecure(realm.Host)) {
 		return "", fmt.Errorf("cannot log in to registry %s: its token server %s is plain HTTP, and would let others read the password", e, realm.Host)
 	}
 	cred, err := c.creds.Get(ctx, e.registry)

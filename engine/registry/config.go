@@ -72,8 +72,8 @@ func readJSON(path string, into any) error {
 	return nil
 }
 
-// insecure tells whether a registry was named as insecure.
-func (c Config) insecure(host string) bool {
+// IsInsecure tells whether a registry was named as insecure.
+func (c Config) IsInsecure(host string) bool {
 	name, _ := splitPort(host)
 	if slices.Contains(c.Insecure, host) || slices.Contains(c.Insecure, name) {
 		return true

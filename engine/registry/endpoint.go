@@ -50,7 +50,7 @@ func (c *Client) endpoints(ctx context.Context, registry string, mirrors bool) (
 			if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 				return nil, fmt.Errorf("cannot use registry mirror %q: it is not a URL such as https://mirror.lan", m)
 			}
-			if u.Scheme == "http" && !loopback(u.Host) && !c.config.insecure(u.Host) {
+			if u.Scheme == "http" && !loopback(u.Host) && !c.config.IsInsecure(u.Host) {
 				return nil, fmt.Errorf("cannot use registry mirror %s: it is plain HTTP; if that is meant, add %q to insecure-registries in %s", m, u.Host, filepath.Join(ConfigDir(), "registries.json"))
 			}
 			e, err := c.endpoint(u.Host, *u)
@@ -75,7 +75,7 @@ func (c *Client) endpoints(ctx context.Context, registry string, mirrors bool) (
 }
 
 func (c *Client) endpoint(registry string, base url.URL) (*endpoint, error) {
-	insecure := c.config.insecure(base.Host)
+	insecure := c.config.IsInsecure(base.Host)
 	e := &endpoint{registry: registry, base: base, plain: insecure || loopback(base.Host)}
 	e.base.Path = strings.TrimSuffix(e.base.Path, "/")
 	e.settled = !e.plain

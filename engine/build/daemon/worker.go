@@ -15,7 +15,6 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/leaseutil"
-	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/util/winlayers"
 	"github.com/moby/buildkit/worker/base"
 	wlabel "github.com/moby/buildkit/worker/label"
@@ -84,7 +83,7 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 		Applier:        winlayers.NewFileSystemApplierWithWindows(s.content, &applier{apply.NewFileSystemApplier(s.content), o.Images.Content(), o.Layers}),
 		Differ:         winlayers.NewWalkingDiffWithWindows(s.content, walking.NewWalkingDiff(s.content)),
 		ImageStore:     images,
-		RegistryHosts:  resolver.NewRegistryConfig(nil),
+		RegistryHosts:  registryHosts,
 		LeaseManager:   leaseutil.WithNamespace(metadata.NewLeaseManager(s.db), namespace),
 		GarbageCollect: s.db.GarbageCollect,
 		MountPoolRoot:  filepath.Join(dir, "cachemounts"),
