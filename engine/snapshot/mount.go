@@ -136,6 +136,25 @@ func (s *Store) mount(o overlay, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// lacksAppend tells by a kernel's release, uname(2), that it has no option
+// "lowerdir+", which came with 6.7. One before 6.5 must not be asked: it takes
+// any option, and refuses the mount in the end.
+func lacksAppend(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major < 6 || major == 6 && minor < 7
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
 // errNoAppend says that the kernel cannot take lower directories one by one.
 var errNoAppend = errors.New("the kernel has no overlayfs option lowerdir+")
 

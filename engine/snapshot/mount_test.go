@@ -145,3 +145,14 @@ func BenchmarkMount(b *testing.B) {
 		})
 	}
 }
+
+func TestLacksAppend(t *testing.T) {
+	for release, want := range map[string]bool{
+		"6.1.0-56-cloud-amd64": true, "5.15.0": true, "6.6.30": true,
+		"6.7.0": false, "6.18.44-fc-v657": false, "7.0": false, "": false, "odd": false,
+	} {
+		if got := lacksAppend(release); got != want {
+			t.Errorf("lacksAppend(%q) = %v, want %v", release, got, want)
+		}
+	}
+}

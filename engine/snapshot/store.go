@@ -46,6 +46,7 @@ func Open(dataRoot string) (*Store, error) {
 		xattr:      "trusted.overlay.",
 		Limits:     DefaultLimits(),
 	}
+	s.noAppend.Store(lacksAppend(kernelRelease()))
 	if unprivileged() {
 		s.xattr = "user.overlay."
 	}
