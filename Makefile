@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults peer bench clean
+.PHONY: build setup images example test lint unit e2e faults peer vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -63,6 +63,10 @@ peer: setup
 ## faults: kill each command that changes the image store at fifty random moments
 faults: setup
 	$(GO) test -count=1 -timeout 60m -v -run TestFaults ./e2e -kills 50
+
+## vm: run on Debian's kernel with cgroup v2 in a virtual machine, and cut its power
+vm: setup
+	$(GO) test -count=1 -v ./e2e/vm -vm
 
 ## bench: compare with Docker; prints medians and ratios
 bench: build

@@ -272,9 +272,28 @@ func TestDockerfiles(t *testing.T) {
 			}
 		})
 	}
+	if b.docker != nil {
+		t.Run("docker build speaks to stack's builder", b.dockerBuildsHere)
+	}
 }
 
-// flagsAndContext are the arguments of both sides.
+// dockerBuildsHere has docker build speak to stack's own builder, which serves
+// BuildKit's API.
+func (b *bench) dockerBuildsHere(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM base\nRUN echo $FROM_BASE >/made\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.run(t, b.stack.Command(t.Context(), "image", "build", dir)) // so that it is there
+	socket := filepath.Join(b.dir, "roots/run/builder/buildkitd.sock")
+	b.run(t, b.docker.Buildx(t.Context(), "create", "--name", "stack", "--driver", "remote", "unix://"+socket))
+	b.run(t, b.docker.Buildx(t.Context(), "build", "--builder", "stack", "--output", "type=local,dest="+filepath.Join(dir, "out"), dir))
+	if made, err := os.ReadFile(filepath.Join(dir, "out/made")); err != nil || string(made) != "1\n" {
+		t.Errorf("it made %q, %v", made, err)
+	}
+}
+
+// args are the arguments of both sides.
 func (e example) args(more ...string) []string {
 	return append(append(more, e.flags...), e.dir)
 }

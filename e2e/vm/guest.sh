@@ -1,0 +1,109 @@
+# Process 1 of the virtual machine. It prints "ok WHAT" or "not ok WHAT: …" for
+# all that it looks at. The kernel's command line says which stage it is.
+export PATH=/bin HOME=/root NO_COLOR=1
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm /var/lib/stack
+mount -t devpts devpts /dev/pts
+mount -t tmpfs run /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for m in virtio_pci virtio_blk ext4 overlay bridge veth nf_tables br_netfilter; do modprobe $m; done
+ip link set lo up
+mount -t ext4 /dev/vda /var/lib/stack || echo "not ok the disk"
+
+is() { # WHAT GOT WANT
+	if [ "$2" = "$3" ]; then say "ok $1"; else say "not ok $1: got $2, want $3"; fi
+}
+has() { # WHAT TEXT PART
+	case $2 in *"$3"*) say "ok $1" ;; *) say "not ok $1: no $3 in $2" ;; esac
+}
+say() { printf '\n%s\n' "$1"; } # whatever stands on the line already
+
+limits() {
+	stack image import /img.tar box --change 'CMD ["sh"]'
+	is "a container runs" "$(stack container run --rm box echo hello)" hello
+	stack container run -d --name lim --memory 64m --memory-swap 96m --pids-limit 50 --cpus 0.5 box sleep 1000
+	cg=/sys/fs/cgroup$(cut -d: -f3 /proc/$(stack inspect --format '{{.State.Pid}}' lim)/cgroup)
+	is memory "$(cat $cg/memory.max)" 67108864
+	is swap "$(cat $cg/memory.swap.max)" 33554432
+	is pids "$(cat $cg/pids.max)" 50
+	is cpus "$(cat $cg/cpu.max)" "50000 100000"
+	is "the container's own view" "$(stack container exec lim cat /proc/self/cgroup)" 0::/
+	stack container pause lim
+	has pause "$(cat $cg/cgroup.events)" "frozen 1"
+	stack container unpause lim
+	stack container rm -f lim
+	stack container run --name oom --memory 32m --memory-swap 32m box sh -c 'x=$(yes | head -c 200000000)'
+	is "out of memory" "$(stack inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' oom)" "true 137"
+	stack container rm oom
+}
+
+project() {
+	mkdir -p /app
+	cd /app
+	cat >compose.yaml <<-'Y'
+		services:
+		  web:
+		    image: box
+		    command: sh -c 'echo page >/tmp/index.html; httpd -f -p 80 -h /tmp'
+		    init: true
+		    restart: always
+		    ports: ["8080:80"]
+		    healthcheck: {test: ["CMD", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1/index.html"], interval: 5s}
+		  writer:
+		    image: box
+		    command: sh -c 'n=$$(cat /data/n 2>/dev/null || echo 0); while :; do n=$$((n+1)); echo $$n >/data/new; sync /data/new; mv /data/new /data/n; sync /data; done'
+		    init: true
+		    restart: always
+		    volumes: [data:/data]
+		    depends_on: {web: {condition: service_healthy}}
+		volumes: {data: {}}
+	Y
+	stack --progress plain up -d --wait
+	is up $? 0
+	has "names" "$(stack exec -T writer nslookup web 127.0.0.11)" "Name:"
+	is "a published port" "$(wget -q -O - http://127.0.0.1:8080/index.html)" page
+	kill -9 $(cat /run/stack/projects/app/supervisor.pid)
+	is "after a kill of the supervisor" "$(stack ps -q | wc -l)" 2
+}
+
+check() {
+	stack system check
+	is "the store" $? 0
+}
+
+case $(cat /proc/cmdline) in
+*stage=first*)
+	limits
+	project
+	check
+	stack ps
+	cat /var/lib/stack/volumes/app_data/_data/n
+	echo "stage done" # the power goes off now, or while the writer goes on
+	sleep 1000
+	;;
+*stage=second*)
+	check
+	is "nothing runs before resume" "$(ls /run/stack 2>/dev/null | wc -l)" 0
+	stack system resume
+	is resume $? 0
+	for i in $(seq 30); do # what depends on a healthy service comes later
+		[ "$(stack -p app ps -q | wc -l)" = 2 ] && break
+		sleep 1
+	done
+	is "what ran runs again" "$(stack -p app ps -q | wc -l)" 2
+	is "its port too" "$(wget -q -O - http://127.0.0.1:8080/index.html)" page
+	n=$(cat /var/lib/stack/volumes/app_data/_data/n)
+	is "its data" "$([ "$n" -gt 0 ] && echo there)" there
+	stack -p app --progress plain down -v
+	is down $? 0
+	is "control groups that are left" "$(find /sys/fs/cgroup -name 'stack*' | wc -l)" 0
+	is "links that are left" "$(ls /sys/class/net | wc -l)" 1
+	is "overlays that are left" "$(grep -c ' overlay ' /proc/mounts)" 0
+	check
+	echo "stage done"
+	poweroff -f
+	;;
+esac
+sleep 1000
