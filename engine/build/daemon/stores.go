@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -109,6 +111,40 @@ func (s *stores) tidy(ctx context.Context) error {
 		return err
 	}
 	_, err := s.db.GarbageCollect(ctx)
+	return err
+}
+
+// forgetUnrecorded deletes the leases that keep snapshots for records of BuildKit
+// that there are not. BuildKit makes the lease of a record, which has its name,
+// then the snapshot, and writes the record last: where it was killed in between,
+// nothing would ever ask for the snapshot, or let go of it. To be called before
+// anything is built.
+func (s *stores) forgetUnrecorded(ctx context.Context, manager leases.Manager, recorded func(id string) bool) error {
+	all, err := manager.List(ctx)
+	if err != nil {
+		return err
+	}
+	forgot := false
+	for _, l := range all {
+		if recorded(l.ID) || recorded(strings.TrimSuffix(l.ID, "-view")) {
+			continue
+		}
+		resources, err := manager.ListResources(ctx, l)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(resources, func(r leases.Resource) bool { return strings.HasPrefix(r.Type, "snapshots/") }) {
+			continue
+		}
+		if err := manager.Delete(ctx, l); err != nil {
+			return err
+		}
+		forgot = true
+	}
+	if !forgot {
+		return nil
+	}
+	_, err = s.db.GarbageCollect(ctx)
 	return err
 }
 

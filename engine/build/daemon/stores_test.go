@@ -8,7 +8,10 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/opencontainers/go-digest"
 
 	ours "github.com/stack-run/stack/engine/content"
@@ -105,4 +108,48 @@ func write(t *testing.T, s content.Ingester, text string) digest.Digest {
 		t.Fatal(err)
 	}
 	return digest.FromString(text)
+}
+
+// A builder that is killed between the snapshot of a record and the record.
+func TestSnapshotsWithoutARecord(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts overlayfs")
+	}
+	ctx := context.Background()
+	engine, err := ours.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStores(ctx, t.TempDir(), engine, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.file.Close()
+	manager := leaseutil.WithNamespace(metadata.NewLeaseManager(s.db), namespace)
+	for _, id := range []string{"recorded", "recorded-view", "lost"} {
+		l, err := manager.Create(ctx, leases.WithID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.snapshots.Prepare(ctx, id, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := manager.AddResource(ctx, l, leases.Resource{ID: id, Type: "snapshots/" + snapshotter}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := manager.Create(ctx, leases.WithID("of blobs")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.forgetUnrecorded(ctx, manager, func(id string) bool { return id == "recorded" }); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{"recorded": true, "recorded-view": true, "lost": false} {
+		if _, err := s.snapshots.Stat(ctx, id); (err == nil) != want {
+			t.Errorf("snapshot %s: %v, want it there: %v", id, err, want)
+		}
+	}
+	if all, err := manager.List(ctx); err != nil || len(all) != 3 {
+		t.Errorf("leases %v, %v, want three", all, err)
+	}
 }

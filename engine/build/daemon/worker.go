@@ -90,6 +90,9 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 	}
 	w, err := base.NewWorker(ctx, opt)
 	if err == nil {
+		err = s.forgetUnrecorded(ctx, opt.LeaseManager, func(id string) bool { _, ok := records.Get(id); return ok })
+	}
+	if err == nil {
 		err = s.tidy(ctx)
 	}
 	if err != nil {
