@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -194,12 +196,16 @@ func RemoveCgroups(name string) error {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		inner, err := filepath.Glob(dir + "/*/cgroup.procs")
-		errs = append(errs, err)
-		for _, procs := range inner {
-			errs = append(errs, os.Remove(filepath.Dir(procs)))
+		var all []string
+		errs = append(errs, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				all = append(all, path)
+			}
+			return err
+		}))
+		for _, path := range slices.Backward(all) {
+			errs = append(errs, os.Remove(path))
 		}
-		errs = append(errs, os.Remove(dir))
 	}
 	return errors.Join(errs...)
 }

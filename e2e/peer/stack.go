@@ -2,6 +2,8 @@ package peer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"os"
 	"os/exec"
@@ -77,12 +79,30 @@ func (s *Stack) Processes() ([]int, error) { return processesOf(s.binary) }
 // Close ends the processes that are still there. Supervisors end by themselves
 // when nothing is left to own; one that does not is ended here, by its pid.
 func (s *Stack) Close() error {
-	pids, err := s.Processes()
+	pids, err := processesOf(s.binary, "stack-builder")
 	errs := []error{err}
+	var ended []unix.PollFd
 	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err == nil {
+			defer unix.Close(fd)
+			ended = append(ended, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	for _, p := range ended {
+		if _, err := unix.Poll([]unix.PollFd{p}, 5000); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, RemoveCgroups(s.cgroup()))...)
+}
+
+// cgroup is the name of the installation's control groups, which one that is
+// killed leaves behind.
+func (s *Stack) cgroup() string {
+	sum := sha256.Sum256([]byte(filepath.Join(s.dir, "data") + "\x00" + filepath.Join(s.dir, "run")))
+	return "stack-" + hex.EncodeToString(sum[:3])
 }

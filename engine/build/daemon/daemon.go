@@ -36,6 +36,7 @@ import (
 	"google.golang.org/grpc/stats"
 
 	"github.com/stack-run/stack/engine/build"
+	"github.com/stack-run/stack/engine/content/atomicfile"
 	"github.com/stack-run/stack/engine/content/flock"
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/snapshot"
@@ -128,7 +129,12 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 // useTemp has temporary files and mount points made in dir, where the next daemon
 // deletes those of a killed one.
 func useTemp(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
+	// Of the files beside it, the last builder may have been killed writing one.
+	half, err := filepath.Glob(filepath.Join(filepath.Dir(dir), atomicfile.TempPrefix+"*"))
+	for _, path := range append(half, dir) {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if err != nil {
 		return fmt.Errorf("cannot clean up after the last builder: %w", err)
 	}
 	// It makes dir.
