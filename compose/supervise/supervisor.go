@@ -77,7 +77,12 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer lock.Close()
-	if err := os.WriteFile(filepath.Join(o.Dir, "supervisor.pid"), fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600); err != nil {
+	pid := filepath.Join(o.Dir, "supervisor.pid")
+	err = os.WriteFile(pid+".tmp", fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600)
+	if err == nil {
+		err = os.Rename(pid+".tmp", pid) // at once: somebody may read it just now
+	}
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

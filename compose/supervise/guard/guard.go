@@ -106,7 +106,10 @@ func (g *guard) run() int {
 	}
 	setName("stack-" + g.role)
 	ignoreTerminalSignals()
-	writeFile(g.dir+"/"+g.role+".pid", itoa(syscall.Getpid())+"\n")
+	// At once: somebody may read it just now.
+	pid := g.dir + "/" + g.role + ".pid"
+	writeFile(pid+".tmp", itoa(syscall.Getpid())+"\n")
+	syscall.Rename(pid+".tmp", pid)
 	if g.role == Guardian {
 		go g.watchParent()
 	}
