@@ -469,13 +469,16 @@ func TestFullDisk(t *testing.T) {
 	if err := os.WriteFile(blocker, make([]byte, 128<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 100_000 {
+	for i := range 20_000 { // 204 KiB: more than there is room for, less than without the blocker
 		fmt.Fprintf(w, "line %d\n", i)
 	}
 	if err := <-failed; !errors.Is(err, unix.ENOSPC) {
 		t.Error(err)
 	}
-	if err := os.Remove(blocker); err != nil {
+	p.mu.Lock() // not while it is about to throw away what is in the FIFO
+	err = os.Remove(blocker)
+	p.mu.Unlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(w, "last")

@@ -276,6 +276,9 @@ func (p *Pump) Close() {
 		p.halt()
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		// The next pump does not know how much was thrown away. If this cannot be
+		// written either, Failed has been told of the same.
+		p.store.indexAll()
 		p.closeFiles()
 	})
 }
