@@ -106,10 +106,7 @@ func (g *guard) run() int {
 	}
 	setName("stack-" + g.role)
 	ignoreTerminalSignals()
-	// At once: somebody may read it just now.
-	pid := g.dir + "/" + g.role + ".pid"
-	writeFile(pid+".tmp", itoa(syscall.Getpid())+"\n")
-	syscall.Rename(pid+".tmp", pid)
+	replaceFile(g.dir+"/"+g.role+".pid", itoa(syscall.Getpid())+"\n")
 	if g.role == Guardian {
 		go g.watchParent()
 	}
@@ -254,9 +251,7 @@ func (g *guard) reap() syscall.WaitStatus {
 func recordExit(dir string, pid int, ticks string) {
 	code, signal := peekStatus(pid)
 	syscall.Mkdir(dir+"/exits", 0o700)
-	path := dir + "/exits/" + itoa(pid) + "." + ticks
-	writeFile(path+".tmp", itoa(code)+" "+itoa(signal)+"\n")
-	syscall.Rename(path+".tmp", path)
+	replaceFile(dir+"/exits/"+itoa(pid)+"."+ticks, itoa(code)+" "+itoa(signal)+"\n")
 	syscall.Wait4(pid, nil, 0, nil)
 }
 

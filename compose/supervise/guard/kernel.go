@@ -124,6 +124,12 @@ func writeFile(path, text string) {
 	syscall.Close(fd)
 }
 
+// replaceFile writes a file at once, since somebody may read it just now.
+func replaceFile(path, text string) {
+	writeFile(path+".tmp", text)
+	syscall.Rename(path+".tmp", path)
+}
+
 // isGuard tells whether pid is a living warden or guardian. The name is looked
 // at, not kill(pid, 0), which succeeds for a zombie too.
 func isGuard(pid int) bool {
