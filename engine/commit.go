@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/stack-run/stack/engine/image"
@@ -24,14 +25,7 @@ var mountPoints = [...]string{"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostn
 
 // IsMountPoint tells whether a path in a container's layer is there only for what
 // the engine mounts over it.
-func IsMountPoint(path string) bool {
-	for _, p := range mountPoints {
-		if p == path {
-			return true
-		}
-	}
-	return false
-}
+func IsMountPoint(path string) bool { return slices.Contains(mountPoints[:], path) }
 
 // Commit makes an image of a container: that which it was made from, and a layer
 // of what it changed. What is in volumes and other mounts is not part of it.

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -26,38 +25,16 @@ type CommitOptions struct {
 // Commit makes an image of base and one more layer, which is read from r. ref is
 // its name, "" for none.
 func (s *Store) Commit(ctx context.Context, base Image, r io.Reader, ref string, o CommitOptions) (Image, error) {
-	var names []string
-	if ref != "" {
-		name, err := canonicalName(ref)
-		if err != nil {
-			return Image{}, err
-		}
-		if isDigested(name) {
-			return Image{}, fmt.Errorf("cannot commit image as %s: its digest is not known beforehand; give a name and a tag", ref)
-		}
-		names = []string{name}
+	names, err := newNames("commit", ref)
+	if err != nil {
+		return Image{}, err
 	}
-	created := o.Created
-	if created.IsZero() {
-		created = time.Now()
-	}
-	created = created.UTC()
+	created := creation(o.Created)
 	config := base.Config
 	config.Created, config.Author, config.Config = &created, o.Author, o.Config
 	config.History = append(slices.Clone(config.History), History{Created: &created, CreatedBy: o.CreatedBy, Author: o.Author, Comment: o.Message})
 	if err := config.Config.Apply(o.Changes); err != nil {
 		return Image{}, err
 	}
-	lease, err := s.content.Lease(ctx)
-	if err != nil {
-		return Image{}, err
-	}
-	img, err := func() (Image, error) {
-		layer, err := s.StoreLayer(ctx, lease, r)
-		if err != nil {
-			return Image{}, err
-		}
-		return s.AddLayers(ctx, lease, config, append(slices.Clone(base.Layers), layer), AddOptions{Names: names, Ready: o.Ready})
-	}()
-	return img, s.release(ctx, lease, err)
+	return s.onTop(ctx, base.Layers, r, config, AddOptions{Names: names, Ready: o.Ready})
 }

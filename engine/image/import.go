@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -36,22 +37,11 @@ func (s *Store) Import(ctx context.Context, r io.Reader, ref string, opts Import
 	if err != nil {
 		return Image{}, err
 	}
-	var names []string
-	if ref != "" {
-		name, err := canonicalName(ref)
-		if err != nil {
-			return Image{}, err
-		}
-		if isDigested(name) {
-			return Image{}, fmt.Errorf("cannot import image as %s: its digest is not known beforehand; give a name and a tag", ref)
-		}
-		names = []string{name}
+	names, err := newNames("import", ref)
+	if err != nil {
+		return Image{}, err
 	}
-	created := opts.Created
-	if created.IsZero() {
-		created = time.Now()
-	}
-	created = created.UTC()
+	created := creation(opts.Created)
 	message := opts.Message
 	if message == "" {
 		message = "Imported from a tar archive"
@@ -63,21 +53,48 @@ func (s *Store) Import(ctx context.Context, r io.Reader, ref string, opts Import
 	if err := config.Config.Apply(opts.Changes); err != nil {
 		return Image{}, err
 	}
+	return s.onTop(ctx, nil, r, config, AddOptions{Names: names, Ready: opts.Ready})
+}
 
+// newNames are the names of an image that is made here, none for "". doing is
+// what makes it.
+func newNames(doing, ref string) ([]string, error) {
+	if ref == "" {
+		return nil, nil
+	}
+	name, err := canonicalName(ref)
+	if err != nil {
+		return nil, err
+	}
+	if isDigested(name) {
+		return nil, fmt.Errorf("cannot %s image as %s: its digest is not known beforehand; give a name and a tag", doing, ref)
+	}
+	return []string{name}, nil
+}
+
+// creation is the time of an image that is made here, now if none is given.
+func creation(t time.Time) time.Time {
+	if t.IsZero() {
+		t = time.Now()
+	}
+	return t.UTC()
+}
+
+// onTop adds an image of the layers below, which are here, and of one more that is
+// read from r.
+func (s *Store) onTop(ctx context.Context, below []content.Layer, r io.Reader, config Config, opts AddOptions) (Image, error) {
 	lease, err := s.content.Lease(ctx)
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := s.importLayer(ctx, lease, r, config, AddOptions{Names: names, Ready: opts.Ready})
+	img, err := func() (Image, error) {
+		layer, err := s.StoreLayer(ctx, lease, r)
+		if err != nil {
+			return Image{}, err
+		}
+		return s.AddLayers(ctx, lease, config, append(slices.Clone(below), layer), opts)
+	}()
 	return img, s.release(ctx, lease, err)
-}
-
-func (s *Store) importLayer(ctx context.Context, lease *content.Lease, r io.Reader, config Config, opts AddOptions) (Image, error) {
-	layer, err := s.StoreLayer(ctx, lease, r)
-	if err != nil {
-		return Image{}, err
-	}
-	return s.AddLayers(ctx, lease, config, []content.Layer{layer}, opts)
 }
 
 // addLayers stores the config raw and a manifest for it and its layers, which
