@@ -16,6 +16,14 @@ import (
 // goroutines, one call at a time.
 type Progress func(apply.Event)
 
+// tell tells of what happens now, if anybody wants to know.
+func (p Progress) tell(event apply.Event) {
+	if p != nil {
+		event.Time = time.Now()
+		p(event)
+	}
+}
+
 // Selector picks containers. Empty fields do not restrict.
 type Selector struct {
 	Project  string

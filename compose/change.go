@@ -8,6 +8,7 @@ import (
 
 	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -51,11 +52,7 @@ func (c *Client) Disconnect(ctx context.Context, container, network string, forc
 // Diff calls change for each path in which a container differs from its image:
 // 'A' added, 'C' changed, 'D' deleted.
 func (c *Client) Diff(ctx context.Context, container string, change func(kind byte, path string) error) error {
-	r, err := c.Engine.Records.Find(container)
-	if err != nil {
-		return err
-	}
-	layers, err := c.Engine.Layers()
+	r, layers, err := c.layers(container)
 	if err != nil {
 		return err
 	}
@@ -77,15 +74,21 @@ func (c *Client) Diff(ctx context.Context, container string, change func(kind by
 // Export writes a container's files as a tar archive, without volumes and what
 // else is mounted.
 func (c *Client) Export(ctx context.Context, container string, w io.Writer) error {
-	r, err := c.Engine.Records.Find(container)
-	if err != nil {
-		return err
-	}
-	layers, err := c.Engine.Layers()
+	r, layers, err := c.layers(container)
 	if err != nil {
 		return err
 	}
 	return layers.ArchiveRoot(ctx, r.ID, w)
+}
+
+// layers finds a container, and the store of its layers.
+func (c *Client) layers(container string) (*engine.Container, *snapshot.Store, error) {
+	r, err := c.Engine.Records.Find(container)
+	if err != nil {
+		return nil, nil, err
+	}
+	layers, err := c.Engine.Layers()
+	return r, layers, err
 }
 
 // Commit makes an image of a container and returns its ID. With pause a running

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sync/errgroup"
@@ -41,12 +40,6 @@ func Pull(ctx context.Context, e *engine.Engine, ops []plan.ImageOp, o PullOptio
 	if err != nil {
 		return nil, err
 	}
-	tell := func(event apply.Event) {
-		if p != nil {
-			event.Time = time.Now()
-			p(event)
-		}
-	}
 	gate := newGate(len(ops))
 	if o.KeepGoing {
 		gate = nil
@@ -62,22 +55,22 @@ func Pull(ctx context.Context, e *engine.Engine, ops []plan.ImageOp, o PullOptio
 	slots := make(chan struct{}, pulls(o.Parallel))
 	for _, op := range ops {
 		group.Go(func() error {
-			tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Pulling"})
-			err := pullOne(ctx, client, to, op, slots, gate, tell)
+			p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Pulling"})
+			err := pullOne(ctx, client, to, op, slots, gate, p)
 			switch {
 			case err == nil:
-				tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Pulled", Done: true})
+				p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Pulled", Done: true})
 				return nil
 			case op.OrBuild && registryLacks(err):
 				gate.leave()
-				tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Skipped", Done: true, Text: "no registry has it; it will be built"})
+				p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Skipped", Done: true, Text: "no registry has it; it will be built"})
 				mu.Lock()
 				build = append(build, op)
 				mu.Unlock()
 				return nil
 			}
 			if ctx.Err() == nil {
-				tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Error", Done: true, Text: err.Error()})
+				p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Error", Done: true, Text: err.Error()})
 			}
 			if o.KeepGoing {
 				mu.Lock()
@@ -112,7 +105,7 @@ func RegistryTarget(e *engine.Engine) (registry.Target, error) {
 }
 
 // pullOne pulls one image. Its slot is free again while it waits for the others.
-func pullOne(ctx context.Context, c *registry.Client, to registry.Target, op plan.ImageOp, slots chan struct{}, g *gate, tell func(apply.Event)) error {
+func pullOne(ctx context.Context, c *registry.Client, to registry.Target, op plan.ImageOp, slots chan struct{}, g *gate, p Progress) error {
 	select {
 	case slots <- struct{}{}:
 	case <-ctx.Done():
@@ -122,7 +115,7 @@ func pullOne(ctx context.Context, c *registry.Client, to registry.Target, op pla
 	defer release()
 	_, err := c.Pull(ctx, to, op.Image, registry.PullOptions{
 		Platform: op.Platform,
-		Event:    func(e registry.Event) { tell(LayerEvent(e)) },
+		Event:    func(e registry.Event) { p.tell(LayerEvent(e)) },
 		Ready: func(ctx context.Context) error {
 			release()
 			return g.wait(ctx)

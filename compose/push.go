@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,12 +28,6 @@ func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions,
 	if err != nil {
 		return err
 	}
-	tell := func(event apply.Event) {
-		if p != nil {
-			event.Time = time.Now()
-			p(event)
-		}
-	}
 	var (
 		mu     sync.Mutex
 		failed error
@@ -43,16 +36,16 @@ func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions,
 	group.SetLimit(pulls(o.Parallel))
 	for _, name := range images {
 		group.Go(func() error {
-			tell(apply.Event{Kind: "Image", Name: name, Status: "Pushing"})
+			p.tell(apply.Event{Kind: "Image", Name: name, Status: "Pushing"})
 			_, err := client.Push(ctx, from, name, registry.PushOptions{
-				Event: func(e registry.Event) { tell(LayerEvent(e)) },
+				Event: func(e registry.Event) { p.tell(LayerEvent(e)) },
 			})
 			if err == nil {
-				tell(apply.Event{Kind: "Image", Name: name, Status: "Pushed", Done: true})
+				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Pushed", Done: true})
 				return nil
 			}
 			if ctx.Err() == nil {
-				tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true, Text: err.Error()})
+				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true, Text: err.Error()})
 			}
 			if !o.KeepGoing {
 				return err

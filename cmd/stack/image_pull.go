@@ -42,14 +42,14 @@ func newImagePullCmd(a *app, runF func(context.Context, *app, *imagePullOptions)
 }
 
 func runImagePull(ctx context.Context, a *app, o *imagePullOptions) error {
-	if !o.AllTags {
-		return a.pullAndTell(ctx, o, o.Name)
-	}
-	name, err := repository(o.Name, true)
+	client, err := a.registryClient()
 	if err != nil {
 		return err
 	}
-	client, err := a.registryClient()
+	if !o.AllTags {
+		return a.pullAndTell(ctx, client, o, o.Name)
+	}
+	name, err := repository(o.Name, true)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func runImagePull(ctx context.Context, a *app, o *imagePullOptions) error {
 		return err
 	}
 	for _, tag := range tags {
-		if err := a.pullAndTell(ctx, o, name.Name()+":"+tag); err != nil {
+		if err := a.pullAndTell(ctx, client, o, name.Name()+":"+tag); err != nil {
 			return err
 		}
 	}
@@ -66,8 +66,8 @@ func runImagePull(ctx context.Context, a *app, o *imagePullOptions) error {
 }
 
 // pullAndTell pulls one image and says what has become of it.
-func (a *app) pullAndTell(ctx context.Context, o *imagePullOptions, ref string) error {
-	got, err := a.pull(ctx, ref, o.Platform, o.Quiet)
+func (a *app) pullAndTell(ctx context.Context, client *registry.Client, o *imagePullOptions, ref string) error {
+	got, err := a.pull(ctx, client, ref, o.Platform, o.Quiet)
 	if err != nil {
 		return err
 	}
@@ -87,16 +87,12 @@ func (a *app) pullAndTell(ctx context.Context, o *imagePullOptions, ref string) 
 }
 
 // pull pulls one image and shows its layers on stderr.
-func (a *app) pull(ctx context.Context, name, platform string, quiet bool) (registry.Pulled, error) {
+func (a *app) pull(ctx context.Context, client *registry.Client, name, platform string, quiet bool) (registry.Pulled, error) {
 	e, err := a.stores()
 	if err != nil {
 		return registry.Pulled{}, err
 	}
 	to, err := compose.RegistryTarget(e)
-	if err != nil {
-		return registry.Pulled{}, err
-	}
-	client, err := a.registryClient()
 	if err != nil {
 		return registry.Pulled{}, err
 	}
