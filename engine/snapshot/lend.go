@@ -35,6 +35,23 @@ func (s *Store) Dir() string { return s.layers }
 // something else than an archive that is unpacked to dir: see "Implied
 // directories".
 func (s *Store) Lend(ctx context.Context, diffID digest.Digest, dir string, below ...string) error {
+	return s.lend(ctx, diffID, dir, func() error { return s.standsFor(diffID, dir, below) })
+}
+
+// LendSame is Lend for a directory that has the content of the layer, which was
+// made of it, already. Nobody may have it mounted. The error is ErrUnlike as well
+// if something is in one of them and not in the other; files are not read.
+func (s *Store) LendSame(ctx context.Context, diffID digest.Digest, dir string) error {
+	return s.lend(ctx, diffID, dir, func() error {
+		if _, err := s.Layer(diffID); err != nil {
+			return err
+		}
+		return s.alike(ctx, s.dirPath(diffID.Encoded()), dir)
+	})
+}
+
+// lend does it if check, called while no layer can go, has nothing against it.
+func (s *Store) lend(ctx context.Context, diffID digest.Digest, dir string, check func() error) error {
 	if err := diffID.Validate(); err != nil {
 		return fmt.Errorf("cannot lend layer %q: %w", diffID, err)
 	}
@@ -44,35 +61,9 @@ func (s *Store) Lend(ctx context.Context, diffID digest.Digest, dir string, belo
 		return err
 	}
 	defer lock.Unlock()
-	if err := s.standsFor(diffID, dir, below); err != nil {
+	if err := check(); err != nil {
 		return err
 	}
-	return s.lend(diffID, dir)
-}
-
-// LendSame is Lend for a directory that has the content of the layer, which was
-// made of it, already. Nobody may have it mounted. The error is ErrUnlike as well
-// if something is in one of them and not in the other; files are not read.
-func (s *Store) LendSame(ctx context.Context, diffID digest.Digest, dir string) error {
-	if err := diffID.Validate(); err != nil {
-		return fmt.Errorf("cannot lend layer %q: %w", diffID, err)
-	}
-	lock, err := flock.Shared(ctx, s.lockPath())
-	if err != nil {
-		return err
-	}
-	defer lock.Unlock()
-	if _, err := s.Layer(diffID); err != nil {
-		return err
-	}
-	if err := s.alike(ctx, s.dirPath(diffID.Encoded()), dir); err != nil {
-		return err
-	}
-	return s.lend(diffID, dir)
-}
-
-// lend does it, with the lock held.
-func (s *Store) lend(diffID digest.Digest, dir string) error {
 	if err := s.replaceByLink(dir, s.dirPath(diffID.Encoded())); err != nil {
 		return fmt.Errorf("cannot lend layer %s: %w", short(diffID.Encoded()), err)
 	}
