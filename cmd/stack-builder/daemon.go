@@ -16,6 +16,7 @@ import (
 	"github.com/stack-run/stack/engine"
 	builder "github.com/stack-run/stack/engine/build"
 	buildd "github.com/stack-run/stack/engine/build/daemon"
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/build/runner"
 	"github.com/stack-run/stack/engine/image"
 )
@@ -137,7 +138,7 @@ func serveBuilds(ctx context.Context, idle time.Duration, ready func()) (err err
 	o.Ready = func(ctx context.Context, img image.Image) error {
 		return o.Layers.Unpack(ctx, img.Layers, o.Images.Content())
 	}
-	r, err := runner.New(ctx, runner.Options{Engine: eng, Dir: filepath.Join(builder.Dir(o.RunRoot), "running"), Warn: warn})
+	r, err := runner.New(ctx, runner.Options{Engine: eng, Dir: filepath.Join(request.Dir(o.RunRoot), "running"), Warn: warn})
 	if err != nil {
 		return err
 	}

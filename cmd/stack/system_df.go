@@ -53,7 +53,7 @@ type diskUse struct {
 	images     engine.ImagesDisk
 	containers []engine.Container
 	volumes    []volumes.Volume
-	cache      []request.Record
+	cache      request.Records
 	imageUsers map[string]int
 	sizes      func(engine.Container) (own, virtual int64)
 	volumeSize map[string]int64
@@ -117,17 +117,16 @@ func (a *app) diskUse(ctx context.Context) (*diskUse, error) {
 
 // buildCache lists what the build cache holds. A builder that runs is asked; none
 // is started for it, because the last one noted what it left.
-func (a *app) buildCache(ctx context.Context) ([]request.Record, error) {
+func (a *app) buildCache(ctx context.Context) (request.Records, error) {
 	r := a.roots()
 	conn, err := net.Dial("unix", request.Socket(r.Run))
 	if err != nil {
-		noted, err := request.ReadUsage(r.Data)
-		return noted.Records, err
+		return request.ReadUsage(r.Data)
 	}
 	conn.Close()
 	var asked request.Records
 	err = a.builder(ctx, a, "du", &request.Cache{DataRoot: r.Data, RunRoot: r.Run}, &asked)
-	return asked.Records, err
+	return asked, err
 }
 
 func (u *diskUse) rows() []diskRow {
@@ -171,20 +170,15 @@ func (u *diskUse) rows() []diskRow {
 		}
 	}
 	rows = append(rows, row("Local Volumes", len(u.volumes), active, size, free))
-	size, free, active = 0, 0, 0
-	for _, r := range u.cache {
+	var used request.Records
+	for _, r := range u.cache.Records {
 		if r.InUse {
-			active++
-		}
-		if r.Shared { // counts where it is shared with
-			continue
-		}
-		size += r.Size
-		if !r.InUse {
-			free += r.Size
+			used.Records = append(used.Records, r)
 		}
 	}
-	cache := row("Build Cache", len(u.cache), active, size, free)
+	size = u.cache.Size()
+	free = size - used.Size()
+	cache := row("Build Cache", len(u.cache.Records), len(used.Records), size, free)
 	cache.Reclaimable = units.HumanSize(float64(free)) // docker gives no percentage here
 	return append(rows, cache)
 }

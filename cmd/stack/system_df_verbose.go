@@ -50,11 +50,7 @@ func (u *diskUse) details(now time.Time) diskDetails {
 	for _, v := range u.volumes {
 		d.Volumes = append(d.Volumes, volumeUse{v.Name, strconv.Itoa(len(volumeUsers(v.Name, u.containers))), size(u.volumeSize[v.Name])})
 	}
-	var total int64
-	for _, r := range u.cache {
-		if !r.Shared {
-			total += r.Size
-		}
+	for _, r := range u.cache.Records {
 		c := cacheUse{
 			ID: r.ID, CacheType: r.Type, Size: size(r.Size), CreatedSince: created(r.CreatedAt, now), UsageCount: strconv.Itoa(r.UsageCount),
 			Shared: strconv.FormatBool(r.Shared), InUse: strconv.FormatBool(r.InUse), Description: r.Description,
@@ -65,7 +61,7 @@ func (u *diskUse) details(now time.Time) diskDetails {
 		d.BuildCache = append(d.BuildCache, c)
 	}
 	slices.SortFunc(d.BuildCache, func(a, b cacheUse) int { return strings.Compare(a.ID, b.ID) })
-	d.cacheSize = units.HumanSize(float64(total))
+	d.cacheSize = units.HumanSize(float64(u.cache.Size()))
 	return d
 }
 

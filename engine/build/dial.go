@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/content/flock"
 )
 
@@ -36,7 +37,7 @@ func Dial(ctx context.Context, o Options) (*client.Client, error) {
 }
 
 func dial(ctx context.Context, o Options) (*client.Client, error) {
-	dir := Dir(o.RunRoot)
+	dir := request.Dir(o.RunRoot)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func isAbsent(err error) bool {
 // connect connects to a living daemon. It returns once the daemon has answered,
 // so that from then on the connection keeps it.
 func connect(ctx context.Context, runRoot string) (*client.Client, error) {
-	path := Socket(runRoot)
+	path := request.Socket(runRoot)
 	probe, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func connect(ctx context.Context, runRoot string) (*client.Client, error) {
 // pid and a mount namespace, so that its end is that of its containers and
 // mounts, and in a session of its own, so that it outlives this one.
 func startDaemon(ctx context.Context, o Options) error {
-	log, err := openLog(filepath.Join(Dir(o.RunRoot), "log"))
+	log, err := openLog(filepath.Join(request.Dir(o.RunRoot), "log"))
 	if err != nil {
 		return err
 	}

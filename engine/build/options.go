@@ -1,11 +1,6 @@
 package build
 
-import (
-	"path/filepath"
-	"time"
-
-	"github.com/stack-run/stack/engine/build/request"
-)
+import "time"
 
 // DefaultIdle is how long a daemon stays that nobody is connected to.
 const DefaultIdle = 30 * time.Second
@@ -19,15 +14,6 @@ type Options struct {
 	// connected; 0 is DefaultIdle.
 	Idle time.Duration
 }
-
-// Dir is the builder's directory below a run root.
-func Dir(runRoot string) string { return filepath.Join(runRoot, "builder") }
-
-// Socket is where the daemon of a run root serves BuildKit's API.
-func Socket(runRoot string) string { return request.Socket(runRoot) }
-
-// StateDir is where the build cache of a data root is.
-func StateDir(dataRoot string) string { return request.StateDir(dataRoot) }
 
 const programName = "stack-builder"
 

@@ -82,16 +82,15 @@ func (c *Client) prunable(ctx context.Context, conn *bk.Client, all []request.Re
 	if err != nil {
 		return nil, err
 	}
-	r := rules{all: q.All, matching: make(map[string]bool), keep: keepBytes(all, q, 0)}
-	for _, x := range matching {
-		r.matching[x.ID] = true
-	}
+	var stat disk.DiskStat
 	if q.MinFree > 0 {
-		stat, err := disk.GetDiskStat(request.StateDir(q.DataRoot))
-		if err != nil {
+		if stat, err = disk.GetDiskStat(request.StateDir(q.DataRoot)); err != nil {
 			return nil, fmt.Errorf("cannot look how full the disk is: %w", err)
 		}
-		r.keep = keepBytes(all, q, stat.Free)
+	}
+	r := rules{all: q.All, matching: make(map[string]bool), keep: keepBytes(all, q, stat.Free)}
+	for _, x := range matching {
+		r.matching[x.ID] = true
 	}
 	if q.Keep > 0 {
 		r.unusedSince = c.Now().Add(-q.Keep)

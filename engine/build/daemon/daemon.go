@@ -36,6 +36,7 @@ import (
 	"google.golang.org/grpc/stats"
 
 	"github.com/stack-run/stack/engine/build"
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/content/atomicfile"
 	"github.com/stack-run/stack/engine/content/flock"
 	"github.com/stack-run/stack/engine/image"
@@ -58,7 +59,7 @@ type Options struct {
 // Lock is held by the one daemon of a run root. Lock waits for one that is just
 // leaving.
 func Lock(ctx context.Context, runRoot string) (*flock.Lock, error) {
-	dir := build.Dir(runRoot)
+	dir := request.Dir(runRoot)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -71,13 +72,13 @@ func Lock(ctx context.Context, runRoot string) (*flock.Lock, error) {
 
 // TryLock is Lock if nobody holds it; ok tells whether it did.
 func TryLock(runRoot string) (lock *flock.Lock, ok bool, err error) {
-	return flock.TryExclusive(filepath.Join(build.Dir(runRoot), "lock"))
+	return flock.TryExclusive(filepath.Join(request.Dir(runRoot), "lock"))
 }
 
 // Serve serves BuildKit's API, under Lock, until ctx ends or nobody has been
 // connected for a while. It calls ready once connections are taken.
 func Serve(ctx context.Context, o Options, ready func()) error {
-	dir, state := build.Dir(o.RunRoot), build.StateDir(o.DataRoot)
+	dir, state := request.Dir(o.RunRoot), request.StateDir(o.DataRoot)
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := os.MkdirAll(state, 0o700); err != nil {
@@ -96,7 +97,7 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 	}
 	defer controller.Close()
 	idle := newIdle(o.Idle, filepath.Join(dir, "use"), func() {
-		os.Remove(build.Socket(o.RunRoot)) // who comes from now on starts a new one
+		os.Remove(request.Socket(o.RunRoot)) // who comes from now on starts a new one
 		cancel()
 	})
 	server := grpc.NewServer(grpc.StatsHandler(idle),
@@ -105,11 +106,11 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize))
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	controller.Register(server)
-	listener, err := listen(build.Socket(o.RunRoot))
+	listener, err := listen(request.Socket(o.RunRoot))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(build.Socket(o.RunRoot))
+	defer os.Remove(request.Socket(o.RunRoot))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	ready()

@@ -16,7 +16,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
-	"github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/snapshot"
 )
@@ -33,7 +32,7 @@ const (
 // the same: those of images that were built. No daemon may run, and nothing that
 // one has started: directories go that might be mounted.
 func Share(ctx context.Context, dataRoot string, layers *snapshot.Store) error {
-	dir := build.StateDir(dataRoot)
+	dir := request.StateDir(dataRoot)
 	// Whoever has this has all of the cache: a daemon of another run root, perhaps.
 	db, err := bolt.Open(filepath.Join(dir, metaDB), 0o600, &bolt.Options{Timeout: time.Millisecond})
 	if errors.Is(err, bolterrors.ErrTimeout) {

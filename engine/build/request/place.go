@@ -11,8 +11,11 @@ import (
 	"github.com/stack-run/stack/engine/content/atomicfile"
 )
 
+// Dir is the builder's directory below a run root.
+func Dir(runRoot string) string { return filepath.Join(runRoot, "builder") }
+
 // Socket is where the daemon of a run root serves BuildKit's API.
-func Socket(runRoot string) string { return filepath.Join(runRoot, "builder", "buildkitd.sock") }
+func Socket(runRoot string) string { return filepath.Join(Dir(runRoot), "buildkitd.sock") }
 
 // StateDir is where the build cache of a data root is.
 func StateDir(dataRoot string) string { return filepath.Join(dataRoot, "build") }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/content/flock"
 )
 
@@ -46,7 +47,7 @@ func locate(ctx context.Context, named, executable, dataRoot string, files fs.FS
 	if !ok {
 		return "", fmt.Errorf("cannot build images: this stack was compiled without its builder; compile both with \"make build\", or put %s beside %s, or name it in %s", Name, executable, Variable)
 	}
-	return unpack(ctx, files, name, digest, filepath.Join(dataRoot, "build", "bin"))
+	return unpack(ctx, files, name, digest, filepath.Join(request.StateDir(dataRoot), "bin"))
 }
 
 // unpack writes the carried program to dir/DIGEST/stack-builder, unless it is
