@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -152,40 +151,3 @@ func join(dir string) error {
 }
 
 func cgroupName() string { return fmt.Sprintf("e2e-%d", os.Getpid()) }
-
-// removeCgroups removes the tests' control groups, once their processes are gone.
-func removeCgroups(name string) error {
-	hierarchies, err := cgroupMounts()
-	if err != nil {
-		return err
-	}
-	for _, h := range hierarchies {
-		if e := removeCgroup(filepath.Join(h.path, name)); e != nil {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
-}
-
-func removeCgroup(top string) error {
-	var dirs []string
-	filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			dirs = append(dirs, p)
-		}
-		return nil
-	})
-	for _, d := range slices.Backward(dirs) {
-		err := os.Remove(d)
-		// The kernel lets go of a killed process's group a little after it is gone.
-		for deadline := time.Now().Add(5 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
-			pause := time.NewTimer(10 * time.Millisecond)
-			<-pause.C
-			err = os.Remove(d)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}

@@ -77,7 +77,7 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(k.Temp), removeCgroups(cgroupName())) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(k.Temp), peer.RemoveCgroups(cgroupName())) }()
 	b, err := json.Marshal(k)
 	if err != nil {
 		return 1, err

@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mattn/go-shellwords"
-	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 
 	"github.com/stack-run/stack/e2e/peer"
@@ -25,9 +22,8 @@ var (
 	update   = flag.Bool("update", false, "with -peer: write golden files anew")
 )
 
-// Where the process outside of the sandbox puts what the one inside needs.
+// Where the programs are, inside of the sandbox.
 const (
-	dirVariable      = "STACK_DOCKERFILES_DIR"
 	registryVariable = "STACK_DOCKERFILES_REGISTRY"
 	buildkitVariable = "STACK_DOCKERFILES_BUILDKIT"
 	buildxVariable   = "STACK_DOCKERFILES_BUILDX"
@@ -38,47 +34,30 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
 		os.Exit(m.Run())
 	}
-	code, err := inSandbox(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "dockerfiles:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
+	peer.Main(m, prepare)
 }
 
-func inSandbox(m *testing.M) (code int, err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	var env []string
-	if os.Getenv(dirVariable) == "" {
-		dir, err := os.MkdirTemp("", "stack-dockerfiles-")
+func prepare(ctx context.Context, dir string) error {
+	for _, program := range []string{"stack", "stack-builder"} {
+		if err := peer.Build(ctx, "../..", "./cmd/"+program, filepath.Join(dir, program)); err != nil {
+			return err
+		}
+	}
+	if !*withPeer {
+		return nil
+	}
+	for variable, program := range map[string]func(context.Context) (string, error){
+		registryVariable: peer.RegistryProgram, buildkitVariable: peer.BuildKit, buildxVariable: peer.Buildx,
+	} {
+		path, err := program(ctx)
 		if err != nil {
-			return 1, err
+			return err
 		}
-		defer os.RemoveAll(dir)
-		for _, program := range []string{"stack", "stack-builder"} {
-			if err := peer.Build(ctx, "../..", "./cmd/"+program, filepath.Join(dir, program)); err != nil {
-				return 1, err
-			}
-		}
-		env = []string{dirVariable + "=" + dir}
-		if *withPeer {
-			for variable, program := range map[string]func(context.Context) (string, error){
-				registryVariable: peer.RegistryProgram, buildkitVariable: peer.BuildKit, buildxVariable: peer.Buildx,
-			} {
-				path, err := program(ctx)
-				if err != nil {
-					return 1, err
-				}
-				env = append(env, variable+"="+path)
-			}
+		if err := os.Setenv(variable, path); err != nil {
+			return err
 		}
 	}
-	inside, code, err := peer.Enter(ctx, env...)
-	if inside {
-		return m.Run(), nil
-	}
-	return code, err
+	return nil
 }
 
 // bench is stack and, if wanted, docker build, with the same base image.
@@ -94,7 +73,7 @@ type bench struct {
 var baseChanges = []string{"ENV PATH=/bin:/usr/bin", "ENV FROM_BASE=1", `CMD ["sh"]`, "LABEL base=yes"}
 
 func newBench(t *testing.T) *bench {
-	dir := os.Getenv(dirVariable)
+	dir := peer.Dir()
 	if dir == "" {
 		t.Skip("needs root")
 	}

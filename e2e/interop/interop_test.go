@@ -4,64 +4,35 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/e2e/peer"
 )
 
 var withPeer = flag.Bool("peer", false, "exchange images with dockerd, podman, skopeo and buildah (needs root and all of them)")
 
-// Where the process outside of the sandbox puts what the one inside needs.
-const (
-	dirVariable      = "STACK_INTEROP_DIR"
-	registryVariable = "STACK_INTEROP_REGISTRY"
-)
+// registryVariable names the registry program inside of the sandbox.
+const registryVariable = "STACK_INTEROP_REGISTRY"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if !*withPeer {
 		os.Exit(m.Run())
 	}
-	code, err := inSandbox(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "interop:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
-
-func inSandbox(m *testing.M) (code int, err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	var env []string
-	if os.Getenv(dirVariable) == "" {
-		dir, err := os.MkdirTemp("", "stack-interop-")
-		if err != nil {
-			return 1, err
-		}
-		defer os.RemoveAll(dir)
+	peer.Main(m, func(ctx context.Context, dir string) error {
 		if err := peer.Build(ctx, "../..", "./cmd/stack", filepath.Join(dir, "stack")); err != nil {
-			return 1, err
+			return err
 		}
 		registry, err := peer.RegistryProgram(ctx)
 		if err != nil {
-			return 1, err
+			return err
 		}
-		env = []string{dirVariable + "=" + dir, registryVariable + "=" + registry}
-	}
-	inside, code, err := peer.Enter(ctx, env...)
-	if inside {
-		return m.Run(), nil
-	}
-	return code, err
+		return os.Setenv(registryVariable, registry)
+	})
 }
 
 // bench has all the tools, and one image: box, which says its WHICH.
@@ -81,7 +52,7 @@ func newBench(t *testing.T) *bench {
 	if !*withPeer {
 		t.Skip("needs -peer")
 	}
-	b := &bench{dir: os.Getenv(dirVariable)}
+	b := &bench{dir: peer.Dir()}
 	closing := func(what interface{ Close() error }) {
 		t.Cleanup(func() {
 			if err := what.Close(); err != nil {

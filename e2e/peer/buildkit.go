@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
-	"time"
 )
 
 // BuildKitDaemon is a BuildKit daemon of our own that runs containers with runc, and
@@ -17,8 +14,7 @@ import (
 type BuildKitDaemon struct {
 	dir    string
 	buildx string
-	daemon *exec.Cmd
-	ended  chan error
+	daemon *daemon
 }
 
 // StartBuildKit starts a daemon with its data below dir. Registries at host are
@@ -30,44 +26,19 @@ func StartBuildKit(ctx context.Context, program, buildx, dir, host string) (*Bui
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	b := &BuildKitDaemon{dir: dir, buildx: buildx, ended: make(chan error, 1)}
+	b := &BuildKitDaemon{dir: dir, buildx: buildx}
 	config := filepath.Join(dir, "buildkitd.toml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, "[registry.%q]\n  http = true\n", host), 0o600); err != nil {
 		return nil, err
 	}
-	out, in, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	b.daemon = exec.Command(program, "--config", config, "--addr", b.address(), "--root", filepath.Join(dir, "data"),
+	cmd := exec.Command(program, "--config", config, "--addr", b.address(), "--root", filepath.Join(dir, "data"),
 		"--oci-worker-binary", "runc", "--oci-worker-net", "host", "--containerd-worker=false",
 		"--allow-insecure-entitlement", "security.insecure", "--allow-insecure-entitlement", "network.host")
-	b.daemon.Stdout, b.daemon.Stderr = in, in
-	b.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err = b.daemon.Start()
-	in.Close()
-	if err != nil {
-		out.Close()
-		return nil, fmt.Errorf("cannot start BuildKit: %w", err)
+	var err error
+	if b.daemon, err = startDaemon(ctx, "BuildKit", "running server on", cmd); err != nil {
+		return nil, err
 	}
-	go func() { b.ended <- b.daemon.Wait() }()
-	ready := make(chan error, 1)
-	go func() {
-		defer out.Close()
-		ready <- awaitLine(out, "running server on")
-		io.Copy(io.Discard, out)
-	}()
-	select {
-	case err = <-ready:
-	case <-time.After(time.Minute):
-		err = errors.New("it did not listen after a minute")
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err == nil {
-		_, err = Run(b.Buildx(ctx, "create", "--name", "peer", "--driver", "remote", b.address()))
-	}
-	if err != nil {
+	if _, err := Run(b.Buildx(ctx, "create", "--name", "peer", "--driver", "remote", b.address())); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start BuildKit: %w", err), b.Close())
 	}
 	return b, nil
@@ -86,14 +57,5 @@ func (b *BuildKitDaemon) Buildx(ctx context.Context, args ...string) *exec.Cmd {
 
 // Close ends the daemon.
 func (b *BuildKitDaemon) Close() error {
-	if err := b.daemon.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-b.ended:
-	case <-time.After(time.Minute):
-		b.daemon.Process.Kill()
-		<-b.ended
-	}
-	return RemoveCgroups("buildkit") // where BuildKit puts its containers
+	return errors.Join(b.daemon.close(), RemoveCgroups("buildkit")) // where BuildKit puts its containers
 }

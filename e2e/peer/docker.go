@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -182,30 +180,4 @@ func (d *Docker) Close() error {
 		<-d.ended
 	}
 	return RemoveCgroups(d.cgroup())
-}
-
-// RemoveCgroups removes a cgroup and those in it from every hierarchy.
-func RemoveCgroups(name string) error {
-	var dirs []string
-	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			return err
-		}
-		dirs = append(dirs, found...)
-	}
-	var errs []error
-	for _, dir := range dirs {
-		var all []string
-		errs = append(errs, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				all = append(all, path)
-			}
-			return err
-		}))
-		for _, path := range slices.Backward(all) {
-			errs = append(errs, os.Remove(path))
-		}
-	}
-	return errors.Join(errs...)
 }

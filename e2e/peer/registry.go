@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,14 +10,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -30,8 +26,7 @@ type Registry struct {
 	// CA is the certificate of the authority that signed the registry's, "" for
 	// plain HTTP.
 	CA     string
-	daemon *exec.Cmd
-	ended  chan error
+	daemon *daemon
 }
 
 // RegistryOptions say how a registry is reached. The zero value is plain HTTP
@@ -48,7 +43,7 @@ func StartRegistry(ctx context.Context, program, dir string, o RegistryOptions) 
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{Host: host, ended: make(chan error, 1)}
+	r := &Registry{Host: host}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -60,37 +55,10 @@ func StartRegistry(ctx context.Context, program, dir string, o RegistryOptions) 
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	out, in, err := os.Pipe()
-	if err != nil {
+	cmd := exec.Command(program, "serve", path)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	if r.daemon, err = startDaemon(ctx, "the registry", "listening on", cmd); err != nil {
 		return nil, err
-	}
-	// Not CommandContext: Close ends it, in order.
-	r.daemon = exec.Command(program, "serve", path)
-	r.daemon.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	r.daemon.Stdout, r.daemon.Stderr = in, in
-	r.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err = r.daemon.Start()
-	in.Close()
-	if err != nil {
-		out.Close()
-		return nil, fmt.Errorf("cannot start the registry: %w", err)
-	}
-	go func() { r.ended <- r.daemon.Wait() }()
-	ready := make(chan error, 1)
-	go func() {
-		defer out.Close()
-		ready <- awaitLine(out, "listening on")
-		io.Copy(io.Discard, out)
-	}()
-	select {
-	case err = <-ready:
-	case <-time.After(time.Minute):
-		err = errors.New("it did not listen after a minute")
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot start the registry: %w", err), r.Close())
 	}
 	return r, nil
 }
@@ -120,13 +88,7 @@ func (r *Registry) config(dir string, o RegistryOptions) (string, error) {
 }
 
 // Close ends the registry.
-func (r *Registry) Close() error {
-	if err := r.daemon.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	<-r.ended
-	return nil
-}
+func (r *Registry) Close() error { return r.daemon.close() }
 
 // freeAddress is a port of loopback that nobody listens on. Nobody else takes
 // ports in the network namespace of a test.
@@ -136,18 +98,6 @@ func freeAddress() (string, error) {
 		return "", err
 	}
 	return l.Addr().String(), l.Close()
-}
-
-func awaitLine(r io.Reader, text string) error {
-	var all []byte
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), text) {
-			return nil
-		}
-		all = append(append(all, lines.Bytes()...), '\n')
-	}
-	return fmt.Errorf("it ended: %s", tail(all))
 }
 
 // writeCertificates makes an authority and a certificate of loopback that it signs.

@@ -7,12 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/e2e/peer"
 )
@@ -23,41 +20,12 @@ var (
 	stackProgram = flag.String("stack", "", "stack program (default: built)")
 )
 
-const dirVariable = "STACK_SECURITY_DIR"
-
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if !*withPeer {
 		os.Exit(m.Run())
 	}
-	code, err := inSandbox(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "security:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
-
-func inSandbox(m *testing.M) (code int, err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	var env []string
-	if os.Getenv(dirVariable) == "" {
-		dir, err := os.MkdirTemp("", "stack-security-")
-		if err != nil {
-			return 1, err
-		}
-		defer os.RemoveAll(dir)
-		if err := prepare(ctx, dir); err != nil {
-			return 1, err
-		}
-		env = []string{dirVariable + "=" + dir}
-	}
-	inside, code, err := peer.Enter(ctx, env...)
-	if inside {
-		return m.Run(), nil
-	}
-	return code, err
+	peer.Main(m, prepare)
 }
 
 func prepare(ctx context.Context, dir string) error {
@@ -110,7 +78,7 @@ func TestNothingIsWeakerThanInDocker(t *testing.T) {
 	if !*withPeer {
 		t.Skip("needs -peer")
 	}
-	dir := os.Getenv(dirVariable)
+	dir := peer.Dir()
 	docker, err := peer.StartDocker(t.Context(), filepath.Join(dir, "docker"), "")
 	if err != nil {
 		t.Fatal(err)
