@@ -346,8 +346,12 @@ func newSession(t *testing.T, dir string) *session {
 	s := &session{fake: &fakeVerbs{containers: shop(), definition: map[string]*spec.Desired{}}}
 	s.app = &app{
 		in: strings.NewReader(""), out: &s.out, err: &s.err,
-		environ: []string{"HOME=/root", "PATH=/bin", "GREETING=hello"},
-		now:     clock,
+		// What the user of this machine has is neither seen nor touched.
+		environ: []string{
+			"HOME=" + t.TempDir(), "PATH=/bin", "GREETING=hello",
+			"STACK_DATA_ROOT=" + t.TempDir(), "STACK_RUN_ROOT=" + t.TempDir(),
+		},
+		now: clock,
 		cwd: func() (string, error) {
 			if filepath.IsAbs(dir) {
 				return dir, nil
@@ -356,6 +360,7 @@ func newSession(t *testing.T, dir string) *session {
 		},
 		open:    func(roots, func(string)) (compose.Verbs, error) { return s.fake, nil },
 		objects: func(roots, func(string)) (*engine.Engine, error) { return nil, errors.New("no stores in this test") },
+		builder: func(context.Context, *app, string, any, any) error { return errors.New("no builder in this test") },
 	}
 	return s
 }

@@ -24,9 +24,8 @@ import (
 func newStore(t *testing.T) *session {
 	t.Helper()
 	s := newSession(t, t.TempDir())
-	data, run := t.TempDir(), t.TempDir()
-	s.app.objects = func(roots, func(string)) (*engine.Engine, error) {
-		return engine.Open(engine.Options{DataRoot: data, RunRoot: run})
+	s.app.objects = func(r roots, _ func(string)) (*engine.Engine, error) {
+		return engine.Open(engine.Options{DataRoot: r.Data, RunRoot: r.Run})
 	}
 	return s
 }
@@ -159,8 +158,6 @@ func TestPruneFilters(t *testing.T) {
 // The build cache is the builder's: what it is asked depends on the flags.
 func TestSystemPruneAsksTheBuilder(t *testing.T) {
 	s := newStore(t)
-	data := t.TempDir()
-	s.environ = append(s.environ, "STACK_DATA_ROOT="+data, "STACK_RUN_ROOT="+t.TempDir())
 	var asked []request.Cache
 	s.app.builder = func(_ context.Context, _ *app, verb string, ask, result any) error {
 		if verb != "prune" {
@@ -174,7 +171,7 @@ func TestSystemPruneAsksTheBuilder(t *testing.T) {
 	if len(asked) > 0 {
 		t.Error("the builder was asked though there is no build cache")
 	}
-	if err := os.Mkdir(request.StateDir(data), 0o700); err != nil {
+	if err := os.Mkdir(request.StateDir(s.app.roots().Data), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	matches(t, s.must(t, "system", "prune", "-af", "--filter", "until=10m"), `Deleted build cache objects: x y Total reclaimed space: 1kB`)
