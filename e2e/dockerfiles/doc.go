@@ -7,6 +7,7 @@
 //	flags   further arguments of the build
 //	setup   a shell line run in the context before the build, for what a text
 //	        archive cannot hold
+//	xattr   an extended attribute, "PATH NAME VALUE" with the value in hex
 //	env     a variable of the build command
 //	error   text that the build's failure must contain; nothing is compared then
 //	times   "yes" compares the times of the configuration too

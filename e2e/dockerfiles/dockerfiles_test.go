@@ -2,6 +2,7 @@ package dockerfiles
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mattn/go-shellwords"
+	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 
 	"github.com/stack-run/stack/e2e/peer"
@@ -199,6 +201,10 @@ func readCase(t *testing.T, file string) example {
 		case key == "images":
 			name, config, _ := strings.Cut(value, " ")
 			e.images[name] = append(e.images[name], config)
+		case key == "xattr":
+			if err := setXattr(e.dir, strings.Fields(value)); err != nil {
+				t.Fatalf("%s: cannot set xattr %s: %v", file, value, err)
+			}
 		case key == "setup":
 			cmd := exec.Command("sh", "-euc", value)
 			cmd.Dir = e.dir
@@ -210,6 +216,18 @@ func readCase(t *testing.T, file string) example {
 		}
 	}
 	return e
+}
+
+// setXattr sets an extended attribute of a file below dir: PATH NAME VALUE in hex.
+func setXattr(dir string, words []string) error {
+	if len(words) != 3 {
+		return errors.New("it is not PATH NAME VALUE")
+	}
+	value, err := hex.DecodeString(words[2])
+	if err != nil {
+		return err
+	}
+	return unix.Setxattr(filepath.Join(dir, words[0]), words[1], value, 0)
 }
 
 func TestDockerfiles(t *testing.T) {
