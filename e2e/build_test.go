@@ -1,12 +1,18 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ulikunitz/xz"
 )
 
 // newBuildBox is a box whose builder leaves soon after its last build.
@@ -62,6 +68,28 @@ func TestBuild(t *testing.T) {
 		b.ok(t, "image", "build", "-t", "status:1", ".")
 		// The 14 capabilities that Docker gives.
 		if out := b.ok(t, "container", "run", "--rm", "status:1"); out != "CapEff:00000000a80425fb\nSeccomp:2\n" {
+			t.Errorf("%q", out)
+		}
+	})
+	t.Run("archives are unpacked without programs of the machine", func(t *testing.T) {
+		bare := b.with("PATH=" + t.TempDir())
+		archive := new(bytes.Buffer)
+		x, err := xz.NewWriter(archive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := tar.NewWriter(x)
+		if err := w.WriteHeader(&tar.Header{Name: "hello", Mode: 0o644, Size: 5}); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, "world")
+		if err := errors.Join(w.Close(), x.Close()); err != nil {
+			t.Fatal(err)
+		}
+		b.write(t, "a.tar.xz", archive.String())
+		dockerfile(t, "FROM busybox\nADD a.tar.xz /\nCMD [\"cat\", \"/hello\"]\n")
+		bare.ok(t, "image", "build", "-t", "unpacked:1", ".")
+		if out := b.ok(t, "container", "run", "--rm", "unpacked:1"); out != "world" {
 			t.Errorf("%q", out)
 		}
 	})

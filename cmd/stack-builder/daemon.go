@@ -129,6 +129,9 @@ func serveBuilds(ctx context.Context, idle time.Duration, ready func()) (err err
 		return err
 	}
 	defer lock.Unlock()
+	if err := provideXZ(filepath.Join(request.Dir(o.RunRoot), "bin")); err != nil {
+		return fmt.Errorf("cannot stand in for xz, which this machine lacks: %w", err)
+	}
 	if o.Images, err = eng.Images(); err != nil {
 		return err
 	}

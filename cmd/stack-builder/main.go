@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 )
 
@@ -24,6 +25,13 @@ func verbs() map[string]func(ctx context.Context, args []string) error {
 }
 
 func main() {
+	if filepath.Base(os.Args[0]) == xzName {
+		if err := decompress(os.Stdout, os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) < 2 || verbs()[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, `stack-builder is called by stack: see "stack build --help" and "stack builder --help"`)
 		os.Exit(2)
