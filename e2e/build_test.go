@@ -72,6 +72,7 @@ func TestBuild(t *testing.T) {
 		}
 	})
 	t.Run("archives are unpacked without programs of the machine", func(t *testing.T) {
+		b.awaitBuilder(t) // one that has the search path
 		bare := b.with("PATH=" + t.TempDir())
 		archive := new(bytes.Buffer)
 		x, err := xz.NewWriter(archive)
@@ -89,8 +90,21 @@ func TestBuild(t *testing.T) {
 		b.write(t, "a.tar.xz", archive.String())
 		dockerfile(t, "FROM busybox\nADD a.tar.xz /\nCMD [\"cat\", \"/hello\"]\n")
 		bare.ok(t, "image", "build", "-t", "unpacked:1", ".")
+		if res := bare.fails(t, "image", "build", "http://127.0.0.1:1/a.git"); !strings.Contains(res.stderr, "this machine has no git; install it") {
+			t.Errorf("without git: %v", res)
+		}
 		if out := b.ok(t, "container", "run", "--rm", "unpacked:1"); out != "world" {
 			t.Errorf("%q", out)
+		}
+	})
+	t.Run("checks tell what they found, and how much", func(t *testing.T) {
+		dockerfile(t, "FROM busybox\n")
+		if out := b.ok(t, "image", "build", "--check", "."); out != "Check complete, no warnings found.\n" {
+			t.Errorf("%q", out)
+		}
+		dockerfile(t, "FROM busybox\nCMD true\n")
+		if res := b.fails(t, "image", "build", "--check", "."); !strings.HasPrefix(res.stdout, "Check complete, 1 warning has been found!\n\nWARNING: JSONArgsRecommended") {
+			t.Errorf("%v", res)
 		}
 	})
 	t.Run("what fails says where and why, and leaves the name where it was", func(t *testing.T) {

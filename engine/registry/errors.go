@@ -156,7 +156,7 @@ func (c *Client) networkError(e *endpoint, err error) error {
 	case strings.Contains(err.Error(), "HTTP response to HTTPS client"):
 		return fmt.Errorf("cannot reach registry %s: it speaks plain HTTP; if that is meant, add %q to insecure-registries in %s", host, e.base.Host, filepath.Join(ConfigDir(), "registries.json"))
 	case refused(err):
-		return fmt.Errorf("cannot reach registry %s: connection refused; is it running, on that port?: %w", host, syscall.ECONNREFUSED)
+		return fmt.Errorf("cannot reach registry %s: %w; is it running, on that port?", host, syscall.ECONNREFUSED)
 	}
 	return fmt.Errorf("cannot reach registry %s: %w", host, err)
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -31,19 +32,19 @@ func requestOf(method string) string {
 }
 
 // splitCall reads "METHOD[,format=json]".
-func splitCall(s string) (method string, json bool, err error) {
+func splitCall(s string) (method string, asJSON bool, err error) {
 	method, rest, _ := strings.Cut(s, ",")
 	switch rest {
 	case "", "format=text":
 	case "format=json":
-		json = true
+		asJSON = true
 	default:
 		return "", false, fmt.Errorf("cannot read --call %q: unexpected %q; write METHOD[,format=json]", s, rest)
 	}
 	if requestOf(method) == "" {
 		return "", false, fmt.Errorf("cannot use --call %q; use build, check, outline or targets", s)
 	}
-	return method, json, nil
+	return method, asJSON, nil
 }
 
 // call asks the Dockerfile frontend for something else than an image and returns
@@ -74,7 +75,7 @@ var errCheck = errors.New("the check found faults")
 
 // printCalls prints the answers and fails where a check found something.
 func printCalls(w io.Writer, b *request.Build, calls map[string]map[string][]byte) error {
-	method, json, err := splitCall(b.Call)
+	method, asJSON, err := splitCall(b.Call)
 	if err != nil {
 		return err
 	}
@@ -82,18 +83,33 @@ func printCalls(w io.Writer, b *request.Build, calls map[string]map[string][]byt
 	for _, t := range b.Targets {
 		answer := calls[t.Name]
 		text := answer["result.txt"]
-		if json {
+		if asJSON {
 			text = answer["result.json"]
 		}
 		if method == "check" || method == "lint" {
 			if string(answer["result.statuscode"]) != "" && string(answer["result.statuscode"]) != "0" {
 				failed = errCheck
 			}
-			if len(strings.TrimSpace(string(text))) == 0 && !json {
-				text = []byte("Check complete, no warnings found.")
+			var found lint.LintResults
+			if err := json.Unmarshal(answer["result.json"], &found); err != nil {
+				return fmt.Errorf("cannot read what the check found: %w", err)
+			}
+			if !asJSON && found.Error == nil {
+				text = append([]byte(checkSummary(len(found.Warnings))), text...)
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(string(text), "\n"))
 	}
 	return failed
+}
+
+// checkSummary is docker's first line of a check that has found n things.
+func checkSummary(n int) string {
+	switch n {
+	case 0:
+		return "Check complete, no warnings found.\n"
+	case 1:
+		return "Check complete, 1 warning has been found!\n"
+	}
+	return fmt.Sprintf("Check complete, %d warnings have been found!\n", n)
 }

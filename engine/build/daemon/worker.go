@@ -98,6 +98,9 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the build cache: %w", err)
 	}
+	if w.GitSource == nil {
+		w.SourceManager.Register(noGit{})
+	}
 	writer, err := containerimage.NewImageWriter(containerimage.WriterOpt{
 		Snapshotter: opt.Snapshotter, ContentStore: opt.ContentStore, Applier: opt.Applier, Differ: opt.Differ,
 	})
