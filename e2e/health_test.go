@@ -104,3 +104,27 @@ func TestHealth(t *testing.T) {
 	b.ok(t, "down", "--timeout", "0")
 	b.nothingLeft(t, b.before)
 }
+
+// A job is done when it has succeeded; what fails at once has not come up.
+func TestUpWaitsForJobs(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+	services:
+	  job: {image: busybox, command: sh -c "echo did it"}
+	  server: {image: busybox, command: sleep 1000, init: true}
+	`)
+	b.ok(t, "up", "--detach", "--wait")
+	b.compose(t, `
+	services:
+	  job: {image: busybox, command: sh -c "sleep 0.1; echo no database >&2; exit 3"}
+	  server: {image: busybox, command: sleep 1000, init: true}
+	`)
+	r := b.fails(t, "up", "--detach", "--wait")
+	for _, want := range []string{"container app-job-1 exited (3)", "no database"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("no %q: %v", want, r)
+		}
+	}
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before)
+}

@@ -67,10 +67,15 @@ func judge(condition string, st engine.State, hasCheck bool) (v verdict, reason 
 	}
 }
 
-// settled decides what "up --wait" waits for: running, healthy where there is a
-// check, or, for a job that restarts by no policy, ended with success.
-func settled(c *engine.Container, hasCheck bool) (v verdict, reason string) {
-	st := c.State
+// stayUp is how long a container without a health check must have run for "up
+// --wait": one that fails at once has not come up. Docker Compose looks for the
+// first time after as long.
+const stayUp = 500 * time.Millisecond
+
+// settled decides what "up --wait" waits for: healthy where there is a check, else
+// running, and stayed says that it did for stayUp, or, for a job that restarts by
+// no policy, ended with success.
+func settled(st engine.State, hasCheck, stayed bool) (v verdict, reason string) {
 	switch {
 	case st.Phase == engine.Exited && st.ExitCode == 0 && !st.StartedAt.IsZero():
 		return met, ""
@@ -82,6 +87,8 @@ func settled(c *engine.Container, hasCheck bool) (v verdict, reason string) {
 		return pending, "to start"
 	case hasCheck:
 		return judge(conditionHealthy, st, true)
+	case !stayed:
+		return pending, "to stay up"
 	}
 	return met, ""
 }

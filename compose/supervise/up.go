@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
@@ -465,6 +466,27 @@ func (s *Supervisor) usesNetwork(name string) bool {
 	return false
 }
 
+// stay is the time that a container must run to count as up.
+type stay struct {
+	since time.Time // when it started
+	until time.Time
+	wake  *time.Timer
+}
+
+// newStay wakes those that await something when the time of a container is over
+// that started at since. It trusts the clock for less than stayUp only.
+func (s *Supervisor) newStay(since time.Time) *stay {
+	now := time.Now()
+	left := min(max(stayUp-now.Sub(since), 0), stayUp)
+	return &stay{since: since, until: now.Add(left), wake: time.AfterFunc(left, func() {
+		s.mu.Lock()
+		s.changedLocked()
+		s.mu.Unlock()
+	})}
+}
+
+func (x *stay) over() bool { return x != nil && !time.Now().Before(x.until) }
+
 // awaitSettled is "up --wait": all running, healthy or done.
 func (s *Supervisor) awaitSettled(ctx context.Context, req UpRequest, r *reply) error {
 	ctx, cancel := bounded(ctx, req.Options.WaitTimeout, "the services to be up")
@@ -473,6 +495,12 @@ func (s *Supervisor) awaitSettled(ctx context.Context, req UpRequest, r *reply) 
 	var why string
 	checks := map[string]bool{}
 	told := map[string]bool{}
+	stays := map[string]*stay{}
+	defer func() {
+		for _, x := range stays {
+			x.wake.Stop()
+		}
+	}()
 	err := s.await(ctx, func() (bool, error) {
 		all := true
 		for _, u := range s.units {
@@ -485,7 +513,15 @@ func (s *Supervisor) awaitSettled(ctx context.Context, req UpRequest, r *reply) 
 				check = s.engine.Health(u.c) != nil
 				checks[u.c.ID] = check
 			}
-			v, reason := settled(u.c, check)
+			x := stays[u.c.ID]
+			if !check && u.c.State.Phase == engine.Running && (x == nil || !x.since.Equal(u.c.State.StartedAt)) {
+				if x != nil {
+					x.wake.Stop()
+				}
+				x = s.newStay(u.c.State.StartedAt)
+				stays[u.c.ID] = x
+			}
+			v, reason := settled(u.c.State, check, x.over())
 			switch v {
 			case failed:
 				culprit, why = *u.c, reason
