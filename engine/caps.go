@@ -22,6 +22,15 @@ var allCapabilities = [...]string{
 	"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 }
 
+// Capabilities lists all that there are, as Docker writes them: without "CAP_".
+func Capabilities() []string {
+	out := make([]string, len(allCapabilities))
+	for i, c := range allCapabilities {
+		out[i] = strings.TrimPrefix(c, "CAP_")
+	}
+	return out
+}
+
 // capabilities applies cap_add and cap_drop to the default set as Docker does:
 // with drop ALL only what is added stays; with add ALL only what is dropped goes.
 // have is the set this process can pass on; what it lacks is left out.

@@ -37,6 +37,7 @@ func TestBadInputNamesPlaceAndFix(t *testing.T) {
 		{name: "no services", yaml: "name: x\n", want: `compose.yaml: the project has no services; add one below "services:"`},
 		{name: "a list", yaml: "- a\n", want: `compose.yaml:1: the top level must be a mapping, such as "services:"`},
 		{name: "bad yaml", yaml: "services:\n  web:\n    image: [a\n", want: `compose.yaml:3: invalid YAML: did not find expected ',' or ']'; check the indentation`},
+		{name: "bad first line", yaml: "$services: {a: [b]} c\n", want: `compose.yaml:1: invalid YAML: did not find expected key; check`},
 		{name: "tab", yaml: "services:\n\tweb:\n", want: `compose.yaml:2: invalid YAML: `},
 		{name: "unknown attribute", yaml: web + "    enviroment:\n      A: b\n", want: `compose.yaml:4: services.web.enviroment: unknown attribute "enviroment"; did you mean "environment"?`},
 		{name: "unknown top level", yaml: web + "volume:\n  a:\n", want: `compose.yaml:4: volume: unknown attribute "volume"; did you mean "volumes"?`},

@@ -59,6 +59,7 @@ func parse(file string, content []byte) (*document, *Diagnostic) {
 
 func syntaxError(file string, content []byte, err error) Diagnostic {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	text = strings.ReplaceAll(text, "<unknown position>", "line 1") // the library's name of the file's begin
 	line, text := findLine(text)
 	hint := ""
 	switch lines := strings.Split(string(content), "\n"); {

@@ -234,6 +234,8 @@ func (b *builder) isolation(s types.ServiceConfig) engine.Isolation {
 		CgroupNSMode:      s.Cgroup,
 		CgroupParent:      s.CgroupParent,
 	}
+	b.checkCapabilities(path+".cap_add", s.CapAdd)
+	b.checkCapabilities(path+".cap_drop", s.CapDrop)
 	b.checkMode(path+".pid", s.Pid, "host")
 	b.checkMode(path+".ipc", s.Ipc, "host", "private", "shareable", "none")
 	b.checkMode(path+".uts", s.Uts, "host")
@@ -407,6 +409,15 @@ func capabilities(list []string) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+func (b *builder) checkCapabilities(path string, names []string) {
+	known := append(engine.Capabilities(), "ALL")
+	for i, name := range names {
+		if short := strings.TrimPrefix(strings.ToUpper(name), "CAP_"); !slices.Contains(known, short) {
+			b.fail(fmt.Sprintf("%s[%d]", path, i), "unknown capability %q%s; capabilities(7) lists them", name, didYouMean(short, known))
+		}
+	}
 }
 
 func (b *builder) limits(s types.ServiceConfig) engine.Limits {
