@@ -16,20 +16,18 @@ import (
 )
 
 // filesystem opens a container's root: that of its process, with all mounts,
-// while it runs, else its layers.
-func (c *Client) filesystem(container string) (*os.File, error) {
-	r, err := c.Engine.Records.Find(container)
+// while it runs, else its layers. It also returns the container's name.
+func (c *Client) filesystem(container string) (root *os.File, name string, err error) {
+	r, layers, err := c.layers(container)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if r.State.Pid > 0 {
-		return os.OpenFile(fmt.Sprintf("/proc/%d/root/.", r.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+		root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root/.", r.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	} else {
+		root, err = layers.Mount(r.ID, snapshot.MountOptions{})
 	}
-	layers, err := c.Engine.Layers()
-	if err != nil {
-		return nil, err
-	}
-	return layers.Mount(r.ID, snapshot.MountOptions{})
+	return root, r.Spec.Name, err
 }
 
 // inside opens a path below root as the container would see it: links are
@@ -51,7 +49,7 @@ func inside(root *os.File, name string, flags uint64, mode uint64) (*os.File, er
 // CopyFrom writes a tar archive of name, as "docker cp" does: its entries are
 // named after the last element of the path.
 func (c *Client) CopyFrom(ctx context.Context, container, name string, followLinks bool, w io.Writer) error {
-	root, err := c.filesystem(container)
+	root, container, err := c.filesystem(container)
 	if err != nil {
 		return err
 	}
@@ -82,7 +80,7 @@ func (c *Client) CopyFrom(ctx context.Context, container, name string, followLin
 // CopyTo unpacks a tar archive into dir of the container. With keepOwner the
 // archive's owners are kept, else all becomes root's, as "docker cp" does.
 func (c *Client) CopyTo(ctx context.Context, container, dir string, r io.Reader, keepOwner bool) error {
-	root, err := c.filesystem(container)
+	root, container, err := c.filesystem(container)
 	if err != nil {
 		return err
 	}

@@ -165,6 +165,15 @@ func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int
 	return code, err
 }
 
+// execExitCode is what "docker exec" ends with: 126 and 127 speak of the command, as
+// with a start, and all else is a plain 1.
+func execExitCode(err error) int {
+	if code := engine.StartExitCode(err); code == 126 || code == 127 {
+		return code
+	}
+	return 1
+}
+
 // execEvent adds to the project's event log. Exec needs no supervisor, so it
 // tells of itself; where nobody keeps a log, there is nothing to tell.
 func (c *Client) execEvent(r *engine.Container, action, id string, extra map[string]string) {
@@ -186,7 +195,7 @@ func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (
 	req.Stdin, req.Stdout, req.Stderr = pipes.stdin, pipes.stdout, pipes.stderr
 	x, err := c.Engine.Exec(ctx, r, req)
 	if err != nil {
-		return engine.StartExitCode(err), err
+		return execExitCode(err), err
 	}
 	defer x.Close()
 	pipes.started()
@@ -208,7 +217,7 @@ func (c *Client) execTTY(ctx context.Context, r *engine.Container, req engine.Ex
 	req.Size = terminalSize(o.Stdout)
 	x, err := c.Engine.Exec(ctx, r, req)
 	if err != nil {
-		return engine.StartExitCode(err), err
+		return execExitCode(err), err
 	}
 	defer x.Close()
 	if o.Detach {

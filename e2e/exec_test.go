@@ -219,6 +219,11 @@ func TestCopy(t *testing.T) {
 			t.Errorf("%q %v", text, err)
 		}
 	})
+	t.Run("a directory that is not there is named as the user did", func(t *testing.T) {
+		if r := b.fails(t, "cp", "in/a.txt", "box:/nodir/x"); !strings.Contains(r.stderr, "cannot copy to app-box-1:/nodir") {
+			t.Error(r)
+		}
+	})
 	t.Run("a tar stream goes both ways", func(t *testing.T) {
 		tarball := b.ok(t, "cp", "box:/data/copy", "-")
 		r := b.input(t, tarball, "cp", "-", "box:/tmp")

@@ -88,8 +88,8 @@ func TestLifecycle(t *testing.T) {
 		if i.State.Status != "paused" || !i.State.Paused {
 			t.Errorf("%+v", i.State)
 		}
-		if r := b.stack(t, "exec", "-T", "shell", "true"); r.code == 0 {
-			t.Error("exec works in a paused container")
+		if r := b.stack(t, "exec", "-T", "shell", "true"); r.code != 1 || !strings.Contains(r.stderr, "paused") {
+			t.Errorf("exec in a paused container: %v", r)
 		}
 		b.ok(t, "unpause", "shell")
 		b.ok(t, "exec", "-T", "shell", "true")
