@@ -97,6 +97,16 @@ func TestBuild(t *testing.T) {
 			t.Errorf("%q", out)
 		}
 	})
+	t.Run("a cache in a directory is written and read, and warnings are plain", func(t *testing.T) {
+		dockerfile(t, "FROM busybox\nRUN echo cached > /x\n")
+		args := []string{"image", "build", "--progress", "plain", "--cache-to", "type=local,dest=cache", "--cache-from", "type=local,src=cache", "."}
+		for _, want := range []string{"Warning: local cache import at ", "inferred cache manifest type"} {
+			res := b.stack(t, args...)
+			if res.code != 0 || !strings.Contains(res.stderr, want) || strings.Contains(res.stderr, "level=") {
+				t.Errorf("no %q, or a log's line: %v", want, res)
+			}
+		}
+	})
 	t.Run("checks tell what they found, and how much", func(t *testing.T) {
 		dockerfile(t, "FROM busybox\n")
 		if out := b.ok(t, "image", "build", "--check", "."); out != "Check complete, no warnings found.\n" {

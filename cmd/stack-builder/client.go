@@ -10,6 +10,7 @@ import (
 	"time"
 
 	bk "github.com/moby/buildkit/client"
+	"github.com/sirupsen/logrus"
 
 	engine "github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/build/client"
@@ -17,6 +18,7 @@ import (
 )
 
 func build(ctx context.Context, _ []string) error {
+	logrus.SetFormatter(plainLog{})
 	return serve(ctx, func(ctx context.Context, b *request.Build) (any, error) {
 		r, err := newClient(b.DataRoot, b.RunRoot).Build(ctx, b)
 		if r != nil && err != nil {
