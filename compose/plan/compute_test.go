@@ -317,6 +317,26 @@ recreate db: volume shop_data is made anew
 	}
 }
 
+// Who shares a service's namespaces must not be left with those of a container that
+// is gone, though only that service was asked for.
+func TestSharersOfARecreatedService(t *testing.T) {
+	d := desired(t, `
+name: home
+services:
+  vpn: {image: vpn}
+  app: {image: app, network_mode: "service:vpn", depends_on: [vpn]}
+  other: {image: other, depends_on: [vpn]}
+`)
+	p, err := plan.Compute(d, running(d), plan.Options{ForceRecreate: true, Services: []string{"vpn"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "recreate vpn: --force-recreate\nrestart app: network_mode of service vpn, which is made anew\n"
+	if diff := cmp.Diff(want, p.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s\n%s", diff, p.Graph())
+	}
+}
+
 func TestDownPlan(t *testing.T) {
 	d := desired(t, shop)
 	p, err := plan.Down(d, running(d), plan.DownOptions{Volumes: true})

@@ -299,7 +299,8 @@ func (c *computer) usesRecreatedVolume(r *spec.Replica, old *Container) string {
 }
 
 // bounce restarts the service's running containers where a dependency with
-// restart: true is recreated or restarted.
+// restart: true is recreated or restarted, or where they share what a service has
+// that is made anew.
 func (c *computer) bounce(s *spec.Service) {
 	cause := ""
 	for _, dep := range dependencyNames(c.desired, s.Name) {
@@ -312,6 +313,10 @@ func (c *computer) bounce(s *spec.Service) {
 			break
 		}
 	}
+	shared := c.sharedRecreated(s)
+	if cause == "" && len(shared) > 0 {
+		cause = shared[0].Path
+	}
 	for _, d := range c.decisions[s.Name] {
 		if cause == "" || d.old == nil || !d.old.live() {
 			continue
@@ -321,7 +326,7 @@ func (c *computer) bounce(s *spec.Service) {
 			d.action, d.cause = restart, cause
 		}
 	}
-	if len(c.sharedRecreated(s)) == 0 {
+	if len(shared) == 0 {
 		return
 	}
 	for _, d := range c.decisions[s.Name] {
