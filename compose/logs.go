@@ -180,7 +180,7 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			} else if !r.State.StartedAt.IsZero() && !told[r.ID] {
 				told[r.ID] = true
 				if f.options.Ended != nil {
-					f.options.Ended(r, r.State.ExitCode)
+					f.merger.Note(func() { f.options.Ended(r, r.State.ExitCode) })
 				}
 			}
 		}

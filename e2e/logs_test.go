@@ -222,3 +222,23 @@ func interrupt(t *testing.T, j *job) {
 	t.Helper()
 	j.signal(t, interruptSignal)
 }
+
+// An up in the foreground tells of an end after all that the container printed.
+func TestUpTellsOfEndsInOrder(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+	services:
+	  job: {image: busybox, command: echo hello}
+	  other: {image: busybox, command: sh -c "echo bye; exit 4"}
+	`)
+	for range 5 {
+		out := b.ok(t, "up")
+		for line, end := range map[string]string{"hello": "job-1 exited with code 0", "bye": "other-1 exited with code 4"} {
+			if at := strings.Index(out, line); at < 0 || at > strings.Index(out, end) {
+				t.Errorf("%q, then %q: %s", line, end, out)
+			}
+		}
+	}
+	b.ok(t, "down")
+	b.nothingLeft(t, b.before)
+}

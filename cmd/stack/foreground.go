@@ -250,10 +250,9 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 	o := compose.LogOptions{
 		Follow: true, NewContainers: true, Tail: -1, Since: since,
 		Ended: func(c engine.Container, code int) {
-			if c.State.FinishedAt.Before(f.began) || f.told[c.ID].Equal(c.State.FinishedAt) {
-				return // it was over before
+			if !f.untold(c) {
+				return
 			}
-			f.told[c.ID] = c.State.FinishedAt
 			if slices.Contains(f.attach, c.Service) {
 				f.print(func() { f.printer.Exited(c, code, c.State.Phase == engine.Restarting) })
 			}
@@ -276,8 +275,8 @@ func (f *foreground) logs(ctx context.Context, ended chan<- ending) error {
 	return err
 }
 
-// drain prints what ended containers have written and logs, which was called
-// off, has not come to. It must not run beside logs.
+// drain prints what ended containers have written, and that they ended, where logs,
+// which was called off, has not come to it. It must not run beside logs.
 func (f *foreground) drain(ctx context.Context) error {
 	if !f.announced || len(f.attach) == 0 {
 		return nil
@@ -287,12 +286,35 @@ func (f *foreground) drain(ctx context.Context) error {
 		since = f.began
 	}
 	o := compose.LogOptions{Tail: -1, Since: since}
-	return f.v.Logs(ctx, compose.Selector{Project: f.d.Project, Services: f.attach, All: true}, o, func(l compose.LogLine) error {
+	attached := compose.Selector{Project: f.d.Project, Services: f.attach, All: true}
+	err := f.v.Logs(ctx, attached, o, func(l compose.LogLine) error {
 		if l.Time.After(f.lastOf[l.Container.ID]) {
 			f.print(func() { f.printer.Line(l) })
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	cs, err := f.v.Containers(ctx, attached)
+	if err != nil {
+		return err
+	}
+	for _, c := range cs {
+		if c.State.Phase == engine.Exited && f.untold(c) {
+			f.print(func() { f.printer.Exited(c, c.State.ExitCode, false) })
+		}
+	}
+	return nil
+}
+
+// untold reports whether a container's end is news, once for each end.
+func (f *foreground) untold(c engine.Container) bool {
+	if c.State.FinishedAt.Before(f.began) || f.told[c.ID].Equal(c.State.FinishedAt) {
+		return false // it was over before
+	}
+	f.told[c.ID] = c.State.FinishedAt
+	return true
 }
 
 // live reports whether a watched container runs or will run again.

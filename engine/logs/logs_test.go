@@ -523,6 +523,42 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// What is to be told after a line that was just stored comes after it.
+func TestMergeNotes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	x := newTestStore(t, dir)
+	r, _ := Open(dir)
+	got := make(chan string, 100)
+	m, err := NewMerger(func(_ int, e Entry) error { got <- string(e.Data); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Add(t.Context(), 0, r, ReadOptions{Follow: true, UntilExit: true})
+	done := make(chan error, 1)
+	go func() { done <- m.Run(t.Context()) }()
+	var want []string
+	for i := range 20 {
+		line, note := fmt.Sprint("line ", i), fmt.Sprint("note ", i)
+		x.put(t, time.Now().UnixNano(), Stdout, line+"\n")
+		m.Note(func() { got <- note })
+		want = append(want, line, note)
+		for _, want := range want[2*i:] {
+			if s := <-got; s != want {
+				t.Errorf("%q instead of %q", s, want)
+			}
+		}
+	}
+	if err := x.mark(kindRunEnd, 0); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	m.Note(func() { got <- "last" })
+	m.Seal()
+	if err := <-done; err != nil || <-got != "last" {
+		t.Error("no last note", err)
+	}
+}
+
 func TestMergeFollows(t *testing.T) {
 	root := t.TempDir()
 	const logs, each = 5, 40

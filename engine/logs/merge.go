@@ -29,7 +29,14 @@ type Merger struct {
 	mu      sync.Mutex
 	wake    chan struct{} // has a value after a change that Run has to look at
 	sources []*source
+	notes   []note // in the order of their times
 	sealed  bool
+}
+
+// note is what is to be done between two entries.
+type note struct {
+	at time.Time
+	do func()
 }
 
 // source is one log of a merge. Its reader fills at most one batch ahead.
@@ -88,6 +95,12 @@ func (m *Merger) Add(ctx context.Context, id int, r *Reader, o ReadOptions) {
 		}
 		m.change(func() { s.ended, s.err = true, err })
 	}()
+}
+
+// Note has Run call do after the entries that are older than now: what they tell of
+// is over. What is followed has as long to arrive as for other entries.
+func (m *Merger) Note(do func()) {
+	m.change(func() { m.notes = append(m.notes, note{time.Now(), do}) })
 }
 
 // Seal says that no log is added any more, so Run ends with the last one.
@@ -166,11 +179,14 @@ func (m *Merger) Run(ctx context.Context) error {
 // round gives out what may go. wait, if not 0, is when the next entry may.
 func (m *Merger) round() (wait time.Duration, done bool, err error) {
 	for {
-		s, e, wait, done := m.next()
-		if s == nil {
-			if done {
-				return 0, true, m.failures()
-			}
+		s, e, do, wait, done := m.next()
+		switch {
+		case do != nil:
+			do()
+			continue
+		case done:
+			return 0, true, m.failures()
+		case s == nil:
 			return wait, false, nil
 		}
 		if err := m.emit(s.id, e); err != nil {
@@ -182,8 +198,8 @@ func (m *Merger) round() (wait time.Duration, done bool, err error) {
 	}
 }
 
-// next takes the oldest entry, if it is sure enough to be the oldest.
-func (m *Merger) next() (_ *source, _ Entry, wait time.Duration, done bool) {
+// next takes the oldest entry or note, if it is sure enough to be the oldest.
+func (m *Merger) next() (_ *source, _ Entry, do func(), wait time.Duration, done bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var oldest *source
@@ -205,10 +221,18 @@ func (m *Merger) next() (_ *source, _ Entry, wait time.Duration, done bool) {
 	}
 	if open {
 		// Who has nothing to give out while it reads history must be waited for.
-		return nil, Entry{}, 0, false
+		return nil, Entry{}, nil, 0, false
+	}
+	if len(m.notes) > 0 && (oldest == nil || !oldest.ready.entries[oldest.taken].Time.Before(m.notes[0].at)) {
+		n := m.notes[0]
+		if wait := reorder - time.Since(n.at); live && wait > 0 {
+			return nil, Entry{}, nil, wait, false
+		}
+		m.notes = m.notes[1:]
+		return nil, Entry{}, n.do, 0, false
 	}
 	if oldest == nil {
-		return nil, Entry{}, 0, m.sealed && !live
+		return nil, Entry{}, nil, 0, m.sealed && !live
 	}
 	e := oldest.ready.entries[oldest.taken]
 	if live {
@@ -218,11 +242,11 @@ func (m *Merger) next() (_ *source, _ Entry, wait time.Duration, done bool) {
 			due = oldest.arrive
 		}
 		if wait := reorder - time.Since(due); wait > 0 {
-			return nil, Entry{}, wait, false
+			return nil, Entry{}, nil, wait, false
 		}
 	}
 	oldest.taken++
-	return oldest, e, 0, false
+	return oldest, e, nil, 0, false
 }
 
 func (m *Merger) failures() error {
