@@ -67,9 +67,28 @@ func TestShop(t *testing.T) {
 		}
 	})
 	t.Run("psql answers on a terminal", func(t *testing.T) {
-		out := b.terminal(t, "exec", "db", "psql", "-U", "shop", "-P", "pager=off", "-c", "select 1")
+		out := b.terminal(t, "exec", "db", "psql", "-U", "shop", "-c", "select 1")
 		if !strings.Contains(out, "(1 row)\r\n") {
 			t.Errorf("psql wrote %q", out)
+		}
+	})
+	t.Run("psql pages a long answer", func(t *testing.T) {
+		cmd := b.command(t.Context(), "exec", "db", "psql", "-U", "shop", "-c", "select generate_series(1, 1000)")
+		tty, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 80, Rows: 24})
+		must(t, err)
+		defer tty.Close()
+		var out strings.Builder
+		buf := make([]byte, 4096)
+		for n := 0; err == nil; n, err = tty.Read(buf) {
+			asked := strings.Contains(out.String(), ":")
+			out.Write(buf[:n])
+			if !asked && strings.Contains(out.String(), ":") { // the pager's prompt
+				_, err := tty.WriteString("q")
+				must(t, err)
+			}
+		}
+		if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), " 3\r\n") || strings.Contains(out.String(), " 999\r\n") {
+			t.Errorf("%v: psql wrote %q", err, out.String())
 		}
 	})
 	t.Run("psql reads a file from standard input", func(t *testing.T) {

@@ -21,9 +21,12 @@ const path0 = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // user of the official image.
 func Postgres() Recipe {
 	bin := "/usr/lib/postgresql/15/bin"
+	links := linksTo(bin, "createdb", "createuser", "dropdb", "initdb", "pg_basebackup", "pg_ctl",
+		"pg_dump", "pg_dumpall", "pg_isready", "pg_restore", "postgres", "psql", "vacuumdb")
+	links["usr/bin/pager"] = "less" // what psql shows long answers with
 	return Recipe{
 		Ref:      "postgres:15",
-		Packages: withBase("postgresql-15", "postgresql-client-15"),
+		Packages: withBase("postgresql-15", "postgresql-client-15", "less"),
 		Drop: []string{
 			// The just-in-time compiler weighs more than the rest together;
 			// without its provider the server does not use it.
@@ -41,8 +44,7 @@ func Postgres() Recipe {
 		Files: map[string]File{
 			"usr/local/bin/docker-entrypoint.sh": {Text: postgresEntrypoint, Mode: 0o755},
 		},
-		Links: linksTo(bin, "createdb", "createuser", "dropdb", "initdb", "pg_basebackup", "pg_ctl",
-			"pg_dump", "pg_dumpall", "pg_isready", "pg_restore", "postgres", "psql", "vacuumdb"),
+		Links: links,
 		Changes: []string{
 			`ENTRYPOINT ["docker-entrypoint.sh"]`,
 			`CMD ["postgres"]`,
