@@ -144,17 +144,26 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 	}
 	defer watcher.Close()
 	w := watcher.NewWatch()
-	dir := filepath.Join(f.client.Engine.DataRoot(), "containers")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if err := w.Add(dir, changes); err != nil {
-		return err
+	// A supervisor that leaves takes its events with it, perhaps before they were
+	// read.
+	for dir, mode := range map[string]os.FileMode{
+		filepath.Join(f.client.Engine.DataRoot(), "containers"): 0o700,
+		filepath.Join(f.client.Engine.RunRoot(), "projects"):    0o711,
+	} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return err
+		}
+		if err := w.Add(dir, changes); err != nil {
+			return err
+		}
 	}
 	events := make(chan EngineEvent)
 	failed := make(chan error, 1)
+	// From before the first look at the containers, and a little more: an event bears
+	// the time at which it was made, and only later can it be seen.
+	since := time.Now().Add(-time.Second)
 	go func() {
-		failed <- f.client.Events(ctx, Selector{Project: s.Project, Services: s.Services}, time.Now(), time.Time{}, func(e EngineEvent) error {
+		failed <- f.client.Events(ctx, Selector{Project: s.Project, Services: s.Services}, since, time.Time{}, func(e EngineEvent) error {
 			select {
 			case events <- e:
 			case <-ctx.Done():

@@ -229,9 +229,9 @@ func TestUpTellsOfEndsInOrder(t *testing.T) {
 	b.compose(t, `
 	services:
 	  job: {image: busybox, command: echo hello}
-	  other: {image: busybox, command: sh -c "echo bye; exit 4"}
+	  other: {image: busybox, command: sh -c "echo bye; usleep 40000; exit 4"}
 	`)
-	for range 5 {
+	for range 20 { // the last end may come just as up begins to look
 		out := b.ok(t, "up")
 		for line, end := range map[string]string{"hello": "job-1 exited with code 0", "bye": "other-1 exited with code 4"} {
 			if at := strings.Index(out, line); at < 0 || at > strings.Index(out, end) {
