@@ -19,6 +19,9 @@ import (
 // Run creates and starts one container outside the graph and, unless it is
 // detached, connects the caller's streams to it and returns its exit code.
 func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error) {
+	if err := engine.CheckName(o.Spec.Name); err != nil {
+		return 125, err
+	}
 	project := o.Project
 	if project == "" {
 		// A project of its own, named after the container.

@@ -480,3 +480,38 @@ func fill(t *testing.T, path string) {
 		_, err = f.Write(block)
 	}
 }
+
+// With a file that cannot be parsed, and that names its project, nobody knows which
+// project is meant: certainly not one named after the directory.
+func TestBrokenFileNamesNoOtherProject(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.write(t, "compose.yaml", "services: {web: {image: busybox, command: sleep 1000, init: true}}\n")
+	b.ok(t, "up", "--detach")
+	b.write(t, "compose.yaml", "services: {web: {image: busybox\nname: other\n")
+	for _, verb := range []string{"down", "ps", "stop"} {
+		if r := b.fails(t, verb); !strings.Contains(r.stderr, "compose.yaml:1: invalid YAML") {
+			t.Errorf("%s: %v", verb, r)
+		}
+	}
+	if i := b.look(t, "app-web-1"); i.State.Status != "running" {
+		t.Errorf("another project's container is %s", i.State.Status)
+	}
+	b.ok(t, "-p", "app", "down")
+	b.nothingLeft(t, b.before)
+}
+
+func TestContainerNames(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for _, name := range []string{"../../x", "a/b", ".", "-x", "ä", "bad name", strings.Repeat("x", 300)} {
+		r := b.stack(t, "container", "run", "--rm", "--name="+name, "busybox", "true")
+		if r.code != 125 || !strings.Contains(r.stderr, "invalid container name") {
+			t.Errorf("%q: %v", name, r)
+		}
+	}
+	b.ok(t, "container", "create", "--name", "right", "busybox", "true")
+	if r := b.fails(t, "container", "rename", "right", "../../x"); !strings.Contains(r.stderr, "invalid container name") {
+		t.Error(r)
+	}
+	b.ok(t, "container", "rm", "right")
+	b.nothingLeft(t, b.before)
+}

@@ -70,8 +70,28 @@ func (r *Records) Insert(c *Container) error {
 	return nil
 }
 
+// maxName leaves room for what is put before and after a name in file names.
+const maxName = 200
+
+// CheckName refuses what cannot be a container's name, by Docker's rule: letters,
+// digits and "_.-", the first a letter or digit.
+func CheckName(name string) error {
+	ok := name != "" && len(name) <= maxName
+	for i, c := range []byte(name) {
+		alphanumeric := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		ok = ok && (alphanumeric || i > 0 && strings.IndexByte("_.-", c) >= 0)
+	}
+	if !ok {
+		return fmt.Errorf("invalid container name %q: it must be [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most %d characters", name, maxName)
+	}
+	return nil
+}
+
 // takeName binds a name to an ID. A name whose container is gone is free.
 func (r *Records) takeName(name, id string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
 	for {
 		err := os.Symlink(id, r.namePath(name))
 		if !errors.Is(err, fs.ErrExist) {

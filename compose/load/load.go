@@ -136,7 +136,12 @@ func Identify(_ context.Context, o Options) (Identity, error) {
 		}
 		in := &inspector{opts: o}
 		for _, f := range s.files {
-			if name := topLevelName(s.contents[f]); name != "" {
+			name, fault := topLevelName(f, s.contents[f])
+			if fault != nil {
+				fault.Text += "; until then name the project with -p"
+				return Identity{}, &Error{Diagnostics: []Diagnostic{*fault}}
+			}
+			if name != "" {
 				fromFiles = in.expand(name, s.env)
 			}
 		}
@@ -155,22 +160,22 @@ func environValue(o Options, key string) string {
 }
 
 // topLevelName finds "name:" at the top level. Only a file that has such a line
-// is parsed.
-func topLevelName(content []byte) string {
+// is parsed, and if that fails nobody knows which project is meant.
+func topLevelName(file string, content []byte) (string, *Diagnostic) {
 	for line := range strings.Lines(string(content)) {
 		if key, _, ok := strings.Cut(line, ":"); ok && strings.Trim(strings.TrimSpace(key), `"'{`) == "name" && !strings.HasPrefix(line, " ") {
-			doc, fault := parse("", content)
+			doc, fault := parse(file, content)
 			if fault != nil {
-				return ""
+				return "", fault
 			}
 			name := ""
 			for _, root := range doc.roots {
 				name = cmp.Or(text(child(root, "name")), name)
 			}
-			return name
+			return name, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // serviceHint is `; did you mean "db"?` for a name that no service has.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/stack-run/stack/engine"
 )
 
 // Version is the schema version of Desired.
@@ -219,6 +221,11 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		b.fail(path+".pull_policy", "invalid pull_policy %q; use always, never, missing, build, daily, weekly or every_DURATION", s.PullPolicy)
 	}
 	replicas := s.GetScale()
+	if s.ContainerName != "" {
+		if err := engine.CheckName(s.ContainerName); err != nil {
+			b.fail(path+".container_name", "%v", err)
+		}
+	}
 	if s.ContainerName != "" && replicas > 1 {
 		b.fail(path+".container_name", "container_name %q cannot be shared by %d replicas; remove it, or scale the service to 1", s.ContainerName, replicas)
 	}
