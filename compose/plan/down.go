@@ -8,6 +8,7 @@ import (
 
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
 )
 
 // Down plans to take a project away: containers in reverse order of
@@ -44,7 +45,8 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 		}
 	}
 	stopped, removed := removeInReverse(plan, desired, going, o)
-	for _, n := range observed.Networks {
+	// In the order of names, so that one state has one plan.
+	for _, n := range slices.SortedFunc(slices.Values(observed.Networks), func(a, b netns.Network) int { return strings.Compare(a.Name, b.Name) }) {
 		if n.Project != observed.Project || n.Project == "" || slices.ContainsFunc(staying, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) }) {
 			continue
 		}
@@ -54,7 +56,7 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 		plan.add(&Op{Kind: RemoveNetwork, Name: n.Name, Key: n.Key, Cause: "down"}, usersOf(stopped, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) })...)
 	}
 	if o.Volumes {
-		for _, v := range observed.Volumes {
+		for _, v := range slices.SortedFunc(slices.Values(observed.Volumes), func(a, b volume) int { return strings.Compare(a.Name, b.Name) }) {
 			mounts := func(x *Container) bool { return x.Spec == nil || mountsVolume(x.Spec, v.Name) }
 			if v.Project != observed.Project || v.Project == "" || v.Anonymous || slices.ContainsFunc(staying, mounts) {
 				continue
