@@ -20,8 +20,7 @@ type daemon struct {
 	ended chan struct{}
 }
 
-// startDaemon starts one that writes a line with text when it listens. It must not
-// be a CommandContext: close ends it, in order.
+// startDaemon starts one that writes a line with text when it listens.
 func startDaemon(ctx context.Context, name, text string, cmd *exec.Cmd) (*daemon, error) {
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -29,10 +28,30 @@ func startDaemon(ctx context.Context, name, text string, cmd *exec.Cmd) (*daemon
 	}
 	cmd.Stdout, cmd.Stderr = in, in
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err = cmd.Start()
+	d, err := launch(name, cmd)
 	in.Close()
 	if err != nil {
 		out.Close()
+		return nil, err
+	}
+	err = d.await(ctx, func() error {
+		err := awaitLine(out, text)
+		go func() {
+			defer out.Close()
+			io.Copy(io.Discard, out)
+		}()
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// launch starts a daemon, which must not be a CommandContext: close ends it, in
+// order.
+func launch(name string, cmd *exec.Cmd) (*daemon, error) {
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", name, err)
 	}
 	d := &daemon{name: name, cmd: cmd, ended: make(chan struct{})}
@@ -40,23 +59,31 @@ func startDaemon(ctx context.Context, name, text string, cmd *exec.Cmd) (*daemon
 		cmd.Wait()
 		close(d.ended)
 	}()
-	ready := make(chan error, 1)
-	go func() {
-		defer out.Close()
-		ready <- awaitLine(out, text)
-		io.Copy(io.Discard, out)
-	}()
+	return d, nil
+}
+
+// await waits until ready returns, which it does when the daemon is.
+func (d *daemon) await(ctx context.Context, ready func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- ready() }()
+	var err error
 	select {
-	case err = <-ready:
+	case err = <-done:
+	case <-d.ended:
+		select {
+		case err = <-done: // knows why, from what the daemon has written
+		case <-time.After(time.Second):
+			err = fmt.Errorf("it ended: %v", d.cmd.ProcessState)
+		}
 	case <-time.After(time.Minute):
-		err = errors.New("it did not listen after a minute")
+		err = errors.New("it was not ready after a minute")
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot start %s: %w", name, err), d.close())
+		return fmt.Errorf("cannot start %s: %w", d.name, err)
 	}
-	return d, nil
+	return nil
 }
 
 func awaitLine(r io.Reader, text string) error {

@@ -10,9 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Docker is a Docker daemon of our own, with a containerd of its own.
@@ -20,8 +17,7 @@ type Docker struct {
 	dir     string
 	socket  string
 	compose string // path of the docker compose program
-	daemon  *exec.Cmd
-	ended   chan error // what the daemon's Wait gave
+	daemon  *daemon
 }
 
 // StartDocker starts dockerd with its data below dir, which must not be on an
@@ -36,7 +32,7 @@ func StartDocker(ctx context.Context, dir, compose string) (*Docker, error) {
 			return nil, err
 		}
 	}
-	d := &Docker{dir: dir, socket: filepath.Join(dir, "docker.sock"), compose: compose, ended: make(chan error, 1)}
+	d := &Docker{dir: dir, socket: filepath.Join(dir, "docker.sock"), compose: compose}
 	config := filepath.Join(dir, "daemon.json")
 	if err := os.WriteFile(config, []byte("{}\n"), 0o600); err != nil {
 		return nil, err
@@ -52,32 +48,18 @@ func StartDocker(ctx context.Context, dir, compose string) (*Docker, error) {
 		return nil, err
 	}
 	defer logFile.Close()
-	// Not CommandContext: Close ends it, in order.
-	d.daemon = exec.Command("dockerd", "--config-file", config, "--host", "unix://"+d.socket,
+	cmd := exec.Command("dockerd", "--config-file", config, "--host", "unix://"+d.socket,
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "docker.pid"), "--cgroup-parent", "/"+d.cgroup())
-	d.daemon.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String(), "HOME="+filepath.Join(dir, "home"))
-	d.daemon.Stdout, d.daemon.Stderr = logFile, logFile
-	d.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := d.daemon.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start dockerd: %w", err)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String(), "HOME="+filepath.Join(dir, "home"))
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if d.daemon, err = launch("dockerd", cmd); err != nil {
+		return nil, err
 	}
-	go func() { d.ended <- d.daemon.Wait() }()
-	ready := make(chan error, 1)
-	go func() { ready <- waitReady(notify) }()
-	select {
-	case err = <-ready:
-	case err = <-d.ended:
-		d.ended <- err
-		err = fmt.Errorf("dockerd ended: %w", err)
-	case <-time.After(time.Minute):
-		err = errors.New("dockerd was not ready after a minute")
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
+	if err := d.daemon.await(ctx, func() error { return waitReady(notify) }); err != nil {
 		log, _ := os.ReadFile(d.logPath())
-		return nil, errors.Join(fmt.Errorf("cannot start Docker: %w: %s", err, tail(log)), d.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %s", err, tail(log)), d.Close())
 	}
 	return d, nil
 }
@@ -170,14 +152,5 @@ func (d *Docker) Processes() ([]int, error) {
 
 // Close stops the daemon, its containers with it.
 func (d *Docker) Close() error {
-	if err := d.daemon.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-d.ended:
-	case <-time.After(time.Minute):
-		d.daemon.Process.Kill()
-		<-d.ended
-	}
-	return RemoveCgroups(d.cgroup())
+	return errors.Join(d.daemon.close(), RemoveCgroups(d.cgroup()))
 }
