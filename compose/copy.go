@@ -18,15 +18,19 @@ import (
 // filesystem opens a container's root: that of its process, with all mounts,
 // while it runs, else its layers. It also returns the container's name.
 func (c *Client) filesystem(container string) (root *os.File, name string, err error) {
-	r, layers, err := c.layers(container)
+	r, err := c.Engine.Records.Find(container)
 	if err != nil {
 		return nil, "", err
 	}
 	if r.State.Pid > 0 {
 		root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root/.", r.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-	} else {
-		root, err = layers.Mount(r.ID, snapshot.MountOptions{})
+		return root, r.Spec.Name, err
 	}
+	layers, err := c.Engine.Layers()
+	if err != nil {
+		return nil, "", err
+	}
+	root, err = layers.Mount(r.ID, snapshot.MountOptions{})
 	return root, r.Spec.Name, err
 }
 

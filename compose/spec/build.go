@@ -225,9 +225,9 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		if err := engine.CheckName(s.ContainerName); err != nil {
 			b.fail(path+".container_name", "%v", err)
 		}
-	}
-	if s.ContainerName != "" && replicas > 1 {
-		b.fail(path+".container_name", "container_name %q cannot be shared by %d replicas; remove it, or scale the service to 1", s.ContainerName, replicas)
+		if replicas > 1 {
+			b.fail(path+".container_name", "container_name %q cannot be shared by %d replicas; remove it, or scale the service to 1", s.ContainerName, replicas)
+		}
 	}
 	out.Replicas = make([]Replica, 0, replicas)
 	for i := 1; i <= replicas; i++ {

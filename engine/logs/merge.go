@@ -97,8 +97,8 @@ func (m *Merger) Add(ctx context.Context, id int, r *Reader, o ReadOptions) {
 	}()
 }
 
-// Note has Run call do after the entries that are older than now: what they tell of
-// is over. What is followed has as long to arrive as for other entries.
+// Note has Run call do in the place of an entry of now: after all older ones, those
+// that are followed if they are not later than 10 ms.
 func (m *Merger) Note(do func()) {
 	m.change(func() { m.notes = append(m.notes, note{time.Now(), do}) })
 }
