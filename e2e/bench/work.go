@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/stack-run/stack/e2e/peer"
 )
@@ -220,8 +221,13 @@ func (b *bench) expect(ctx context.Context, s peer.Side, file, project string, c
 	}
 }
 
+// untilIdle is how long a side is left alone before its memory is measured: the
+// command before has only just ended.
+const untilIdle = time.Second
+
 // memory measures what a side's own processes take while n containers idle.
 func (b *bench) memory(s peer.Side, n int) {
+	time.Sleep(untilIdle)
 	pids, err := s.Processes()
 	var bytes int64
 	if err == nil {
