@@ -14,6 +14,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/format"
 	"github.com/stack-run/stack/compose/load"
+	"github.com/stack-run/stack/compose/spec"
 )
 
 type configOptions struct {
@@ -138,8 +139,13 @@ func (a *app) printParts(ctx context.Context, lo load.Options, o *configOptions)
 		names = load.ProfileNames(l.Project)
 	case o.Environment:
 		names = load.EnvironmentLines(l.Project)
-	case o.Images, o.Hash != "":
-		if names, err = a.imagesOrHashes(l, o); err != nil {
+	case o.Images:
+		separator := a.hostFacts(l).Separator
+		for _, s := range l.Project.Services {
+			names = append(names, spec.ImageName(l.Project.Name, s, separator))
+		}
+	case o.Hash != "":
+		if names, err = a.hashes(l, o); err != nil {
 			return err
 		}
 	case o.Models:
@@ -151,19 +157,19 @@ func (a *app) printParts(ctx context.Context, lo load.Options, o *configOptions)
 		return err
 	}
 	slices.Sort(names)
-	for _, n := range names {
+	for _, n := range slices.Compact(names) {
 		fmt.Fprintln(a.out, n)
 	}
 	return nil
 }
 
-func (a *app) imagesOrHashes(l *load.Loaded, o *configOptions) ([]string, error) {
+func (a *app) hashes(l *load.Loaded, o *configOptions) ([]string, error) {
 	d, _, err := a.desired(l, nil)
 	if err != nil {
 		return nil, err
 	}
 	var wanted []string
-	if o.Hash != "" && o.Hash != "*" {
+	if o.Hash != "*" {
 		wanted = strings.Split(o.Hash, ",")
 	}
 	known := slices.Sorted(maps.Keys(d.Services))
@@ -175,16 +181,11 @@ func (a *app) imagesOrHashes(l *load.Loaded, o *configOptions) ([]string, error)
 	var out []string
 	for _, name := range known {
 		replicas := d.Services[name].Replicas
-		switch {
-		case len(replicas) == 0:
-		case o.Images:
-			out = append(out, replicas[0].Spec.Image)
-		case len(wanted) == 0 || slices.Contains(wanted, name):
+		if len(replicas) > 0 && (len(wanted) == 0 || slices.Contains(wanted, name)) {
 			out = append(out, name+" "+replicas[0].Hash)
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
+	return out, nil
 }
 
 func (a *app) printVariables(ctx context.Context, lo load.Options, as string) error {

@@ -292,6 +292,52 @@ volumes: {data: }
 	}
 }
 
+// As docker compose prints them: the attributes of a service by name, all else
+// in the order of the specification.
+func TestConfigOrder(t *testing.T) {
+	o := project(t, map[string]string{"compose.yaml": `
+name: p
+services:
+  b:
+    restart: always
+    image: x
+    healthcheck: {interval: 5s, test: [CMD, "true"]}
+    command: a
+  a: {image: y}
+volumes: {v: {}}
+networks: {n: {}}
+`})
+	out, _, err := Config(t.Context(), o, ConfigOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `name: p
+services:
+  a:
+    image: "y"
+    networks:
+      default: null
+  b:
+    command:
+      - a
+    healthcheck:
+      test:
+        - CMD
+        - "true"
+      interval: 5s
+    image: x
+    networks:
+      default: null
+    restart: always
+networks:
+  default:
+    name: p_default
+`
+	if string(out) != want {
+		t.Errorf("%s", out)
+	}
+}
+
 func TestLoadLeavesTheEnvironmentAlone(t *testing.T) {
 	o := project(t, map[string]string{"compose.yaml": minimal, ".env": "FROM_DOTENV=1\n"})
 	if _, _, err := Project(t.Context(), o); err != nil {
