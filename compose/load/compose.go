@@ -270,12 +270,22 @@ func (c *composer) placed(line string) Diagnostic {
 	if d.File == "" && len(c.source.files) > 0 {
 		d.File = c.source.files[0]
 	}
+	if value, ok := strings.CutPrefix(d.Text, "invalid suffix: "); ok {
+		d.Text = "invalid size: ends with " + value
+	}
+	if _, parsing, ok := strings.Cut(d.Text, "strconv.ParseFloat: parsing "); ok {
+		value, _, _ := strings.Cut(parsing, ": ")
+		d.Text = value + " is no number; write it like 1.5"
+	}
 	d.Text += valueHint(d.Text)
 	if _, cast, ok := strings.Cut(d.Text, "failed to cast to expected type: "); ok {
 		// strconv.Atoi: parsing "x": invalid syntax
 		_, cast, _ = strings.Cut(cast, "parsing ")
 		value, _, _ := strings.Cut(cast, ": ")
-		d.Text = fmt.Sprintf("has a value of the wrong type: %s; give a number, or true or false, as the attribute wants", value)
+		if value != "" {
+			value = ": " + value
+		}
+		d.Text = fmt.Sprintf("has a value of the wrong type%s; give a number, or true or false, as the attribute wants", value)
 	}
 	return d
 }

@@ -148,7 +148,7 @@ func (c *consistency) dependencies(path string, s types.ServiceConfig) {
 	missing := func(at, name string) {
 		if !reported[name] {
 			reported[name] = true
-			c.fail(at, "no such service%s", serviceHint(name, p))
+			c.fail(at, "no such service %q%s", name, serviceHint(name, p))
 		}
 	}
 	for attribute, mode := range map[string]string{"network_mode": s.NetworkMode, "ipc": s.Ipc, "pid": s.Pid} {
