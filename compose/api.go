@@ -50,6 +50,10 @@ type UpOptions struct {
 	Wait           bool           `json:"wait,omitempty"` // until running or healthy
 	WaitTimeout    time.Duration  `json:"waitTimeout,omitempty"`
 	Parallel       int            `json:"parallel,omitempty"` // 0: unlimited
+	// AssumeYes makes volumes anew whose definition changed, with the loss of
+	// their data; RecreateVolumes, by their keys, only some.
+	AssumeYes       bool     `json:"assumeYes,omitempty"`
+	RecreateVolumes []string `json:"recreateVolumes,omitempty"`
 }
 
 // ImageOptions say which images EnsureImages sees to, and how.

@@ -143,7 +143,8 @@ func forwardSignals(send func(unix.Signal)) (stop func()) {
 }
 
 // Exec runs a command in a running container and returns its exit code. The
-// command is this process' child: no supervisor is involved.
+// command is this process' child: no supervisor is involved, unless it is to go
+// on alone.
 func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int, error) {
 	r, err := c.Engine.Records.Find(container)
 	if err != nil {
@@ -157,7 +158,12 @@ func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int
 		c.execEvent(r, "exec_create: "+strings.Join(o.Command, " "), id, nil)
 		c.execEvent(r, "exec_start: "+strings.Join(o.Command, " "), id, nil)
 	}()
-	code, err := c.exec(ctx, r, o)
+	var code int
+	if o.Detach {
+		code, err = c.execDetached(ctx, r, o, id)
+	} else {
+		code, err = c.exec(ctx, r, o)
+	}
 	<-told
 	if !o.Detach {
 		c.execEvent(r, "exec_die", id, map[string]string{"exitCode": fmt.Sprint(code)})
@@ -182,8 +188,23 @@ func (c *Client) execEvent(r *engine.Container, action, id string, extra map[str
 	supervise.AppendEvent(c.projectDir(r.Project), r, action, attrs)
 }
 
+// execDetached has the supervisor start a command.
+func (c *Client) execDetached(ctx context.Context, r *engine.Container, o ExecOptions, id string) (int, error) {
+	if err := c.Engine.CheckExec(r); err != nil {
+		return 1, err // there may be no supervisor, and no need for one
+	}
+	err := c.call(ctx, r.Project, "exec", supervise.ExecRequest{ID: r.ID, Process: o.Process, Privileged: o.Privileged, ExecID: id}, nil, nil)
+	if err == nil {
+		return 0, nil
+	}
+	if code := exitCode(err); code == 126 || code == 127 {
+		return code, err
+	}
+	return 1, err
+}
+
 func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (int, error) {
-	req := engine.ExecRequest{Process: o.Process, Privileged: o.Privileged, Detach: o.Detach}
+	req := engine.ExecRequest{Process: o.Process, Privileged: o.Privileged}
 	if o.Process.TTY {
 		return c.execTTY(ctx, r, req, o)
 	}
@@ -199,9 +220,6 @@ func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (
 	}
 	defer x.Close()
 	pipes.started()
-	if o.Detach {
-		return 0, nil
-	}
 	stop := forwardSignals(func(sig unix.Signal) { x.Signal(sig) })
 	defer stop()
 	code, err := x.Wait()
@@ -220,9 +238,6 @@ func (c *Client) execTTY(ctx context.Context, r *engine.Container, req engine.Ex
 		return execExitCode(err), err
 	}
 	defer x.Close()
-	if o.Detach {
-		return 0, nil
-	}
 	console, err := pollable(x.Console())
 	if err != nil {
 		return 1, err

@@ -457,6 +457,20 @@ func TestFullDisk(t *testing.T) {
 		b.ok(t, "down", "--volumes")
 		b.nothingLeft(t, clean)
 	})
+	t.Run("a restart that could not start again stops nothing", func(t *testing.T) {
+		b.ok(t, "up", "--detach")
+		before := b.look(t, "app-web-1").State.Pid
+		fill(t, ballast)
+		if r := b.fails(t, "restart"); !strings.Contains(r.stderr, "no space left on device") || !strings.Contains(r.stderr, "left running") {
+			t.Error(r)
+		}
+		if s := b.look(t, "app-web-1").State; s.Pid != before || !s.Running {
+			t.Errorf("%+v", s)
+		}
+		must(t, os.Remove(ballast))
+		b.ok(t, "restart")
+		b.ok(t, "down", "--volumes")
+	})
 	t.Run("an image that does not fit is not in the store", func(t *testing.T) {
 		img := shared.Images["postgres:15"]
 		r := b.fails(t, "image", "import", img.Tar, img.Ref)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/logs"
+	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/volumes"
 )
@@ -50,8 +51,13 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 		c.ID = NewID()
 	}
 	c.Spec.ImageID = string(img.ID)
-	c.Volumes = volumes.AnonymousOf(o.Volumes, o.Spec.Mounts, imageConfig(img).Volumes)
-	compiled, err := OCI(c.Spec, Facts{Image: imageConfig(img), HasCap: func(string) bool { return true }, BlkioDevice: deviceNumber})
+	base := imageConfig(img)
+	c.Base = &base
+	c.Volumes = volumes.AnonymousOf(o.Volumes, o.Spec.Mounts, base.Volumes)
+	if c.Spec.PublishAll {
+		c.Spec.Network.Ports = publishAll(c.Spec.Network.Ports, c.Exposed())
+	}
+	compiled, err := OCI(c.Spec, Facts{Image: base, HasCap: func(string) bool { return true }, BlkioDevice: deviceNumber})
 	if err != nil {
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 	}
@@ -136,6 +142,18 @@ func imageConfig(img image.Image) ImageConfig {
 	return out
 }
 
+// base is what c's image says about running it.
+func (e *Engine) base(c *Container) ImageConfig {
+	if c.Base != nil {
+		return *c.Base
+	}
+	img, err := e.resolve(context.Background(), c.Spec)
+	if err != nil {
+		return ImageConfig{} // it was made by an earlier version, and its image is gone
+	}
+	return imageConfig(img)
+}
+
 // Health returns the check in force: the container's own over the image's, nil
 // for none.
 func (e *Engine) Health(c *Container) *healthcheck.Spec {
@@ -155,10 +173,7 @@ func (e *Engine) StopSignal(c *Container) string {
 	if c.Spec.StopSignal != "" {
 		return c.Spec.StopSignal
 	}
-	if img, err := e.resolve(context.Background(), c.Spec); err == nil && img.Config.Config.StopSignal != "" {
-		return img.Config.Config.StopSignal
-	}
-	return "SIGTERM"
+	return first(e.base(c).StopSignal, "SIGTERM")
 }
 
 // Remove takes away everything that is the container's own. It is safe to call
@@ -172,9 +187,10 @@ func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool
 	}
 	if h, err := e.Cgroups(); err == nil {
 		if g, err := h.Open(e.cgroupPath(c)); err == nil {
-			errs = append(errs, g.Delete(ctx))
+			errs = append(errs, g.Delete(ctx), e.dropParent(g.Path()))
 		}
 	}
+	errs = append(errs, runtime.Unpin(e.pinPath(c.ID)))
 	if layers, err := e.Layers(); err == nil {
 		errs = append(errs, layers.Remove(ctx, c.ID))
 	} else {

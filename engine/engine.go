@@ -168,24 +168,6 @@ func (e *Engine) Warnf(format string, args ...any) {
 // LogDir is where a container's log lives.
 func (e *Engine) LogDir(id string) string { return filepath.Join(e.data, "logs", id) }
 
-// cgroupPath is the container's cgroup below each hierarchy's root.
-func (e *Engine) cgroupPath(c *Container) string {
-	parent := c.Spec.Isolation.CgroupParent
-	if parent == "" {
-		parent = "stack-" + e.instance
-	}
-	return filepath.Join("/", parent, c.ID)
-}
-
-// Tidy removes what is shared by the containers of this instance and empty now.
-func (e *Engine) Tidy() error {
-	groups, err := e.Cgroups()
-	if err != nil {
-		return err
-	}
-	return groups.RemoveEmpty("stack-" + e.instance)
-}
-
 // undo collects what has to be taken back when a later step fails.
 type undo []func() error
 

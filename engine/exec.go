@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/seccomp"
 	"github.com/stack-run/stack/healthcheck"
 )
 
@@ -22,7 +23,6 @@ import (
 type ExecRequest struct {
 	Process    Process
 	Privileged bool
-	Detach     bool
 	// Stdin, Stdout, Stderr are handed over; with Process.TTY they are unused.
 	Stdin, Stdout, Stderr *os.File
 	Size                  *unix.Winsize
@@ -36,11 +36,8 @@ type Exec struct {
 // Exec starts a command in a running container: its namespaces, cgroup,
 // capabilities and seccomp filter, with its environment below the request's.
 func (e *Engine) Exec(ctx context.Context, c *Container, r ExecRequest) (*Exec, error) {
-	if c.State.Pid == 0 {
-		return nil, fmt.Errorf("cannot exec in container %s: it is not running; start it first (stack start %s)", c.Spec.Name, first(c.Service, c.Spec.Name))
-	}
-	if c.State.Phase == Paused {
-		return nil, fmt.Errorf("cannot exec in container %s: it is paused; unpause it first", c.Spec.Name)
+	if err := e.CheckExec(c); err != nil {
+		return nil, err
 	}
 	proc, err := e.exec(ctx, c, r)
 	if err != nil {
@@ -49,22 +46,34 @@ func (e *Engine) Exec(ctx context.Context, c *Container, r ExecRequest) (*Exec, 
 	return &Exec{proc}, nil
 }
 
-func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtime.Process, error) {
-	img, err := e.resolve(ctx, c.Spec)
-	if err != nil {
-		return nil, err
+// CheckExec tells why no command can be run in a container now.
+func (e *Engine) CheckExec(c *Container) error {
+	switch {
+	case c.State.Pid == 0:
+		return fmt.Errorf("cannot exec in container %s: it is not running; start it first (stack start %s)", c.Spec.Name, first(c.Service, c.Spec.Name))
+	case c.State.Phase == Paused:
+		return fmt.Errorf("cannot exec in container %s: it is paused; unpause it first", c.Spec.Name)
 	}
+	return nil
+}
+
+func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtime.Process, error) {
+	base := e.base(c)
 	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", c.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	user := first(r.Process.User, c.Spec.Process.User, img.Config.Config.User)
+	user := first(r.Process.User, c.Spec.Process.User, base.User)
 	u, home, err := resolveUser(root, user, slices.Concat(c.Spec.Process.GroupAdd, r.Process.GroupAdd))
 	if err != nil {
 		return nil, err
 	}
-	p, seccomp, err := execProcess(c, imageConfig(img), r, u, home)
+	p, err := execProcess(c, base, r, u, home)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := e.execFilter(c, r.Privileged, p)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +91,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtim
 	}
 	defer entry.Close()
 	return runtime.Exec(ctx, &runtime.ExecConfig{
-		Target: c.State.Pid, StartTicks: c.State.StartTicks, Process: p, Profile: seccomp,
+		Target: c.State.Pid, StartTicks: c.State.StartTicks, Process: p, Seccomp: filter,
 		CgroupFD: entry.Dir, CgroupProcs: entry.Tasks, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		Warn: func(w string) { e.Warnf("%s", w) },
 	})
@@ -90,25 +99,21 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtim
 
 // execProcess is the OCI process of an exec: the container's own with the
 // request's changes. Privileged gives all capabilities and no seccomp filter.
-func execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, home string) (*specs.Process, *specs.LinuxSeccomp, error) {
+func execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, home string) (*specs.Process, error) {
 	iso := c.Spec.Isolation
 	if r.Privileged {
 		iso.Privileged = true
 	}
 	caps, err := capabilities(iso.Privileged, iso.CapAdd, iso.CapDrop, hasCapability())
 	if err != nil {
-		return nil, nil, err
-	}
-	filter, err := seccompProfile(iso, caps)
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	sec, err := parseSecurity(iso.SecurityOpt)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if len(r.Process.Command) == 0 {
-		return nil, nil, errors.New("no command given")
+		return nil, errors.New("no command given")
 	}
 	base := c.Spec.Process
 	base.TTY = r.Process.TTY
@@ -121,10 +126,29 @@ func execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, hom
 		Cwd:          first(r.Process.WorkingDir, c.Spec.Process.WorkingDir, img.WorkingDir, "/"),
 		Capabilities: capabilitySets(caps, u.UID), NoNewPrivileges: sec.noNewPrivileges, Rlimits: rlimits(iso.Rlimits),
 	}
+	if adj := c.Spec.Limits.OOMScoreAdj; adj != 0 {
+		p.OOMScoreAdj = &adj
+	}
 	if r.Size != nil {
 		p.ConsoleSize = &specs.Box{Height: uint(r.Size.Row), Width: uint(r.Size.Col)}
 	}
-	return p, filter, nil
+	return p, nil
+}
+
+// execFilter is the seccomp filter of an exec: the container's, or with
+// privileged none but one of the user's own.
+func (e *Engine) execFilter(c *Container, privileged bool, p *specs.Process) (*seccomp.Filter, error) {
+	iso := c.Spec.Isolation
+	if privileged {
+		iso.Privileged = true
+	} else if f, err := e.Records.filter(c.ID); err == nil {
+		return f, nil // compiling it takes a tenth of an exec's time
+	}
+	profile, err := seccompProfile(iso, p.Capabilities.Bounding)
+	if err != nil || profile == nil {
+		return nil, err
+	}
+	return seccomp.Compile(profile)
 }
 
 // Console is the master of the command's terminal.

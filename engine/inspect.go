@@ -1,8 +1,8 @@
 package engine
 
 import (
-	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,10 +19,7 @@ type object = map[string]any
 // Inspect returns a container in the shape of "docker container inspect"
 // (Engine API, ContainerInspect).
 func (e *Engine) Inspect(c *Container) (any, error) {
-	var img ImageConfig
-	if found, err := e.resolve(context.Background(), c.Spec); err == nil {
-		img = imageConfig(found)
-	}
+	img := e.base(c)
 	argv, err := args(c.Spec.Process, img)
 	if err != nil || len(argv) == 0 {
 		argv = []string{""}
@@ -102,12 +99,9 @@ func inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) objec
 			cmd = img.Cmd
 		}
 	}
-	exposed := object{}
-	for _, port := range img.ExposedPorts {
-		exposed[port] = object{}
-	}
-	for _, port := range c.Spec.Network.Ports {
-		exposed[portKey(port)] = object{}
+	ports := object{}
+	for _, port := range c.Exposed() {
+		ports[port] = object{}
 	}
 	vols := object{}
 	for _, v := range img.Volumes {
@@ -123,7 +117,7 @@ func inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) objec
 	out := object{
 		"Hostname": hostname(c), "Domainname": c.Spec.Domain, "User": first(p.User, img.User),
 		"AttachStdin": false, "AttachStdout": true, "AttachStderr": true,
-		"ExposedPorts": exposed, "Tty": p.TTY, "OpenStdin": p.Stdin, "StdinOnce": p.StdinOnce,
+		"ExposedPorts": ports, "Tty": p.TTY, "OpenStdin": p.Stdin, "StdinOnce": p.StdinOnce,
 		"Env": list(mergeEnv(mergeEnv([]string{defaultPath}, img.Env), p.Env)), "Cmd": cmd, "Image": c.Spec.Image,
 		"Volumes": vols, "WorkingDir": first(p.WorkingDir, img.WorkingDir), "Entrypoint": entry, "Labels": labels,
 	}
@@ -161,7 +155,7 @@ func inspectHostConfig(c *Container) object {
 				binds = append(binds, m.Source+":"+m.Target+":"+mode)
 			}
 		case volumes.TypeTmpfs:
-			tmpfs[m.Target] = strings.Join(m.Options, ",")
+			tmpfs[m.Target] = strings.Join(tmpfsOptions(m), ",")
 		}
 	}
 	network := s.Network.Mode
@@ -184,6 +178,12 @@ func inspectHostConfig(c *Container) object {
 	if shm == 0 {
 		shm = 64 << 20
 	}
+	sysctls := maps.Clone(nonNil(iso.Sysctls))
+	maps.Copy(sysctls, s.Network.Sysctls)
+	swap := l.MemorySwap
+	if swap == 0 {
+		swap = 2 * l.Memory // Docker's default
+	}
 	masked, readonly := []string{}, []string{}
 	if !iso.Privileged {
 		masked, readonly = MaskedPaths(), readonlyPaths()
@@ -196,15 +196,31 @@ func inspectHostConfig(c *Container) object {
 		"CapAdd": iso.CapAdd, "CapDrop": iso.CapDrop, "CgroupnsMode": first(iso.CgroupNSMode, "private"),
 		"Dns": addrs(s.Network), "DnsOptions": list(s.Network.DNSOptions), "DnsSearch": list(s.Network.DNSSearch), "ExtraHosts": extra,
 		"GroupAdd": s.Process.GroupAdd, "IpcMode": first(iso.IPCMode, "private"), "Cgroup": "", "Links": nil,
-		"OomScoreAdj": l.OOMScoreAdj, "PidMode": iso.PIDMode, "Privileged": iso.Privileged, "PublishAllPorts": false,
+		"OomScoreAdj": l.OOMScoreAdj, "PidMode": iso.PIDMode, "Privileged": iso.Privileged, "PublishAllPorts": s.PublishAll,
+		"Annotations": nonNil(s.Annotations), "StorageOpt": l.StorageOpt,
 		"ReadonlyRootfs": s.ReadOnly, "SecurityOpt": iso.SecurityOpt, "Tmpfs": tmpfs, "UTSMode": iso.UTSMode, "UsernsMode": iso.UserNSMode,
-		"ShmSize": shm, "Sysctls": nonNil(iso.Sysctls), "Runtime": "stack", "Init": s.Init,
+		"ShmSize": shm, "Sysctls": sysctls, "Runtime": "stack", "Init": s.Init,
 		"CpuShares": l.CPUShares, "Memory": l.Memory, "NanoCpus": l.NanoCPUs, "CgroupParent": iso.CgroupParent, "BlkioWeight": l.BlkioWeight,
 		"CpuPeriod": l.CPUPeriod, "CpuQuota": l.CPUQuota, "CpusetCpus": l.CpusetCPUs, "CpusetMems": l.CpusetMems,
-		"Devices": devices, "DeviceCgroupRules": iso.DeviceCgroupRules, "MemoryReservation": l.MemoryReservation, "MemorySwap": l.MemorySwap,
+		"Devices": devices, "DeviceCgroupRules": iso.DeviceCgroupRules, "MemoryReservation": l.MemoryReservation, "MemorySwap": swap,
 		"MemorySwappiness": l.Swappiness, "OomKillDisable": l.OOMKillDisable, "PidsLimit": l.PIDs, "Ulimits": ulimits,
 		"MaskedPaths": masked, "ReadonlyPaths": readonly,
 	}
+}
+
+// tmpfsOptions are a tmpfs' options in mount(8)'s form.
+func tmpfsOptions(m volumes.Mount) []string {
+	var out []string
+	if m.ReadOnly {
+		out = append(out, "ro")
+	}
+	if m.Size > 0 {
+		out = append(out, fmt.Sprintf("size=%d", m.Size))
+	}
+	if m.Mode != 0 {
+		out = append(out, fmt.Sprintf("mode=%o", m.Mode))
+	}
+	return append(out, m.Options...)
 }
 
 func nonNil(m map[string]string) map[string]string {
@@ -229,7 +245,14 @@ func portBindings(ports []netns.Port) object {
 		if p.HostIP.IsValid() {
 			ip = p.HostIP.String()
 		}
-		out[portKey(p)] = append(out[portKey(p)], object{"HostIp": ip, "HostPort": fmt.Sprint(p.HostPort)})
+		host := ""
+		if p.HostPort != 0 {
+			host = fmt.Sprint(p.HostPort)
+		}
+		if p.HostPortEnd > p.HostPort {
+			host += fmt.Sprint("-", p.HostPortEnd)
+		}
+		out[portKey(p)] = append(out[portKey(p)], object{"HostIp": ip, "HostPort": host})
 	}
 	res := object{}
 	for k, v := range out {
@@ -295,6 +318,11 @@ func (e *Engine) inspectNetwork(c *Container) object {
 			}
 			for _, h := range hosts {
 				bound[portKey(p)] = append(bound[portKey(p)], object{"HostIp": h, "HostPort": fmt.Sprint(p.HostPort)})
+			}
+		}
+		if ep.Spec.Mode == "" && c.State.Pid != 0 {
+			for _, port := range c.Exposed() {
+				ports[port] = nil
 			}
 		}
 		for k, v := range bound {

@@ -24,6 +24,8 @@ type Spec struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// Expose lists ports such as "80/tcp" for inspect; it opens nothing.
 	Expose []string `json:"expose,omitempty"`
+	// PublishAll publishes what is exposed on host ports that are free.
+	PublishAll bool `json:"publishAll,omitempty"`
 
 	Process   Process   `json:"process"`
 	Hostname  string    `json:"hostname,omitempty"`
@@ -171,6 +173,8 @@ type Container struct {
 	Created time.Time `json:"created"`
 	// Args is the command with its arguments, the image's defaults filled in.
 	Args []string `json:"args,omitempty"`
+	// Base is what the image said when the container was created.
+	Base *ImageConfig `json:"base,omitempty"`
 	// Volumes are the names of the anonymous volumes, by target.
 	Volumes map[string]string `json:"volumes,omitempty"`
 	State   State             `json:"-"` // lives in a file of its own

@@ -14,15 +14,15 @@ import (
 
 // ImageConfig is what an image says about running it.
 type ImageConfig struct {
-	Entrypoint   []string
-	Cmd          []string
-	Env          []string
-	User         string
-	WorkingDir   string
-	Volumes      []string
-	ExposedPorts []string
-	StopSignal   string
-	Labels       map[string]string
+	Entrypoint   []string          `json:"entrypoint,omitempty"`
+	Cmd          []string          `json:"cmd,omitempty"`
+	Env          []string          `json:"env,omitempty"`
+	User         string            `json:"user,omitempty"`
+	WorkingDir   string            `json:"workingDir,omitempty"`
+	Volumes      []string          `json:"volumes,omitempty"`
+	ExposedPorts []string          `json:"exposedPorts,omitempty"` // "80/tcp"
+	StopSignal   string            `json:"stopSignal,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
 }
 
 // Facts is what compiling a specification needs to know beyond the request.

@@ -12,6 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/seccomp"
 )
 
 // schemaVersion is Container.Version of records this engine writes.
@@ -247,6 +252,9 @@ func (r *Records) readState(id string) State {
 	if s.Phase == Running || s.Phase == Paused || s.Phase == Restarting {
 		// It did not survive the boot, and nobody was there to see how it ended.
 		s.Phase, s.ExitCode, s.Error = Exited, lostExitCode, "the host stopped while the container ran"
+		if s.FinishedAt = bootTime(); s.FinishedAt.Before(s.StartedAt) {
+			s.FinishedAt = s.StartedAt // the clock was set meanwhile
+		}
 	}
 	return s
 }
@@ -329,6 +337,15 @@ func (r *Records) Find(ref string) (*Container, error) {
 	return nil, fmt.Errorf("cannot tell which container %q means: %d IDs begin so; give more digits", ref, len(found))
 }
 
+// bootTime is when this boot began: what ran in an earlier one ended before.
+var bootTime = sync.OnceValue(func() time.Time {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return time.Time{}
+	}
+	return time.Now().UTC().Add(-time.Duration(info.Uptime) * time.Second).Truncate(time.Second)
+})
+
 // bootID tells one boot of the machine from the next, random(4).
 var bootID = sync.OnceValue(func() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -389,4 +406,19 @@ func ignoreNotExist(err error) error {
 		return nil
 	}
 	return err
+}
+
+// saveFilter keeps the seccomp filter that a container runs under, nil for none,
+// for the execs to come.
+func (r *Records) saveFilter(id string, f *seccomp.Filter) error {
+	return os.WriteFile(filepath.Join(r.RunDir(id), "seccomp"), f.Encode(), 0o600)
+}
+
+// filter returns what saveFilter kept.
+func (r *Records) filter(id string) (*seccomp.Filter, error) {
+	b, err := os.ReadFile(filepath.Join(r.RunDir(id), "seccomp"))
+	if err != nil {
+		return nil, err
+	}
+	return seccomp.Decode(b)
 }

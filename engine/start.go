@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/seccomp"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
@@ -275,11 +276,16 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	if c.Spec.Process.TTY && c.ConsoleSize[0] > 0 {
 		spec.Process.ConsoleSize = &specs.Box{Height: uint(c.ConsoleSize[0]), Width: uint(c.ConsoleSize[1])}
 	}
-	group, warnings, err := groups.Create(e.cgroupPath(c), spec.Linux.Resources)
+	path := e.cgroupPath(c)
+	parentMade, err := e.noteParent(groups, path)
 	if err != nil {
 		return nil, err
 	}
-	back.add(func() error { return group.Delete(detached(ctx)) })
+	group, warnings, err := groups.Create(path, spec.Linux.Resources)
+	if err := errors.Join(err, parentMade()); err != nil {
+		return nil, err
+	}
+	back.add(func() error { return errors.Join(group.Delete(detached(ctx)), e.dropParent(path)) })
 	for _, w := range warnings {
 		e.Warnf("%s", w)
 	}
@@ -293,6 +299,15 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		return nil, err
 	}
 	defer stdio.close()
+	var filter *seccomp.Filter
+	if facts.Seccomp != nil {
+		if filter, err = seccomp.Compile(facts.Seccomp); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.Records.saveFilter(c.ID, filter); err != nil {
+		return nil, err
+	}
 	before := c.State
 	c.State.Phase = Running
 	c.State.StartedAt, c.State.FinishedAt = time.Now().UTC(), time.Time{}
@@ -300,7 +315,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
 	proc, err := runtime.Start(ctx, &runtime.Config{
 		Spec: spec, RootFS: p.root, MountFDs: mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
-		Stdin: stdio.stdin, Stdout: stdio.stdout, Stderr: stdio.stderr, Init: c.Spec.Init,
+		Stdin: stdio.stdin, Stdout: stdio.stdout, Stderr: stdio.stderr, Init: c.Spec.Init, Seccomp: filter,
 		Warn: func(w string) { e.Warnf("%s", w) },
 		// Written down before the command runs: a supervisor that is killed
 		// right after the start leaves nothing that the next does not find.
@@ -319,6 +334,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	}
 	t := &Task{engine: e, id: c.ID, proc: proc, group: group, done: make(chan struct{}), fds: k, pidHost: facts.PIDNS != ""}
 	if err := e.startPump(c, t, proc.Console, k); err != nil {
+		c.State = before
 		return nil, errors.Join(err, t.abort())
 	}
 	closeMounts(p)

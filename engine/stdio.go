@@ -119,12 +119,9 @@ func (e *Engine) resumePump(c *Container, t *Task, k FDs) error {
 }
 
 func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error {
-	budget, warnings, err := logs.ParseOptions(c.Spec.Log.Driver, c.Spec.Log.Options)
+	budget, _, err := logs.ParseOptions(c.Spec.Log.Driver, c.Spec.Log.Options)
 	if err != nil {
 		return fmt.Errorf("cannot use the logging options of container %s: %w", c.Spec.Name, err)
-	}
-	for _, w := range warnings {
-		e.Warnf("container %s: %s", c.Spec.Name, w)
 	}
 	dir := e.Records.RunDir(c.ID)
 	cfg := logs.PumpConfig{

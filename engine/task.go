@@ -145,7 +145,7 @@ func (t *Task) Finish() Exit {
 			t.engine.Warnf("cannot read the last output of container %s: %v", t.id[:12], err)
 		}
 	}
-	if err := t.group.Delete(ctx); err != nil {
+	if err := t.deleteGroup(ctx); err != nil {
 		t.engine.Warnf("cannot remove the cgroup of container %s: %v", t.id[:12], err)
 	}
 	t.engine.dropStdio(t.id, t.fds)
@@ -154,10 +154,18 @@ func (t *Task) Finish() Exit {
 	return exit
 }
 
+func (t *Task) deleteGroup(ctx context.Context) error {
+	if err := t.group.Delete(ctx); err != nil {
+		return err
+	}
+	return t.engine.dropParent(t.group.Path())
+}
+
 // abort ends a process that was started for nothing.
 func (t *Task) abort() error {
 	err := t.group.Kill(context.Background())
 	_, waitErr := t.proc.Wait()
+	runtime.Unpin(t.engine.pinPath(t.id))
 	return errors.Join(err, waitErr, t.proc.Close())
 }
 
@@ -203,10 +211,13 @@ func (t *Task) Deaf(name string) (bool, error) {
 	return !caught && (ignored || !t.pidHost), nil
 }
 
-// IsKill tells whether a signal's name or number is SIGKILL.
-func IsKill(name string) bool {
+// SignalNumber is the number of a signal given by name or number, 0 for none.
+func SignalNumber(name string) unix.Signal {
 	sig, err := signal.ParseSignal(name)
-	return err == nil && sig == unix.SIGKILL
+	if err != nil {
+		return 0
+	}
+	return sig
 }
 
 // Freeze stops all processes of the container from running, Thaw lets them go on.

@@ -36,7 +36,8 @@ const resolverPort = 40053
 // few milliseconds, and a container whose link takes longer may start all the same.
 const carrierWait = 2 * time.Second
 
-func (a Attachment) validate() error {
+// Validate checks what needs no knowledge of the host.
+func (a Attachment) Validate() error {
 	if a.IPv4.IsValid() && !a.IPv4.Is4() || a.IPv6.IsValid() && !a.IPv6.Is6() {
 		return fmt.Errorf("address %s or %s is of the wrong family", a.IPv4, a.IPv6)
 	}

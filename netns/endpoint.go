@@ -116,7 +116,7 @@ func (s EndpointSpec) validate() error {
 		if slices.ContainsFunc(s.Networks[:i], func(o Attachment) bool { return o.Network == a.Network }) {
 			return fmt.Errorf("network %s is attached twice", a.Network)
 		}
-		if err := a.validate(); err != nil {
+		if err := a.Validate(); err != nil {
 			return fmt.Errorf("network %s: %w", a.Network, err)
 		}
 		if a.Interface != "" && names[a.Interface] {

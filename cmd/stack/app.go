@@ -30,6 +30,8 @@ type app struct {
 	cwd     func() (string, error)
 
 	global globalOptions
+	// subcommand is the argument behind the verb, where only that is to be built.
+	subcommand string
 
 	// open gives the verbs, objects the stores of images, networks and volumes.
 	open    func(roots, func(warning string)) (compose.Verbs, error)

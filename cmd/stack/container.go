@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,39 +33,53 @@ func group(name, short string, subcommands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// containerVerbs are the verbs of "stack container". As with those of the top
+// level, only the one that is asked for is built.
+func containerVerbs() []verb {
+	return []verb{
+		{name: "attach", build: newContainerAttachCmd},
+		{name: "commit", build: func(a *app) *cobra.Command { return newContainerCommitCmd(a, nil) }},
+		{name: "cp", build: newContainerCpCmd},
+		{name: "create", build: func(a *app) *cobra.Command { return newContainerCreateCmd(a, nil) }},
+		{name: "diff", build: func(a *app) *cobra.Command { return newContainerDiffCmd(a, nil) }},
+		{name: "exec", build: func(a *app) *cobra.Command { return newContainerExecCmd(a, nil) }},
+		{name: "export", build: func(a *app) *cobra.Command { return newContainerExportCmd(a, nil) }},
+		{name: "inspect", build: newContainerInspectCmd},
+		{name: "kill", build: newContainerKillCmd},
+		{name: "logs", build: func(a *app) *cobra.Command { return newContainerLogsCmd(a, nil) }},
+		{name: "ls", build: func(a *app) *cobra.Command { return newContainerLsCmd(a, nil) }},
+		{name: "pause", build: newContainerPauseCmd},
+		{name: "port", build: newContainerPortCmd},
+		{name: "prune", build: func(a *app) *cobra.Command { return newContainerPruneCmd(a, nil) }},
+		{name: "rename", build: func(a *app) *cobra.Command { return newContainerRenameCmd(a, nil) }},
+		{name: "restart", build: newContainerRestartCmd},
+		{name: "rm", build: func(a *app) *cobra.Command { return newContainerRmCmd(a, nil) }},
+		{name: "run", build: func(a *app) *cobra.Command { return newContainerRunCmd(a, nil) }},
+		{name: "start", build: func(a *app) *cobra.Command { return newContainerStartCmd(a, nil) }},
+		{name: "stats", build: newContainerStatsCmd},
+		{name: "stop", build: newContainerStopCmd},
+		{name: "top", build: func(a *app) *cobra.Command { return newContainerTopCmd(a, nil) }},
+		{name: "unpause", build: newContainerUnpauseCmd},
+		{name: "update", build: func(a *app) *cobra.Command { return newContainerUpdateCmd(a, nil) }},
+		{name: "wait", build: func(a *app) *cobra.Command { return newContainerWaitCmd(a, nil) }},
+	}
+}
+
 func newContainerCmd(a *app) *cobra.Command {
-	return group("container", "Manage containers",
-		newContainerAttachCmd(a),
-		newContainerCommitCmd(a, nil),
-		newContainerCpCmd(a),
-		newContainerCreateCmd(a, nil),
-		newContainerDiffCmd(a, nil),
-		newContainerExecCmd(a, nil),
-		newContainerExportCmd(a, nil),
-		newContainerInspectCmd(a),
-		newContainerKillCmd(a),
-		newContainerLogsCmd(a, nil),
-		newContainerLsCmd(a, nil),
-		newContainerPauseCmd(a),
-		newContainerPortCmd(a),
-		newContainerPruneCmd(a, nil),
-		newContainerRenameCmd(a, nil),
-		newContainerRestartCmd(a),
-		newContainerRmCmd(a, nil),
-		newContainerRunCmd(a, nil),
-		newContainerStartCmd(a, nil),
-		newContainerStatsCmd(a),
-		newContainerStopCmd(a),
-		newContainerTopCmd(a, nil),
-		newContainerUnpauseCmd(a),
-		newContainerUpdateCmd(a, nil),
-		newContainerWaitCmd(a, nil),
-	)
+	table := containerVerbs()
+	if i := slices.IndexFunc(table, func(v verb) bool { return v.name == a.subcommand }); i >= 0 {
+		table = table[i : i+1]
+	}
+	var subcommands []*cobra.Command
+	for _, v := range table {
+		subcommands = append(subcommands, v.build(a))
+	}
+	return group("container", "Manage containers", subcommands...)
 }
 
 // eachContainer runs work on one container after the other and prints each name
 // as it was given, as docker does. It goes on after an error.
-func (a *app) eachContainer(ctx context.Context, names []string, work func(compose.Verbs, engine.Container) error) error {
+func (a *app) eachContainer(ctx context.Context, names []string, missingIsFine bool, work func(compose.Verbs, engine.Container) error) error {
 	v, err := a.engine(ctx)
 	if err != nil {
 		return err
@@ -76,7 +91,7 @@ func (a *app) eachContainer(ctx context.Context, names []string, work func(compo
 			err = work(v, c)
 		}
 		if err != nil {
-			failed = true
+			failed = failed || !missingIsFine || !errors.Is(err, engine.ErrNotFound)
 			fmt.Fprintln(a.err, err)
 			continue
 		}
@@ -100,7 +115,7 @@ func (a *app) simple(use, short string, work func(context.Context, compose.Verbs
 		Short: short,
 		Args:  requireArgs(1),
 		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return a.eachContainer(ctx, args, func(v compose.Verbs, c engine.Container) error {
+			return a.eachContainer(ctx, args, false, func(v compose.Verbs, c engine.Container) error {
 				return work(ctx, v, idSelector(c))
 			})
 		}),
@@ -206,7 +221,7 @@ func newContainerRmCmd(a *app, runF func(context.Context, *app, *containerRmOpti
 }
 
 func runContainerRm(ctx context.Context, a *app, o *containerRmOptions) error {
-	return a.eachContainer(ctx, o.Names, func(v compose.Verbs, c engine.Container) error {
+	return a.eachContainer(ctx, o.Names, o.Force, func(v compose.Verbs, c engine.Container) error {
 		running := c.State.Phase == engine.Running || c.State.Phase == engine.Paused || c.State.Phase == engine.Restarting
 		if running && !o.Force {
 			return fmt.Errorf("cannot remove container %q: container is running: stop the container before removing or force remove", c.Spec.Name)
@@ -255,7 +270,7 @@ func newContainerStartCmd(a *app, runF func(context.Context, *app, *containerSta
 // start on is what a terminal would have shown.
 func runContainerStart(ctx context.Context, a *app, o *containerStartOptions) error {
 	if !o.Attach && !o.Interactive {
-		return a.eachContainer(ctx, o.Names, func(v compose.Verbs, c engine.Container) error {
+		return a.eachContainer(ctx, o.Names, false, func(v compose.Verbs, c engine.Container) error {
 			return v.Start(ctx, idSelector(c), nil)
 		})
 	}

@@ -95,7 +95,7 @@ func runContainerLs(ctx context.Context, a *app, o *containerLsOptions) error {
 	if last > 0 {
 		cs = cs[:min(last, len(cs))]
 	}
-	so := summary.Options{Now: a.now(), NoTrunc: o.NoTrunc, Image: a.imageCommands(ctx)}
+	so := summary.Options{Now: a.now(), NoTrunc: o.NoTrunc}
 	if o.Size {
 		if so.Size, err = a.containerSizes(ctx); err != nil {
 			return err
@@ -151,10 +151,10 @@ func (f filters) containers(ctx context.Context, v compose.Verbs) (func(engine.C
 				return c.Spec.Network.Mode == name || slices.ContainsFunc(c.Spec.Network.Networks, func(n netns.Attachment) bool { return n.Network == name })
 			}) &&
 			f.any("publish", func(p string) bool {
-				return slices.ContainsFunc(summary.Publishers(c), func(x summary.Publisher) bool { return matchesPort(p, x.PublishedPort, x.Protocol) })
+				return slices.ContainsFunc(summary.Publishers(c), func(x summary.Publisher) bool { return x.URL != "" && matchesPort(p, x.PublishedPort, x.Protocol) })
 			}) &&
 			f.any("expose", func(p string) bool {
-				return slices.ContainsFunc(c.Spec.Expose, func(e string) bool { return e == p || strings.TrimSuffix(e, "/tcp") == p })
+				return slices.ContainsFunc(c.Exposed(), func(e string) bool { return e == p || strings.TrimSuffix(e, "/tcp") == p })
 			}) &&
 			f.any("health", func(h string) bool {
 				return h == string(c.State.Health) || h == "none" && c.State.Health == healthcheck.None

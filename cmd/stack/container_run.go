@@ -13,6 +13,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/runspec"
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
 )
 
 type containerRunOptions struct {
@@ -196,6 +197,10 @@ func (o *containerRunOptions) engineOptions(a *app) (compose.RunOptions, error) 
 	s, err := o.Build(runspec.Facts{Image: o.Image, Command: o.Command, Env: env, Labels: labels, Dir: dir})
 	if err != nil {
 		return compose.RunOptions{}, err
+	}
+	warnings, _ := engine.CheckLog(s.Log) // Build returned the error
+	for _, w := range warnings {
+		a.warn("%s", w)
 	}
 	s.Process.Stdin = o.Interactive || slices.ContainsFunc(o.Attach, func(n string) bool { return strings.EqualFold(n, "stdin") })
 	r := compose.RunOptions{

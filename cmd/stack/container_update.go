@@ -167,7 +167,7 @@ func runContainerUpdate(ctx context.Context, a *app, o *containerUpdateOptions) 
 	if o.Changes == (containerChanges{}) {
 		return fmt.Errorf("you must provide one or more flags when using this command")
 	}
-	return a.eachContainer(ctx, o.Names, func(v compose.Verbs, c engine.Container) error {
+	return a.eachContainer(ctx, o.Names, false, func(v compose.Verbs, c engine.Container) error {
 		u, ok := v.(updater)
 		if !ok {
 			return notSupported("update a container")

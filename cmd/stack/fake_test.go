@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +85,7 @@ func describe(s compose.Selector) string {
 }
 
 func (f *fakeVerbs) Plan(context.Context, *spec.Desired, compose.UpOptions) (*plan.Plan, error) {
-	return f.plan, nil
+	return cmp.Or(f.plan, &plan.Plan{}), nil
 }
 
 func (f *fakeVerbs) EnsureImages(context.Context, *spec.Desired, compose.ImageOptions, compose.Progress) error {
@@ -330,7 +331,11 @@ func shop() []engine.Container {
 		Spec:  engine.Spec{Name: "box", Image: "debian@sha256:" + id('9'), Process: engine.Process{Command: []string{"sleep", "9"}, TTY: true, Stdin: true}},
 		State: engine.State{Phase: engine.Running, StartedAt: at(time.Hour)},
 	}
-	return []engine.Container{web('a', 1), second, db, migrate, single}
+	all := []engine.Container{web('a', 1), second, db, migrate, single}
+	for i := range all {
+		all[i].Args = slices.Concat(all[i].Spec.Process.Entrypoint, all[i].Spec.Process.Command)
+	}
+	return all
 }
 
 // session is one command line at a time against a fake engine.

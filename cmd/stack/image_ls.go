@@ -18,25 +18,6 @@ import (
 	"github.com/stack-run/stack/engine/image"
 )
 
-// imageCommands looks up what images run. Containers of an image that is gone
-// show what they ask for themselves.
-func (a *app) imageCommands(ctx context.Context) func(engine.Container) (entrypoint, command []string) {
-	type process struct{ entrypoint, command []string }
-	known := map[string]process{}
-	return func(c engine.Container) ([]string, []string) {
-		p, ok := known[c.Spec.ImageID]
-		if !ok {
-			if _, store, err := a.images(); err == nil {
-				if img, err := store.Resolve(ctx, c.Spec.ImageID); err == nil {
-					p = process{img.Config.Config.Entrypoint, img.Config.Config.Cmd}
-				}
-			}
-			known[c.Spec.ImageID] = p
-		}
-		return p.entrypoint, p.command
-	}
-}
-
 type imageLsOptions struct {
 	listFlags
 	Reference string // argument

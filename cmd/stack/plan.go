@@ -41,6 +41,7 @@ func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *c
 	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
 	f.BoolVarP(&o.RenewAnonVolumes, "renew-anon-volumes", "V", false, "Recreate anonymous volumes instead of retrieving data from the previous containers")
 	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts, as up does with this flag`)
 	f.StringVar(&o.Format, "format", "", "Format the output. Values: [text | json]")
 	return cmd
 }
@@ -77,7 +78,7 @@ func runPlan(ctx context.Context, a *app, o *planOptions) error {
 
 // printPlan prints what up would do.
 func printPlan(a *app, p *plan.Plan) error {
-	if p.Empty() {
+	if p.Empty() && len(p.Confirm) == 0 {
 		_, err := fmt.Fprintln(a.out, "Nothing to do.")
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,7 +76,7 @@ func runPort(ctx context.Context, a *app, o *portOptions) error {
 }
 
 func printPorts(a *app, c engine.Container, o *portOptions) error {
-	all := summary.Publishers(c)
+	all := slices.DeleteFunc(summary.Publishers(c), func(p summary.Publisher) bool { return p.URL == "" })
 	found := false
 	for _, p := range all {
 		if o.Port != 0 && p.TargetPort != o.Port || o.Protocol != "" && p.Protocol != o.Protocol {

@@ -129,7 +129,7 @@ func runPs(ctx context.Context, a *app, o *psOptions) error {
 		}
 		return nil
 	}
-	so := summary.Options{Now: a.now(), NoTrunc: o.NoTrunc, Image: a.imageCommands(ctx)}
+	so := summary.Options{Now: a.now(), NoTrunc: o.NoTrunc}
 	var rows []summary.Service
 	for _, c := range cs {
 		rows = append(rows, summary.OfService(c, so))

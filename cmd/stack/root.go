@@ -99,11 +99,15 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 	addGlobalFlags(root.Flags(), &a.global)
 	root.PersistentFlags().BoolVar(&a.global.DryRun, "dry-run", false, "Execute command in dry run mode")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
+		err = fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
+		if ofDocker(cmd) {
+			return exitError{code: exitEngine, cause: err}
+		}
+		return err
 	})
 
 	table := verbTable()
-	if v := chosen(table, args); v != nil {
+	if v := a.chosen(table, args); v != nil {
 		cmd := v.build(a)
 		cmd.DisableFlagsInUseLine = true
 		root.AddCommand(cmd)
@@ -128,9 +132,19 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 	return root
 }
 
+// ofDocker tells whether a command is one of docker's and not of docker compose,
+// which have exit codes of their own for wrong flags.
+func ofDocker(cmd *cobra.Command) bool {
+	for cmd.HasParent() && cmd.Parent().HasParent() {
+		cmd = cmd.Parent()
+	}
+	i := slices.IndexFunc(verbTable(), func(v verb) bool { return v.name == cmd.Name() })
+	return i >= 0 && verbTable()[i].group == groupObjects
+}
+
 // chosen finds the verb that args name, nil when all must be built: for help,
 // completion, and to say what was meant.
-func chosen(table []verb, args []string) *verb {
+func (a *app) chosen(table []verb, args []string) *verb {
 	var scrap globalOptions
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.SetInterspersed(false)
@@ -142,6 +156,7 @@ func chosen(table []verb, args []string) *verb {
 	}
 	for i := range table {
 		if table[i].name == fs.Arg(0) || slices.Contains(table[i].aliases, fs.Arg(0)) {
+			a.subcommand = fs.Arg(1)
 			return &table[i]
 		}
 	}

@@ -128,7 +128,7 @@ func TestChosenBuildsOneVerb(t *testing.T) {
 		"--project-directory . exec x": "exec",
 	} {
 		got := ""
-		if v := chosen(verbTable(), strings.Fields(line)); v != nil {
+		if v := new(app).chosen(verbTable(), strings.Fields(line)); v != nil {
 			got = v.name
 		}
 		if got != want {

@@ -68,7 +68,7 @@ func (a *app) one(ctx context.Context, v compose.Verbs, verb, name string, index
 	}
 	if len(sel.IDs) > 0 {
 		if len(cs) == 0 {
-			return engine.Container{}, fmt.Errorf("no such container: %s", name)
+			return engine.Container{}, noSuchContainer(name)
 		}
 		return cs[0], nil
 	}
@@ -87,6 +87,8 @@ func (a *app) one(ctx context.Context, v compose.Verbs, verb, name string, index
 	}
 	return engine.Container{}, fmt.Errorf("service %q is not running; start it with: stack up -d %s", name, name)
 }
+
+func noSuchContainer(name string) error { return fmt.Errorf("%w: %s", engine.ErrNotFound, name) }
 
 // parseScale reads SERVICE=NUM.
 func parseScale(args []string) (map[string]int, error) {
@@ -116,7 +118,7 @@ func (a *app) target(ctx context.Context, v compose.Verbs, verb, name string, in
 		return engine.Container{}, err
 	}
 	if len(cs) == 0 {
-		return engine.Container{}, fmt.Errorf("no such container: %s", name)
+		return engine.Container{}, noSuchContainer(name)
 	}
 	return cs[0], nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/spec"
 )
@@ -31,6 +32,7 @@ type createOptions struct {
 	Scale              []string
 	Timeout            *time.Duration // nil: each container's own
 	Yes                bool
+	recreateVolumes    []string // keys of changed ones, as the user said
 
 	// build builds services; it is set once the project is loaded.
 	build func(ctx context.Context, services []string) error
@@ -221,7 +223,32 @@ func (o *upOptions) options(a *app) compose.UpOptions {
 		Wait:           o.Wait,
 		WaitTimeout:    time.Duration(o.WaitTimeout) * time.Second,
 		Parallel:       a.parallel(),
+
+		AssumeYes: o.Yes, RecreateVolumes: o.recreateVolumes,
 	}
+}
+
+// askForVolumes asks, on a terminal, for each volume whose definition changed
+// whether it is to be made anew.
+func (o *upOptions) askForVolumes(ctx context.Context, a *app, v compose.Verbs, d *spec.Desired) error {
+	own := func(v *spec.Volume) bool { return !v.External }
+	if o.Yes || !terminal.Is(a.in) || !slices.ContainsFunc(slices.Collect(maps.Values(d.Volumes)), own) {
+		return nil
+	}
+	p, err := v.Plan(ctx, d, o.options(a))
+	if err != nil {
+		return err
+	}
+	for _, q := range p.Confirm {
+		yes, err := a.confirm(q.Text + ". Recreate it (its data will be lost)? [y/N] ")
+		if err != nil {
+			return err
+		}
+		if yes {
+			o.recreateVolumes = append(o.recreateVolumes, q.Volume)
+		}
+	}
+	return nil
 }
 
 func runUp(ctx context.Context, a *app, o *upOptions) error {
@@ -247,6 +274,9 @@ func runUp(ctx context.Context, a *app, o *upOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := o.askForVolumes(ctx, a, v, d); err != nil {
+		return err
+	}
 	return newForeground(a, v, d, o, attach).run(ctx)
 }
 
@@ -267,6 +297,9 @@ func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
 		return printPlan(a, p)
 	}
 	if err := a.ensureImages(ctx, v, d, &o.createOptions, o.Services, o.NoDeps, o.build); err != nil {
+		return err
+	}
+	if err := o.askForVolumes(ctx, a, v, d); err != nil {
 		return err
 	}
 	return a.watch("Running", func(p compose.Progress) error { return v.Up(ctx, d, o.options(a), p) })

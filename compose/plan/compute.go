@@ -269,7 +269,7 @@ func (c *computer) volumes() error {
 			if !c.opts.AssumeYes && !slices.Contains(c.opts.RecreateVolumes, key) {
 				c.plan.Confirm = append(c.plan.Confirm, Question{
 					Volume: key, Diffs: diffs,
-					Text: fmt.Sprintf("volume %q exists but does not match the Compose file (%s). Recreate it (its data will be lost)?", name, joinDiffs(diffs)),
+					Text: fmt.Sprintf("volume %q exists but does not match the Compose file (%s)", name, joinDiffs(diffs)),
 				})
 				continue
 			}

@@ -364,6 +364,13 @@ func (b *builder) relative(path string) string {
 }
 
 func joinErrors(errs []error) error {
+	// Each replica of a service has the same faults.
+	seen := map[string]bool{}
+	errs = slices.DeleteFunc(errs, func(err error) bool {
+		text := err.Error()
+		defer func() { seen[text] = true }()
+		return seen[text]
+	})
 	if len(errs) == 1 {
 		return errs[0]
 	}

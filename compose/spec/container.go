@@ -65,6 +65,9 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 		}
 		spec.Network.Sysctls[key] = s.Sysctls[key]
 	}
+	for _, f := range spec.Faults() {
+		b.fail(path+"."+f.Attribute, "%w", f.Err)
+	}
 	return spec
 }
 
@@ -79,26 +82,22 @@ func stopGrace(d *types.Duration) time.Duration {
 
 func (b *builder) expose(s types.ServiceConfig) []string {
 	var out []string
-	add := func(p string) {
-		if !strings.Contains(p, "/") {
-			p += "/tcp"
+	for i, e := range s.Expose {
+		ports, err := engine.ParseExpose(e)
+		if err != nil {
+			b.fail(fmt.Sprintf("services.%s.expose[%d]", s.Name, i), "%w", err)
 		}
-		if !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	for _, e := range s.Expose {
-		add(e)
+		out = append(out, ports...)
 	}
 	for _, p := range s.Ports {
 		protocol := p.Protocol
 		if protocol == "" {
 			protocol = "tcp"
 		}
-		add(strconv.Itoa(int(p.Target)) + "/" + protocol)
+		out = append(out, strconv.Itoa(int(p.Target))+"/"+protocol)
 	}
 	slices.Sort(out)
-	return out
+	return slices.Compact(out)
 }
 
 func (b *builder) health(s types.ServiceConfig) *healthcheck.Spec {
@@ -211,13 +210,12 @@ func (b *builder) logging(s types.ServiceConfig) engine.LogConfig {
 	if s.Logging != nil {
 		driver, options = s.Logging.Driver, s.Logging.Options
 	}
-	switch driver {
-	case "", "local", "json-file", "none":
-	default:
-		b.warn("services."+s.Name+".logging.driver", "log driver %q is not supported; lines go to stack's own store, where \"stack logs\" finds them", driver)
-		return engine.LogConfig{}
+	out := engine.LogConfig{Driver: driver, Options: maps.Clone(options)}
+	warnings, _ := engine.CheckLog(out) // the error is one of Faults
+	for _, w := range warnings {
+		b.warn("services."+s.Name+".logging", "%s", w)
 	}
-	return engine.LogConfig{Driver: driver, Options: maps.Clone(options)}
+	return out
 }
 
 func (b *builder) isolation(s types.ServiceConfig) engine.Isolation {
@@ -438,6 +436,9 @@ func (b *builder) limits(s types.ServiceConfig) engine.Limits {
 		StorageOpt:         maps.Clone(s.StorageOpt),
 	}
 	path := "services." + s.Name
+	if len(s.StorageOpt) > 0 {
+		b.warn(path+".storage_opt", "storage_opt has no effect: the size of a container's files is not limited")
+	}
 	if s.MemSwappiness != 0 {
 		out.Swappiness = new(int64)
 		*out.Swappiness = int64(s.MemSwappiness)

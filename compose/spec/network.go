@@ -207,6 +207,8 @@ func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool
 		a.Aliases = append(a.Aliases, cfg.Aliases...)
 		a.IPv4 = b.address(path+".ipv4_address", cfg.Ipv4Address)
 		a.IPv6 = b.address(path+".ipv6_address", cfg.Ipv6Address)
+		b.checkStatic(path+".ipv4_address", key, a.IPv4)
+		b.checkStatic(path+".ipv6_address", key, a.IPv6)
 		for i, ip := range cfg.LinkLocalIPs {
 			a.LinkLocal = append(a.LinkLocal, b.address(fmt.Sprintf("%s.link_local_ips[%d]", path, i), ip))
 		}
@@ -225,7 +227,39 @@ func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool
 		}
 		a.MAC = s.MacAddress
 	}
+	if err := a.Validate(); err != nil {
+		b.fail(path, "%w", err)
+	}
 	return a
+}
+
+// checkStatic checks an address of one's own against the subnets of a network of
+// this project. As with Docker, one that chooses its subnet itself takes none:
+// it would be another one on the next machine.
+func (b *builder) checkStatic(path, key string, a netip.Addr) {
+	n := b.project.Networks[key]
+	if !a.IsValid() || bool(n.External) {
+		return
+	}
+	var subnets []string
+	for _, pool := range n.Ipam.Config {
+		if pool == nil {
+			continue
+		}
+		subnet, err := netip.ParsePrefix(pool.Subnet)
+		if err != nil || subnet.Addr().Is4() != a.Is4() {
+			continue // what is wrong with it is told where it stands
+		}
+		if subnet.Contains(a) {
+			return
+		}
+		subnets = append(subnets, pool.Subnet)
+	}
+	if len(subnets) == 0 {
+		b.fail(path, "network %q has no subnet of its own for %s; give it one: networks.%s.ipam.config with subnet", key, a, key)
+		return
+	}
+	b.fail(path, "%s is outside of network %q, which has %s", a, key, strings.Join(subnets, ", "))
 }
 
 // serviceNameEverywhere says that no network of the service turns

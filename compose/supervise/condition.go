@@ -260,7 +260,11 @@ func (s *Supervisor) runHook(ctx context.Context, u *unit, h spec.Hook) error {
 		return err
 	}
 	if code != 0 {
-		return fmt.Errorf("exit %d: %s", code, strings.TrimSpace(string(out)))
+		text := strings.TrimSpace(string(out))
+		if text == "" {
+			text = "it printed nothing"
+		}
+		return fmt.Errorf("exit %d: %s", code, text)
 	}
 	return nil
 }

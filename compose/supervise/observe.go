@@ -86,5 +86,6 @@ func ComputePlan(d *spec.Desired, observed plan.Observed, o UpOptions) (*plan.Pl
 		Services: o.Services, NoDeps: o.NoDeps, ForceRecreate: o.ForceRecreate, NoRecreate: o.NoRecreate,
 		RecreateDeps: o.RecreateDeps, NoStart: o.NoStart, RemoveOrphans: o.RemoveOrphans,
 		RenewAnonymous: o.RenewAnonymous, StopTimeout: o.StopTimeout, KeepCompleted: true,
+		AssumeYes: o.AssumeYes, RecreateVolumes: o.RecreateVolumes,
 	})
 }

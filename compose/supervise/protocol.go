@@ -48,18 +48,20 @@ type UpRequest struct {
 
 // UpOptions are compose.UpOptions.
 type UpOptions struct {
-	Services       []string       `json:"services,omitempty"`
-	NoDeps         bool           `json:"noDeps,omitempty"`
-	ForceRecreate  bool           `json:"forceRecreate,omitempty"`
-	NoRecreate     bool           `json:"noRecreate,omitempty"`
-	RecreateDeps   bool           `json:"recreateDeps,omitempty"`
-	NoStart        bool           `json:"noStart,omitempty"`
-	RemoveOrphans  bool           `json:"removeOrphans,omitempty"`
-	RenewAnonymous bool           `json:"renewAnonymous,omitempty"`
-	StopTimeout    *time.Duration `json:"stopTimeout,omitempty"`
-	Wait           bool           `json:"wait,omitempty"`
-	WaitTimeout    time.Duration  `json:"waitTimeout,omitempty"`
-	Parallel       int            `json:"parallel,omitempty"`
+	Services        []string       `json:"services,omitempty"`
+	NoDeps          bool           `json:"noDeps,omitempty"`
+	ForceRecreate   bool           `json:"forceRecreate,omitempty"`
+	NoRecreate      bool           `json:"noRecreate,omitempty"`
+	RecreateDeps    bool           `json:"recreateDeps,omitempty"`
+	NoStart         bool           `json:"noStart,omitempty"`
+	RemoveOrphans   bool           `json:"removeOrphans,omitempty"`
+	RenewAnonymous  bool           `json:"renewAnonymous,omitempty"`
+	StopTimeout     *time.Duration `json:"stopTimeout,omitempty"`
+	Wait            bool           `json:"wait,omitempty"`
+	WaitTimeout     time.Duration  `json:"waitTimeout,omitempty"`
+	Parallel        int            `json:"parallel,omitempty"`
+	AssumeYes       bool           `json:"assumeYes,omitempty"`
+	RecreateVolumes []string       `json:"recreateVolumes,omitempty"`
 }
 
 // DownRequest is the body of "down".
@@ -141,6 +143,17 @@ type RunRequest struct {
 // StatusRunning is the status of the event that "run" sends when the process
 // runs and input can be sent.
 const StatusRunning = "Attached"
+
+// ExecRequest is the body of "exec": a command that runs on in the background.
+// The supervisor is its parent, so that somebody reaps it: a process that nobody
+// does keeps its pid namespace from ending, pid_namespaces(7).
+type ExecRequest struct {
+	ID         string         `json:"id"`
+	Process    engine.Process `json:"process"`
+	Privileged bool           `json:"privileged,omitempty"`
+	// ExecID names it in events.
+	ExecID string `json:"execID"`
+}
 
 // RenameRequest is the body of "rename".
 type RenameRequest struct {

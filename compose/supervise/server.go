@@ -66,6 +66,7 @@ func (s *Supervisor) handlers() map[string]handler {
 		"run":     handle(s.run),
 		"wait":    handle(s.waitFor),
 		"fd":      handle(s.descriptor),
+		"exec":    handle(s.exec),
 		"rename":  handle(s.rename),
 		"update":  handle(s.update),
 		"connect": handle(s.connect),

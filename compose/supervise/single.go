@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -26,18 +27,20 @@ func (s *Supervisor) createSingle(ctx context.Context, req CreateRequest, r *rep
 	if sp.Network.Mode == "" && len(sp.Network.Networks) == 0 {
 		sp.Network.Networks = []netns.Attachment{{Network: engine.DefaultNetwork}}
 	}
-	release, err := s.holdDefaultNetwork(ctx, &sp)
+	release, err := s.holdDefaultNetwork(ctx, sp)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if errs := s.checkNetwork(ctx, []engine.Spec{sp}, nil); len(errs) > 0 {
+	if errs := s.checkStart(ctx, []engine.Spec{sp}, nil); len(errs) > 0 {
+		s.linger(s.dropDefaultNetwork)
 		return nil, errors.Join(errs...)
 	}
 	c, err := s.engine.Create(ctx, engine.CreateOptions{
 		Spec: sp, Hash: req.Hash, Project: s.project, Service: req.Service, OneOff: req.Service != "",
 	})
 	if err != nil {
+		s.linger(s.dropDefaultNetwork)
 		return nil, err
 	}
 	s.insert(c)
@@ -58,23 +61,28 @@ func (s *Supervisor) insert(c *engine.Container) *unit {
 	return u
 }
 
-// onDefaultNetwork tells whether a container is to be on the default network.
-func onDefaultNetwork(sp *engine.Spec) bool {
-	for _, a := range sp.Network.Networks {
-		if a.Network == engine.DefaultNetwork {
-			return true
+// holdDefaultNetwork makes the default network if one of specs is to be on it,
+// and keeps others from removing it until release.
+func (s *Supervisor) holdDefaultNetwork(ctx context.Context, specs ...engine.Spec) (release func(), err error) {
+	for _, sp := range specs {
+		for _, a := range sp.Network.Networks {
+			if a.Network == engine.DefaultNetwork {
+				return s.engine.HoldDefaultNetwork(ctx)
+			}
 		}
 	}
-	return false
+	return func() {}, nil
 }
 
-// holdDefaultNetwork makes the default network if sp is on it, and keeps others
-// from removing it until release.
-func (s *Supervisor) holdDefaultNetwork(ctx context.Context, sp *engine.Spec) (release func(), err error) {
-	if !onDefaultNetwork(sp) {
-		return func() {}, nil
+// dropDefaultNetwork removes the default network unless somebody comes to use
+// it meanwhile: the next container is likely to want it, too.
+func (s *Supervisor) dropDefaultNetwork(ctx context.Context) error {
+	select {
+	case <-time.After(keepDefaultNetwork):
+	case <-ctx.Done():
 	}
-	return s.engine.HoldDefaultNetwork(ctx)
+	s.engine.DropDefaultNetwork(ctx, true) // it is tried again with the next container
+	return nil
 }
 
 // run starts a created container and, if asked, waits for its end.
@@ -113,22 +121,28 @@ func fdResult(f *os.File) (FDResult, error) {
 	return res, err
 }
 
-// checkNetwork asks whether the network side of specs can be made, before
-// anything starts. own are containers that will be replaced or are the same.
-func (s *Supervisor) checkNetwork(ctx context.Context, specs []engine.Spec, own []engine.Container) []error {
+// checkStart looks for what would keep containers from starting, before anything
+// is touched: what the host does not have, ports in use, addresses that are taken,
+// networks that are missing. own are containers that will be replaced or are the
+// same.
+func (s *Supervisor) checkStart(ctx context.Context, specs []engine.Spec, own []engine.Container) []error {
 	nets, err := s.engine.Networks()
 	if err != nil {
 		return []error{err}
 	}
+	var errs []error
 	var want []netns.EndpointSpec
 	for _, sp := range specs {
+		if sp.Network.Owner == "" {
+			sp.Network.Owner = "container " + sp.Name
+		}
+		for _, err := range s.engine.Feasible(sp) {
+			errs = append(errs, fmt.Errorf("%s: %w", sp.Network.Owner, err))
+		}
 		if strings.HasPrefix(sp.Network.Mode, "service:") {
 			continue // it lives in that service's network
 		}
 		sp.Network.ID = engine.NewID() // it has none yet
-		if sp.Network.Owner == "" {
-			sp.Network.Owner = "container " + sp.Name
-		}
 		want = append(want, sp.Network)
 	}
 	var have []netns.Endpoint
@@ -137,11 +151,11 @@ func (s *Supervisor) checkNetwork(ctx context.Context, specs []engine.Spec, own 
 			have = append(have, *c.State.Endpoint)
 		}
 	}
-	return nets.Check(ctx, want, have)
+	return append(errs, nets.Check(ctx, want, have)...)
 }
 
-// checkPorts is checkNetwork for containers that are about to start again.
-func (s *Supervisor) checkPorts(ctx context.Context, units []*unit) error {
+// checkStarting is checkStart for containers that are about to start again.
+func (s *Supervisor) checkStarting(ctx context.Context, units []*unit) error {
 	var specs []engine.Spec
 	var own []engine.Container
 	for _, u := range units {
@@ -156,5 +170,11 @@ func (s *Supervisor) checkPorts(ctx context.Context, units []*unit) error {
 	if len(specs) == 0 {
 		return nil
 	}
-	return errors.Join(s.checkNetwork(ctx, specs, own)...)
+	// While they were stopped, it may have gone with the last who used it.
+	release, err := s.holdDefaultNetwork(ctx, specs...)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return errors.Join(s.checkStart(ctx, specs, own)...)
 }

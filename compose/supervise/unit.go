@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/healthcheck"
@@ -70,7 +73,7 @@ func (s *Supervisor) startLocked(ctx context.Context, u *unit, isRestart bool) e
 	c := *u.c
 	s.mu.Unlock()
 
-	release, err := s.holdDefaultNetwork(ctx, &c.Spec)
+	release, err := s.holdDefaultNetwork(ctx, c.Spec)
 	if err != nil {
 		return err
 	}
@@ -340,8 +343,10 @@ func (s *Supervisor) terminate(ctx context.Context, u *unit, task *engine.Task, 
 		if o.notice != nil {
 			o.notice(fmt.Sprintf("PID 1 does not catch %s, killed at once; set \"init: true\", or start the program with exec", signal))
 		}
+		s.emitKill(u, unix.SIGKILL)
 		return task.Kill()
 	}
+	s.emitKill(u, engine.SignalNumber(signal))
 	if err := task.Signal(signal); err != nil {
 		return err
 	}
@@ -355,10 +360,17 @@ func (s *Supervisor) terminate(ctx context.Context, u *unit, task *engine.Task, 
 	case <-task.Done():
 		return nil
 	case <-timeout:
+		s.emitKill(u, unix.SIGKILL)
 		return task.Kill()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// emitKill tells of a signal, by number as docker does.
+func (s *Supervisor) emitKill(u *unit, sig unix.Signal) {
+	c := s.view(u)
+	s.emit(&c, "kill", map[string]string{"signal": strconv.Itoa(int(sig))})
 }
 
 func (s *Supervisor) unplugLocked(ctx context.Context, u *unit) error {
@@ -384,6 +396,10 @@ func (s *Supervisor) restartUnit(ctx context.Context, u *unit, o stopOptions) er
 		return err
 	}
 	defer end()
+	c := s.view(u)
+	if err := errors.Join(append(s.engine.Feasible(c.Spec), s.engine.CheckRoom())...); err != nil && c.State.Pid != 0 {
+		return fmt.Errorf("cannot restart container %s: %w; it is left running", c.Spec.Name, err)
+	}
 	o.keepNet = true
 	if err := s.stopLocked(ctx, u, o); err != nil {
 		return err
@@ -413,7 +429,7 @@ func (s *Supervisor) kill(ctx context.Context, u *unit, signal string) error {
 	if signal == "" {
 		signal = "SIGKILL"
 	}
-	fatal := engine.IsKill(signal)
+	fatal := engine.SignalNumber(signal) == unix.SIGKILL
 	if fatal {
 		s.mu.Lock()
 		u.c.State.StoppedByUser = true
@@ -429,7 +445,7 @@ func (s *Supervisor) kill(ctx context.Context, u *unit, signal string) error {
 	if err := task.Signal(signal); err != nil {
 		return err
 	}
-	s.emit(u.c, "kill", map[string]string{"signal": signal})
+	s.emitKill(u, engine.SignalNumber(signal))
 	if !fatal {
 		return nil
 	}
@@ -529,6 +545,7 @@ func (s *Supervisor) remove(ctx context.Context, u *unit, o removeOptions) error
 		if err := s.thaw(u); err != nil {
 			return err
 		}
+		s.emitKill(u, unix.SIGKILL)
 		if err := task.Kill(); err != nil {
 			return err
 		}
@@ -559,12 +576,7 @@ func (s *Supervisor) remove(ctx context.Context, u *unit, o removeOptions) error
 			err = s.engine.Detach(ctx, later)
 		}
 		if c.Service == "" {
-			// The next container is likely to want it, too.
-			select {
-			case <-time.After(keepDefaultNetwork):
-			case <-ctx.Done():
-			}
-			s.engine.DropDefaultNetwork(ctx, true) // it is tried again with the next container
+			err = errors.Join(err, s.dropDefaultNetwork(ctx))
 		}
 		return err
 	})

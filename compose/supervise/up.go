@@ -69,7 +69,7 @@ func (s *Supervisor) bringUp(ctx context.Context, d *spec.Desired, o UpOptions, 
 		r.event("Project", s.project, "Warning", w, false)
 	}
 	for _, q := range p.Confirm {
-		r.event("Volume", q.Volume, "Warning", q.Text, false)
+		r.event("Volume", q.Volume, "Warning", q.Text+"; it stays as it is, unless --yes has it made anew, without its data", false)
 	}
 	if err := s.precheck(ctx, p, d); err != nil {
 		return err
@@ -93,8 +93,7 @@ func (s *Supervisor) setDesired(d *spec.Desired) {
 	s.mu.Unlock()
 }
 
-// precheck looks for what would keep containers from starting, before anything
-// is touched: ports in use, addresses that are taken, networks that are missing.
+// precheck is checkStart for what a plan starts.
 func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired) error {
 	var starting []engine.Spec
 	var own []engine.Container
@@ -125,7 +124,7 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired
 	if len(starting) == 0 {
 		return nil
 	}
-	return errors.Join(s.checkNetwork(ctx, starting, own)...)
+	return errors.Join(s.checkStart(ctx, starting, own)...)
 }
 
 func replica(d *spec.Desired, service string, index int) *spec.Replica {

@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/stack-run/stack/compose/apply"
@@ -100,7 +101,7 @@ func (s *Supervisor) verbStart(ctx context.Context, req VerbRequest, r *reply) (
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkPorts(ctx, units); err != nil {
+	if err := s.checkStarting(ctx, units); err != nil {
 		return nil, err
 	}
 	return nil, s.ordered(ctx, units, false, apply.Options{}, func(ctx context.Context, u *unit) error {
@@ -244,6 +245,30 @@ func (s *Supervisor) waitFor(ctx context.Context, req VerbRequest, _ *reply) (an
 		return u.removed || ended && !c.Spec.AutoRemove, nil
 	})
 	return WaitResult{ExitCode: c.State.ExitCode, Error: c.State.Error}, err
+}
+
+// exec starts a command and answers; when it ends is told by an event.
+func (s *Supervisor) exec(ctx context.Context, req ExecRequest, _ *reply) (any, error) {
+	u, err := s.lookup(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	c := s.view(u)
+	x, err := s.engine.Exec(context.WithoutCancel(ctx), &c, engine.ExecRequest{Process: req.Process, Privileged: req.Privileged})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer x.Close()
+		if tty := x.Console(); tty != nil {
+			go io.Copy(io.Discard, tty) // nobody reads it, and none shall wait for that
+		}
+		code, err := x.Wait()
+		if err == nil && !s.leaving.Load() {
+			s.emit(&c, "exec_die", map[string]string{"execID": req.ExecID, "exitCode": fmt.Sprint(code)})
+		}
+	}()
+	return nil, nil
 }
 
 // rename gives a container a new name.

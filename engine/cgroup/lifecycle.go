@@ -320,6 +320,42 @@ func (h *Hierarchy) RemoveEmpty(path string) error {
 	return errors.Join(errs...)
 }
 
+// Missing lists the directories of the group path, and of its parents, that are
+// not there in any of the hierarchies, children before parents.
+func (h *Hierarchy) Missing(path string) ([]string, error) {
+	path, err := checkPath(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, root := range h.roots() {
+		for p := path; p != "."; p = filepath.Dir(p) {
+			dir := filepath.Join(root, p)
+			if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			out = append(out, dir)
+		}
+	}
+	return out, nil
+}
+
+// RemoveDirs removes directories of groups, as Missing listed them, that have
+// neither processes nor groups, and tells whether none is left.
+func RemoveDirs(dirs []string) (gone bool, err error) {
+	gone = true
+	for _, dir := range dirs {
+		switch err := unix.Rmdir(dir); err {
+		case nil, unix.ENOENT:
+		case unix.EBUSY, unix.ENOTEMPTY:
+			gone = false
+		default:
+			return false, &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+		}
+	}
+	return gone, nil
+}
+
 // roots lists the mount points, each once.
 func (h *Hierarchy) roots() (out []string) {
 	for _, root := range h.V1 {

@@ -611,7 +611,8 @@ func TestParseOptions(t *testing.T) {
 		{"local", "max-size", "ten", Budget{}, "not a size"},
 		{"local", "max-size", "0", Budget{}, "not a size"},
 		{"local", "max-sizes", "1", Budget{}, "unknown"},
-		{"syslog", "", "", Budget{}, "not supported"},
+		{"syslog", "syslog-address", "udp://1.2.3.4", DefaultBudget(), ""},
+		{"sylog", "", "", Budget{}, "unknown"},
 	} {
 		options := map[string]string{}
 		if c.name != "" {

@@ -41,17 +41,22 @@ func (b Budget) normal() Budget {
 	return b
 }
 
+// elsewhere are Docker's drivers that send lines to another program.
+var elsewhere = []string{"awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"}
+
 // ParseOptions reads a logging driver's options with the names and rules of
-// Docker's json-file and local drivers. Warnings name options that have no
-// effect here.
+// Docker's json-file and local drivers. Warnings name what has no effect here:
+// lines that another driver would send away are kept.
 func ParseOptions(driver string, options map[string]string) (b Budget, warnings []string, err error) {
 	b = DefaultBudget()
-	switch driver {
-	case "", "local", "json-file":
-	case "none":
+	switch {
+	case driver == "" || driver == "local" || driver == "json-file":
+	case driver == "none":
 		b = noneBudget()
+	case slices.Contains(elsewhere, driver):
+		return b, []string{fmt.Sprintf("logging driver %q is not supported: lines go to stack's own store, where \"stack logs\" finds them", driver)}, nil
 	default:
-		return b, nil, fmt.Errorf("cannot use logging driver %q: it is not supported; use \"local\", \"json-file\" or \"none\"", driver)
+		return b, nil, fmt.Errorf("unknown logging driver %q; use \"local\", \"json-file\" or \"none\"", driver)
 	}
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		value := options[name]

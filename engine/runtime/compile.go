@@ -228,7 +228,7 @@ func (c *compiler) sysctls(s *specs.Spec) error {
 	}
 	slices.Sort(keys)
 	for _, key := range keys {
-		file, err := sysctlPath(s, key)
+		file, err := SysctlFile(s, key)
 		if err != nil {
 			return err
 		}
@@ -243,9 +243,9 @@ func (c *compiler) sysctls(s *specs.Spec) error {
 	return nil
 }
 
-// sysctlPath translates a key with dots (or slashes) to a path below /proc/sys
+// SysctlFile translates a key with dots (or slashes) to a path below /proc/sys,
 // and refuses parameters of the whole host. The list is namespaces(7)'s.
-func sysctlPath(s *specs.Spec, key string) (string, error) {
+func SysctlFile(s *specs.Spec, key string) (string, error) {
 	file := key
 	if i := strings.IndexAny(key, "./"); i >= 0 && key[i] == '.' {
 		// sysctl(8): dots separate, and a slash is a dot within a name.

@@ -163,7 +163,7 @@ func TestSysctlPath(t *testing.T) {
 		"kernel.core_pattern":            "",
 		"net..":                          "", "": "", "../x": "", "net/../../x": "", "net/../kernel/core_pattern": "",
 	} {
-		got, err := sysctlPath(s, key)
+		got, err := SysctlFile(s, key)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q %v", key, got, err)
 		}

@@ -68,6 +68,8 @@ func (b *builder) spec() engine.Spec {
 		Image:    b.x.Image,
 		Platform: f.Platform,
 		Labels:   b.labels(),
+
+		Annotations: b.pairs("annotation", f.Annotation),
 		Process: engine.Process{
 			Command: b.x.Command, Env: b.x.Env, WorkingDir: f.Workdir, User: f.User, GroupAdd: f.GroupAdd,
 			TTY: f.TTY, Stdin: f.Interactive, StdinOnce: f.Interactive,
@@ -113,8 +115,22 @@ func (b *builder) spec() engine.Spec {
 	if f.Remove && s.Restart.Policy != "" && s.Restart.Policy != "no" {
 		b.errs = append(b.errs, errors.New("conflicting options: cannot specify both --restart and --rm"))
 	}
+	if f.GPUs != "" {
+		b.fail("gpus", f.GPUs, "GPUs are not supported; map the device files with --device")
+	}
 	s.Expose = b.expose()
+	s.PublishAll = f.PublishAll
 	b.network(&s)
+	for _, fault := range s.Faults() {
+		flag, ok := map[string]string{"logging": "log-driver", "cpuset": "cpuset-cpus", "blkio_config.weight": "blkio-weight"}[fault.Attribute]
+		if !ok {
+			flag = strings.ReplaceAll(fault.Attribute, "_", "-")
+		}
+		if strings.HasPrefix(flag, "sysctls.") {
+			flag = "sysctl"
+		}
+		b.errs = append(b.errs, fmt.Errorf("invalid --%s: %w", flag, fault.Err))
+	}
 	return s
 }
 

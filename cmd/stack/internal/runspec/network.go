@@ -70,15 +70,6 @@ func (b *builder) network(s *engine.Spec) {
 		}
 		e.Ports = append(e.Ports, ports...)
 	}
-	if f.PublishAll {
-		for _, text := range s.Expose {
-			number, protocol, _ := strings.Cut(text, "/")
-			n, _ := strconv.ParseUint(number, 10, 16)
-			if !slices.ContainsFunc(e.Ports, func(p netns.Port) bool { return p.ContainerPort == uint16(n) && p.Protocol == protocol }) {
-				e.Ports = append(e.Ports, netns.Port{ContainerPort: uint16(n), Protocol: protocol})
-			}
-		}
-	}
 	if e.Mode != "" {
 		e.Names = nil
 	}
@@ -173,18 +164,11 @@ func (b *builder) attachment(text string) (a netns.Attachment, mode string) {
 func (b *builder) expose() []string {
 	var out []string
 	for _, text := range b.f.Expose {
-		ports, protocol, ok := strings.Cut(text, "/")
-		if !ok {
-			protocol = "tcp"
+		ports, err := engine.ParseExpose(text)
+		if err != nil {
+			b.fail("expose", text, "%v", err)
 		}
-		first, last, err := portRange(ports)
-		if err != nil || first == 0 {
-			b.fail("expose", text, "write PORT[-PORT][/PROTOCOL]")
-			continue
-		}
-		for p := int(first); p <= int(last); p++ {
-			out = append(out, strconv.Itoa(p)+"/"+strings.ToLower(protocol))
-		}
+		out = append(out, ports...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -76,10 +76,10 @@ func TestBuild(t *testing.T) {
 			s.Restart = engine.Restart{Policy: "on-failure", MaxRetries: 3}
 			s.StopGrace, s.StopSignal, s.Init, s.ReadOnly = 1, "QUIT", true, true
 		}},
-		{"--ulimit nofile=10:20 --device /dev/null:/dev/x:r --sysctl net.a=1 --sysctl kernel.b=2 --security-opt seccomp=p.json", func(s *engine.Spec) {
+		{"--ulimit nofile=10:20 --device /dev/null:/dev/x:r --sysctl net.a=1 --sysctl kernel.sem=2 --security-opt seccomp=p.json", func(s *engine.Spec) {
 			s.Isolation.Rlimits = map[string]engine.Rlimit{"nofile": {Soft: 10, Hard: 20}}
 			s.Isolation.Devices = []engine.Device{{Source: "/dev/null", Target: "/dev/x", Permissions: "r"}}
-			s.Isolation.Sysctls = map[string]string{"kernel.b": "2"}
+			s.Isolation.Sysctls = map[string]string{"kernel.sem": "2"}
 			s.Isolation.SecurityOpt, s.Isolation.SeccompProfile = []string{"seccomp=/home/me/p.json"}, "{}"
 			s.Network.Sysctls = map[string]string{"net.a": "1"}
 		}},
@@ -89,7 +89,7 @@ func TestBuild(t *testing.T) {
 		{"--no-healthcheck", func(s *engine.Spec) { s.Health = &healthcheck.Spec{Test: []string{"NONE"}} }},
 		{"--expose 80-81 --expose 53/udp -P", func(s *engine.Spec) {
 			s.Expose = []string{"53/udp", "80/tcp", "81/tcp"}
-			s.Network.Ports = []netns.Port{{ContainerPort: 53, Protocol: "udp"}, {ContainerPort: 80, Protocol: "tcp"}, {ContainerPort: 81, Protocol: "tcp"}}
+			s.PublishAll = true
 		}},
 		{"-l a=b -l c --log-driver json-file --log-opt max-size=1m", func(s *engine.Spec) {
 			s.Labels = map[string]string{"a": "b", "c": ""}

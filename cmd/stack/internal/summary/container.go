@@ -25,9 +25,6 @@ type Options struct {
 	NoTrunc bool
 	// Size is the size of the container's own files, Virtual with its image's, in bytes.
 	Size func(engine.Container) (own, virtual int64)
-	// Image is what the container's image says is to be run, for containers that
-	// leave it to the image.
-	Image func(engine.Container) (entrypoint, command []string)
 }
 
 // Labelled gives templates {{.Label "key"}}.
@@ -199,7 +196,8 @@ type Publisher struct {
 	Protocol      string
 }
 
-// Publishers returns the ports of a running container, one entry per host address.
+// Publishers returns the ports of a running container: the published ones, one
+// entry per host address, and those that are only exposed, which have no URL.
 func Publishers(c engine.Container) []Publisher {
 	e := c.State.Endpoint
 	if e == nil || !Alive(c.State.Phase) {
@@ -209,6 +207,16 @@ func Publishers(c engine.Container) []Publisher {
 	for _, p := range e.Ports {
 		for _, host := range hosts(p) {
 			out = append(out, Publisher{URL: host, TargetPort: int(p.ContainerPort), PublishedPort: int(p.HostPort), Protocol: p.Protocol})
+		}
+	}
+	for _, exposed := range c.Exposed() {
+		number, protocol, _ := strings.Cut(exposed, "/")
+		port, err := strconv.Atoi(number)
+		if err != nil || e.Spec.Mode != "" {
+			continue
+		}
+		if !slices.ContainsFunc(out, func(p Publisher) bool { return p.TargetPort == port && p.Protocol == protocol }) {
+			out = append(out, Publisher{TargetPort: port, Protocol: protocol})
 		}
 	}
 	slices.SortStableFunc(out, comparePublishers)
@@ -228,16 +236,13 @@ func hosts(p netns.Port) []string {
 }
 
 func command(c engine.Container, o Options) string {
-	entrypoint, args := c.Spec.Process.Entrypoint, c.Spec.Process.Command
-	if o.Image != nil && entrypoint == nil {
-		// The image's command belongs to the image's entrypoint.
-		imageEntrypoint, imageArgs := o.Image(c)
-		entrypoint = imageEntrypoint
-		if args == nil {
-			args = imageArgs
+	words := slices.Clone(c.Args)
+	for i, w := range words {
+		if i > 0 && strings.Contains(w, " ") {
+			words[i] = "'" + w + "'" // as docker does
 		}
 	}
-	s := strings.Join(append(slices.Clone(entrypoint), args...), " ")
+	s := strings.Join(words, " ")
 	if !o.NoTrunc {
 		s = Ellipsis(s, 20)
 	}

@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/stack-run/stack/engine/logs"
+	"github.com/stack-run/stack/engine/runtime"
+)
+
+// Fault is what is wrong with a Spec on any host.
+type Fault struct {
+	// Attribute is its name in a Compose file's service.
+	Attribute string
+	Err       error
+}
+
+// Faults tells what of a spec can be set nowhere.
+func (s Spec) Faults() []Fault {
+	var out []Fault
+	add := func(attribute string, err error) {
+		if err != nil {
+			out = append(out, Fault{attribute, err})
+		}
+	}
+	_, err := CheckLog(s.Log)
+	add("logging", err)
+	if s.StopSignal != "" && SignalNumber(s.StopSignal) == 0 {
+		add("stop_signal", fmt.Errorf("unknown signal %q; signal(7) lists them", s.StopSignal))
+	}
+	_, err = parseCPUSet(s.Limits.CpusetCPUs)
+	add("cpuset", err)
+	_, err = parseCPUSet(s.Limits.CpusetMems)
+	add("cpuset_mems", err)
+	if w := s.Limits.BlkioWeight; w != 0 && (w < 10 || w > 1000) {
+		add("blkio_config.weight", fmt.Errorf("%d is out of range; use 10 to 1000", w))
+	}
+	for _, w := range s.Limits.BlkioWeightDevice {
+		if w.Rate < 10 || w.Rate > 1000 {
+			add("blkio_config.weight_device", fmt.Errorf("the weight %d of %s is out of range; use 10 to 1000", w.Rate, w.Path))
+		}
+	}
+	for _, rule := range s.Isolation.DeviceCgroupRules {
+		_, err := parseDeviceRule(rule)
+		add("device_cgroup_rules", err)
+	}
+	for key, err := range sysctlFaults(s) {
+		add("sysctls."+key, err)
+	}
+	return out
+}
+
+// CheckLog reads logging options. Warnings tell what has no effect.
+func CheckLog(l LogConfig) (warnings []string, err error) {
+	_, warnings, err = logs.ParseOptions(l.Driver, l.Options)
+	return warnings, err
+}
+
+// parseCPUSet reads the list format of cpuset(7): "0-3,8".
+func parseCPUSet(text string) ([]int, error) {
+	var out []int
+	if text == "" {
+		return nil, nil
+	}
+	const most = 1 << 13 // CPUs a kernel can be made for
+	for part := range strings.SplitSeq(text, ",") {
+		low, high, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			high = low
+		}
+		a, err := strconv.ParseUint(low, 10, 31)
+		z, err2 := strconv.ParseUint(high, 10, 31)
+		if err != nil || err2 != nil || z < a || z-a > most {
+			return nil, fmt.Errorf("%q is no number or range; write it like 0-3,8", part)
+		}
+		for n := a; n <= z; n++ {
+			out = append(out, int(n))
+		}
+	}
+	return out, nil
+}
+
+// eachSysctl calls f with the kernel parameters in order, and the file below
+// /proc/sys or why it cannot be: not a name, or of a namespace that is the host's.
+func eachSysctl(s Spec, f func(key, file string, err error) bool) {
+	all := map[string]string{}
+	maps.Copy(all, s.Network.Sysctls)
+	maps.Copy(all, s.Isolation.Sysctls)
+	if len(all) == 0 {
+		return
+	}
+	facts := Facts{PIDNS: s.Isolation.PIDMode, IPCNS: s.Isolation.IPCMode}
+	if s.Network.Mode == "host" {
+		facts.NetNS = "host"
+	}
+	spec := &specs.Spec{Linux: &specs.Linux{Namespaces: namespaces(s, facts)}}
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		file, err := runtime.SysctlFile(spec, key)
+		if err == nil && all[key] == "" {
+			err = errors.New("it has no value; write NAME=VALUE")
+		}
+		if !f(key, file, err) {
+			return
+		}
+	}
+}
+
+func sysctlFaults(s Spec) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		eachSysctl(s, func(key, _ string, err error) bool { return err == nil || yield(key, err) })
+	}
+}
+
+func sysctlFiles(s Spec) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		eachSysctl(s, func(key, file string, err error) bool { return err != nil || yield(key, file) })
+	}
+}
