@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
 )
 
 // machine is what feasible needs to know of the host.
