@@ -43,6 +43,22 @@ func TestSingleContainerOptions(t *testing.T) {
 		}
 		remove(t, "old")
 	})
+	t.Run("a network may be named by the start of its ID, and joined later", func(t *testing.T) {
+		id := strings.TrimSpace(b.ok(t, "network", "create", "net"))
+		run(t, "--name member --network "+id[:12]+" "+sleep)
+		b.ok(t, "network", "connect", "bridge", "member")
+		b.ok(t, "network", "disconnect", id[:12], "member")
+		if out := b.ok(t, "container", "inspect", "member", "--format", "{{json .NetworkSettings.Networks}}"); !strings.Contains(out, `"bridge"`) || strings.Contains(out, `"net"`) {
+			t.Error(out)
+		}
+		b.ok(t, "network", "connect", "--alias", "x", id[:12], "member")
+		if r := b.fails(t, "network", "rm", id[:12]); !strings.Contains(r.stderr, "member") {
+			t.Error(r)
+		}
+		b.ok(t, "container", "rm", "--force", "member")
+		b.ok(t, "network", "rm", id[:12])
+		b.nothingLeft(t, clean)
+	})
 	t.Run("a logging driver that is not there is replaced, an unknown one refused", func(t *testing.T) {
 		if r := b.stack(t, "container", "run", "--rm", "--log-driver", "syslog", "busybox", "echo", "hi"); r.code != 0 || r.stdout != "hi\n" || !strings.Contains(r.stderr, "syslog") {
 			t.Error(r)

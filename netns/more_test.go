@@ -215,14 +215,17 @@ func TestCreate(t *testing.T) {
 	if again, err := l.Create(ctx, NetworkSpec{Name: "a"}); err != nil || again.ID != first.ID {
 		t.Errorf("the same again: %+v, %v", again, err)
 	}
-	if got, err := l.Get(first.ID[:7]); err != nil || got.Name != "a" {
+	if got, err := l.Get(first.ID); err != nil || got.Name != "a" {
 		t.Errorf("by ID: %+v, %v", got, err)
 	}
-	if _, err := l.Get("b"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("no such: %v", err)
-	}
-	if err := l.Remove(ctx, "b"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("removing no such: %v", err)
+	// A name may look like the start of another network's ID.
+	for _, name := range []string{"b", first.ID[:1], first.ID[:12]} {
+		if _, err := l.Get(name); !errors.Is(err, ErrNotFound) {
+			t.Errorf("no such network as %s: %v", name, err)
+		}
+		if err := l.Remove(ctx, name); !errors.Is(err, ErrNotFound) {
+			t.Errorf("removing no such network as %s: %v", name, err)
+		}
 	}
 	pool := func(s string) []Pool { return []Pool{{Subnet: netip.MustParsePrefix(s)}} }
 	l.network(NetworkSpec{Name: "fixed", Pools: pool("10.77.0.0/24")})

@@ -243,7 +243,8 @@ func (m *Manager) record(id string) (record, error) {
 	return r, nil
 }
 
-// find returns the network of a name, an ID, or a unique start of an ID.
+// find returns the network of a name or ID. The start of an ID will not do: it
+// may look like the name of a network that is not there, such as "db".
 func (m *Manager) find(name string) (record, error) {
 	all, err := m.records()
 	if err != nil {
@@ -252,19 +253,7 @@ func (m *Manager) find(name string) (record, error) {
 	if i := slices.IndexFunc(all, func(r record) bool { return r.Name == name || r.ID == name }); i >= 0 {
 		return all[i], nil
 	}
-	var found []record
-	for _, r := range all {
-		if name != "" && strings.HasPrefix(r.ID, name) {
-			found = append(found, r)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return record{}, fmt.Errorf("cannot find network %s: %w", name, ErrNotFound)
-	}
-	return record{}, fmt.Errorf("cannot find network %s: %d networks have an ID that starts so", name, len(found))
+	return record{}, fmt.Errorf("cannot find network %s: %w", name, ErrNotFound)
 }
 
 // List returns all networks, sorted by name.
@@ -280,8 +269,7 @@ func (m *Manager) List() ([]Network, error) {
 	return networks, nil
 }
 
-// Get returns a network by name, ID or unique start of an ID; [ErrNotFound] when
-// there is none.
+// Get returns a network by name or ID; [ErrNotFound] when there is none.
 func (m *Manager) Get(name string) (Network, error) {
 	r, err := m.find(name)
 	return r.Network, err

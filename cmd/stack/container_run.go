@@ -202,6 +202,12 @@ func (o *containerRunOptions) engineOptions(a *app) (compose.RunOptions, error) 
 	for _, w := range warnings {
 		a.warn("%s", w)
 	}
+	for i := range s.Network.Networks {
+		at := &s.Network.Networks[i]
+		if at.Network, err = a.networkName(at.Network); err != nil {
+			return compose.RunOptions{}, err
+		}
+	}
 	s.Process.Stdin = o.Interactive || slices.ContainsFunc(o.Attach, func(n string) bool { return strings.EqualFold(n, "stdin") })
 	r := compose.RunOptions{
 		Spec: s, CreateOnly: o.CreateOnly, Detach: o.Detach, DetachKeys: o.DetachKeys,

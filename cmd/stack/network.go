@@ -155,6 +155,19 @@ func (a *app) networkUsers(ctx context.Context) (map[string][]engine.Container, 
 	return used, nil
 }
 
+// networkName is the name of the network that an argument means. One that is not
+// there is left to whoever wants to use it.
+func (a *app) networkName(ref string) (string, error) {
+	if ref == runspec.DefaultNetwork {
+		return ref, nil
+	}
+	n, err := a.findNetwork(ref)
+	if errors.Is(err, errNoNetwork) {
+		return ref, nil
+	}
+	return n.Name, err
+}
+
 // findNetwork finds a network by name, ID or the beginning of an ID.
 func (a *app) findNetwork(ref string) (netns.Network, error) {
 	m, err := a.networks()
@@ -170,7 +183,7 @@ func (a *app) findNetwork(ref string) (netns.Network, error) {
 		if n.Name == ref || n.ID == ref {
 			return n, nil
 		}
-		if strings.HasPrefix(n.ID, ref) {
+		if ref != "" && strings.HasPrefix(n.ID, ref) {
 			found = append(found, n)
 		}
 	}

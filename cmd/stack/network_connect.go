@@ -100,6 +100,9 @@ func runNetworkConnect(ctx context.Context, a *app, o *networkConnectOptions) er
 	if !ok {
 		return notSupported("connect a container to a network")
 	}
+	if at.Network, err = a.networkName(o.Network); err != nil {
+		return err
+	}
 	return c.Connect(ctx, o.Container, at)
 }
 
@@ -136,5 +139,9 @@ func runNetworkDisconnect(ctx context.Context, a *app, o *networkDisconnectOptio
 	if !ok {
 		return notSupported("disconnect a container from a network")
 	}
-	return c.Disconnect(ctx, o.Container, o.Network, o.Force)
+	name, err := a.networkName(o.Network)
+	if err != nil {
+		return err
+	}
+	return c.Disconnect(ctx, o.Container, name, o.Force)
 }

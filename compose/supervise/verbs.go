@@ -8,6 +8,7 @@ import (
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
 )
 
 // selected returns the units a request names, in the order given.
@@ -321,6 +322,12 @@ func (s *Supervisor) connect(ctx context.Context, req ConnectRequest, _ *reply) 
 	}
 	defer end()
 	c := s.view(u)
+	joined := engine.Spec{Network: netns.EndpointSpec{Networks: []netns.Attachment{req.Attachment}}}
+	release, err := s.holdDefaultNetwork(ctx, joined)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	if req.Disconnect {
 		err = s.engine.Disconnect(ctx, &c, req.Attachment.Network, req.Force)
 	} else {
