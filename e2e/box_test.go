@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,10 +19,12 @@ import (
 // A box is an installation of stack that is apart from all others: a data root,
 // a run root and a working directory.
 type box struct {
-	root   string // holds data, run and the directories of projects
-	dir    string // working directory of commands
-	env    []string
-	before *snapshot // the machine when the box was made
+	root string // holds data, run and the directories of projects
+	dir  string // working directory of commands
+	env  []string
+	// program is what is run, "" for the program under test.
+	program string
+	before  *snapshot // the machine when the box was made
 }
 
 // newBox returns an empty installation with the named images. At the end of the
@@ -156,7 +159,7 @@ const limit = 90 * time.Second
 
 // command returns a stack command in the box.
 func (b *box) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, shared.Stack, args...)
+	cmd := exec.CommandContext(ctx, cmp.Or(b.program, shared.Stack), args...)
 	cmd.Dir = b.dir
 	cmd.Env = append(b.environ(), b.env...)
 	cmd.WaitDelay = 2 * time.Second

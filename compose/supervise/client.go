@@ -49,6 +49,7 @@ func (c *Client) Call(ctx context.Context, verb string, body any, result any, pr
 	if err != nil {
 		return err
 	}
+	c.replaceOld(ctx)
 	for {
 		err := c.call(ctx, verb, payload, result, progress)
 		if !errors.Is(err, errNotBegun) || ctx.Err() != nil {

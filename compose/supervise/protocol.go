@@ -155,6 +155,12 @@ type ExecRequest struct {
 	ExecID string `json:"execID"`
 }
 
+// HandOverRequest is the body of "handover": the supervisor is to be the program
+// at Program from now on, a path such as "/proc/PID/exe".
+type HandOverRequest struct {
+	Program string `json:"program"`
+}
+
 // RenameRequest is the body of "rename".
 type RenameRequest struct {
 	ID   string `json:"id"`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 
 	"github.com/stack-run/stack/compose/apply"
@@ -67,6 +68,8 @@ func (s *Supervisor) handlers() map[string]handler {
 		"wait":    handle(s.waitFor),
 		"fd":      handle(s.descriptor),
 		"exec":    handle(s.exec),
+
+		"handover": handle(s.handOver),
 		"rename":  handle(s.rename),
 		"update":  handle(s.update),
 		"connect": handle(s.connect),
@@ -110,7 +113,7 @@ func (s *Supervisor) serve(ctx context.Context) error {
 }
 
 func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler) {
-	if s.leaving.Load() {
+	if s.leaving.Load() || s.handing.Load() {
 		panic(http.ErrAbortHandler) // no status line: the client asks the next supervisor
 	}
 	var body json.RawMessage
@@ -144,5 +147,8 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 	s.busy++
 	s.mu.Unlock()
 	r.send(Message{Final: &final})
+	if s.handedOver.Load() {
+		os.Exit(exitHandOver)
+	}
 	s.trim()
 }

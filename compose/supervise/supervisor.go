@@ -50,6 +50,8 @@ type Supervisor struct {
 
 	applying chan struct{} // 1 slot: one plan at a time
 	leaving  *atomic.Bool
+	// handing is set while a hand-over is decided on, handedOver when it was.
+	handing, handedOver atomic.Bool
 
 	mu       sync.Mutex
 	units    map[string]*unit // by container ID

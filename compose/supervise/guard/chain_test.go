@@ -64,6 +64,12 @@ func supervise() {
 				os.Exit(6)
 			}
 			fmt.Fprint(conn, cmd.Process.Pid)
+		case strings.HasPrefix(command, "program "):
+			fd, err := unix.Open(strings.TrimPrefix(command, "program "), unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err != nil || unix.Sendmsg(guard.ControlFD, []byte("hold "+guard.HeldProgram), unix.UnixRights(fd), nil, 0) != nil {
+				os.Exit(7)
+			}
+			fmt.Fprint(conn, os.Getpid())
 		default:
 			fmt.Fprint(conn, os.Getpid())
 		}
@@ -251,6 +257,41 @@ func TestExitStatusOfAnOrphanIsKept(t *testing.T) {
 	}
 	if string(got) != "42 0\n" {
 		t.Errorf("%s holds %q, %v", path, got, err)
+	}
+	c.leave()
+}
+
+func TestNewChildrenRunTheHeldProgram(t *testing.T) {
+	c := start(t)
+	other := filepath.Join(t.TempDir(), "other")
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(other, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	exe := func(pid int) string {
+		name, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	own := exe(c.ask("pid"))
+	for path, want := range map[string]string{other: other, "/dev/null": own} {
+		old := c.ask("program " + path)
+		c.kill(old)
+		now := c.ask("pid")
+		if got := exe(now); got != want || now == old {
+			t.Errorf("with %s, %d follows %d and runs %s, want %s", path, now, old, got, want)
+		}
+	}
+	c.ask("program " + other)
+	c.kill(c.ask("pid"), c.pid(guard.Guardian))
+	c.ask("pid")
+	if got := exe(c.pid(guard.Guardian)); got != other {
+		t.Errorf("the guardian runs %s", got)
 	}
 	c.leave()
 }

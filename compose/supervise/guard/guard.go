@@ -24,6 +24,9 @@
 //
 // A child that exits with status 0 had nothing left to own: its parent follows.
 //
+// After an upgrade the supervisor has the new program held, see HeldProgram, and
+// ends as if it were killed.
+//
 // The package imports only syscall and sync. The linker runs package
 // initialisers in the order of import paths as soon as their imports are done
 // (Go spec, "Package initialization"), so this init runs before those of the
@@ -56,6 +59,10 @@ const (
 	Guardian   = "guardian"
 	Supervisor = "supervisor"
 )
+
+// HeldProgram is the held descriptor of the program that new children run; where
+// there is none, they run their parent's.
+const HeldProgram = "program"
 
 // ControlFD is the control socket to the parent. A warden has none to talk to.
 const ControlFD = 3
@@ -149,7 +156,12 @@ func (g *guard) spawn() syscall.Errno {
 	defer g.mu.Unlock()
 	files := []uintptr{0, 1, 2, uintptr(pair[1])}
 	names := ""
+	const own = "/proc/self/exe"
+	program := own
 	for i, h := range g.held {
+		if h.name == HeldProgram {
+			program = "/proc/self/fd/" + itoa(len(files)) // the child's
+		}
 		if i > 0 {
 			names += "\n"
 		}
@@ -164,11 +176,12 @@ func (g *guard) spawn() syscall.Errno {
 	if g.role == Warden {
 		set = append(set, [2]string{EnvWarden, itoa(syscall.Getpid())})
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"stack: " + role + " " + g.name}, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   withEnv(syscall.Environ(), set),
-		Files: files,
-	})
+	argv := []string{"stack: " + role + " " + g.name}
+	attr := &syscall.ProcAttr{Dir: "/", Env: withEnv(syscall.Environ(), set), Files: files}
+	pid, err := syscall.ForkExec(program, argv, attr)
+	if err != nil && program != own {
+		pid, err = syscall.ForkExec(own, argv, attr)
+	}
 	syscall.Close(pair[1])
 	if err != nil {
 		syscall.Close(pair[0])
