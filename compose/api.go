@@ -84,6 +84,12 @@ type StopOptions struct {
 	Volumes bool           `json:"volumes,omitempty"` // rm: anonymous volumes too
 }
 
+// StartOptions are the options of start.
+type StartOptions struct {
+	Wait        bool // until running or healthy
+	WaitTimeout time.Duration
+}
+
 // ExecOptions are one command to run in a running container.
 type ExecOptions struct {
 	Process    engine.Process
@@ -181,7 +187,7 @@ type Verbs interface {
 	// Down takes the project's whole graph away, known from its records.
 	Down(ctx context.Context, project string, o DownOptions, p Progress) error
 
-	Start(ctx context.Context, s Selector, p Progress) error
+	Start(ctx context.Context, s Selector, o StartOptions, p Progress) error
 	Stop(ctx context.Context, s Selector, o StopOptions, p Progress) error
 	Restart(ctx context.Context, s Selector, o StopOptions, p Progress) error
 	Kill(ctx context.Context, s Selector, o StopOptions, p Progress) error

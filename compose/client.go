@@ -248,9 +248,9 @@ func (c *Client) each(ctx context.Context, s Selector, verb string, req supervis
 }
 
 // Start starts stopped containers, in the graph's order.
-func (c *Client) Start(ctx context.Context, s Selector, p Progress) error {
+func (c *Client) Start(ctx context.Context, s Selector, o StartOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, "start", supervise.VerbRequest{}, p)
+	return c.each(ctx, s, "start", supervise.VerbRequest{Wait: o.Wait, WaitTimeout: o.WaitTimeout}, p)
 }
 
 // Stop stops running containers, dependents first.

@@ -128,3 +128,34 @@ func TestUpWaitsForJobs(t *testing.T) {
 	b.ok(t, "down", "--timeout", "0")
 	b.nothingLeft(t, b.before)
 }
+
+func TestStartWaits(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			sick:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				healthcheck: {test: [CMD, test, -e, /fine], interval: 100ms, retries: 2}
+			fails: {image: busybox, command: [sh, -c, "sleep 0.1; exit 3"]}
+			plain: {image: busybox, command: [sleep, infinity], init: true}
+	`)
+	b.ok(t, "up", "--no-start")
+	b.ok(t, "start", "--wait", "plain")
+	if r := b.fails(t, "start", "--wait", "fails"); !strings.Contains(r.stderr, "app-fails-1 exited (3)") {
+		t.Error(r)
+	}
+	if r := b.fails(t, "start", "--wait", "sick"); !strings.Contains(r.stderr, "app-sick-1 is unhealthy") {
+		t.Error(r)
+	}
+	b.ok(t, "exec", "-T", "sick", "touch", "/fine")
+	b.ok(t, "stop", "sick")
+	b.ok(t, "start", "--wait", "sick")
+	if i := b.look(t, "app-sick-1"); i.health() != "healthy" {
+		t.Errorf("%+v", i.State)
+	}
+	b.ok(t, "down")
+	b.nothingLeft(t, b.before)
+}

@@ -106,8 +106,8 @@ func (f *fakeVerbs) Down(_ context.Context, project string, o compose.DownOption
 	return nil
 }
 
-func (f *fakeVerbs) Start(_ context.Context, s compose.Selector, _ compose.Progress) error {
-	f.note("start %s", describe(s))
+func (f *fakeVerbs) Start(_ context.Context, s compose.Selector, o compose.StartOptions, _ compose.Progress) error {
+	f.note("start %s%s", describe(s), map[bool]string{true: " wait=" + o.WaitTimeout.String()}[o.Wait])
 	return nil
 }
 

@@ -77,10 +77,7 @@ func newStartCmd(a *app, runF func(context.Context, *app, *startOptions) error) 
 func runStart(ctx context.Context, a *app, o *startOptions) error {
 	return a.act(ctx, "start", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
 		s.All = true
-		if err := v.Start(ctx, s, p); err != nil || !o.Wait {
-			return err
-		}
-		return waitReady(ctx, v, s, o.WaitTimeout)
+		return v.Start(ctx, s, compose.StartOptions{Wait: o.Wait, WaitTimeout: o.WaitTimeout}, p)
 	})
 }
 

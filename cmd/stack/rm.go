@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/healthcheck"
 )
 
 type rmOptions struct {
@@ -134,65 +132,4 @@ func removeOrphans(ctx context.Context, a *app, v compose.Verbs, project string,
 		return nil
 	}
 	return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Force: true}, p)
-}
-
-// waitReady waits until all selected containers run and are healthy where they
-// have a check. It looks again whenever something happens to one of them.
-func waitReady(ctx context.Context, v compose.Verbs, s compose.Selector, limit time.Duration) error {
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
-	watch, stop := context.WithCancel(ctx)
-	changed := make(chan struct{}, 1)
-	failed := make(chan error, 1)
-	go func() {
-		failed <- v.Events(watch, s, time.Now(), time.Time{}, func(compose.EngineEvent) error {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-			return nil
-		})
-	}()
-	defer stop()
-	for {
-		cs, err := v.Containers(ctx, s)
-		if err != nil {
-			return err
-		}
-		waiting, err := notReady(cs)
-		if err != nil || waiting == "" {
-			return err
-		}
-		select {
-		case <-changed:
-		case err := <-failed:
-			if ctx.Err() == nil && err != nil {
-				return fmt.Errorf("cannot watch for events: %w", err)
-			}
-			return fmt.Errorf("application not healthy after %s: container %s is not ready", limit, waiting)
-		case <-ctx.Done():
-			return fmt.Errorf("application not healthy after %s: container %s is not ready", limit, waiting)
-		}
-	}
-}
-
-// notReady names a container that is still to become ready; the error names one
-// that never will.
-func notReady(cs []engine.Container) (string, error) {
-	waiting := ""
-	for _, c := range cs {
-		switch {
-		case c.State.Health == healthcheck.Unhealthy:
-			return "", fmt.Errorf("container %s is unhealthy", c.Spec.Name)
-		case c.State.Phase == engine.Exited && c.State.ExitCode != 0:
-			return "", fmt.Errorf("container %s exited (%d)", c.Spec.Name, c.State.ExitCode)
-		case c.State.Phase == engine.Exited, c.State.Phase == engine.Running && c.State.Health != healthcheck.Starting:
-		default:
-			waiting = c.Spec.Name
-		}
-	}
-	return waiting, nil
 }

@@ -82,6 +82,9 @@ type VerbRequest struct {
 	NoDeps  bool           `json:"noDeps,omitempty"`
 	Force   bool           `json:"force,omitempty"`
 	Volumes bool           `json:"volumes,omitempty"`
+	// Wait has start answer once the containers are up, see UpOptions.
+	Wait        bool          `json:"wait,omitempty"`
+	WaitTimeout time.Duration `json:"waitTimeout,omitempty"`
 }
 
 // CreateRequest is the body of "create": one container outside the graph. With

@@ -47,7 +47,10 @@ func (s *Supervisor) up(ctx context.Context, req UpRequest, r *reply) (any, erro
 		return nil, err
 	}
 	if req.Options.Wait {
-		return nil, s.awaitSettled(ctx, req, r)
+		return nil, s.awaitSettled(ctx, req.Options.WaitTimeout, func(u *unit) bool {
+			return !u.c.OneOff && req.Desired.Services[u.c.Service] != nil &&
+				(len(req.Options.Services) == 0 || slices.Contains(req.Options.Services, u.c.Service))
+		}, r)
 	}
 	return nil, nil
 }
@@ -486,9 +489,10 @@ func (s *Supervisor) newStay(since time.Time) *stay {
 
 func (x *stay) over() bool { return x != nil && !time.Now().Before(x.until) }
 
-// awaitSettled is "up --wait": all running, healthy or done.
-func (s *Supervisor) awaitSettled(ctx context.Context, req UpRequest, r *reply) error {
-	ctx, cancel := bounded(ctx, req.Options.WaitTimeout, "the services to be up")
+// awaitSettled is "up --wait" and "start --wait": those that are meant are all
+// running, healthy or done.
+func (s *Supervisor) awaitSettled(ctx context.Context, limit time.Duration, meant func(*unit) bool, r *reply) error {
+	ctx, cancel := bounded(ctx, limit, "the services to be up")
 	defer cancel()
 	var culprit engine.Container
 	var why string
@@ -503,8 +507,7 @@ func (s *Supervisor) awaitSettled(ctx context.Context, req UpRequest, r *reply) 
 	err := s.await(ctx, func() (bool, error) {
 		all := true
 		for _, u := range s.units {
-			if u.c.OneOff || u.removed || req.Desired.Services[u.c.Service] == nil ||
-				len(req.Options.Services) > 0 && !slices.Contains(req.Options.Services, u.c.Service) {
+			if u.removed || !meant(u) {
 				continue
 			}
 			check, known := checks[u.c.ID]

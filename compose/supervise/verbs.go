@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/stack-run/stack/compose/apply"
@@ -105,12 +106,16 @@ func (s *Supervisor) verbStart(ctx context.Context, req VerbRequest, r *reply) (
 	if err := s.checkStarting(ctx, units); err != nil {
 		return nil, err
 	}
-	return nil, s.ordered(ctx, units, false, apply.Options{}, func(ctx context.Context, u *unit) error {
+	err = s.ordered(ctx, units, false, apply.Options{}, func(ctx context.Context, u *unit) error {
 		if err := s.awaitDependencies(ctx, u, r); err != nil {
 			return err
 		}
 		return s.step(r, u, "Starting", "Started", func() error { return s.start(ctx, u) })
 	})
+	if err != nil || !req.Wait {
+		return nil, err
+	}
+	return nil, s.awaitSettled(ctx, req.WaitTimeout, func(u *unit) bool { return slices.Contains(units, u) }, r)
 }
 
 func (s *Supervisor) verbStop(ctx context.Context, req VerbRequest, r *reply) (any, error) {
