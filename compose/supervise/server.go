@@ -70,9 +70,9 @@ func (s *Supervisor) handlers() map[string]handler {
 		"exec":    handle(s.exec),
 
 		"handover": handle(s.handOver),
-		"rename":  handle(s.rename),
-		"update":  handle(s.update),
-		"connect": handle(s.connect),
+		"rename":   handle(s.rename),
+		"update":   handle(s.update),
+		"connect":  handle(s.connect),
 	}
 }
 
