@@ -32,8 +32,8 @@ func TestSingleContainerOptions(t *testing.T) {
 		b.ok(t, "container", "stop", "old")
 		b.ok(t, "container", "run", "--rm", "busybox", "true")
 		eventually(t, 5*time.Second, func() error {
-			if out := b.ok(t, "network", "ls", "--quiet"); out != "" {
-				return fmt.Errorf("there is network %s", out)
+			if out := b.ok(t, "network", "inspect", "bridge", "--format", "{{len .IPAM.Config}}"); out != "0\n" {
+				return fmt.Errorf("it has %s subnets", out)
 			}
 			return nil
 		})
@@ -42,6 +42,19 @@ func TestSingleContainerOptions(t *testing.T) {
 			t.Error("it does not run")
 		}
 		remove(t, "old")
+	})
+	t.Run("docker's networks are there and stay", func(t *testing.T) {
+		if out := b.ok(t, "network", "ls", "--format", "{{.Name}} {{.Driver}}"); out != "bridge bridge\nhost host\nnone null\n" {
+			t.Errorf("%q", out)
+		}
+		run(t, "--name inhost --network host "+sleep)
+		if out := b.ok(t, "network", "inspect", "host", "--format", "{{.Driver}} {{range .Containers}}{{.Name}}{{end}}"); out != "host inhost\n" {
+			t.Errorf("%q", out)
+		}
+		for _, args := range []string{"network rm bridge", "network rm host", "network create none", "network connect host inhost"} {
+			b.fails(t, strings.Fields(args)...)
+		}
+		remove(t, "inhost")
 	})
 	t.Run("a network may be named by the start of its ID, and joined later", func(t *testing.T) {
 		id := strings.TrimSpace(b.ok(t, "network", "create", "net"))

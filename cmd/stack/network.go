@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/format"
-	"github.com/stack-run/stack/cmd/stack/internal/runspec"
 	"github.com/stack-run/stack/cmd/stack/internal/summary"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
@@ -101,15 +100,14 @@ func runNetworkLs(ctx context.Context, a *app, o *networkLsOptions) error {
 	if err != nil {
 		return err
 	}
+	all = withBuiltin(all)
 	slices.SortFunc(all, func(x, y netns.Network) int { return strings.Compare(x.Name, y.Name) })
 	var rows []networkRow
 	for _, n := range all {
 		if restricted && dangling != (len(used[n.Name]) == 0) || !f.has("driver", networkDriver(n)) ||
 			!f.any("id", func(id string) bool { return strings.HasPrefix(n.ID, id) }) || !f.labels("label", n.Labels) ||
 			!f.any("name", func(s string) bool { return strings.Contains(n.Name, s) }) || !f.has("scope", "local") ||
-			!f.any("type", func(t string) bool {
-				return t == "custom" && n.Name != runspec.DefaultNetwork || t == "builtin" && n.Name == runspec.DefaultNetwork
-			}) {
+			!f.any("type", func(t string) bool { return t == map[bool]string{true: "builtin", false: "custom"}[isBuiltin(n.Name)] }) {
 			continue
 		}
 		rows = append(rows, networkRow{
@@ -151,6 +149,9 @@ func (a *app) networkUsers(ctx context.Context) (map[string][]engine.Container, 
 		for _, at := range c.Spec.Network.Networks {
 			used[at.Network] = append(used[at.Network], c)
 		}
+		if mode := c.Spec.Network.Mode; isBuiltin(mode) {
+			used[mode] = append(used[mode], c)
+		}
 	}
 	return used, nil
 }
@@ -158,7 +159,7 @@ func (a *app) networkUsers(ctx context.Context) (map[string][]engine.Container, 
 // networkName is the name of the network that an argument means. One that is not
 // there is left to whoever wants to use it.
 func (a *app) networkName(ref string) (string, error) {
-	if ref == runspec.DefaultNetwork {
+	if isBuiltin(ref) {
 		return ref, nil
 	}
 	n, err := a.findNetwork(ref)
@@ -179,7 +180,7 @@ func (a *app) findNetwork(ref string) (netns.Network, error) {
 		return netns.Network{}, err
 	}
 	var found []netns.Network
-	for _, n := range all {
+	for _, n := range withBuiltin(all) {
 		if n.Name == ref || n.ID == ref {
 			return n, nil
 		}
@@ -249,6 +250,9 @@ func runNetworkRm(ctx context.Context, a *app, o *networkRmOptions) error {
 
 func (a *app) removeNetwork(ctx context.Context, ref string, used map[string][]engine.Container) error {
 	n, err := a.findNetwork(ref)
+	if err == nil {
+		err = refuseBuiltin("remove", n.Name)
+	}
 	if err != nil {
 		return err
 	}
@@ -315,7 +319,7 @@ func (a *app) pruneNetworks(ctx context.Context, filter, without []string) (name
 	}
 	var errs []error
 	for _, n := range all {
-		if n.Name == runspec.DefaultNetwork {
+		if isBuiltin(n.Name) {
 			continue // it goes by itself
 		}
 		isUsed := slices.ContainsFunc(used[n.Name], func(c engine.Container) bool { return !slices.Contains(without, c.ID) })
@@ -350,7 +354,7 @@ func (a *app) completeNetworks(cmd *cobra.Command, args []string, word string) (
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
-	for _, n := range all {
+	for _, n := range withBuiltin(all) {
 		if !slices.Contains(args, n.Name) {
 			names = append(names, n.Name)
 		}

@@ -103,6 +103,9 @@ func runNetworkConnect(ctx context.Context, a *app, o *networkConnectOptions) er
 	if at.Network, err = a.networkName(o.Network); err != nil {
 		return err
 	}
+	if at.Network == "host" || at.Network == "none" {
+		return fmt.Errorf("cannot connect container %s to network %s: it has another network of its own; run it with --network %s", o.Container, at.Network, at.Network)
+	}
 	return c.Connect(ctx, o.Container, at)
 }
 

@@ -72,6 +72,9 @@ func runNetworkCreate(ctx context.Context, a *app, o *networkCreateOptions) erro
 	if err != nil {
 		return err
 	}
+	if err := refuseBuiltin("create", s.Name); err != nil {
+		return err
+	}
 	if _, err := m.Get(s.Name); err == nil {
 		return fmt.Errorf("cannot create network: network with name %s already exists", s.Name)
 	}

@@ -89,6 +89,9 @@ func inspectNetwork(n netns.Network, users []engine.Container) networkInspection
 		if !summary.Alive(c.State.Phase) || c.State.Endpoint == nil {
 			continue
 		}
+		if c.Spec.Network.Mode == n.Name {
+			v.Containers[c.ID] = endpointInspection{Name: c.Spec.Name, EndpointID: c.ID}
+		}
 		for _, l := range c.State.Endpoint.Links {
 			if l.Network == n.Name {
 				v.Containers[c.ID] = endpointInspection{
