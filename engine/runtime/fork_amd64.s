@@ -14,7 +14,9 @@ TEXT ·cloneChild(SB), NOSPLIT, $0-40
 	RET
 
 child:
-	// A new stack, its top in SP. Go expects zero in X15 and its goroutine in R14.
+	// A new stack, its top in SP. Go expects zero in X15, its goroutine in R14, and
+	// room above the return address where it may spill arguments.
+	SUBQ	$32, SP
 	XORL	BP, BP
 	XORL	R14, R14
 	XORPS	X15, X15

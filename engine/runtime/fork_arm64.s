@@ -13,7 +13,7 @@ TEXT ·cloneChild(SB), NOSPLIT, $0-40
 	RET
 
 child:
-	// A new stack, its top in RSP.
+	// A new stack, its top in RSP. Above it Go may spill arguments.
 	MOVD	$0, R29
 	SUB	$32, RSP
 	MOVD	R19, R0
