@@ -12,57 +12,36 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/snapshot"
 )
 
-// filesystem opens a container's root: that of its process, with all mounts,
-// while it runs, else its layers. It also returns the container's name.
-func (c *Client) filesystem(container string) (root *os.File, name string, err error) {
+// files opens a container's files. It also returns the container's name.
+func (c *Client) files(ctx context.Context, container string) (*engine.Files, string, error) {
 	r, err := c.Engine.Records.Find(container)
 	if err != nil {
 		return nil, "", err
 	}
-	if r.State.Pid > 0 {
-		root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root/.", r.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-		return root, r.Spec.Name, err
-	}
-	layers, err := c.Engine.Layers()
+	f, err := c.Engine.Files(ctx, r)
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("cannot open the files of container %s: %w", r.Spec.Name, err)
 	}
-	root, err = layers.Mount(r.ID, snapshot.MountOptions{})
-	return root, r.Spec.Name, err
-}
-
-// inside opens a path below root as the container would see it: links are
-// followed, but never out of it.
-func inside(root *os.File, name string, flags uint64, mode uint64) (*os.File, error) {
-	name = strings.TrimPrefix(path.Clean("/"+name), "/")
-	if name == "" {
-		name = "."
-	}
-	fd, err := unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-		Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: "/" + strings.TrimPrefix(name, "."), Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	return f, r.Spec.Name, nil
 }
 
 // CopyFrom writes a tar archive of name, as "docker cp" does: its entries are
 // named after the last element of the path.
 func (c *Client) CopyFrom(ctx context.Context, container, name string, followLinks bool, w io.Writer) error {
-	root, container, err := c.filesystem(container)
+	files, container, err := c.files(ctx, container)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer files.Close()
 	flags := uint64(unix.O_PATH)
 	if !followLinks {
 		flags |= unix.O_NOFOLLOW
 	}
-	at, err := inside(root, name, flags, 0)
+	at, err := files.Open(name, flags, 0)
 	if err != nil {
 		return fmt.Errorf("cannot copy %s:%s: %w", container, name, err)
 	}
@@ -84,12 +63,12 @@ func (c *Client) CopyFrom(ctx context.Context, container, name string, followLin
 // CopyTo unpacks a tar archive into dir of the container. With keepOwner the
 // archive's owners are kept, else all becomes root's, as "docker cp" does.
 func (c *Client) CopyTo(ctx context.Context, container, dir string, r io.Reader, keepOwner bool) error {
-	root, container, err := c.filesystem(container)
+	files, container, err := c.files(ctx, container)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	target, err := inside(root, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	defer files.Close()
+	target, err := files.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return fmt.Errorf("cannot copy to %s:%s: %w", container, dir, err)
 	}
@@ -106,21 +85,46 @@ func (c *Client) CopyTo(ctx context.Context, container, dir string, r io.Reader,
 		if !keepOwner {
 			h.Uid, h.Gid = 0, 0
 		}
-		if err := unpack(root, path.Join(dir, h.Name), path.Join(dir, h.Linkname), h, tr); err != nil {
+		if err := unpack(files, path.Join(dir, h.Name), path.Join(dir, h.Linkname), h, tr); err != nil {
 			return fmt.Errorf("cannot copy to %s:%s: %w", container, path.Join(dir, h.Name), err)
 		}
 	}
 	return context.Cause(ctx)
 }
 
+// isMountPoint tells whether something is mounted on name. The kernel would let us
+// unlink it, since it is in another mount namespace, and take the mount away.
+func isMountPoint(dir int, name string) bool {
+	var parent, child unix.Statx_t
+	return unix.Statx(dir, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &parent) == nil &&
+		unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &child) == nil && child.Mnt_id != parent.Mnt_id
+}
+
+// overwrite writes into a file that is there.
+func overwrite(dir int, name string, h *tar.Header, content io.Reader) error {
+	if h.Typeflag != tar.TypeReg {
+		return errors.New("something is mounted there")
+	}
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
+}
+
+// nodeType is the mode of what mknod(2) makes of an entry.
+var nodeType = map[byte]uint32{tar.TypeFifo: unix.S_IFIFO, tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK}
+
 // unpack makes one entry. Its parent is resolved inside the root, its last
 // element never followed.
-func unpack(root *os.File, name, link string, h *tar.Header, content io.Reader) error {
+func unpack(files *engine.Files, name, link string, h *tar.Header, content io.Reader) error {
 	name = path.Clean("/" + name)
 	if name == "/" {
 		return nil
 	}
-	parent, err := mkdirs(root, path.Dir(name))
+	parent, err := files.MkdirAll(path.Dir(name))
 	if err != nil {
 		return err
 	}
@@ -128,6 +132,9 @@ func unpack(root *os.File, name, link string, h *tar.Header, content io.Reader) 
 	base, at := path.Base(name), int(parent.Fd())
 	mode := uint32(h.Mode & 0o7777)
 	if h.Typeflag != tar.TypeDir {
+		if isMountPoint(at, base) {
+			return overwrite(at, base, h, content)
+		}
 		if err := unix.Unlinkat(at, base, 0); err != nil && err != unix.ENOENT {
 			return err
 		}
@@ -152,14 +159,14 @@ func unpack(root *os.File, name, link string, h *tar.Header, content io.Reader) 
 			return err
 		}
 	case tar.TypeLink:
-		old, err := inside(root, link, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		old, err := files.Open(link, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return err
 		}
 		defer old.Close()
 		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", old.Fd()), at, base, unix.AT_SYMLINK_FOLLOW)
-	case tar.TypeFifo:
-		if err := unix.Mknodat(at, base, unix.S_IFIFO|mode, 0); err != nil {
+	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+		if err := unix.Mknodat(at, base, nodeType[h.Typeflag]|mode, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)))); err != nil {
 			return err
 		}
 	default:
@@ -176,20 +183,4 @@ func unpack(root *os.File, name, link string, h *tar.Header, content io.Reader) 
 	}
 	when := []unix.Timespec{unix.NsecToTimespec(h.ModTime.UnixNano()), unix.NsecToTimespec(h.ModTime.UnixNano())}
 	return unix.UtimesNanoAt(at, base, when, unix.AT_SYMLINK_NOFOLLOW)
-}
-
-func mkdirs(root *os.File, dir string) (*os.File, error) {
-	f, err := inside(root, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err == nil || !errors.Is(err, unix.ENOENT) || dir == "/" {
-		return f, err
-	}
-	parent, err := mkdirs(root, path.Dir(dir))
-	if err != nil {
-		return nil, err
-	}
-	defer parent.Close()
-	if err := unix.Mkdirat(int(parent.Fd()), path.Base(dir), 0o755); err != nil && err != unix.EEXIST {
-		return nil, err
-	}
-	return inside(root, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 }

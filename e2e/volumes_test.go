@@ -175,3 +175,87 @@ func find(t *testing.T, root, text string) string {
 	must(t, err)
 	return found
 }
+
+func TestVolumesOfStoppedAndGoneContainers(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	file := b.write(t, "file", "precious\n")
+	host := b.write(t, "host", "the host's\n")
+	t.Run("cp reaches the volumes of a container that does not run", func(t *testing.T) {
+		b.ok(t, "container", "create", "--name", "c", "--volume", "named:/named", "--volume", "/anonymous", "--volume", host+":/ro:ro",
+			"busybox", "cat", "/named/file", "/anonymous/file")
+		for _, dir := range []string{"/named", "/anonymous"} {
+			b.ok(t, "container", "cp", file, "c:"+dir+"/file")
+		}
+		if r := b.fails(t, "container", "cp", file, "c:/ro"); !strings.Contains(r.stderr, "read-only") {
+			t.Error(r)
+		}
+		if out, err := os.ReadFile(host); err != nil || string(out) != "the host's\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+		b.ok(t, "container", "cp", "c:/named/file", "back")
+		if out, err := os.ReadFile(filepath.Join(b.dir, "back")); err != nil || string(out) != "precious\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+		if out := b.ok(t, "container", "start", "--attach", "c"); out != "precious\nprecious\n" {
+			t.Errorf("%q", out)
+		}
+		if n := len(strings.Fields(b.ok(t, "volume", "ls", "--quiet"))); n != 2 {
+			t.Errorf("there are %d volumes", n)
+		}
+		b.ok(t, "container", "rm", "--volumes", "c")
+		b.ok(t, "volume", "rm", "named")
+		b.nothingLeft(t, b.before, "file app/", "file data/")
+	})
+	t.Run("a file that is mounted in a container is written to, and stays mounted", func(t *testing.T) {
+		b.ok(t, "container", "run", "--detach", "--init", "--name", "runs", "--volume", host+":/rw", "busybox", "sleep", "infinity")
+		b.ok(t, "container", "cp", file, "runs:/rw")
+		if out, err := os.ReadFile(host); err != nil || string(out) != "precious\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+		if out := b.ok(t, "container", "exec", "runs", "grep", "-c", " /rw ", "/proc/mounts"); out != "1\n" {
+			t.Errorf("%q", out)
+		}
+		b.ok(t, "container", "rm", "--force", "runs")
+	})
+	t.Run("a FIFO and a device are copied as such", func(t *testing.T) {
+		b.ok(t, "container", "run", "--name", "nodes", "busybox", "sh", "-c", "mkdir /d; mkfifo /d/pipe; mknod /d/null c 1 3")
+		b.ok(t, "container", "cp", "nodes:/d", "d")
+		for name, want := range map[string]os.FileMode{"pipe": os.ModeNamedPipe, "null": os.ModeDevice | os.ModeCharDevice} {
+			if i, err := os.Lstat(filepath.Join(b.dir, "d", name)); err != nil || i.Mode().Type() != want {
+				t.Errorf("%s: %v, %v", name, i, err)
+			}
+		}
+		b.ok(t, "container", "rm", "nodes")
+	})
+	t.Run("volumes taken from a container outlive it", func(t *testing.T) {
+		b.ok(t, "container", "run", "--name", "giver", "--volume", "/data", "busybox", "sh", "-c", "echo kept > /data/file")
+		b.ok(t, "container", "run", "--detach", "--name", "taker", "--init", "--volumes-from", "giver", "busybox", "sleep", "infinity")
+		b.ok(t, "container", "rm", "--volumes", "giver")
+		b.ok(t, "container", "restart", "taker")
+		if out := b.ok(t, "container", "exec", "taker", "cat", "/data/file"); out != "kept\n" {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "container", "inspect", "taker", "--format", "{{range .Mounts}}{{.Destination}}{{end}}"); out != "/data\n" {
+			t.Errorf("%q", out)
+		}
+		if r := b.fails(t, "container", "run", "--rm", "--volumes-from", "nosuch", "busybox", "true"); !strings.Contains(r.stderr, "nosuch") {
+			t.Error(r)
+		}
+		b.ok(t, "container", "rm", "--force", "--volumes", "taker")
+		if out := b.ok(t, "volume", "ls", "--quiet"); out != "" {
+			t.Errorf("there is %s", out)
+		}
+	})
+	t.Run("a mount's options and labels go on a volume that it makes", func(t *testing.T) {
+		const mount = "type=volume,src=made,dst=/v,volume-label=a=b,volume-opt=type=tmpfs,volume-opt=device=tmpfs,volume-opt=o=size=1m"
+		if out := b.ok(t, "container", "run", "--rm", "--mount", mount, "busybox", "grep", " /v ", "/proc/mounts"); !strings.Contains(out, "size=1024k") {
+			t.Error(out)
+		}
+		if out := b.ok(t, "volume", "inspect", "made", "--format", "{{.Labels.a}} {{.Options.o}}"); out != "b size=1m\n" {
+			t.Errorf("%q", out)
+		}
+		b.ok(t, "volume", "create", "--label", "c=d", "made") // it is there
+		b.fails(t, "volume", "create", "--opt", "type=none", "--opt", "device=/", "--opt", "o=bind", "made")
+		b.ok(t, "volume", "rm", "made")
+	})
+}

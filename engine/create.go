@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,7 +54,14 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	c.Spec.ImageID = string(img.ID)
 	base := imageConfig(img)
 	c.Base = &base
-	c.Volumes = volumes.AnonymousOf(o.Volumes, o.Spec.Mounts, base.Volumes)
+	inherited, err := e.inherit(c)
+	if err != nil && !slices.ContainsFunc(c.Spec.VolumesFrom, func(ref string) bool { return strings.HasPrefix(ref, "service:") }) {
+		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
+	c.Inherited = kept(inherited) // a sibling may come later
+	if c.Volumes, err = volumes.AnonymousOf(o.Volumes, volumes.Inherit(o.Spec.Mounts, inherited, false), base.Volumes); err != nil {
+		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
 	if c.Spec.PublishAll {
 		c.Spec.Network.Ports = publishAll(c.Spec.Network.Ports, c.Exposed())
 	}
@@ -196,7 +204,7 @@ func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool
 	} else {
 		errs = append(errs, err)
 	}
-	if anonymous && len(c.Volumes) > 0 {
+	if anonymous && len(c.Volumes)+len(c.Inherited) > 0 {
 		errs = append(errs, e.removeAnonymous(ctx, c))
 	}
 	errs = append(errs, e.ReleaseVolumes(ctx))
@@ -220,8 +228,14 @@ func (e *Engine) removeAnonymous(ctx context.Context, c *Container) error {
 		return err
 	}
 	users := e.VolumeUsers(c.ID)
+	names := slices.Collect(maps.Values(c.Volumes))
+	for _, m := range c.Inherited {
+		if v, err := vols.Get(m.Source); m.Type == volumes.TypeVolume && err == nil && v.Anonymous {
+			names = append(names, v.Name)
+		}
+	}
 	var errs []error
-	for _, name := range c.Volumes {
+	for _, name := range names {
 		if len(users(name)) == 0 {
 			var missing *volumes.NotFoundError
 			if err := vols.Remove(ctx, name, users); err != nil && !errors.As(err, &missing) {
@@ -276,16 +290,18 @@ func (c *Container) usesVolume(name string) bool {
 			return true
 		}
 	}
-	for _, m := range c.Spec.Mounts {
-		if m.Type == volumes.TypeVolume && m.Source == name {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(slices.Concat(c.Spec.Mounts, c.Inherited), func(m volumes.Mount) bool {
+		return m.Type == volumes.TypeVolume && m.Source == name
+	})
 }
 
 // hostname is what the container calls itself: Docker's default is the short ID.
-func hostname(c *Container) string {
+func (e *Engine) hostname(c *Container) string {
+	if isShared(c.Spec.Network.Mode) {
+		if donor, err := e.peer(c, c.Spec.Network.Mode); err == nil && donor.ID != c.ID {
+			return e.hostname(donor) // its /etc/hosts has no other
+		}
+	}
 	switch {
 	case c.Spec.Hostname != "":
 		return c.Spec.Hostname
@@ -306,7 +322,7 @@ func (e *Engine) writeEtc(c *Container, hosts, resolv []byte) error {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(hostname(c) + "\n"),
+		"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(e.hostname(c) + "\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err

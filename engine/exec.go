@@ -41,6 +41,10 @@ func (e *Engine) Exec(ctx context.Context, c *Container, r ExecRequest) (*Exec, 
 	}
 	proc, err := e.exec(ctx, c, r)
 	if err != nil {
+		if _, ended := e.Ended(c); ended {
+			c.State.Pid = 0
+			return nil, e.CheckExec(c)
+		}
 		return nil, fmt.Errorf("cannot exec in container %s: %w", c.Spec.Name, err)
 	}
 	return &Exec{proc}, nil
@@ -69,7 +73,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtim
 	if err != nil {
 		return nil, err
 	}
-	p, err := execProcess(c, base, r, u, home)
+	p, err := e.execProcess(c, base, r, u, home)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +103,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtim
 
 // execProcess is the OCI process of an exec: the container's own with the
 // request's changes. Privileged gives all capabilities and no seccomp filter.
-func execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, home string) (*specs.Process, error) {
+func (e *Engine) execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, home string) (*specs.Process, error) {
 	iso := c.Spec.Isolation
 	if r.Privileged {
 		iso.Privileged = true
@@ -117,7 +121,7 @@ func execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, hom
 	}
 	base := c.Spec.Process
 	base.TTY = r.Process.TTY
-	env := mergeEnv(environment(base, img, hostname(c), ""), r.Process.Env)
+	env := mergeEnv(environment(base, img, e.hostname(c), ""), r.Process.Env)
 	if home != "" && !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
 		env = append(env, "HOME="+home)
 	}

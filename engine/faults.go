@@ -47,6 +47,27 @@ func (s Spec) Faults() []Fault {
 			add("blkio_config.weight_device", fmt.Errorf("the weight %d of %s is out of range; use 10 to 1000", w.Rate, w.Path))
 		}
 	}
+	add("oom_score_adj", outOfRange(int64(s.Limits.OOMScoreAdj), -1000, 1000))
+	if sw := s.Limits.Swappiness; sw != nil {
+		add("mem_swappiness", outOfRange(*sw, -1, 100))
+	}
+	for attribute, err := range memoryFaults(s.Limits) {
+		add(attribute, err)
+	}
+	if l := s.Limits; l.NanoCPUs > 0 && (l.CPUQuota > 0 || l.CPUPeriod > 0) {
+		add("cpus", errors.New("a number of CPUs cannot be combined with a CPU quota or period; keep one"))
+	}
+	iso := s.Isolation
+	add("pid", unknownMode(iso.PIDMode, true, "host"))
+	add("ipc", unknownMode(iso.IPCMode, true, "host", "private", "shareable", "none"))
+	add("uts", unknownMode(iso.UTSMode, false, "host"))
+	add("userns_mode", unknownMode(iso.UserNSMode, false, "host"))
+	add("cgroup", unknownMode(iso.CgroupNSMode, false, "host", "private"))
+	switch iso.Runtime {
+	case "", "runc", "crun", "io.containerd.runc.v2":
+	default:
+		add("runtime", fmt.Errorf("runtime %q is not available: containers run in stack's own runtime; leave it out", iso.Runtime))
+	}
 	for _, rule := range s.Isolation.DeviceCgroupRules {
 		_, err := parseDeviceRule(rule)
 		add("device_cgroup_rules", err)
@@ -55,6 +76,46 @@ func (s Spec) Faults() []Fault {
 		add("sysctls."+key, err)
 	}
 	return out
+}
+
+func outOfRange(n, low, high int64) error {
+	if n < low || n > high {
+		return fmt.Errorf("%d is out of range; use %d to %d", n, low, high)
+	}
+	return nil
+}
+
+// leastMemory is Docker's lower bound.
+const leastMemory = 6 << 20
+
+func memoryFaults(l Limits) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		switch {
+		case l.Memory > 0 && l.Memory < leastMemory:
+			yield("mem_limit", fmt.Errorf("a memory limit of %d bytes is too small to start a process; use 6m or more", l.Memory))
+		case l.Memory == 0 && l.MemorySwap > 0:
+			yield("memswap_limit", errors.New("the swap limit is memory plus swap and needs a memory limit; set that, too"))
+		case l.Memory > 0 && l.MemorySwap > 0 && l.MemorySwap < l.Memory:
+			yield("memswap_limit", fmt.Errorf("the swap limit is memory plus swap and cannot be below the memory limit (%d < %d bytes)", l.MemorySwap, l.Memory))
+		case l.Memory > 0 && l.MemoryReservation > l.Memory:
+			yield("mem_reservation", fmt.Errorf("the memory reservation cannot be above the limit (%d > %d bytes)", l.MemoryReservation, l.Memory))
+		}
+	}
+}
+
+// unknownMode tells that a namespace's mode is none of the known ones, nor, with
+// shares, another container's.
+func unknownMode(mode string, shares bool, known ...string) error {
+	if mode == "" || slices.Contains(known, mode) {
+		return nil
+	}
+	if shares {
+		if _, of, _ := strings.Cut(mode, ":"); isShared(mode) && of != "" {
+			return nil
+		}
+		known = append(known, "service:NAME", "container:NAME")
+	}
+	return fmt.Errorf("unknown value %q; use %s", mode, strings.Join(known, ", "))
 }
 
 // CheckLog reads logging options. Warnings tell what has no effect.

@@ -45,7 +45,7 @@ func (e *Engine) Inspect(c *Container) (any, error) {
 		"ExecIDs":         nil,
 		"HostConfig":      inspectHostConfig(c),
 		"Mounts":          e.inspectMounts(c),
-		"Config":          inspectConfig(c, img, e.Health(c)),
+		"Config":          e.inspectConfig(c, img, e.Health(c)),
 		"NetworkSettings": e.inspectNetwork(c),
 	}}, nil
 }
@@ -90,7 +90,7 @@ func inspectState(c *Container) object {
 	return out
 }
 
-func inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) object {
+func (e *Engine) inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) object {
 	p := c.Spec.Process
 	entry, cmd := p.Entrypoint, p.Command
 	if entry == nil {
@@ -115,7 +115,7 @@ func inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) objec
 		labels[k] = v
 	}
 	out := object{
-		"Hostname": hostname(c), "Domainname": c.Spec.Domain, "User": first(p.User, img.User),
+		"Hostname": e.hostname(c), "Domainname": c.Spec.Domain, "User": first(p.User, img.User),
 		"AttachStdin": false, "AttachStdout": true, "AttachStderr": true,
 		"ExposedPorts": ports, "Tty": p.TTY, "OpenStdin": p.Stdin, "StdinOnce": p.StdinOnce,
 		"Env": list(mergeEnv(mergeEnv([]string{defaultPath}, img.Env), p.Env)), "Cmd": cmd, "Image": c.Spec.Image,
@@ -263,13 +263,13 @@ func portBindings(ports []netns.Port) object {
 
 func (e *Engine) inspectMounts(c *Container) []object {
 	out := []object{}
-	for _, m := range c.Spec.Mounts {
+	for _, m := range slices.Concat(c.Spec.Mounts, c.Inherited) {
 		o := object{"Type": string(m.Type), "Source": m.Source, "Destination": m.Target, "Mode": "", "RW": !m.ReadOnly, "Propagation": m.Propagation}
 		switch m.Type {
 		case volumes.TypeVolume:
 			name := m.Source
 			if name == "" {
-				name = c.Volumes[m.Target]
+				name = c.Volumes[filepath.Clean(m.Target)]
 			}
 			e.describeVolume(o, name)
 		case volumes.TypeBind:

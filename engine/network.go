@@ -26,7 +26,7 @@ func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
 			s.Owner = "service " + c.Service
 		}
 	}
-	s.Hostname = hostname(c)
+	s.Hostname = e.hostname(c)
 	if isShared(s.Mode) {
 		donor, err := e.peer(c, s.Mode)
 		if err != nil {
@@ -269,7 +269,7 @@ func (e *Engine) writeNames(c *Container) error {
 		}
 		return nil
 	}
-	hosts, resolv := netns.Files(ep, all, netns.FileOptions{Hostname: hostname(c), Domain: c.Spec.Domain, Host: nets.HostFiles()})
+	hosts, resolv := netns.Files(ep, all, netns.FileOptions{Hostname: e.hostname(c), Domain: c.Spec.Domain, Host: nets.HostFiles()})
 	return e.writeEtc(c, hosts, resolv)
 }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/seccomp"
+	"github.com/stack-run/stack/netns"
 )
 
 // schemaVersion is Container.Version of records this engine writes.
@@ -137,11 +138,28 @@ func (r *Records) Rename(c *Container, name string) error {
 	}
 	old := c.Spec.Name
 	c.Spec.Name = name
+	c.Spec.Network = renamed(c.Spec.Network, old, name)
+	if ep := c.State.Endpoint; ep != nil {
+		changed := *ep
+		changed.Spec = renamed(ep.Spec, old, name)
+		c.State.Endpoint = &changed
+	}
 	if err := r.writeConfig(c); err != nil {
 		c.Spec.Name = old
 		return errors.Join(err, os.Remove(r.namePath(name)))
 	}
 	return r.dropName(old, c.ID)
+}
+
+// renamed is an endpoint's specification whose container has another name.
+func renamed(s netns.EndpointSpec, old, name string) netns.EndpointSpec {
+	s.Names = slices.Clone(s.Names)
+	for i := range s.Names {
+		if s.Names[i] == old {
+			s.Names[i] = name
+		}
+	}
+	return s
 }
 
 func (r *Records) dropName(name, id string) error {

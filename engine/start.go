@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -163,8 +165,12 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, bac
 	for _, note := range p.mounts.Notes {
 		e.Warnf("%s", note)
 	}
-	if !maps.Equal(p.mounts.Anonymous, c.Volumes) {
-		c.Volumes = p.mounts.Anonymous
+	inherited, err := e.inherit(c)
+	if err != nil {
+		inherited = c.Inherited
+	}
+	if inherited = kept(inherited); !maps.Equal(p.mounts.Anonymous, c.Volumes) || !reflect.DeepEqual(inherited, c.Inherited) {
+		c.Volumes, c.Inherited = p.mounts.Anonymous, inherited
 		if err := e.Records.SaveConfig(c); err != nil {
 			return nil, err
 		}
@@ -172,13 +178,23 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, bac
 	return p, nil
 }
 
-// ownMounts are the container's mounts with those of volumes_from below them:
-// "NAME[:ro|:rw]", or "service:NAME…" for a sibling.
+// ownMounts are the container's mounts with those of volumes_from below them.
 func (e *Engine) ownMounts(c *Container) ([]volumes.Mount, error) {
 	out := slices.Clone(c.Spec.Mounts)
 	if err := e.fillSecrets(c, out); err != nil {
 		return nil, err
 	}
+	from, err := e.inherit(c)
+	if err != nil && c.Inherited != nil {
+		from, err = c.Inherited, nil // whose they were is gone
+	}
+	return volumes.Inherit(out, from, false), err
+}
+
+// inherit lists the mounts that volumes_from names: "NAME[:ro|:rw]", or
+// "service:NAME…" for a sibling.
+func (e *Engine) inherit(c *Container) ([]volumes.Mount, error) {
+	var out []volumes.Mount
 	for _, from := range c.Spec.VolumesFrom {
 		ref, readOnly := strings.CutSuffix(from, ":ro")
 		ref = strings.TrimSuffix(ref, ":rw")
@@ -189,18 +205,22 @@ func (e *Engine) ownMounts(c *Container) ([]volumes.Mount, error) {
 		var theirs []volumes.Mount
 		for _, m := range donor.Spec.Mounts {
 			if m.Type == volumes.TypeVolume && m.Source == "" {
-				m.Source = donor.Volumes[m.Target]
+				m.Source = donor.Volumes[path.Clean(m.Target)]
 			}
 			theirs = append(theirs, m)
 		}
-		for target, name := range donor.Volumes {
-			if !slices.ContainsFunc(theirs, func(m volumes.Mount) bool { return m.Target == target }) {
-				theirs = append(theirs, volumes.Mount{Type: volumes.TypeVolume, Source: name, Target: target})
-			}
+		for _, target := range slices.Sorted(maps.Keys(donor.Volumes)) {
+			theirs = volumes.Inherit(theirs, []volumes.Mount{{Type: volumes.TypeVolume, Source: donor.Volumes[target], Target: target}}, false)
 		}
-		out = volumes.Inherit(out, theirs, readOnly)
+		out = volumes.Inherit(out, volumes.Inherit(theirs, donor.Inherited, false), readOnly)
 	}
 	return out, nil
+}
+
+// kept are inherited mounts as they are recorded: without generated files, which
+// may be secret.
+func kept(inherited []volumes.Mount) []volumes.Mount {
+	return slices.DeleteFunc(slices.Clone(inherited), func(m volumes.Mount) bool { return m.Type == volumes.TypeFile })
 }
 
 // fillSecrets completes the mounts whose content is not kept in the record: from
@@ -375,7 +395,7 @@ func (e *Engine) pinPath(id string) string { return filepath.Join(e.Records.RunD
 // facts gathers what OCI needs to know about this host and this start.
 func (e *Engine) facts(c *Container, img image.Image, p *prepared, v2 bool, back *undo) (Facts, map[int]*os.File, error) {
 	f := Facts{
-		ID: c.ID, Image: imageConfig(img), Hostname: hostname(c), User: p.user, Home: p.home,
+		ID: c.ID, Image: imageConfig(img), Hostname: e.hostname(c), User: p.user, Home: p.home,
 		CgroupPath: e.cgroupPath(c), CgroupV2: v2, HasCap: hasCapability(), BlkioDevice: deviceNumber,
 	}
 	if f.NetNS = "host"; c.State.Endpoint != nil && c.State.Endpoint.NetNS != "" {
@@ -442,6 +462,9 @@ func (e *Engine) sharedNS(c *Container, mode, kind string) (string, error) {
 	}
 	if donor.State.Pid == 0 {
 		return "", fmt.Errorf("cannot join the %s namespace of container %s: it is not running", kind, donor.Spec.Name)
+	}
+	if kind == "ipc" && donor.Spec.Isolation.IPCMode != "shareable" {
+		return "", fmt.Errorf("cannot join the IPC namespace of container %s: it is private; set ipc: shareable on that one", donor.Spec.Name)
 	}
 	return fmt.Sprintf("/proc/%d/ns/%s", donor.State.Pid, kind), nil
 }

@@ -226,6 +226,22 @@ func (t *Task) Freeze(ctx context.Context) error { return t.group.Freeze(ctx) }
 // Thaw ends a Freeze.
 func (t *Task) Thaw() error { return t.group.Thaw(context.Background()) }
 
+// Ended tells whether the process of a container that is recorded to run has
+// ended, and its exit code as far as the kernel remembers it. It is for when no
+// supervisor is there to see it.
+func (e *Engine) Ended(c *Container) (code int, ended bool) {
+	if c.State.Pid == 0 {
+		return 0, false
+	}
+	if st, err := runtime.ReadStat(c.State.Pid); err == nil && st.StartTicks == c.State.StartTicks && st.Alive() {
+		return 0, false
+	}
+	if st, exited, err := runtime.ReadPin(e.pinPath(c.ID)); err == nil && exited {
+		return st.Code, true
+	}
+	return lostExitCode, true
+}
+
 // Adopt takes over a container that an earlier supervisor started. If it has
 // ended since, the Task is done at once and knows the exit code.
 func (e *Engine) Adopt(ctx context.Context, c *Container, k FDs, exits string) (*Task, error) {

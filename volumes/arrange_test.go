@@ -80,7 +80,12 @@ func TestInheritAndUses(t *testing.T) {
 
 func TestAnonymousOf(t *testing.T) {
 	old := map[string]string{"/kept": "1", "/named": "2", "/image": "3", "/unasked": "4", "/tmp": "5"}
-	got := AnonymousOf(old, []Mount{{Type: TypeVolume, Target: "/kept/"}, {Type: TypeVolume, Source: "n", Target: "/named"}, {Type: TypeTmpfs, Target: "/tmp"}}, []string{"/image"})
+	mounts := []Mount{{Type: TypeVolume, Target: "/kept/"}, {Type: TypeVolume, Target: "/new"}, {Type: TypeVolume, Source: "n", Target: "/named"}, {Type: TypeTmpfs, Target: "/tmp"}}
+	got, err := AnonymousOf(old, mounts, []string{"/image"})
+	if len(got["/new"]) != 64 || err != nil {
+		t.Errorf("got %v, %v", got, err)
+	}
+	delete(got, "/new")
 	if fmt.Sprint(got) != "map[/image:3 /kept:1]" {
 		t.Errorf("got %v", got)
 	}

@@ -68,8 +68,9 @@ type Mount struct {
 	Secret bool   `json:"secret,omitempty"`
 	UID    string `json:"uid,omitempty"`
 	GID    string `json:"gid,omitempty"`
-	// Labels go on an anonymous volume.
-	Labels map[string]string `json:"labels,omitempty"`
+	// Labels and DriverOpts go on a volume that is made for the mount.
+	Labels     map[string]string `json:"labels,omitempty"`
+	DriverOpts map[string]string `json:"driverOpts,omitempty"`
 	// Origin is where the user asked for it, for errors: "compose.yaml:12: services.web.volumes[0]".
 	Origin string `json:"-"`
 }

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -327,11 +328,11 @@ func (r *resolver) volume(ctx context.Context, m Mount) (ResolvedMount, error) {
 
 // volumeRecord finds or makes the volume of a mount.
 func (r *resolver) volumeRecord(ctx context.Context, m Mount) (Volume, error) {
-	spec := Spec{Name: m.Source}
+	spec := Spec{Name: m.Source, Labels: maps.Clone(m.Labels), DriverOpts: m.DriverOpts}
 	if spec.Name == "" {
 		spec.Name = r.req.Anonymous[m.Target]
 		if spec.Name == "" {
-			spec.Name = randomHex(32) // as long as Docker's
+			spec.Name = anonymousName()
 		}
 		spec.Project = r.req.Project
 		spec.Anonymous = true
@@ -355,17 +356,25 @@ func (r *resolver) volumeRecord(ctx context.Context, m Mount) (Volume, error) {
 	return v, nil
 }
 
-// AnonymousOf returns the names of anonymous volumes for a container that
-// replaces another: those of the old one whose targets are still asked for.
-func AnonymousOf(old map[string]string, mounts []Mount, imageVolumes []string) map[string]string {
-	kept := maps.Clone(old)
-	maps.DeleteFunc(kept, func(target, _ string) bool {
-		named := slices.ContainsFunc(mounts, func(m Mount) bool {
-			return path.Clean(m.Target) == target && (m.Type != TypeVolume || m.Source != "")
-		})
-		asked := slices.ContainsFunc(mounts, func(m Mount) bool { return path.Clean(m.Target) == target }) ||
-			slices.ContainsFunc(imageVolumes, func(v string) bool { return path.Clean("/"+v) == target })
-		return named || !asked
-	})
-	return kept
+// AnonymousOf returns names for the anonymous volumes that a container asks for,
+// by target. It takes over those of old, whom it may replace.
+func AnonymousOf(old map[string]string, mounts []Mount, imageVolumes []string) (map[string]string, error) {
+	all, err := arrange(mounts, imageVolumes)
+	if err != nil {
+		return nil, err
+	}
+	var names map[string]string
+	for _, m := range all {
+		if m.Type != TypeVolume || m.Source != "" {
+			continue
+		}
+		if names == nil {
+			names = map[string]string{}
+		}
+		names[m.Target] = cmp.Or(old[m.Target], anonymousName())
+	}
+	return names, nil
 }
+
+// anonymousName is as long as Docker's.
+func anonymousName() string { return randomHex(32) }

@@ -231,19 +231,10 @@ func (b *builder) isolation(s types.ServiceConfig) engine.Isolation {
 		UserNSMode:        s.UserNSMode,
 		CgroupNSMode:      s.Cgroup,
 		CgroupParent:      s.CgroupParent,
+		Runtime:           s.Runtime,
 	}
 	b.checkCapabilities(path+".cap_add", s.CapAdd)
 	b.checkCapabilities(path+".cap_drop", s.CapDrop)
-	b.checkMode(path+".pid", s.Pid, "host")
-	b.checkMode(path+".ipc", s.Ipc, "host", "private", "shareable", "none")
-	b.checkMode(path+".uts", s.Uts, "host")
-	b.checkMode(path+".userns_mode", s.UserNSMode, "host")
-	b.checkMode(path+".cgroup", s.Cgroup, "host", "private")
-	switch s.Runtime {
-	case "", "runc", "crun", "io.containerd.runc.v2":
-	default:
-		b.fail(path+".runtime", "runtime %q is not available: containers run in stack's own runtime; remove the attribute", s.Runtime)
-	}
 	b.securityOptions(s, &out)
 	for i, device := range s.Devices {
 		at := fmt.Sprintf("%s.devices[%d]", path, i)
@@ -308,22 +299,6 @@ func (b *builder) ulimit(path, name string, u *types.UlimitsConfig, out *engine.
 		out.Rlimits = map[string]engine.Rlimit{}
 	}
 	out.Rlimits[name] = limit
-}
-
-func (b *builder) checkMode(path, mode string, known ...string) {
-	if mode == "" || slices.Contains(known, mode) {
-		return
-	}
-	sharing := strings.HasSuffix(path, ".pid") || strings.HasSuffix(path, ".ipc")
-	for _, prefix := range []string{types.ServicePrefix, types.ContainerPrefix} {
-		if target, ok := strings.CutPrefix(mode, prefix); ok && sharing && target != "" {
-			return
-		}
-	}
-	if sharing {
-		known = append(known, "service:NAME", "container:NAME")
-	}
-	b.fail(path, "unknown value %q; use %s", mode, strings.Join(known, ", "))
 }
 
 func (b *builder) securityOptions(s types.ServiceConfig, out *engine.Isolation) {
@@ -468,22 +443,6 @@ func (b *builder) limits(s types.ServiceConfig) engine.Limits {
 		if r := s.Deploy.Resources.Reservations; r != nil && r.MemoryBytes != 0 {
 			out.MemoryReservation = int64(r.MemoryBytes)
 		}
-	}
-	const leastMemory = 6 << 20 // Docker's lower bound
-	if out.Memory > 0 && out.Memory < leastMemory {
-		b.fail(path+".mem_limit", "a memory limit of %d bytes is too small to start a process; use 6m or more", out.Memory)
-	}
-	if out.Memory > 0 && out.MemorySwap > 0 && out.MemorySwap < out.Memory {
-		b.fail(path+".memswap_limit", "memswap_limit is memory plus swap and cannot be below mem_limit (%d < %d bytes)", out.MemorySwap, out.Memory)
-	}
-	if out.Memory > 0 && out.MemoryReservation > out.Memory {
-		b.fail(path+".mem_reservation", "the memory reservation cannot be above the limit (%d > %d bytes)", out.MemoryReservation, out.Memory)
-	}
-	if out.NanoCPUs > 0 && (out.CPUQuota > 0 || out.CPUPeriod > 0) {
-		b.fail(path+".cpus", "cpus cannot be combined with cpu_quota or cpu_period; keep one")
-	}
-	if out.OOMScoreAdj < -1000 || out.OOMScoreAdj > 1000 {
-		b.fail(path+".oom_score_adj", "%d is out of range; use -1000 to 1000", out.OOMScoreAdj)
 	}
 	return out
 }

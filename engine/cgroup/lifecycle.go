@@ -71,6 +71,9 @@ func (g *Group) freeze(ctx context.Context, on bool) error {
 	default:
 		err = errors.New("no hierarchy that can freeze is mounted")
 	}
+	if !on && errors.Is(err, fs.ErrNotExist) {
+		return nil // its last process has ended, and it with that
+	}
 	if err != nil {
 		return fmt.Errorf("cannot %s cgroup %s: %w", verb, g.path, err)
 	}

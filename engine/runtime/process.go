@@ -75,6 +75,9 @@ func (p *Process) Signal(sig unix.Signal) error {
 }
 
 func (p *Process) control(f func(fd int) error) error {
+	if p.PidFD == nil {
+		return fmt.Errorf("%w: pid %d", ErrGone, p.PID)
+	}
 	conn, err := p.PidFD.SyscallConn()
 	if err != nil {
 		return err

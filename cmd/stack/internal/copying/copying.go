@@ -20,6 +20,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Remote is a container's file system as tar archives.
@@ -316,10 +318,26 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return nil
 	case tar.TypeLink:
 		return fail(u.root.Link(u.local(h.Linkname), name))
+	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+		if err := u.node(name, h); err != nil {
+			return fail(err)
+		}
 	default:
 		return fail(fmt.Errorf("entries of type %q cannot be copied", h.Typeflag))
 	}
 	return fail(u.attributes(name, h))
+}
+
+// node makes a FIFO or a device, mknod(2).
+func (u *unpacker) node(name string, h *tar.Header) error {
+	dir, err := u.root.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	kind := map[byte]uint32{tar.TypeFifo: unix.S_IFIFO, tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK}[h.Typeflag]
+	device := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
+	return unix.Mknodat(int(dir.Fd()), filepath.Base(name), kind|uint32(h.Mode&0o777), int(device))
 }
 
 func (u *unpacker) attributes(name string, h *tar.Header) error {

@@ -122,7 +122,10 @@ func (b *builder) spec() engine.Spec {
 	s.PublishAll = f.PublishAll
 	b.network(&s)
 	for _, fault := range s.Faults() {
-		flag, ok := map[string]string{"logging": "log-driver", "cpuset": "cpuset-cpus", "blkio_config.weight": "blkio-weight"}[fault.Attribute]
+		flag, ok := map[string]string{
+			"logging": "log-driver", "cpuset": "cpuset-cpus", "blkio_config.weight": "blkio-weight", "userns_mode": "userns", "cgroup": "cgroupns",
+			"mem_limit": "memory", "memswap_limit": "memory-swap", "mem_reservation": "memory-reservation", "mem_swappiness": "memory-swappiness",
+		}[fault.Attribute]
 		if !ok {
 			flag = strings.ReplaceAll(fault.Attribute, "_", "-")
 		}
@@ -274,18 +277,12 @@ func (b *builder) limits() engine.Limits {
 		l.MemorySwap = b.bytes("memory-swap", f.MemorySwap)
 	}
 	if f.MemorySwappiness >= 0 {
-		if f.MemorySwappiness > 100 {
-			b.fail("memory-swappiness", strconv.FormatInt(f.MemorySwappiness, 10), "it goes from 0 to 100")
-		}
 		l.Swappiness = &f.MemorySwappiness
 	}
 	if f.CPUs != "" {
 		n, err := NanoCPUs(f.CPUs)
 		if err != nil {
 			b.fail("cpus", f.CPUs, "%v", err)
-		}
-		if f.CPUPeriod > 0 || f.CPUQuota > 0 {
-			b.errs = append(b.errs, errors.New("conflicting options: --cpus excludes --cpu-period and --cpu-quota"))
 		}
 		l.NanoCPUs = n
 	}

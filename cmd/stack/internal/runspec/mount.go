@@ -142,7 +142,14 @@ func (b *builder) mount(text string) (volumes.Mount, error) {
 				return m, fmt.Errorf("there is no volume driver %q; use local", value)
 			}
 		case "volume-opt":
-			return m, fmt.Errorf("create the volume with its options first: stack volume create --opt %s NAME", value)
+			k, v, ok := strings.Cut(value, "=")
+			if !ok {
+				return m, fmt.Errorf("volume-opt %q is not KEY=VALUE", value)
+			}
+			if m.DriverOpts == nil {
+				m.DriverOpts = map[string]string{}
+			}
+			m.DriverOpts[k] = v
 		case "tmpfs-size":
 			n, err := units.RAMInBytes(value)
 			if err != nil {

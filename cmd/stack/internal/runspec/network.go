@@ -73,6 +73,9 @@ func (b *builder) network(s *engine.Spec) {
 	if e.Mode != "" {
 		e.Names = nil
 	}
+	if strings.HasPrefix(e.Mode, "container:") && f.Hostname != "" {
+		b.fail("hostname", f.Hostname, "the container has that of the one whose network it uses; set it there")
+	}
 	for key, value := range s.Isolation.Sysctls {
 		if strings.HasPrefix(key, "net.") {
 			if e.Sysctls == nil {

@@ -120,7 +120,7 @@ func TestBuild(t *testing.T) {
 func TestFaults(t *testing.T) {
 	for line, want := range map[string]string{
 		"--cpus many":                          "invalid --cpus",
-		"--cpus 1 --cpu-quota 5":               "--cpus excludes",
+		"--cpus 1 --cpu-quota 5":               "cannot be combined with a CPU quota",
 		"-m lots":                              "invalid --memory",
 		"--restart sometimes":                  "invalid --restart",
 		"--rm --restart always":                "cannot specify both --restart and --rm",

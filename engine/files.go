@@ -1,0 +1,201 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/volumes"
+)
+
+// Files are a container's files as its processes see them, volumes included.
+type Files struct {
+	root  *os.File
+	close func() error
+}
+
+// Files opens a container's files: those of its process while it runs, else its
+// layers with its volumes mounted as a start would.
+func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
+	if c.State.Pid > 0 {
+		root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", c.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+		return &Files{root, func() error { return nil }}, err
+	}
+	img, err := e.resolve(ctx, c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := e.Layers()
+	if err != nil {
+		return nil, err
+	}
+	root, err := layers.Mount(c.ID, snapshot.MountOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	vols, err := e.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	own, err := e.ownMounts(c)
+	if err != nil {
+		return nil, err
+	}
+	u, _, err := resolveUser(root, first(c.Spec.Process.User, e.base(c).User), nil)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := vols.Resolve(ctx, volumes.Request{
+		ContainerID: c.ID, Project: c.Project, Mounts: own, ImageVolumes: imageConfig(img).Volumes, RootFS: root,
+		Anonymous: c.Volumes, UID: int(u.UID), GID: int(u.GID),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer mounts.Close()
+	f, err := mountApart(e.run, root, mounts.Mounts)
+	if err != nil {
+		return nil, errors.Join(err, e.ReleaseVolumes(ctx))
+	}
+	unmount := f.close
+	f.close = func() error { return errors.Join(unmount(), e.ReleaseVolumes(detached(ctx))) }
+	return f, nil
+}
+
+// mountApart puts mounts onto root in a mount namespace that lives until Close.
+func mountApart(run string, root *os.File, mounts []volumes.ResolvedMount) (*Files, error) {
+	// A directory to mount on, in a namespace where nobody misses what is in it.
+	dir := filepath.Join(run, "containers")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	type result struct {
+		root *os.File
+		err  error
+	}
+	ready, done, ended := make(chan result), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		goruntime.LockOSThread() // never unlocked: the namespace goes with the thread
+		at, err := attachAll(dir, root, mounts)
+		ready <- result{at, err}
+		<-done
+		// The thread's end would not wait for this.
+		unix.Unmount(dir, unix.MNT_DETACH)
+	}()
+	r := <-ready
+	end := func() error {
+		close(done)
+		<-ended
+		return nil
+	}
+	if r.err != nil {
+		return nil, errors.Join(r.err, end())
+	}
+	return &Files{r.root, end}, nil
+}
+
+func attachAll(dir string, root *os.File, mounts []volumes.ResolvedMount) (_ *os.File, err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return nil, fmt.Errorf("cannot make a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("cannot make mounts private: %w", err)
+	}
+	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+	at, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.MoveMount(int(root.Fd()), "", int(at.Fd()), "", flags)
+	at.Close()
+	if err != nil {
+		return nil, fmt.Errorf("cannot mount the container's files: %w", err)
+	}
+	if at, err = os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			at.Close()
+		}
+	}()
+	f := &Files{root: at}
+	for _, m := range mounts {
+		target, err := f.mountPoint(m)
+		if err == nil {
+			err = unix.MoveMount(int(m.FD.Fd()), "", int(target.Fd()), "", flags)
+			target.Close()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot mount %s: %w", m.Target, err)
+		}
+	}
+	return at, nil
+}
+
+// mountPoint opens, or makes, what a mount goes on.
+func (f *Files) mountPoint(m volumes.ResolvedMount) (*os.File, error) {
+	if !m.IsFile {
+		return f.MkdirAll(m.Target)
+	}
+	at, err := f.Open(m.Target, unix.O_PATH, 0)
+	if !errors.Is(err, unix.ENOENT) {
+		return at, err
+	}
+	dir, err := f.MkdirAll(path.Dir(m.Target))
+	if err != nil {
+		return nil, err
+	}
+	dir.Close()
+	if at, err = f.Open(m.Target, unix.O_CREAT|unix.O_WRONLY, 0o644); err != nil {
+		return nil, err
+	}
+	at.Close()
+	return f.Open(m.Target, unix.O_PATH, 0)
+}
+
+// Close gives the files back.
+func (f *Files) Close() error { return errors.Join(f.root.Close(), f.close()) }
+
+// Open opens a path as the container would see it: links are followed, but never
+// out of it, openat2(2).
+func (f *Files) Open(name string, flags, mode uint64) (*os.File, error) {
+	name = strings.TrimPrefix(path.Clean("/"+name), "/")
+	if name == "" {
+		name = "."
+	}
+	fd, err := unix.Openat2(int(f.root.Fd()), name, &unix.OpenHow{
+		Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/" + strings.TrimPrefix(name, "."), Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// MkdirAll makes a directory and its parents, and opens it.
+func (f *Files) MkdirAll(dir string) (*os.File, error) {
+	at, err := f.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil || !errors.Is(err, unix.ENOENT) || dir == "/" {
+		return at, err
+	}
+	parent, err := f.MkdirAll(path.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	if err := unix.Mkdirat(int(parent.Fd()), path.Base(dir), 0o755); err != nil && err != unix.EEXIST {
+		return nil, err
+	}
+	return f.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
