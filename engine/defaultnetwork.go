@@ -27,7 +27,7 @@ func (e *Engine) HoldDefaultNetwork(ctx context.Context) (release func(), err er
 	nets, err := e.Networks()
 	if err == nil {
 		if _, getErr := nets.Get(DefaultNetwork); getErr != nil {
-			_, err = nets.Create(ctx, netns.NetworkSpec{Name: DefaultNetwork, Driver: "bridge"})
+			_, err = nets.Create(ctx, netns.NetworkSpec{Name: DefaultNetwork, Driver: "bridge", DisableIPv6: true})
 			if _, getErr := nets.Get(DefaultNetwork); getErr == nil {
 				err = nil // another process made it meanwhile
 			}

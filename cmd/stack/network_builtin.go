@@ -24,7 +24,7 @@ func withBuiltin(all []netns.Network) []netns.Network {
 		if !slices.ContainsFunc(all, func(n netns.Network) bool { return n.Name == b.name }) {
 			sum := sha256.Sum256([]byte("network " + b.name))
 			all = append(all, netns.Network{
-				NetworkSpec: netns.NetworkSpec{Name: b.name, Driver: b.driver, DisableIPv6: b.name != runspec.DefaultNetwork},
+				NetworkSpec: netns.NetworkSpec{Name: b.name, Driver: b.driver, DisableIPv6: true},
 				ID:          hex.EncodeToString(sum[:]),
 			})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,7 +55,7 @@ func newNetworkCreateCmd(a *app, runF func(context.Context, *app, *networkCreate
 	f.StringVar(&o.IPAMDriver, "ipam-driver", "default", "IP Address Management Driver")
 	f.StringArrayVar(&o.IPAMOpt, "ipam-opt", nil, "Set IPAM driver specific options")
 	f.BoolVar(&o.IPv4, "ipv4", true, "Enable or disable IPv4 address assignment")
-	f.BoolVar(&o.IPv6, "ipv6", true, "Enable or disable IPv6 address assignment")
+	f.BoolVar(&o.IPv6, "ipv6", false, "Enable or disable IPv6 address assignment")
 	f.StringArrayVar(&o.Label, "label", nil, "Set metadata on a network")
 	f.StringArrayVarP(&o.Opt, "opt", "o", nil, "Set driver specific options")
 	f.String("scope", "", "Control the network's scope")
@@ -106,7 +107,7 @@ func (o *networkCreateOptions) spec() (netns.NetworkSpec, error) {
 	pools, err := o.pools()
 	return netns.NetworkSpec{
 		Name: o.Name, Driver: o.Driver, DriverOpts: opts, Internal: o.Internal, Attachable: o.Attachable,
-		DisableIPv4: !o.IPv4, DisableIPv6: !o.IPv6, Pools: pools, Labels: labels,
+		DisableIPv4: !o.IPv4, DisableIPv6: !o.IPv6 && !slices.ContainsFunc(pools, func(p netns.Pool) bool { return p.Subnet.Addr().Is6() }), Pools: pools, Labels: labels,
 	}, err
 }
 

@@ -210,7 +210,7 @@ func TestNetworkSpec(t *testing.T) {
 	}
 	got, err := o.spec()
 	want := netns.NetworkSpec{
-		Name: "back", Driver: "bridge", Internal: true, DisableIPv6: true, Labels: map[string]string{"a": "b"},
+		Name: "back", Driver: "bridge", Internal: true, Labels: map[string]string{"a": "b"},
 		DriverOpts: map[string]string{"com.docker.network.driver.mtu": "1400"},
 		Pools: []netns.Pool{
 			{Subnet: netip.MustParsePrefix("10.9.0.0/16"), Range: netip.MustParsePrefix("10.9.1.0/24"), Gateway: netip.MustParseAddr("10.9.0.254"),

@@ -36,7 +36,13 @@ func (b *builder) network(d *Desired, key string, n types.NetworkConfig) {
 		b.fail(path+".driver", "network driver %q is not supported; use bridge, host or none", n.Driver)
 	}
 	spec.DisableIPv4 = n.EnableIPv4 != nil && !*n.EnableIPv4
-	spec.DisableIPv6 = n.EnableIPv6 != nil && !*n.EnableIPv6
+	// As with Docker, IPv6 is there for who asks: a program that listens on IPv4
+	// alone would else not answer under its own name.
+	if n.EnableIPv6 != nil {
+		spec.DisableIPv6 = !*n.EnableIPv6
+	} else {
+		spec.DisableIPv6 = !slices.ContainsFunc(n.Ipam.Config, func(c *types.IPAMPool) bool { return c != nil && strings.Contains(c.Subnet, ":") })
+	}
 	if spec.DisableIPv4 && spec.DisableIPv6 {
 		b.fail(path+".enable_ipv4", "a network needs IPv4 or IPv6; set one of enable_ipv4, enable_ipv6 to true")
 	}
@@ -123,9 +129,12 @@ func (b *builder) endpoint(d *Desired, s types.ServiceConfig, index int, name st
 	b.networkMode(d, s, &e)
 	joined := e.Mode != ""
 	if joined && len(s.Ports) > 0 {
-		if e.Mode == "host" {
+		switch e.Mode {
+		case "host":
 			b.warn(path+".ports", "network_mode: host opens every port on the host itself; ports is not used")
-		} else {
+		case "none":
+			b.warn(path+".ports", "a container with network_mode: none cannot be reached; ports is not used")
+		default:
 			b.fail(path+".ports", "a container with network_mode: %s has no ports of its own; publish them on the service whose network it uses", s.NetworkMode)
 		}
 		return e
@@ -287,6 +296,8 @@ func (b *builder) plainBridge(d *Desired) string {
 		Key:     key,
 		Driver:  "bridge",
 		Labels:  b.resourceLabels(nil, LabelNetwork, key),
+
+		DisableIPv6: true,
 	}}
 	return d.Networks[key].Spec.Name
 }
