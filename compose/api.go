@@ -68,11 +68,17 @@ type ImageOptions struct {
 
 // DownOptions are the options of down.
 type DownOptions struct {
-	Services []string       `json:"services,omitempty"`
-	Volumes  bool           `json:"volumes,omitempty"`
-	Images   string         `json:"images,omitempty"` // "", "local", "all"
-	Orphans  bool           `json:"orphans,omitempty"`
-	Timeout  *time.Duration `json:"timeout,omitempty"`
+	Services []string `json:"services,omitempty"`
+	Volumes  bool     `json:"volumes,omitempty"`
+	Images   string   `json:"images,omitempty"` // "", "local", "all"
+	// Declared are the names of the volumes that the file declares, which alone
+	// Volumes is about. nil: those of the last up, or all.
+	Declared []string `json:"declared"`
+	// ImageNames are further images to remove: those of a file whose project is
+	// down already.
+	ImageNames []string       `json:"imageNames,omitempty"`
+	Orphans    bool           `json:"orphans,omitempty"`
+	Timeout    *time.Duration `json:"timeout,omitempty"`
 }
 
 // StopOptions are the options of stop, restart, kill and rm.
@@ -88,6 +94,7 @@ type StopOptions struct {
 type StartOptions struct {
 	Wait        bool // until running or healthy
 	WaitTimeout time.Duration
+	NoDeps      bool // not what the services depend on
 }
 
 // ExecOptions are one command to run in a running container.

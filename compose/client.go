@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
@@ -97,7 +98,7 @@ func (c *Client) Up(ctx context.Context, d *spec.Desired, o UpOptions, p Progres
 
 // Down takes a project away.
 func (c *Client) Down(ctx context.Context, project string, o DownOptions, p Progress) error {
-	if known, err := c.known(project); err != nil || !known {
+	if known, err := c.known(project); err != nil || !known && len(o.ImageNames) == 0 {
 		return err
 	}
 	return c.call(ctx, project, "down", supervise.DownRequest(o), nil, p)
@@ -128,19 +129,41 @@ func (c *Client) Containers(_ context.Context, s Selector) ([]engine.Container, 
 			}
 			out = append(out, *r)
 		}
+		c.settle(out)
 		return out, nil
 	}
 	all, err := c.Engine.Records.List()
 	if err != nil {
 		return nil, err
 	}
-	var out []engine.Container
-	for _, r := range all {
-		if s.matches(r) {
-			out = append(out, *r)
+	view := make([]engine.Container, len(all))
+	for i, r := range all {
+		view[i] = *r
+	}
+	c.settle(view)
+	return slices.DeleteFunc(view, func(r engine.Container) bool { return !s.matches(&r) }), nil
+}
+
+// settle corrects the records of containers that ended after all processes that
+// could have noted it were killed. Their next supervisor does so for good.
+func (c *Client) settle(all []engine.Container) {
+	supervised := map[string]bool{}
+	for i := range all {
+		r := &all[i]
+		if r.State.Pid == 0 {
+			continue
+		}
+		if _, known := supervised[r.Project]; !known {
+			supervised[r.Project] = c.supervisor(r.Project).Alive()
+		}
+		if supervised[r.Project] {
+			continue
+		}
+		if code, ended := c.Engine.Ended(r); ended {
+			r.State.Phase, r.State.Pid, r.State.ExitCode = engine.Exited, 0, code
+			r.State.FinishedAt = time.Now().UTC() // at the latest
 		}
 	}
-	return out, nil
 }
 
 func (s Selector) matches(c *engine.Container) bool {
@@ -250,7 +273,7 @@ func (c *Client) each(ctx context.Context, s Selector, verb string, req supervis
 // Start starts stopped containers, in the graph's order.
 func (c *Client) Start(ctx context.Context, s Selector, o StartOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, "start", supervise.VerbRequest{Wait: o.Wait, WaitTimeout: o.WaitTimeout}, p)
+	return c.each(ctx, s, "start", supervise.VerbRequest{Wait: o.Wait, WaitTimeout: o.WaitTimeout, NoDeps: o.NoDeps}, p)
 }
 
 // Stop stops running containers, dependents first.
@@ -331,9 +354,9 @@ func (c *Client) Resume(ctx context.Context, p Progress) error {
 
 // Inspect returns a container in the shape of "docker container inspect".
 func (c *Client) Inspect(_ context.Context, container string) (any, error) {
-	r, err := c.Engine.Records.Find(container)
+	found, err := c.Containers(context.Background(), Selector{IDs: []string{container}})
 	if err != nil {
 		return nil, err
 	}
-	return c.Engine.Inspect(r)
+	return c.Engine.Inspect(&found[0])
 }

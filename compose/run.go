@@ -171,18 +171,29 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 // callRun is the "run" request; running is called once the process runs.
 func (c *Client) callRun(ctx context.Context, project string, req supervise.RunRequest, res *supervise.WaitResult, p Progress, running func()) error {
 	told := false
-	return c.call(ctx, project, "run", req, res, func(e apply.Event) {
-		if e.Status == supervise.StatusRunning {
-			if !told {
-				told = true
-				running()
+	for {
+		err := c.call(ctx, project, "run", req, res, func(e apply.Event) {
+			if e.Status == supervise.StatusRunning {
+				if !told {
+					told = true
+					running()
+				}
+				return
 			}
-			return
+			if p != nil {
+				p(e)
+			}
+		})
+		if !req.Wait || !errors.Is(err, supervise.ErrLost) || ctx.Err() != nil {
+			return err
 		}
-		if p != nil {
-			p(e)
+		// The next supervisor goes on. What has run must not be started again.
+		r, findErr := c.Engine.Records.Read(req.ID)
+		if findErr != nil {
+			return err
 		}
-	})
+		req.Attached = req.Attached || !r.State.StartedAt.IsZero()
+	}
 }
 
 func writer(f *os.File) io.Writer {

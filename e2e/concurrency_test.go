@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 const trio = `
@@ -118,5 +119,34 @@ func TestManyProjectsAtOnce(t *testing.T) {
 		fetch(t, "http://127.0.0.1:"+p.hostPort(t, "c", "80")+"/host")
 	}
 	each(t, "down", "--volumes", "--timeout", "2")
+	b.nothingLeft(t, b.before)
+}
+
+func TestDownEndsAnUp(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			never:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				healthcheck: {test: ["CMD", "false"], start_period: 10m}
+			web:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				depends_on: {never: {condition: service_healthy}}
+	`)
+	up := b.start(t, "up", "--detach")
+	up.out.until(t, 10*time.Second, "Waiting")
+	began := time.Now()
+	b.ok(t, "down")
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("down took %v", took)
+	}
+	if code := up.wait(t, 5*time.Second); code == 0 {
+		t.Errorf("up ended with 0: %s", up.out)
+	}
 	b.nothingLeft(t, b.before)
 }

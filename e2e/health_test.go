@@ -142,6 +142,9 @@ func TestStartWaits(t *testing.T) {
 			fails: {image: busybox, command: [sh, -c, "sleep 0.1; exit 3"]}
 			plain: {image: busybox, command: [sleep, infinity], init: true}
 	`)
+	if r := b.fails(t, "start", "plain"); !strings.Contains(r.stderr, "no container to start") {
+		t.Error(r)
+	}
 	b.ok(t, "up", "--no-start")
 	b.ok(t, "start", "--wait", "plain")
 	if r := b.fails(t, "start", "--wait", "fails"); !strings.Contains(r.stderr, "app-fails-1 exited (3)") {

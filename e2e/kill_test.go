@@ -388,3 +388,43 @@ func (b *box) lookup(t *testing.T, service string, args ...string) lookedUp {
 	}
 	return a
 }
+
+func TestRunOutlivesItsKeepers(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for _, which := range [][]string{{"supervisor"}, {"guardian"}, {"warden"}, {"warden", "guardian", "supervisor"}} {
+		t.Run("a foreground run sees the end after kill -9 of "+strings.Join(which, ", "), func(t *testing.T) {
+			j := b.start(t, "container", "run", "--name", "fg", "busybox", "sh", "-c", "echo one; sleep 1; echo two; exit 6")
+			j.out.until(t, 5*time.Second, "one\n")
+			b.killKeepers(t, "single.fg", which...)
+			if code := j.wait(t, 10*time.Second); code != 6 || j.out.String() != "one\ntwo\n" {
+				t.Errorf("exit %d: %q", code, j.out)
+			}
+			b.ok(t, "container", "rm", "fg")
+			b.nothingLeft(t, b.before)
+		})
+	}
+	t.Run("what ended while nobody was there has ended, and can be removed", func(t *testing.T) {
+		for range 3 {
+			b.ok(t, "container", "run", "--detach", "--name", "gone", "busybox", "sh", "-c", "sleep 0.3; exit 4")
+			pid := b.look(t, "gone").State.Pid
+			b.killKeepers(t, "single.gone", "warden", "guardian", "supervisor")
+			eventually(t, 5*time.Second, func() error {
+				if exists(fmt.Sprintf("/proc/%d", pid)) {
+					return errors.New("it runs")
+				}
+				return nil
+			})
+			if s := b.look(t, "gone").State; s.Running || s.ExitCode != 4 && s.ExitCode != 255 { // before Linux 6.15 nobody knows
+				t.Errorf("%+v", s)
+			}
+			if out := b.ok(t, "container", "ls", "--quiet"); out != "" {
+				t.Errorf("ls shows %s", out)
+			}
+			if r := b.fails(t, "container", "exec", "gone", "true"); !strings.Contains(r.stderr, "not running") {
+				t.Error(r)
+			}
+			b.ok(t, "container", "rm", "gone")
+			b.nothingLeft(t, b.before)
+		}
+	})
+}

@@ -158,3 +158,56 @@ func TestVolumeOutlivesContainers(t *testing.T) {
 		}
 	})
 }
+
+func TestDownKeepsVolumesThatTheFileDoesNotDeclare(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	project := func(volume string) string {
+		return `
+			name: app
+			services:
+				box: {image: busybox, command: [sleep, infinity], init: true, volumes: ["` + volume + `:/v"]}
+			volumes: {` + volume + `: }
+		`
+	}
+	b.compose(t, project("one"))
+	b.ok(t, "up", "--detach")
+	b.compose(t, project("two"))
+	b.ok(t, "up", "--detach")
+	if r := b.stack(t, "down", "--volumes"); r.code != 0 || !strings.Contains(r.stderr, "volume app_one is kept") {
+		t.Error(r)
+	}
+	if out := b.ok(t, "volume", "ls", "--quiet"); out != "app_one\n" {
+		t.Errorf("%q", out)
+	}
+	b.compose(t, project("one"))
+	b.ok(t, "down", "--volumes")
+	b.nothingLeft(t, b.before)
+}
+
+func TestSharedNetworkIsFollowed(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	project := func(x string) string {
+		return `
+			name: app
+			services:
+				db: {image: busybox, command: [sleep, infinity], init: true, environment: {X: "` + x + `"}}
+				beside: {image: busybox, command: [sleep, infinity], init: true, network_mode: "service:db"}
+		`
+	}
+	b.compose(t, project("1"))
+	b.ok(t, "up", "--detach")
+	b.compose(t, project("2"))
+	b.ok(t, "up", "--detach", "--no-deps", "db")
+	if r := b.stack(t, "plan"); r.code != 2 || !strings.Contains(r.stdout, "recreate beside: network_mode") {
+		t.Error(r)
+	}
+	b.ok(t, "up", "--detach")
+	if a, z := b.ok(t, "exec", "-T", "beside", "hostname", "-i"), b.ok(t, "exec", "-T", "db", "hostname", "-i"); a != z {
+		t.Errorf("%q is not %q", a, z)
+	}
+	if r := b.stack(t, "plan"); r.code != 0 {
+		t.Error(r)
+	}
+	b.ok(t, "down")
+	b.nothingLeft(t, b.before)
+}

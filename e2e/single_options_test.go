@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -296,5 +297,83 @@ func TestChangedVolume(t *testing.T) {
 		})
 	}
 	b.ok(t, "down", "--volumes")
+	b.nothingLeft(t, b.before)
+}
+
+func TestNamesAndNamespacesOfSingleContainers(t *testing.T) {
+	b := newBox(t, "busybox:latest", "probe")
+	b.ok(t, "network", "create", "net")
+	run := func(t *testing.T, args ...string) {
+		t.Helper()
+		b.ok(t, append([]string{"container", "run", "--detach", "--init"}, args...)...)
+	}
+	run(t, "--name", "asker", "--network", "net", "--ipc", "shareable", "probe", "on-term", "0")
+	run(t, "--name", "old", "--network", "net", "busybox", "sleep", "infinity")
+	lookup := func(t *testing.T, name, kind string) lookedUp {
+		t.Helper()
+		var a lookedUp
+		must(t, json.Unmarshal([]byte(b.ok(t, "container", "exec", "asker", "/probe", "lookup", name, kind)), &a))
+		return a
+	}
+	t.Run("a container that is renamed is found by its new name only", func(t *testing.T) {
+		b.ok(t, "container", "rename", "old", "new")
+		if a := lookup(t, "new", "A"); len(a.Answers) != 1 {
+			t.Errorf("%+v", a)
+		}
+		if a := lookup(t, "old", "A"); a.Rcode != "NXDOMAIN" {
+			t.Errorf("%+v", a)
+		}
+		b.ok(t, "container", "restart", "new")
+		if a := lookup(t, "new", "A"); len(a.Answers) != 1 {
+			t.Errorf("after a restart: %+v", a)
+		}
+	})
+	t.Run("without being asked for there is no IPv6", func(t *testing.T) {
+		if a := lookup(t, "new", "AAAA"); a.Rcode != "NOERROR" || len(a.Answers) != 0 {
+			t.Errorf("%+v", a)
+		}
+		if out := b.ok(t, "container", "exec", "new", "hostname", "-i"); len(strings.Fields(out)) != 1 {
+			t.Errorf("%q", out)
+		}
+	})
+	t.Run("who shares a network has the host name of its owner", func(t *testing.T) {
+		want := b.ok(t, "container", "exec", "new", "hostname")
+		if out := b.ok(t, "container", "run", "--rm", "--network", "container:new", "busybox", "sh", "-c", "hostname; cat /etc/hostname; echo $HOSTNAME"); out != want+want+want {
+			t.Errorf("%q is not three times %q", out, want)
+		}
+		b.fails(t, "container", "run", "--rm", "--network", "container:new", "--hostname", "x", "busybox", "true")
+	})
+	t.Run("an IPC namespace is shared by who says so", func(t *testing.T) {
+		b.ok(t, "container", "run", "--rm", "--ipc", "container:asker", "busybox", "true")
+		if r := b.fails(t, "container", "run", "--rm", "--ipc", "container:new", "busybox", "true"); !strings.Contains(r.stderr, "shareable") {
+			t.Error(r)
+		}
+	})
+	t.Run("names are filtered by regular expressions", func(t *testing.T) {
+		if out := b.ok(t, "container", "ls", "--filter", "name=^ne.$", "--format", "{{.Names}}"); out != "new\n" {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "network", "ls", "--filter", "name=^n.t$", "--format", "{{.Name}}"); out != "net\n" {
+			t.Errorf("%q", out)
+		}
+	})
+	t.Run("a field that is not there is an error in a template", func(t *testing.T) {
+		if out := b.ok(t, "inspect", "new", "--format", "{{slice .ID 0 12}}{{if .State.Health}} checked{{end}}"); strings.TrimSpace(out) != b.look(t, "new").ID[:12] {
+			t.Errorf("%q", out)
+		}
+		if r := b.fails(t, "inspect", "new", "--format", "{{.Nope}}"); !strings.Contains(r.stderr, "Nope") {
+			t.Error(r)
+		}
+	})
+	t.Run("a container without logs says so", func(t *testing.T) {
+		if out := b.ok(t, "container", "run", "--name", "silent", "--log-driver", "none", "busybox", "echo", "seen"); out != "seen\n" {
+			t.Errorf("%q", out)
+		}
+		if r := b.fails(t, "container", "logs", "silent"); !strings.Contains(r.stderr, "none") {
+			t.Error(r)
+		}
+	})
+	b.ok(t, "container", "rm", "--force", "asker", "new", "silent")
+	b.ok(t, "network", "rm", "net")
 	b.nothingLeft(t, b.before)
 }

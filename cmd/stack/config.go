@@ -193,8 +193,16 @@ func (a *app) printVariables(ctx context.Context, lo load.Options, as string) er
 	if err != nil {
 		return err
 	}
-	if as == "json" {
-		return format.JSON(a.out, variables, "    ")
+	if as == "json" { // as docker compose has it
+		type variable struct {
+			Name, DefaultValue, PresenceValue string
+			Required                          bool
+		}
+		all := map[string]variable{}
+		for _, v := range variables {
+			all[v.Name] = variable{v.Name, v.Default, v.Alternate, v.Required}
+		}
+		return format.JSON(a.out, all, "    ")
 	}
 	rows := make([][]string, len(variables))
 	for i, v := range variables {

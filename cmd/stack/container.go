@@ -271,7 +271,7 @@ func newContainerStartCmd(a *app, runF func(context.Context, *app, *containerSta
 func runContainerStart(ctx context.Context, a *app, o *containerStartOptions) error {
 	if !o.Attach && !o.Interactive {
 		return a.eachContainer(ctx, o.Names, false, func(v compose.Verbs, c engine.Container) error {
-			return v.Start(ctx, idSelector(c), compose.StartOptions{}, nil)
+			return v.Start(ctx, idSelector(c), compose.StartOptions{NoDeps: true}, nil)
 		})
 	}
 	v, err := a.engine(ctx)
@@ -289,7 +289,7 @@ func runContainerStart(ctx context.Context, a *app, o *containerStartOptions) er
 		code, err := s.StartAttached(ctx, c.ID, r)
 		return status(code, err)
 	}
-	if err := v.Start(ctx, idSelector(c), compose.StartOptions{}, nil); err != nil {
+	if err := v.Start(ctx, idSelector(c), compose.StartOptions{NoDeps: true}, nil); err != nil {
 		return err
 	}
 	return runAttach(ctx, a, &attachOptions{Name: c.ID, DetachKeys: o.DetachKeys, NoStdin: !o.Interactive, SigProxy: true, container: true})

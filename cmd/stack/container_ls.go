@@ -135,7 +135,7 @@ func (f filters) containers(ctx context.Context, v compose.Verbs) (func(engine.C
 	}
 	return func(c engine.Container) bool {
 		return f.any("id", func(id string) bool { return strings.HasPrefix(c.ID, id) }) &&
-			f.any("name", func(n string) bool { return strings.Contains(c.Spec.Name, strings.TrimPrefix(n, "/")) }) &&
+			f.named(c.Spec.Name) &&
 			f.labels("label", c.Spec.Labels) &&
 			f.has("status", string(c.State.Phase)) &&
 			f.has("project", c.Project) && f.has("service", c.Service) &&

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,6 +38,15 @@ func (f filters) any(key string, match func(string) bool) bool {
 // has reports whether a key is not restricted or has that value.
 func (f filters) has(key, value string) bool {
 	return f.any(key, func(v string) bool { return v == value })
+}
+
+// named reports whether the filter "name", a regular expression as in docker,
+// matches a name.
+func (f filters) named(name string) bool {
+	return f.any("name", func(pattern string) bool {
+		matched, err := regexp.MatchString(strings.TrimPrefix(pattern, "/"), name)
+		return err == nil && matched
+	})
 }
 
 // labels reports whether all label filters match: "key" or "key=value".

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
 )
 
 // seconds makes the engine's time limit of a --timeout flag: nil when it was
@@ -77,6 +80,18 @@ func newStartCmd(a *app, runF func(context.Context, *app, *startOptions) error) 
 func runStart(ctx context.Context, a *app, o *startOptions) error {
 	return a.act(ctx, "start", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
 		s.All = true
+		cs, err := v.Containers(ctx, s)
+		if err != nil {
+			return err
+		}
+		for _, name := range o.Services {
+			if len(s.IDs) == 0 && !slices.ContainsFunc(cs, func(c engine.Container) bool { return c.Service == name }) {
+				return fmt.Errorf("service %q has no container to start; create it with: stack up -d %s", name, name)
+			}
+		}
+		if len(cs) == 0 {
+			return errors.New("there is no container to start; create some with: stack up -d")
+		}
 		return v.Start(ctx, s, compose.StartOptions{Wait: o.Wait, WaitTimeout: o.WaitTimeout}, p)
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -66,10 +65,7 @@ func runLs(ctx context.Context, a *app, o *lsOptions) error {
 	}
 	rows := []projectRow{}
 	for _, p := range all {
-		if !o.All && !projectRuns(p) || !filters.any("name", func(pattern string) bool {
-			ok, err := regexp.MatchString(pattern, p.Name)
-			return pattern == p.Name || err == nil && ok
-		}) {
+		if !o.All && !projectRuns(p) || !filters.named(p.Name) {
 			continue
 		}
 		rows = append(rows, projectRow{Name: p.Name, Status: combinedStatus(p.Status), ConfigFiles: strings.Join(p.ConfigFiles, ",")})

@@ -111,8 +111,14 @@ func runLogs(ctx context.Context, a *app, o *logsOptions) error {
 	}
 	for _, c := range cs {
 		p.Widen(logview.Name(c))
+		if c.Spec.Log.Driver == "none" {
+			a.warn("container %s keeps no logs: its logging driver is none", c.Spec.Name)
+		}
 	}
 	return v.Logs(ctx, sel.Selector, lo, func(l compose.LogLine) error {
+		if l.Container.Spec.Log.Driver == "none" {
+			return nil
+		}
 		p.Line(l)
 		return nil
 	})
@@ -120,6 +126,16 @@ func runLogs(ctx context.Context, a *app, o *logsOptions) error {
 
 // plainLogs prints a container's lines as it wrote them, as docker logs does.
 func plainLogs(ctx context.Context, a *app, v compose.Verbs, sel compose.Selector, lo compose.LogOptions, o *logsOptions) error {
+	sel.All = true
+	cs, err := v.Containers(ctx, sel)
+	if err != nil {
+		return err
+	}
+	for _, c := range cs {
+		if c.Spec.Log.Driver == "none" {
+			return fmt.Errorf("container %s keeps no logs: its logging driver is none", c.Spec.Name)
+		}
+	}
 	lo.NewContainers = false
 	middle := map[string]bool{} // streams that are inside a line
 	return v.Logs(ctx, sel, lo, func(l compose.LogLine) error {

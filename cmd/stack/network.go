@@ -106,7 +106,7 @@ func runNetworkLs(ctx context.Context, a *app, o *networkLsOptions) error {
 	for _, n := range all {
 		if restricted && dangling != (len(used[n.Name]) == 0) || !f.has("driver", networkDriver(n)) ||
 			!f.any("id", func(id string) bool { return strings.HasPrefix(n.ID, id) }) || !f.labels("label", n.Labels) ||
-			!f.any("name", func(s string) bool { return strings.Contains(n.Name, s) }) || !f.has("scope", "local") ||
+			!f.named(n.Name) || !f.has("scope", "local") ||
 			!f.any("type", func(t string) bool { return t == map[bool]string{true: "builtin", false: "custom"}[isBuiltin(n.Name)] }) {
 			continue
 		}

@@ -95,6 +95,11 @@ func runVolumeCreate(ctx context.Context, a *app, o *volumeCreateOptions) error 
 		return err
 	}
 	v, err := store.Create(ctx, s)
+	var differs *volumes.DifferError
+	if errors.As(err, &differs) && (len(opts) == 0 || maps.Equal(opts, differs.Have.DriverOpts)) {
+		a.warn("volume %s exists already; it keeps its labels", v.Name) // docker says nothing
+		err = nil
+	}
 	if err != nil {
 		return err
 	}
@@ -200,7 +205,7 @@ func runVolumeLs(ctx context.Context, a *app, o *volumeLsOptions) error {
 	}
 	all = slices.DeleteFunc(all, func(x volumes.Volume) bool {
 		return restricted && dangling != (len(volumeUsers(x.Name, cs)) == 0) || !f.has("driver", driver(x.Driver)) ||
-			!f.labels("label", x.Labels) || !f.any("name", func(n string) bool { return strings.Contains(x.Name, n) })
+			!f.labels("label", x.Labels) || !f.named(x.Name)
 	})
 	return a.printVolumes(all, cs, o.Format, o.Quiet)
 }

@@ -311,34 +311,21 @@ func (c *consistency) containerNames() {
 	}
 }
 
-// ports finds a host port that two services publish. Ranges find a free port
-// by themselves.
+// ports finds a host port that a service publishes twice. Ranges find a free port
+// by themselves. Two services may have the same: they need not run together, and
+// up sees if they do.
 func (c *consistency) ports() {
-	type binding struct{ protocol, port string }
-	type use struct{ service, ip string }
-	taken := map[binding][]use{}
 	for _, name := range c.project.ServiceNames() {
 		s := c.project.Services[name]
-		if s.GetScale() == 0 || s.NetworkMode == "host" {
-			continue
-		}
 		for i, p := range s.Ports {
-			if p.Published == "" || p.Published == "0" || strings.Contains(p.Published, "-") {
+			if p.Published == "" || p.Published == "0" || strings.Contains(p.Published, "-") || s.NetworkMode == "host" {
 				continue
 			}
-			b := binding{p.Protocol, p.Published}
-			for _, other := range taken[b] {
-				if other.ip != p.HostIP && !anyAddress(other.ip) && !anyAddress(p.HostIP) {
-					continue
-				}
-				who := fmt.Sprintf("service %q", other.service)
-				if other.service == name {
-					who = "another entry of the service"
-				}
-				c.fail(index("services."+name+".ports", i), "host port %s/%s is already published by %s; choose another host port", p.Published, p.Protocol, who)
-				break
+			if slices.ContainsFunc(s.Ports[:i], func(o types.ServicePortConfig) bool {
+				return o.Protocol == p.Protocol && o.Published == p.Published && (o.HostIP == p.HostIP || anyAddress(o.HostIP) || anyAddress(p.HostIP))
+			}) {
+				c.fail(index("services."+name+".ports", i), "host port %s/%s is already published by another entry of the service; choose another host port", p.Published, p.Protocol)
 			}
-			taken[b] = append(taken[b], use{name, p.HostIP})
 		}
 	}
 }

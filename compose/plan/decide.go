@@ -136,6 +136,11 @@ func (c *computer) decideReplica(d *decision, shared []FieldDiff) {
 		d.action = recreate
 		return
 	}
+	if service, ok := strings.CutPrefix(d.replica.Spec.Network.Mode, "service:"); ok && old.live() && c.lostNetwork(service, old) {
+		d.action = recreate
+		d.diffs = []FieldDiff{{Path: "network_mode: service " + service + " has another container now"}}
+		return
+	}
 	d.rename = old.Name != d.replica.Spec.Name
 	switch {
 	case old.Phase == engine.Paused:
@@ -148,6 +153,20 @@ func (c *computer) decideReplica(d *decision, shared []FieldDiff) {
 	default:
 		d.action, d.cause = start, whyStart(old)
 	}
+}
+
+// lostNetwork says that a container uses the network of one that is no more: its
+// service was made anew without it.
+func (c *computer) lostNetwork(service string, x *Container) bool {
+	if x.NetworkOf == "" {
+		return false
+	}
+	for _, o := range c.observed.Containers {
+		if o.Service == service && !o.OneOff && o.ID == x.NetworkOf {
+			return false
+		}
+	}
+	return true
 }
 
 func whyStart(x *Container) string {

@@ -64,6 +64,10 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 			if !all && !slices.ContainsFunc(going, mounts) {
 				continue
 			}
+			if o.Declared != nil && !slices.Contains(o.Declared, v.Name) {
+				plan.Warnings = append(plan.Warnings, fmt.Sprintf("volume %s is kept: the Compose file does not declare it; \"stack volume rm %s\" removes it", v.Name, v.Name))
+				continue
+			}
 			plan.add(&Op{Kind: RemoveVolume, Name: v.Name, Key: v.Key, Cause: "down --volumes"}, usersOf(removed, mounts)...)
 		}
 	}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"strings"
 	"time"
 
 	"github.com/stack-run/stack/engine"
@@ -35,12 +36,21 @@ type Container struct {
 	StoppedByUser bool
 	Created       time.Time
 	StartedAt     time.Time
+	// NetworkOf is the ID of the container whose network it uses, "" for its own.
+	NetworkOf string
 	// Spec is what it was made from; nil if not known, then only hashes count.
 	Spec *engine.Spec
 }
 
 // FromRecord makes a Container of an engine's record.
 func FromRecord(c *engine.Container) Container {
+	networkOf := ""
+	if ep := c.State.Endpoint; ep != nil {
+		networkOf, _ = strings.CutPrefix(ep.Spec.Mode, "container:")
+		if networkOf == ep.Spec.Mode {
+			networkOf = ""
+		}
+	}
 	return Container{
 		ID:            c.ID,
 		Name:          c.Spec.Name,
@@ -55,6 +65,7 @@ func FromRecord(c *engine.Container) Container {
 		StoppedByUser: c.State.StoppedByUser,
 		Created:       c.Created,
 		StartedAt:     c.State.StartedAt,
+		NetworkOf:     networkOf,
 		Spec:          &c.Spec,
 	}
 }
@@ -94,6 +105,9 @@ type Options struct {
 type DownOptions struct {
 	Services []string // empty: the whole project, with all that is tagged with it
 	Volumes  bool     // named volumes of the project and anonymous ones
+	// Declared are the names of the volumes that the Compose file declares; others
+	// of the project are kept. nil: all are declared.
+	Declared []string
 	Timeout  *time.Duration
 }
 

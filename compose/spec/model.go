@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"slices"
 	"time"
 
 	"github.com/stack-run/stack/engine"
@@ -101,4 +102,16 @@ type Network struct {
 type Volume struct {
 	Spec     volumes.Spec `json:"spec"`
 	External bool         `json:"external,omitempty"`
+}
+
+// VolumeNames are the names of the volumes that are the project's own.
+func (d *Desired) VolumeNames() []string {
+	names := []string{}
+	for _, v := range d.Volumes {
+		if !v.External {
+			names = append(names, v.Spec.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

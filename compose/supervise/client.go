@@ -39,6 +39,9 @@ type Client struct {
 	Env []string
 }
 
+// ErrLost says that a supervisor ended before it gave its answer.
+var ErrLost = errors.New("lost the supervisor")
+
 // errNotBegun says that the connection ended before the request was begun.
 var errNotBegun = errors.New("the supervisor left before it began")
 
@@ -97,7 +100,7 @@ func (c *Client) call(ctx context.Context, verb string, payload []byte, result a
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return fmt.Errorf("lost the supervisor of project %s while it worked (%w); run the command again, it goes on where it was", c.Project, err)
+		return fmt.Errorf("%w of project %s while it worked (%w); run the command again, it goes on where it was", ErrLost, c.Project, err)
 	}
 	if final.Leaving && warden >= 0 {
 		// Whoever sees this command end must find nothing left behind.
@@ -126,6 +129,16 @@ func readAnswer(r io.Reader, progress func(apply.Event)) (*Final, error) {
 			return m.Final, nil
 		}
 	}
+}
+
+// Alive tells, without asking it, whether the project has a supervisor process.
+func (c *Client) Alive() bool {
+	pid, err := os.ReadFile(filepath.Join(c.Dir, "supervisor.pid"))
+	if err != nil {
+		return false
+	}
+	name, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/comm")
+	return err == nil && strings.HasPrefix(string(name), "stack-supervise")
 }
 
 // Running tells whether the project has a supervisor now.

@@ -228,9 +228,14 @@ func (s *Supervisor) runPostStart(ctx context.Context, u *unit) error {
 }
 
 // runPreStop runs the pre_stop hooks; their failure does not keep a container.
-func (s *Supervisor) runPreStop(ctx context.Context, u *unit) {
+func (s *Supervisor) runPreStop(ctx context.Context, u *unit, notice func(string)) {
 	for _, h := range s.hooks(u, func(svc *spec.Service) []spec.Hook { return svc.PreStop }) {
-		if err := s.runHook(ctx, u, h); err != nil {
+		err := s.runHook(ctx, u, h)
+		switch {
+		case err == nil:
+		case notice != nil:
+			notice(fmt.Sprintf("its pre_stop hook failed: %v", err))
+		default:
 			s.warn(fmt.Errorf("pre_stop hook of container %s failed: %w", s.view(u).Spec.Name, err))
 		}
 	}

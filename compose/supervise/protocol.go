@@ -66,11 +66,17 @@ type UpOptions struct {
 
 // DownRequest is the body of "down".
 type DownRequest struct {
-	Services []string       `json:"services,omitempty"`
-	Volumes  bool           `json:"volumes,omitempty"`
-	Images   string         `json:"images,omitempty"`
-	Orphans  bool           `json:"orphans,omitempty"`
-	Timeout  *time.Duration `json:"timeout,omitempty"`
+	Services []string `json:"services,omitempty"`
+	Volumes  bool     `json:"volumes,omitempty"`
+	Images   string   `json:"images,omitempty"`
+	// Declared are the names of the volumes that the file declares, which alone
+	// Volumes is about. nil: those of the last up, or all.
+	Declared []string `json:"declared"`
+	// ImageNames are further images to remove: those of a file whose project is
+	// down already.
+	ImageNames []string       `json:"imageNames,omitempty"`
+	Orphans    bool           `json:"orphans,omitempty"`
+	Timeout    *time.Duration `json:"timeout,omitempty"`
 }
 
 // VerbRequest is the body of start, stop, restart, kill, pause, unpause and

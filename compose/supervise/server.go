@@ -65,7 +65,7 @@ func (s *Supervisor) handlers() map[string]handler {
 		"remove":  handle(s.verbRemove),
 		"create":  handle(s.createSingle),
 		"run":     handle(s.run),
-		"wait":    handle(s.waitFor),
+		"wait":    handle(s.verbWait),
 		"fd":      handle(s.descriptor),
 		"exec":    handle(s.exec),
 

@@ -50,6 +50,8 @@ type Supervisor struct {
 
 	applying chan struct{} // 1 slot: one plan at a time
 	leaving  *atomic.Bool
+	// interrupt ends the up that is under way, nil for none.
+	interrupt context.CancelCauseFunc
 	// handing is set while a hand-over is decided on, handedOver when it was.
 	handing, handedOver atomic.Bool
 

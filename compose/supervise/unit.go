@@ -310,7 +310,7 @@ func (s *Supervisor) stopLocked(ctx context.Context, u *unit, o stopOptions) err
 			return err
 		}
 	}
-	s.runPreStop(ctx, u)
+	s.runPreStop(ctx, u, o.notice)
 	grace := c.Spec.StopGrace
 	if o.grace != nil {
 		grace = *o.grace
@@ -534,20 +534,30 @@ func (s *Supervisor) remove(ctx context.Context, u *unit, o removeOptions) error
 		s.mu.Unlock()
 		return nil
 	}
-	task := u.task
+	task, phase := u.task, u.c.State.Phase
 	u.cancelRestart()
 	u.c.State.StoppedByUser = true
 	s.mu.Unlock()
 	if task != nil {
-		if !o.force {
+		ended := false
+		select {
+		case <-task.Done():
+			ended = true
+		default:
+		}
+		if !ended && !o.force {
 			return fmt.Errorf("cannot remove container %s: it is running; stop it first or use --force", u.c.Spec.Name)
 		}
-		if err := s.thaw(u); err != nil {
-			return err
+		if phase == engine.Paused {
+			if err := s.thaw(u); err != nil {
+				return err
+			}
 		}
-		s.emitKill(u, unix.SIGKILL)
-		if err := task.Kill(); err != nil {
-			return err
+		if !ended {
+			s.emitKill(u, unix.SIGKILL)
+			if err := task.Kill(); err != nil {
+				return err
+			}
 		}
 		if err := s.await(ctx, func() (bool, error) { return u.task != task, nil }); err != nil {
 			return err

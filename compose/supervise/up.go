@@ -42,8 +42,17 @@ func (s *Supervisor) up(ctx context.Context, req UpRequest, r *reply) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	if err := s.bringUp(ctx, req.Desired, req.Options, r); err != nil {
+	ctx, interrupt := context.WithCancelCause(ctx)
+	defer interrupt(nil)
+	s.mu.Lock()
+	s.interrupt = interrupt
+	s.mu.Unlock()
+	err = s.bringUp(ctx, req.Desired, req.Options, r)
+	s.mu.Lock()
+	s.interrupt = nil
+	s.mu.Unlock()
+	release()
+	if err != nil {
 		return nil, err
 	}
 	if req.Options.Wait {
@@ -100,8 +109,9 @@ func (s *Supervisor) setDesired(d *spec.Desired) {
 func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired) error {
 	var starting []engine.Spec
 	var own []engine.Container
-	made := map[string]bool{}
+	made, touched := map[string]bool{}, map[string]bool{}
 	for _, op := range p.Ops {
+		touched[op.ContainerID], touched[op.Replaces] = true, true
 		switch op.Kind {
 		case plan.CreateNetwork:
 			made[op.Name] = true
@@ -121,7 +131,9 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired
 	}
 	s.mu.Lock()
 	for _, u := range s.units {
-		own = append(own, *u.c)
+		if touched[u.c.ID] {
+			own = append(own, *u.c)
+		}
 	}
 	s.mu.Unlock()
 	if len(starting) == 0 {
@@ -553,8 +565,17 @@ func (s *Supervisor) awaitSettled(ctx context.Context, limit time.Duration, mean
 	return err
 }
 
+// errInterrupted ends an up.
+var errInterrupted = errors.New("a down was asked for meanwhile")
+
 // down takes the project away: containers, then networks, then volumes if asked.
 func (s *Supervisor) down(ctx context.Context, req DownRequest, r *reply) (any, error) {
+	// An up may wait for minutes, for the health of what is to go.
+	s.mu.Lock()
+	if s.interrupt != nil {
+		s.interrupt(errInterrupted)
+	}
+	s.mu.Unlock()
 	release, err := s.exclusive(ctx, r)
 	if err != nil {
 		return nil, err
@@ -569,12 +590,22 @@ func (s *Supervisor) down(ctx context.Context, req DownRequest, r *reply) (any, 
 	s.mu.Unlock()
 	if d == nil {
 		d = &spec.Desired{Version: spec.Version, Project: s.project}
+	} else if req.Declared == nil {
+		req.Declared = d.VolumeNames()
 	}
-	p, err := plan.Down(d, observed, plan.DownOptions{Services: req.Services, Volumes: req.Volumes, Timeout: req.Timeout})
+	p, err := plan.Down(d, observed, plan.DownOptions{Services: req.Services, Volumes: req.Volumes, Declared: req.Declared, Timeout: req.Timeout})
 	if err != nil {
 		return nil, err
 	}
+	for _, w := range p.Warnings {
+		r.event("Project", s.project, "Warning", w, false)
+	}
 	images := s.imagesOf(req, d)
+	for _, ref := range req.ImageNames {
+		if !slices.Contains(images, ref) {
+			images = append(images, ref)
+		}
+	}
 	if err := s.engine.SweepNetworks(ctx); err != nil {
 		s.warn(err)
 	}

@@ -103,6 +103,10 @@ func (s *Supervisor) verbStart(ctx context.Context, req VerbRequest, r *reply) (
 	if err != nil {
 		return nil, err
 	}
+	asked := units
+	if !req.NoDeps {
+		units = s.withDependencies(units)
+	}
 	if err := s.checkStarting(ctx, units); err != nil {
 		return nil, err
 	}
@@ -115,7 +119,28 @@ func (s *Supervisor) verbStart(ctx context.Context, req VerbRequest, r *reply) (
 	if err != nil || !req.Wait {
 		return nil, err
 	}
-	return nil, s.awaitSettled(ctx, req.WaitTimeout, func(u *unit) bool { return slices.Contains(units, u) }, r)
+	return nil, s.awaitSettled(ctx, req.WaitTimeout, func(u *unit) bool { return slices.Contains(asked, u) }, r)
+}
+
+// withDependencies adds the containers of the services that those of units depend
+// on and that do not run. A job that has succeeded is done.
+func (s *Supervisor) withDependencies(units []*unit) []*unit {
+	dependencies := s.dependencies()
+	out := slices.Clone(units)
+	for _, u := range units {
+		for name := range dependencies[s.view(u).Service] {
+			s.mu.Lock()
+			for _, other := range s.containersOf(name) {
+				st := other.c.State
+				done := st.Phase == engine.Exited && st.ExitCode == 0 && !st.StoppedByUser
+				if other.task == nil && !done && !slices.Contains(out, other) {
+					out = append(out, other)
+				}
+			}
+			s.mu.Unlock()
+		}
+	}
+	return out
 }
 
 func (s *Supervisor) verbStop(ctx context.Context, req VerbRequest, r *reply) (any, error) {
@@ -236,6 +261,19 @@ func (s *Supervisor) verbRemove(ctx context.Context, req VerbRequest, r *reply) 
 	})
 }
 
+// verbWait is waitFor for a container that may never have been started, for which
+// docker has nothing to wait.
+func (s *Supervisor) verbWait(ctx context.Context, req VerbRequest, r *reply) (any, error) {
+	units, err := s.selected(req.IDs)
+	if err != nil {
+		return nil, err
+	}
+	if s.view(units[0]).State.Phase == engine.Created {
+		return WaitResult{}, nil
+	}
+	return s.waitFor(ctx, req, r)
+}
+
 // waitFor answers when the container has ended for good: exited and not about
 // to be started again, or removed.
 func (s *Supervisor) waitFor(ctx context.Context, req VerbRequest, _ *reply) (any, error) {
@@ -289,10 +327,16 @@ func (s *Supervisor) rename(ctx context.Context, req RenameRequest, _ *reply) (a
 		return nil, err
 	}
 	s.mu.Lock()
-	u.c.Spec.Name = c.Spec.Name
+	now := *u.c // it may have ended meanwhile
+	now.Spec.Name, now.Spec.Network = c.Spec.Name, c.Spec.Network
+	if now.State.Endpoint != nil {
+		now.State.Endpoint = c.State.Endpoint
+	}
+	u.c = &now
+	s.save(u)
 	s.refreshNames()
 	s.mu.Unlock()
-	s.emit(&c, "rename", nil)
+	s.emit(&now, "rename", nil)
 	return nil, nil
 }
 

@@ -99,10 +99,21 @@ func Object(w io.Writer, format string, v any) error {
 	case "":
 		return JSON(w, v, "    ")
 	}
+	return object(w, format, v, "missingkey=default")
+}
+
+// Strict is Object for a template and a value of maps, in which a field that is
+// not there is an error, as it is in a struct.
+func Strict(w io.Writer, format string, v any) error {
+	return object(w, format, v, "missingkey=error")
+}
+
+func object(w io.Writer, format string, v any, option string) error {
 	t, err := Parse(unescape(format))
 	if err != nil {
 		return err
 	}
+	t.Option(option)
 	var b bytes.Buffer
 	if err := t.Execute(&b, v); err != nil {
 		return fmt.Errorf("cannot format output: %w", err)

@@ -10,13 +10,13 @@ import (
 )
 
 // Parse reads a duration before now ("42m", "1h30m"), Unix seconds with an
-// optional fraction, or a date with an optional time and zone as RFC 3339 has
+// optional fraction (0 is one, as in Docker), or a date with an optional time and zone as RFC 3339 has
 // them. What has no zone is in now's. The empty string is the zero time.
 func Parse(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	if d, err := time.ParseDuration(s); err == nil {
+	if d, err := time.ParseDuration(s); err == nil && s != "0" {
 		return now.Add(-d), nil
 	}
 	if t, ok := unix(s); ok {
