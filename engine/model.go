@@ -179,7 +179,7 @@ type Container struct {
 	Volumes map[string]string `json:"volumes,omitempty"`
 	// Inherited are the mounts of volumes_from.
 	Inherited []volumes.Mount `json:"inherited,omitempty"`
-	State   State             `json:"-"` // lives in a file of its own
+	State     State           `json:"-"` // lives in a file of its own
 	// ConsoleSize is the rows and columns of the terminal for the next start.
 	ConsoleSize [2]uint16 `json:"-"`
 }
