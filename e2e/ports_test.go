@@ -32,19 +32,33 @@ func TestPublishedPorts(t *testing.T) {
 				image: probe
 				command: ["echo", "53"]
 				ports: ["8053:53/udp"]
+			plain:
+				image: probe
+				command: ["serve", "80"]
+				ports: ["8088:80"]
+				networks: [v4]
 			client:
 				image: probe
 				command: ["on-term", "0"]
 				networks: [other]
 		networks:
-			front:
-			other:
+			front: {enable_ipv6: true}
+			other: {enable_ipv6: true}
+			v4:
 	`)
 	b.ok(t, "up", "--detach", "--wait")
 
 	t.Run("every address of the host answers", func(t *testing.T) {
 		for _, host := range []string{"127.0.0.1", "[::1]", hostV4, "[" + hostV6 + "]"} {
 			fetch(t, "http://"+host+":8080/host")
+		}
+	})
+	t.Run("over IPv6, too, where the container has none", func(t *testing.T) {
+		for _, host := range []string{"127.0.0.1", "[::1]", hostV4, "[" + hostV6 + "]"} {
+			fetch(t, "http://"+host+":8088/host")
+		}
+		if _, err := lan.get("http://[" + hostV6 + "]:8088/host"); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("a port on 127.0.0.1 or ::1 answers there only", func(t *testing.T) {
