@@ -65,8 +65,11 @@ func runCp(ctx context.Context, a *app, o *cpOptions) error {
 	to, destination := splitCopyArg(o.Destination)
 	switch {
 	case from != "" && to != "":
-		return errors.New("copying between services is not supported")
+		return errors.New("cannot copy from one container to another; copy to the host first")
 	case from == "" && to == "":
+		if o.container {
+			return errors.New("unknown copy direction; write one side as CONTAINER:PATH")
+		}
 		return errors.New("unknown copy direction; write one side as SERVICE:PATH")
 	case source == "" || destination == "":
 		return errors.New("cannot copy: a path is empty")

@@ -285,8 +285,11 @@ func runVolumeRm(ctx context.Context, a *app, o *volumeRmOptions) error {
 	for _, name := range o.Names {
 		err := store.Remove(ctx, name, e.VolumeUsers())
 		var missing *volumes.NotFoundError
-		if err != nil && !(o.Force && errors.As(err, &missing)) {
+		if err != nil && !(errors.As(err, &missing) && o.Force) {
 			failed = true
+			if missing != nil {
+				err = fmt.Errorf("no such volume: %s", name)
+			}
 			fmt.Fprintln(a.err, err)
 			continue
 		}

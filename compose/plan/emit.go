@@ -141,7 +141,7 @@ func (c *computer) emitReplica(d *decision) {
 		removed := c.plan.add(c.op(RemoveContainer, d.old, d.service, joinDiffs(d.diffs)), stopped)
 		c.freeVolumes(d.old, removed)
 		made := c.emitCreate(d, "", removed)
-		made.Replaces, made.Diffs = d.old.ID, d.diffs
+		made.Replaces, made.Diffs, made.Cause = d.old.ID, d.diffs, joinDiffs(d.diffs)
 		c.emitStart(d, made, made)
 	case restart:
 		stopped := c.stop(d.old, d.service, d.cause)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -109,6 +110,8 @@ func (s *Supervisor) setDesired(d *spec.Desired) {
 func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired) error {
 	var starting []engine.Spec
 	var own []engine.Container
+	var errs []error
+	wanted := map[string]string{} // services by network and fixed address
 	made, touched := map[string]bool{}, map[string]bool{}
 	for _, op := range p.Ops {
 		touched[op.ContainerID], touched[op.Replaces] = true, true
@@ -119,6 +122,15 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired
 			if rep := replica(d, op.Service, op.Index); rep != nil {
 				sp := rep.Spec
 				sp.Network.Owner = "service " + op.Service
+				for _, a := range sp.Network.Networks {
+					for _, ip := range []netip.Addr{a.IPv4, a.IPv6} {
+						key := a.Network + " " + ip.String()
+						if other := wanted[key]; ip.IsValid() && made[a.Network] && other != "" {
+							errs = append(errs, fmt.Errorf("service %s: address %s of network %s is also asked for by service %s", op.Service, ip, a.Network, other))
+						}
+						wanted[key] = op.Service
+					}
+				}
 				// A network that the plan makes is not there yet.
 				sp.Network.Networks = slices.DeleteFunc(slices.Clone(sp.Network.Networks), func(a netns.Attachment) bool { return made[a.Network] })
 				starting = append(starting, sp)
@@ -139,7 +151,7 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, d *spec.Desired
 	if len(starting) == 0 {
 		return nil
 	}
-	return errors.Join(s.checkStart(ctx, starting, own)...)
+	return errors.Join(append(errs, s.checkStart(ctx, starting, own)...)...)
 }
 
 func replica(d *spec.Desired, service string, index int) *spec.Replica {
