@@ -99,14 +99,24 @@ func (m *Manager) tidy(ctx context.Context) error {
 		return nil
 	}
 	return m.locked(ctx, func() error {
+		// All that is written into the directory of networks is written under the
+		// lock: a file in the making is of a process that was killed.
+		half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), tempPrefix) }
+		networks, err := os.ReadDir(m.networkDir())
+		for _, e := range networks {
+			if half(e) {
+				err = errors.Join(err, removeFile(filepath.Join(m.networkDir(), e.Name())))
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		entries, err := os.ReadDir(m.endpointDir())
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 		// Endpoints in the making have a record before their pin. The first record
-		// is written under the lock, so what is there without one is of a process
-		// that was killed while it wrote.
-		half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), tempPrefix) }
+		// is written under the lock, so the same holds for what is there without one.
 		if err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !half(e) }) {
 			return nil
 		}

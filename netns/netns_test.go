@@ -497,14 +497,16 @@ func TestHalfMadeAndSwept(t *testing.T) {
 	}
 }
 
-// A process that was killed while it wrote an endpoint's record left a temporary
-// file, which must not pass for an endpoint in the making.
+// A process that was killed while it wrote a record left a temporary file, which
+// must not pass for an endpoint in the making, nor stay.
 func TestHalfWrittenRecord(t *testing.T) {
 	l := newLab(t)
 	l.network(NetworkSpec{Name: "a"})
-	half := filepath.Join(l.endpointDir(), ".tmp-1")
-	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	half, network := filepath.Join(l.endpointDir(), ".tmp-1"), filepath.Join(l.networkDir(), ".tmp-2")
+	for _, name := range []string{half, network} {
+		if err := os.WriteFile(name, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	e, err := l.Attach(t.Context(), EndpointSpec{ID: "x", Key: "x", Networks: on("a")})
 	if err != nil {
@@ -516,8 +518,10 @@ func TestHalfWrittenRecord(t *testing.T) {
 	if err := l.Detach(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(half); err == nil {
-		t.Error("it is still there")
+	for _, name := range []string{half, network} {
+		if _, err := os.Stat(name); err == nil {
+			t.Errorf("%s is still there", name)
+		}
 	}
 	if _, err := os.Stat(l.pinDir()); err == nil {
 		t.Error("the directory of pins is still there")
