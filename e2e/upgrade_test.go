@@ -78,7 +78,7 @@ func TestUpgrade(t *testing.T) {
 	t.Run("a busy supervisor goes on", func(t *testing.T) {
 		j := old.start(t, "wait", "web")
 		eventually(t, 5*time.Second, func() error { // until it has been heard
-			sockets, err := os.ReadFile("/proc/net/unix")
+			sockets, err := os.ReadFile("/proc/thread-self/net/unix")
 			must(t, err)
 			if n := strings.Count(string(sockets), filepath.Join(old.runRoot(), "projects/app/supervisor.sock")); n < 2 {
 				return fmt.Errorf("%d sockets of the supervisor", n)
