@@ -174,8 +174,10 @@ func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int
 // execExitCode is what "docker exec" ends with: 126 and 127 speak of the command, as
 // with a start, and all else is a plain 1.
 func execExitCode(err error) int {
-	if code := engine.StartExitCode(err); code == 126 || code == 127 {
-		return code
+	for _, code := range []int{engine.StartExitCode(err), exitCode(err)} { // here, or a supervisor's
+		if code == 126 || code == 127 {
+			return code
+		}
 	}
 	return 1
 }
@@ -197,10 +199,7 @@ func (c *Client) execDetached(ctx context.Context, r *engine.Container, o ExecOp
 	if err == nil {
 		return 0, nil
 	}
-	if code := exitCode(err); code == 126 || code == 127 {
-		return code, err
-	}
-	return 1, err
+	return execExitCode(err), err
 }
 
 func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (int, error) {

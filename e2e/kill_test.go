@@ -111,16 +111,16 @@ var deaths = [][]string{
 	{"guardian", "warden"}, {"warden", "supervisor"},
 }
 
-func TestKilledKeepers(t *testing.T) {
-	b := newBox(t, "probe")
-	port := freePort(t)
-	b.compose(t, `
+// keptProject serves on a port of the host, prints without end, asks for names, and
+// has a container that ends with 7 when it is told to.
+func keptProject(port string) string {
+	return `
 		name: app
 		services:
 			web:
 				image: probe
 				command: ["serve", "8080"]
-				ports: ["`+port+`:8080"]
+				ports: ["` + port + `:8080"]
 				restart: on-failure
 			talker:
 				image: probe
@@ -133,7 +133,13 @@ func TestKilledKeepers(t *testing.T) {
 				image: probe
 				command: ["on-term", "0"]
 				healthcheck: {test: ["CMD", "/probe", "dial", "tcp", "web:8080"], interval: 1s}
-	`)
+	`
+}
+
+func TestKilledKeepers(t *testing.T) {
+	b := newBox(t, "probe")
+	port := freePort(t)
+	b.compose(t, keptProject(port))
 	for _, which := range deaths {
 		name := strings.Join(which, ", ")
 		t.Run("kill -9 of "+name, func(t *testing.T) {

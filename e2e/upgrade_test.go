@@ -36,23 +36,7 @@ func (b *box) runs(t *testing.T, project, which string) string {
 func TestUpgrade(t *testing.T) {
 	old := newBox(t, "probe")
 	port := freePort(t)
-	old.compose(t, `
-		name: app
-		services:
-			web:
-				image: probe
-				command: ["serve", "8080"]
-				ports: ["`+port+`:8080"]
-				restart: on-failure
-			talker:
-				image: probe
-				command: ["numbers", "0", "1000"]
-				logging: {options: {max-size: 4g}}
-			asker:
-				image: probe
-				command: ["on-term", "0"]
-				healthcheck: {test: ["CMD", "/probe", "dial", "tcp", "web:8080"], interval: 1s}
-	`)
+	old.compose(t, keptProject(port))
 	old.ok(t, "up", "--detach", "--wait")
 	before := old.pids(t)
 

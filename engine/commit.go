@@ -80,11 +80,7 @@ func committed(c *Container, base image.ContainerConfig, check *healthcheck.Spec
 		out.Labels[k] = v
 	}
 	out.ExposedPorts = maps.Clone(base.ExposedPorts)
-	expose := c.Spec.Expose
-	for _, port := range c.Spec.Network.Ports {
-		expose = append(expose[:len(expose):len(expose)], portKey(port))
-	}
-	for _, port := range expose {
+	for _, port := range c.Exposed() {
 		if out.ExposedPorts == nil {
 			out.ExposedPorts = make(map[string]struct{})
 		}

@@ -102,7 +102,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtim
 }
 
 // execProcess is the OCI process of an exec: the container's own with the
-// request's changes. Privileged gives all capabilities and no seccomp filter.
+// request's changes. Privileged gives all capabilities.
 func (e *Engine) execProcess(c *Container, img ImageConfig, r ExecRequest, u specs.User, home string) (*specs.Process, error) {
 	iso := c.Spec.Isolation
 	if r.Privileged {

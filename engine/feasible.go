@@ -13,7 +13,9 @@ import (
 
 // machine is what feasible needs to know of the host.
 type machine struct {
-	cpus, mems string // those that are online, in the format of cpuset(7)
+	// online reads which "cpu" or "node" are, in the format of cpuset(7); "" where
+	// that is not known.
+	online func(what string) string
 	// parameter tells whether a file below /proc/sys is there.
 	parameter func(file string) bool
 	// devices finds device nodes.
@@ -32,13 +34,10 @@ func (e *Engine) Feasible(s Spec) []error {
 			_, _, err := devices(iso)
 			return err
 		},
-	}
-	// Where they cannot be read, nothing is known to be missing.
-	if b, err := os.ReadFile("/sys/devices/system/cpu/online"); err == nil {
-		m.cpus = strings.TrimSpace(string(b))
-	}
-	if b, err := os.ReadFile("/sys/devices/system/node/online"); err == nil {
-		m.mems = strings.TrimSpace(string(b))
+		online: func(what string) string {
+			b, _ := os.ReadFile(filepath.Join("/sys/devices/system", what, "online"))
+			return strings.TrimSpace(string(b))
+		},
 	}
 	return feasible(s, m)
 }
@@ -71,27 +70,31 @@ func feasible(s Spec, m machine) []error {
 
 func feasibleCPUs(l Limits, m machine) []error {
 	var errs []error
-	for _, set := range []struct{ name, kind, asked, online string }{
-		{"cpuset", "CPU", l.CpusetCPUs, m.cpus},
-		{"cpuset-mems", "memory node", l.CpusetMems, m.mems},
+	for _, set := range []struct{ name, kind, what, asked string }{
+		{"cpuset", "CPU", "cpu", l.CpusetCPUs},
+		{"cpuset-mems", "memory node", "node", l.CpusetMems},
 	} {
 		asked, err := parseCPUSet(set.asked)
-		if err != nil {
+		if err != nil || len(asked) == 0 {
 			continue // Faults tells
 		}
-		online, err := parseCPUSet(set.online)
+		have := m.online(set.what)
+		online, err := parseCPUSet(have)
 		if err != nil || len(online) == 0 {
 			continue
 		}
 		for _, n := range asked {
 			if !slices.Contains(online, n) {
-				errs = append(errs, fmt.Errorf("%s %q: there is no %s %d; this host has %s", set.name, set.asked, set.kind, n, set.online))
+				errs = append(errs, fmt.Errorf("%s %q: there is no %s %d; this host has %s", set.name, set.asked, set.kind, n, have))
 				break
 			}
 		}
 	}
+	if l.NanoCPUs == 0 {
+		return errs
+	}
 	// Docker's rule.
-	if online, err := parseCPUSet(m.cpus); err == nil && len(online) > 0 && l.NanoCPUs > int64(len(online))*1e9 {
+	if online, err := parseCPUSet(m.online("cpu")); err == nil && len(online) > 0 && l.NanoCPUs > int64(len(online))*1e9 {
 		errs = append(errs, fmt.Errorf("cpus %s is more than there are: this host has %d", strconv.FormatFloat(float64(l.NanoCPUs)/1e9, 'f', -1, 64), len(online)))
 	}
 	return errs

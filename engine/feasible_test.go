@@ -11,7 +11,7 @@ import (
 
 func TestFeasible(t *testing.T) {
 	m := machine{
-		cpus: "0-3,8", mems: "0",
+		online:    func(what string) string { return map[string]string{"cpu": "0-3,8", "node": "0"}[what] },
 		parameter: func(file string) bool { return slices.Contains([]string{"kernel/sem", "net/core/somaxconn"}, file) },
 		devices: func(iso Isolation) error {
 			if iso.Devices[0].Source == "/dev/none" {
@@ -48,7 +48,7 @@ func TestFeasible(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if got := feasible(Spec{Limits: Limits{CpusetCPUs: "4000", NanoCPUs: 1e15}}, machine{}); got != nil {
+	if got := feasible(Spec{Limits: Limits{CpusetCPUs: "4000", NanoCPUs: 1e15}}, machine{online: func(string) string { return "" }}); got != nil {
 		t.Errorf("where nothing is known: %v", got)
 	}
 }

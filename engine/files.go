@@ -42,11 +42,7 @@ func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
 		return nil, err
 	}
 	defer root.Close()
-	vols, err := e.Volumes()
-	if err != nil {
-		return nil, err
-	}
-	own, err := e.ownMounts(c)
+	own, _, err := e.ownMounts(c)
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +50,7 @@ func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := vols.Resolve(ctx, volumes.Request{
-		ContainerID: c.ID, Project: c.Project, Mounts: own, ImageVolumes: imageConfig(img).Volumes, RootFS: root,
-		Anonymous: c.Volumes, UID: int(u.UID), GID: int(u.GID),
-	})
+	mounts, err := e.resolveMounts(ctx, c, img, own, root, u)
 	if err != nil {
 		return nil, err
 	}
@@ -167,20 +160,17 @@ func (f *Files) mountPoint(m volumes.ResolvedMount) (*os.File, error) {
 // Close gives the files back.
 func (f *Files) Close() error { return errors.Join(f.root.Close(), f.close()) }
 
-// Open opens a path as the container would see it: links are followed, but never
-// out of it, openat2(2).
+// Open opens a path as the container would see it.
 func (f *Files) Open(name string, flags, mode uint64) (*os.File, error) {
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
 	if name == "" {
 		name = "."
 	}
-	fd, err := unix.Openat2(int(f.root.Fd()), name, &unix.OpenHow{
-		Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	at, err := openIn(f.root, name, flags, mode)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: "/" + strings.TrimPrefix(name, "."), Err: err}
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return at, nil
 }
 
 // MkdirAll makes a directory and its parents, and opens it.

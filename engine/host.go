@@ -62,19 +62,27 @@ func resolveUser(root *os.File, user string, groupAdd []string) (specs.User, str
 	return runtime.ResolveUser(passwd, group, user, groupAdd)
 }
 
-// readIn reads a file below a root that is not trusted: links are followed, but
-// never out of it, openat2(2). A missing file is empty.
-func readIn(root *os.File, path string) ([]byte, error) {
+// openIn opens a file below a root that is not trusted: links are followed, but
+// never out of it, openat2(2).
+func openIn(root *os.File, path string, flags, mode uint64) (*os.File, error) {
 	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// readIn reads a file as openIn opens it. A missing file is empty.
+func readIn(root *os.File, path string) ([]byte, error) {
+	f, err := openIn(root, path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open /%s of the image: %w", path, err)
 	}
-	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	const limit = 16 << 20
 	return io.ReadAll(io.LimitReader(f, limit))

@@ -143,31 +143,20 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, bac
 	if err := e.writeEtc(c, hosts, resolv); err != nil {
 		return nil, err
 	}
-	vols, err := e.Volumes()
-	if err != nil {
-		return nil, err
-	}
-	own, err := e.ownMounts(c)
+	own, inherited, err := e.ownMounts(c)
 	if err != nil {
 		return nil, err
 	}
 	if err := e.pinImageMounts(ctx, c, layers); err != nil {
 		return nil, err
 	}
-	p.mounts, err = vols.Resolve(ctx, volumes.Request{
-		ContainerID: c.ID, Project: c.Project, Mounts: append(own, e.etcMounts(c)...), ImageVolumes: imageConfig(img).Volumes, RootFS: root,
-		Anonymous: c.Volumes, UID: int(p.user.UID), GID: int(p.user.GID),
-	})
+	p.mounts, err = e.resolveMounts(ctx, c, img, append(own, e.etcMounts(c)...), root, p.user)
 	if err != nil {
 		return nil, err
 	}
 	back.add(p.mounts.Close)
 	for _, note := range p.mounts.Notes {
 		e.Warnf("%s", note)
-	}
-	inherited, err := e.inherit(c)
-	if err != nil {
-		inherited = c.Inherited
 	}
 	if inherited = kept(inherited); !maps.Equal(p.mounts.Anonymous, c.Volumes) || !reflect.DeepEqual(inherited, c.Inherited) {
 		c.Volumes, c.Inherited = p.mounts.Anonymous, inherited
@@ -178,17 +167,31 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, bac
 	return p, nil
 }
 
-// ownMounts are the container's mounts with those of volumes_from below them.
-func (e *Engine) ownMounts(c *Container) ([]volumes.Mount, error) {
-	out := slices.Clone(c.Spec.Mounts)
-	if err := e.fillSecrets(c, out); err != nil {
+// ownMounts are the container's mounts with those of volumes_from, which are also
+// returned, below them.
+func (e *Engine) ownMounts(c *Container) (all, inherited []volumes.Mount, err error) {
+	all = slices.Clone(c.Spec.Mounts)
+	if err := e.fillSecrets(c, all); err != nil {
+		return nil, nil, err
+	}
+	inherited, err = e.inherit(c)
+	if err != nil && c.Inherited != nil {
+		inherited, err = c.Inherited, nil // whose they were is gone
+	}
+	return volumes.Inherit(all, inherited, false), inherited, err
+}
+
+// resolveMounts makes mounts for a container whose root file system is at root
+// and whose processes are user's.
+func (e *Engine) resolveMounts(ctx context.Context, c *Container, img image.Image, mounts []volumes.Mount, root *os.File, user specs.User) (*volumes.Resolved, error) {
+	vols, err := e.Volumes()
+	if err != nil {
 		return nil, err
 	}
-	from, err := e.inherit(c)
-	if err != nil && c.Inherited != nil {
-		from, err = c.Inherited, nil // whose they were is gone
-	}
-	return volumes.Inherit(out, from, false), err
+	return vols.Resolve(ctx, volumes.Request{
+		ContainerID: c.ID, Project: c.Project, Mounts: mounts, ImageVolumes: imageConfig(img).Volumes, RootFS: root,
+		Anonymous: c.Volumes, UID: int(user.UID), GID: int(user.GID),
+	})
 }
 
 // inherit lists the mounts that volumes_from names: "NAME[:ro|:rw]", or

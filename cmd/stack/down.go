@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/stack-run/stack/compose"
-	"github.com/stack-run/stack/compose/spec"
 )
 
 type downOptions struct {
@@ -72,25 +70,8 @@ func runDown(ctx context.Context, a *app, o *downOptions) error {
 	if o.RMI != "" || o.Volumes {
 		if p, err := a.loadProject(ctx, loadRequest{}); err == nil && p.Desired.Project == s.name { // else the engine's own knowledge has to do
 			down.Declared = p.Desired.VolumeNames()
-			down.ImageNames = imagesOf(p.Desired, o)
+			down.ImageNames = p.Desired.Images(o.RMI, o.Services...)
 		}
 	}
 	return a.watch("Running", func(p compose.Progress) error { return v.Down(ctx, s.name, down, p) })
-}
-
-// imagesOf are the images that down --rmi takes away.
-func imagesOf(d *spec.Desired, o *downOptions) []string {
-	var names []string
-	for name, svc := range d.Services {
-		if o.RMI == "" || len(o.Services) > 0 && !slices.Contains(o.Services, name) {
-			continue
-		}
-		for _, r := range svc.Replicas {
-			if (o.RMI == "all" || svc.HasBuild) && !slices.Contains(names, r.Spec.Image) {
-				names = append(names, r.Spec.Image)
-			}
-		}
-	}
-	slices.Sort(names)
-	return names
 }

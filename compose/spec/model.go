@@ -115,3 +115,21 @@ func (d *Desired) VolumeNames() []string {
 	slices.Sort(names)
 	return names
 }
+
+// Images are those of services, or of all, that down --rmi takes away: with "all"
+// all, with "local" only those that were built, and else none.
+func (d *Desired) Images(which string, services ...string) []string {
+	var out []string
+	for name, svc := range d.Services {
+		if len(services) > 0 && !slices.Contains(services, name) {
+			continue
+		}
+		for _, r := range svc.Replicas {
+			if (which == "all" || which == "local" && svc.HasBuild) && !slices.Contains(out, r.Spec.Image) {
+				out = append(out, r.Spec.Image)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -141,16 +141,6 @@ func (c *Client) Alive() bool {
 	return err == nil && strings.HasPrefix(string(name), "stack-supervise")
 }
 
-// Running tells whether the project has a supervisor now.
-func (c *Client) Running() bool {
-	conn, err := net.DialUnix("unix", nil, c.addr())
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
-}
-
 func (c *Client) addr() *net.UnixAddr {
 	return &net.UnixAddr{Net: "unix", Name: filepath.Join(c.Dir, socketName)}
 }

@@ -612,7 +612,7 @@ func (s *Supervisor) down(ctx context.Context, req DownRequest, r *reply) (any, 
 	for _, w := range p.Warnings {
 		r.event("Project", s.project, "Warning", w, false)
 	}
-	images := s.imagesOf(req, d)
+	images := d.Images(req.Images)
 	for _, ref := range req.ImageNames {
 		if !slices.Contains(images, ref) {
 			images = append(images, ref)
@@ -632,24 +632,6 @@ func (s *Supervisor) down(ctx context.Context, req DownRequest, r *reply) (any, 
 		s.setDesired(nil)
 	}
 	return nil, s.removeImages(ctx, images, r)
-}
-
-// imagesOf are the images that down --rmi takes away: all, or only those that
-// were built and have no name of the user's own.
-func (s *Supervisor) imagesOf(req DownRequest, d *spec.Desired) []string {
-	if req.Images == "" {
-		return nil
-	}
-	var out []string
-	for _, svc := range d.Services {
-		for _, rep := range svc.Replicas {
-			if (req.Images == "all" || svc.HasBuild) && !slices.Contains(out, rep.Spec.Image) {
-				out = append(out, rep.Spec.Image)
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 func (s *Supervisor) removeImages(ctx context.Context, refs []string, r *reply) error {
