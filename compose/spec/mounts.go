@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +15,6 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/go-units"
-	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -246,7 +247,7 @@ func (b *builder) file(where, kind, objectPath string, obj types.FileObjectConfi
 	}
 	m.Content = content
 	m.ContentFrom = from
-	m.ContentDigest = desired.Digest(content)
+	m.ContentDigest = digest(content)
 	return m, true
 }
 
@@ -279,6 +280,11 @@ func (b *builder) objectContent(obj types.FileObjectConfig) (content []byte, fro
 		return nil, "", fmt.Errorf("file %s does not exist; create it, or correct the path", name)
 	}
 	return content, "file:" + name, err
+}
+
+func digest(content []byte) string {
+	sum := sha256.Sum256(content)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 func (b *builder) volumesFrom(s types.ServiceConfig) []string {

@@ -1,30 +1,29 @@
-package desired
+package spec
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/engine/container"
-	"github.com/stack-run/stack/volumes/volume"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/volumes"
 )
 
 // WithoutSecrets is a copy of d that may be stored: the content of secrets is
 // left out, their digest stays. Hashes stay the same.
-func (d *Project) WithoutSecrets() *Project {
-	return d.mapSpecs(func(s *container.Spec) { s.Mounts = withoutSecrets(s.Mounts) })
+func (d *Desired) WithoutSecrets() *Desired {
+	return d.mapSpecs(func(s *engine.Spec) { s.Mounts = withoutSecrets(s.Mounts) })
 }
 
 // SpecWithoutSecrets is a copy of s that may be stored.
-func SpecWithoutSecrets(s container.Spec) container.Spec {
+func SpecWithoutSecrets(s engine.Spec) engine.Spec {
 	s.Mounts = withoutSecrets(s.Mounts)
 	return s
 }
 
-func withoutSecrets(mounts []volume.Mount) []volume.Mount {
+func withoutSecrets(mounts []volumes.Mount) []volumes.Mount {
 	out := slices.Clone(mounts)
 	for i := range out {
 		if out[i].Secret {
@@ -35,11 +34,14 @@ func withoutSecrets(mounts []volume.Mount) []volume.Mount {
 }
 
 // WithSecrets is a copy of d with the content of secrets read again from where
-// they came from. The value of an environment
+// they came from. read is os.ReadFile if nil. The value of an environment
 // variable is gone: such a secret is an error, which "stack up" mends.
-func (d *Project) WithSecrets(read func(string) ([]byte, error)) (*Project, error) {
+func (d *Desired) WithSecrets(read func(string) ([]byte, error)) (*Desired, error) {
+	if read == nil {
+		read = os.ReadFile
+	}
 	var errs []error
-	out := d.mapSpecs(func(s *container.Spec) {
+	out := d.mapSpecs(func(s *engine.Spec) {
 		mounts := slices.Clone(s.Mounts)
 		for i := range mounts {
 			m := &mounts[i]
@@ -57,14 +59,14 @@ func (d *Project) WithSecrets(read func(string) ([]byte, error)) (*Project, erro
 				continue
 			}
 			m.Content = content
-			m.ContentDigest = Digest(content)
+			m.ContentDigest = digest(content)
 		}
 		s.Mounts = mounts
 	})
 	return out, errors.Join(errs...)
 }
 
-func (d *Project) mapSpecs(change func(*container.Spec)) *Project {
+func (d *Desired) mapSpecs(change func(*engine.Spec)) *Desired {
 	out := *d
 	out.Services = make(map[string]*Service, len(d.Services))
 	for name, s := range d.Services {
@@ -76,9 +78,4 @@ func (d *Project) mapSpecs(change func(*container.Spec)) *Project {
 		out.Services[name] = &service
 	}
 	return &out
-}
-
-func Digest(content []byte) string {
-	sum := sha256.Sum256(content)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }
