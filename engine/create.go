@@ -262,7 +262,7 @@ func (e *Engine) ReleaseVolumes(ctx context.Context) error {
 		if read() != nil {
 			return true
 		}
-		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && usesVolume(c, name) })
+		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && c.usesVolume(name) })
 	})
 }
 
@@ -276,7 +276,7 @@ func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
 		}
 		var out []string
 		for _, c := range all {
-			if !slices.Contains(except, c.ID) && usesVolume(c, volume) {
+			if !slices.Contains(except, c.ID) && c.usesVolume(volume) {
 				out = append(out, c.Spec.Name)
 			}
 		}
@@ -284,7 +284,7 @@ func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
 	}
 }
 
-func usesVolume(c *Container, name string) bool {
+func (c *Container) usesVolume(name string) bool {
 	for _, v := range c.Volumes {
 		if v == name {
 			return true

@@ -23,7 +23,7 @@ type Fault struct {
 }
 
 // Faults tells what of a spec can be set nowhere.
-func Faults(s Spec) []Fault {
+func (s Spec) Faults() []Fault {
 	var out []Fault
 	add := func(attribute string, err error) {
 		if err != nil {

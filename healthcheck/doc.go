@@ -7,6 +7,5 @@
 // seen to be. Failures of these additional probes do not count: a container
 // turns unhealthy no earlier than Docker would make it so.
 //
-// Package health has the words and, with Tracker, the rules, without a clock; Run
-// drives them.
+// Tracker holds the rules and has no clock; Run drives it.
 package healthcheck

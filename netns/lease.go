@@ -107,7 +107,7 @@ func (f *leaseFile) lend(n Network, key, endpoint string, a Attachment, live fun
 			}
 			continue
 		}
-		pool := poolOf(n, family)
+		pool := n.pool(family)
 		holder := func(a netip.Addr) (lease, bool) {
 			for _, l := range f.leases {
 				if l.addr(family) == a && l.Key != mine.Key {
@@ -173,7 +173,7 @@ func (f *leaseFile) askable(n Network, a netip.Addr, key string, live func(strin
 	case a == n.Gateway4 || a == n.Gateway6:
 		return fmt.Errorf("address %s is the gateway of network %s; choose another", a, n.Name)
 	}
-	for name, aux := range poolOf(n, familyOf(a)).Aux {
+	for name, aux := range n.pool(familyOf(a)).Aux {
 		if aux == a {
 			return fmt.Errorf("address %s of network %s is set aside for %s; choose another", a, n.Name, name)
 		}
@@ -196,8 +196,8 @@ func (e *addressTaken) Error() string {
 	return fmt.Sprintf("address %s of network %s is taken by %s", e.addr, e.network, e.by.Key)
 }
 
-// poolOf is the user's pool of a family, empty when there is none.
-func poolOf(n Network, family int) Pool {
+// pool is the user's pool of a family, empty when there is none.
+func (n Network) pool(family int) Pool {
 	for _, p := range n.Pools {
 		if p.Subnet.IsValid() && familyOf(p.Subnet.Addr()) == family {
 			return p

@@ -36,11 +36,15 @@ type record struct {
 	MAC string `json:"mac"` // of the bridge
 }
 
+func (n Network) subnets() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{n.IPv4, n.IPv6}, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
 // Create makes the record of a network and chooses its subnets. The bridge comes
 // with [Manager.Ensure] or the first endpoint. A network that exists already as
 // specified is returned; one that differs is [ErrExists].
 func (m *Manager) Create(ctx context.Context, spec NetworkSpec) (Network, error) {
-	if err := checkNetwork(spec); err != nil {
+	if err := spec.validate(); err != nil {
 		return Network{}, fmt.Errorf("cannot create network %s: %w", spec.Name, err)
 	}
 	var n Network
@@ -84,7 +88,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	_, _ = rand.Read(id[:])
 	r := record{Version: 1, Network: Network{NetworkSpec: spec, ID: hex.EncodeToString(id[:]), Created: time.Now().UTC()}}
 	r.Hosts = 0
-	if !spec.IsBridge() {
+	if !spec.isBridge() {
 		return r, nil
 	}
 	if i := slices.IndexFunc(all, func(r record) bool { return r.Bridge != "" && r.Bridge == spec.DriverOpts[OptBridgeName] }); i >= 0 {
@@ -103,7 +107,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	}
 	used := slices.Clone(host)
 	for _, o := range all {
-		used = append(used, o.Subnets()...)
+		used = append(used, o.subnets()...)
 	}
 	var asked [2]Pool
 	for _, p := range spec.Pools {
@@ -111,7 +115,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 			continue // only options, the subnet is ours to choose
 		}
 		for _, o := range all {
-			if s, ok := ipam.Overlapping(p.Subnet, o.Subnets()); ok {
+			if s, ok := ipam.Overlapping(p.Subnet, o.subnets()); ok {
 				return r, fmt.Errorf("subnet %s overlaps %s of network %s; choose another subnet, or none", p.Subnet, s, o.Name)
 			}
 		}
@@ -292,7 +296,7 @@ func (m *Manager) users(networkID string, leaving []*Endpoint) ([]string, error)
 			continue
 		}
 		if slices.ContainsFunc(e.Links, func(l Link) bool { return l.NetworkID == networkID }) {
-			users = append(users, e.Spec.OwnerInFull())
+			users = append(users, e.Spec.owner())
 		}
 	}
 	slices.Sort(users)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -20,14 +21,14 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	if e.NetNS == "" || e.Shared || len(e.Spec.Ports) == 0 {
 		return nil
 	}
-	if e.Outlet(false) == nil && e.Outlet(true) == nil {
+	if e.outlet(false) == nil && e.outlet(true) == nil {
 		e.Ports = nil
-		e.Warn("published ports are ignored: the container has no network with a way out")
+		e.warn("published ports are ignored: the container has no network with a way out")
 		return nil
 	}
 	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published && len(e.Ports) > 0 {
 		// The firewall may have been flushed by somebody else: add again.
-		return m.table.Add(allElements(e))
+		return m.table.Add(e.allElements())
 	}
 	before := e.Ports
 	e.Ports = nil
@@ -37,7 +38,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		err = m.saveEndpoint(e, true)
 	}
 	if err == nil {
-		if err = m.table.Add(allElements(e)); errors.Is(err, nft.ErrTaken) {
+		if err = m.table.Add(e.allElements()); errors.Is(err, nft.ErrTaken) {
 			err = m.takenBy(e)
 		}
 		if err == nil {
@@ -49,15 +50,21 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	}
 	if err != nil {
 		m.release(e.Spec.ID)
-		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.Subject(), err)
+		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.subject(), err)
 	}
 	return nil
+}
+
+func (e *Endpoint) warn(text string) {
+	if !slices.Contains(e.Warnings, text) {
+		e.Warnings = append(e.Warnings, text)
+	}
 }
 
 func udpPorts(ports []Port) []uint16 {
 	var out []uint16
 	for _, p := range ports {
-		if p.Transport() == "udp" {
+		if p.protocol() == "udp" {
 			out = append(out, p.HostPort)
 		}
 	}
@@ -70,7 +77,7 @@ func udpPorts(ports []Port) []uint16 {
 // them, too.
 func (m *Manager) Unpublish(_ context.Context, e *Endpoint) error {
 	if err := m.unpublish([]*Endpoint{e}); err != nil {
-		return fmt.Errorf("cannot free ports of %s: %w", e.Spec.Subject(), err)
+		return fmt.Errorf("cannot free ports of %s: %w", e.Spec.subject(), err)
 	}
 	return nil
 }
@@ -83,7 +90,7 @@ func (m *Manager) unpublish(endpoints []*Endpoint) error {
 		m.release(e.Spec.ID)
 		// Our copy knows what was published, also when e is only half filled in.
 		if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published {
-			elements = append(elements, allElements(&r.Endpoint)...)
+			elements = append(elements, r.allElements()...)
 			udp = append(udp, udpPorts(r.Ports)...)
 			published = append(published, &r.Endpoint)
 		}
@@ -110,7 +117,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) er
 		if i < len(before) && len(before) == len(e.Spec.Ports) {
 			had = before[i].HostPort
 		}
-		got, err := h.reserve(ctx, p, had, e.RoutedOnly())
+		got, err := h.reserve(ctx, p, had, e.routedOnly())
 		if err != nil {
 			return m.explainPort(p, err)
 		}
@@ -121,7 +128,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) er
 
 // hostAddress applies the outlet's default host address.
 func (m *Manager) hostAddress(e *Endpoint, asked netip.Addr) netip.Addr {
-	out := e.Outlet(false)
+	out := e.outlet(false)
 	if asked.IsValid() || out == nil {
 		return asked
 	}
@@ -133,18 +140,28 @@ func (m *Manager) hostAddress(e *Endpoint, asked netip.Addr) netip.Addr {
 	return asked
 }
 
+// routedOnly reports whether nothing of the endpoint is translated.
+func (e *Endpoint) routedOnly() bool {
+	for _, v6 := range []bool{false, true} {
+		if out := e.outlet(v6); out != nil && !out.Routed {
+			return false
+		}
+	}
+	return true
+}
+
 // explainPort names who has a port.
 func (m *Manager) explainPort(p Port, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		if p.Last() != p.HostPort {
-			return fmt.Errorf("all ports of %s/%s are in use; choose another range", p.Host(), p.Transport())
+		if p.last() != p.HostPort {
+			return fmt.Errorf("all ports of %s/%s are in use; choose another range", p.host(), p.protocol())
 		}
-		return fmt.Errorf("%s/%s is used by %s", p.Host(), p.Transport(), m.portOwner(p, nil))
+		return fmt.Errorf("%s/%s is used by %s", p.host(), p.protocol(), m.portOwner(p, nil))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Errorf("%s/%s: the host has no address %s; publish on one that it has, or on none in particular", p.Host(), p.Transport(), p.HostIP)
+		return fmt.Errorf("%s/%s: the host has no address %s; publish on one that it has, or on none in particular", p.host(), p.protocol(), p.HostIP)
 	}
-	return fmt.Errorf("%s/%s: %w", p.Host(), p.Transport(), err)
+	return fmt.Errorf("%s/%s: %w", p.host(), p.protocol(), err)
 }
 
 // takenBy is the error for a map key that another endpoint has, though its
@@ -152,7 +169,7 @@ func (m *Manager) explainPort(p Port, err error) error {
 func (m *Manager) takenBy(e *Endpoint) error {
 	for _, p := range e.Ports {
 		if o, ok := m.portHolder(p, []string{e.Spec.ID}); ok {
-			return fmt.Errorf("%s/%s is used by %s", p.Host(), p.Transport(), o.Spec.OwnerInFull())
+			return fmt.Errorf("%s/%s is used by %s", p.host(), p.protocol(), o.Spec.owner())
 		}
 	}
 	return nft.ErrTaken
@@ -172,15 +189,15 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 	h := m.holder(e)
 	for key, f := range sockets {
 		if err := h.adopt(key, f); err != nil {
-			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.Subject(), err)
+			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.subject(), err)
 		}
 	}
 	for _, p := range e.Ports {
-		if e.RoutedOnly() {
+		if e.routedOnly() {
 			break
 		}
 		if err := h.open(context.Background(), p); err != nil {
-			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.Subject(), m.explainPort(p, err))
+			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.subject(), m.explainPort(p, err))
 		}
 	}
 	return h.files(sockets)

@@ -86,7 +86,7 @@ func (r *Resolver) Serve(_ context.Context, e *Endpoint, sockets []*os.File) (op
 	defer func() {
 		if err != nil {
 			s.close()
-			err = fmt.Errorf("cannot serve names to %s: %w", e.Spec.Subject(), err)
+			err = fmt.Errorf("cannot serve names to %s: %w", e.Spec.subject(), err)
 		}
 	}()
 	for _, f := range sockets {
@@ -235,7 +235,7 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 			v.Subnets = append(v.Subnets, netip.PrefixFrom(l.IPv6, l.Bits6).Masked())
 		}
 	}
-	for _, a := range hostAddrs(e, nil) {
+	for _, a := range e.hostAddrs(nil) {
 		if a.Is4() {
 			v.Gateway4 = a
 		} else {
@@ -243,7 +243,7 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 		}
 	}
 	own := e.Spec.DNS
-	if e.Outlet(false) == nil && e.Outlet(true) == nil {
+	if e.outlet(false) == nil && e.outlet(true) == nil {
 		// No way out: only servers inside.
 		own = slices.DeleteFunc(slices.Clone(own), func(a netip.Addr) bool {
 			return !slices.ContainsFunc(v.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })

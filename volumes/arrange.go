@@ -122,7 +122,7 @@ func fileLike(source string) bool {
 }
 
 // describe names a mount for errors.
-func describe(m Mount) string {
+func (m Mount) describe() string {
 	switch m.Type {
 	case TypeVolume:
 		if m.Source == "" {

@@ -1,6 +1,4 @@
-// Package volume is what volumes and mounts are asked to be and are: plain data,
-// which packages may speak of that touch no file.
-package volume
+package volumes
 
 import "time"
 
