@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults peer vm bench clean
+.PHONY: build setup images example test lint unit e2e faults kill-matrix walk race peer vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -63,6 +63,24 @@ peer: setup
 ## faults: kill each command that changes the image store at fifty random moments
 faults: setup
 	$(GO) test -count=1 -timeout 60m -v -run TestFaults ./e2e -kills 50
+
+# What the long tests of faults draw at random comes from SEED; they print it.
+FAULTS := $(GO) test -count=1 -v -timeout 4h ./e2e/faults $(if $(SEED),-seed $(SEED)) -run
+
+## kill-matrix: kill any of stack's processes in any verb, at 400 moments and 100 steps
+kill-matrix: setup
+	$(FAULTS) TestKillMatrix -postgres -points 0 -aimed 0
+	$(FAULTS) TestKillMatrix -postgres -points 400 -aimed 100
+
+## walk: several clients give random commands for half an hour, compared with a model
+walk: setup
+	$(FAULTS) TestRandomWalk -walk 30m -clients 4
+
+## race: the tests of lifecycle, health and kills with a race detector in stack; needs gcc
+race: setup
+	STACK_E2E_RACE=1 $(GO) test -count=1 -timeout 60m ./e2e -run \
+		'Lifecycle|Restart|Dependencies|Resume|Health|Waits|Kill|Keepers|Nobody|AtOnce|DownEnds|Recreate|Verbs|Nothing'
+	STACK_E2E_RACE=1 $(GO) test -count=1 -timeout 60m ./e2e/faults -run 'Matrix|Walk' -slow 4 -points 20 -walk 60s
 
 ## vm: run on Debian's kernel with cgroup v2 in a virtual machine, and cut its power
 vm: setup

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 // A box is an installation of stack that is apart from all others: a data root,
@@ -24,7 +26,7 @@ type box struct {
 	env  []string
 	// program is what is run, "" for the program under test.
 	program string
-	before  *snapshot // the machine when the box was made
+	before  *machine.Snapshot // the machine when the box was made
 }
 
 // newBox returns an empty installation with the named images. At the end of the
@@ -98,8 +100,10 @@ func (b *box) with(env ...string) *box {
 	return &c
 }
 
-func (b *box) dataRoot() string { return filepath.Join(b.root, "data") }
-func (b *box) runRoot() string  { return filepath.Join(b.root, "run") }
+func (b *box) installation() machine.Installation { return machine.Installation{Root: b.root} }
+
+func (b *box) dataRoot() string { return b.installation().DataRoot() }
+func (b *box) runRoot() string  { return b.installation().RunRoot() }
 
 // write writes a file in the working directory.
 func (b *box) write(t *testing.T, name, text string) string {
@@ -161,22 +165,9 @@ const limit = 90 * time.Second
 func (b *box) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, cmp.Or(b.program, shared.Stack), args...)
 	cmd.Dir = b.dir
-	cmd.Env = append(b.environ(), b.env...)
+	cmd.Env = append(b.installation().Environ(), b.env...)
 	cmd.WaitDelay = 2 * time.Second
 	return cmd
-}
-
-func (b *box) environ() []string {
-	env := []string{
-		"STACK_DATA_ROOT=" + b.dataRoot(), "STACK_RUN_ROOT=" + b.runRoot(),
-		"HOME=" + b.root, "LANG=C.UTF-8", "NO_COLOR=1",
-	}
-	for _, k := range []string{"PATH", "GOFLAGS", "GOPROXY", "GOTOOLCHAIN"} {
-		if v, ok := os.LookupEnv(k); ok {
-			env = append(env, k+"="+v)
-		}
-	}
-	return env
 }
 
 // stack runs a command to its end.

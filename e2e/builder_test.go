@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 // built builds a Dockerfile and returns what the image prints.
@@ -115,9 +117,9 @@ func TestKilledBuilder(t *testing.T) {
 		b.awaitBuilder(t)
 		b.ok(t, "system", "check")
 		eventually(t, 5*time.Second, func() error {
-			for _, look := range []func(func(string, ...any)) error{processes, mounts, links, tables, cgroups} {
+			for _, look := range []machine.Look{machine.Processes, machine.Mounts, machine.Links, machine.Tables, machine.Cgroups} {
 				for _, l := range now(t, look) {
-					if !before.has(l) {
+					if !before.Has(l) {
 						return errors.New("still there: " + l)
 					}
 				}

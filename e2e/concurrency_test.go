@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 const trio = `
@@ -43,7 +45,7 @@ func TestManyCommandsAtOnce(t *testing.T) {
 		for _, r := range rows {
 			if i := b.look(t, r.Name); i.State.Status != "running" {
 				t.Errorf("%s is %s", r.Name, i.State.Status)
-			} else if p, err := readProc(i.State.Pid); err != nil || !p.alive() {
+			} else if p, err := machine.ReadProc(i.State.Pid); err != nil || !p.Alive() {
 				t.Errorf("%s says it runs as %d, which does not: %v", r.Name, i.State.Pid, err)
 			}
 		}

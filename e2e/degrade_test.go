@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 // A host may lack a controller: then a limit cannot hold, and nothing else suffers.
 func TestMissingController(t *testing.T) {
 	b := newBox(t, "busybox:latest")
-	hierarchy := filepath.Join(cgroupRoot, "pids")
+	hierarchy := filepath.Join(machine.CgroupRoot, "pids")
 	if !exists(filepath.Join(hierarchy, "cgroup.procs")) {
 		t.Skip("the controllers are not apart on this machine (cgroup v2)")
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 func TestExec(t *testing.T) {
@@ -118,7 +120,7 @@ func TestExec(t *testing.T) {
 	t.Run("what an exec leaves running ends with the container", func(t *testing.T) {
 		b.ok(t, "exec", "-d", "box", "sleep", "12345")
 		b.ok(t, "stop", "--timeout", "0", "box")
-		for _, l := range now(t, processes) {
+		for _, l := range now(t, machine.Processes) {
 			if strings.Contains(l, "12345") {
 				t.Errorf("left: %s", l)
 			}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 var (
@@ -42,7 +44,7 @@ type killing struct {
 	twice bool
 
 	box   *box
-	clean *snapshot // before the first round
+	clean *machine.Snapshot // before the first round
 	rand  *rand.Rand
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 func TestFiftyServices(t *testing.T) {
@@ -71,7 +73,7 @@ func TestFiftyServices(t *testing.T) {
 // under test, in KiB.
 func ownMemory(t *testing.T) map[string]int {
 	t.Helper()
-	pids, err := allPIDs()
+	pids, err := machine.PIDs()
 	must(t, err)
 	out := map[string]int{}
 	for _, pid := range pids {
@@ -83,11 +85,11 @@ func ownMemory(t *testing.T) map[string]int {
 		if err != nil {
 			continue
 		}
-		p, _ := readProc(pid)
+		p, _ := machine.ReadProc(pid)
 		s := bufio.NewScanner(f)
 		for s.Scan() {
 			if fields := strings.Fields(s.Text()); len(fields) > 1 && fields[0] == "Pss:" {
-				out[fmt.Sprintf("%d %s", pid, p.cmdline)], _ = strconv.Atoi(fields[1])
+				out[fmt.Sprintf("%d %s", pid, p.Cmdline)], _ = strconv.Atoi(fields[1])
 			}
 		}
 		f.Close()

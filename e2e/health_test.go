@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 func TestHealth(t *testing.T) {
@@ -72,7 +74,7 @@ func TestHealth(t *testing.T) {
 		b.ok(t, "start", "hangs")
 		eventually(t, 10*time.Second, func() error {
 			n := 0
-			for _, l := range now(t, processes) {
+			for _, l := range now(t, machine.Processes) {
 				if strings.Contains(l, "sleep 54321") {
 					n++
 				}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 // keeper returns the pid of one of a project's own processes: "supervisor",
@@ -35,8 +37,8 @@ func (b *box) keepers(t *testing.T, project string, killed ...string) string {
 			out = append(out, w+": "+err.Error())
 			continue
 		}
-		p, err := readProc(pid)
-		out = append(out, fmt.Sprintf("%s %d %q of %d (killed: %v, %v)", w, pid, p.cmdline, p.parent, slices.Contains(killed, w), err))
+		p, err := machine.ReadProc(pid)
+		out = append(out, fmt.Sprintf("%s %d %q of %d (killed: %v, %v)", w, pid, p.Cmdline, p.Parent, slices.Contains(killed, w), err))
 	}
 	return strings.Join(out, "; ")
 }
@@ -82,7 +84,7 @@ func (b *box) eventuallyKept(t *testing.T, project string) {
 			if err != nil {
 				return err
 			}
-			if p, err := readProc(pid); err != nil || p.state == "Z" {
+			if p, err := machine.ReadProc(pid); err != nil || p.State == "Z" {
 				return fmt.Errorf("the %s (pid %d) does not run", w, pid)
 			}
 			if other, ok := roles[pid]; ok {
@@ -148,7 +150,7 @@ func TestKilledKeepers(t *testing.T) {
 			b.killKeepers(t, "app", which...)
 
 			// In the gap: one container ends for good, and the ports must answer.
-			kill(t, before["app-once-1"].pid, unix.SIGTERM)
+			kill(t, before["app-once-1"].PID, unix.SIGTERM)
 			if _, err := get("http://127.0.0.1:" + port + "/host"); err != nil {
 				t.Errorf("the port does not answer during the gap: %v", err)
 			}
@@ -160,7 +162,7 @@ func TestKilledKeepers(t *testing.T) {
 			}
 			delete(before, "app-once-1")
 			for name, p := range before {
-				if !p.alive() {
+				if !p.Alive() {
 					t.Errorf("%s has died: %+v", name, p)
 				}
 			}
@@ -208,7 +210,7 @@ func TestAllKeepersKilled(t *testing.T) {
 	t.Run("containers and published ports go on with nobody left", func(t *testing.T) {
 		fetch(t, "http://127.0.0.1:"+port+"/host")
 		for name, p := range before {
-			if !p.alive() {
+			if !p.Alive() {
 				t.Errorf("%s has died: %+v", name, p)
 			}
 		}
@@ -217,15 +219,15 @@ func TestAllKeepersKilled(t *testing.T) {
 		b.ok(t, "up", "--detach")
 		b.eventuallyKept(t, "app")
 		for name, p := range b.pids(t) {
-			if p.pid != before[name].pid || p.start != before[name].start {
+			if p.PID != before[name].PID || p.Start != before[name].Start {
 				t.Errorf("%s was %+v, is %+v", name, before[name], p)
 			}
 		}
 	})
 	t.Run("and keeps them", func(t *testing.T) {
-		kill(t, before["app-web-1"].pid, unix.SIGKILL)
+		kill(t, before["app-web-1"].PID, unix.SIGKILL)
 		eventually(t, 10*time.Second, func() error {
-			if i := b.look(t, "app-web-1"); !i.State.Running || i.State.Pid == before["app-web-1"].pid {
+			if i := b.look(t, "app-web-1"); !i.State.Running || i.State.Pid == before["app-web-1"].PID {
 				return fmt.Errorf("web is %+v", i.State)
 			}
 			return nil
@@ -290,7 +292,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		b.killKeepers(t, "app", which...)
 		b.eventuallyKept(t, "app")
 	}
-	if !talker.alive() {
+	if !talker.Alive() {
 		t.Error("the container has died")
 	}
 	b.ok(t, "stop")
@@ -319,14 +321,14 @@ func TestKilledUnderAFollower(t *testing.T) {
 }
 
 // pids returns the running containers' first processes.
-func (b *box) pids(t *testing.T) map[string]proc {
+func (b *box) pids(t *testing.T) map[string]machine.Proc {
 	t.Helper()
-	m := map[string]proc{}
+	m := map[string]machine.Proc{}
 	for _, c := range b.ps(t) {
 		if c.State != "running" {
 			continue
 		}
-		p, err := readProc(b.look(t, c.Name).State.Pid)
+		p, err := machine.ReadProc(b.look(t, c.Name).State.Pid)
 		must(t, err)
 		m[c.Name] = p
 	}
@@ -366,10 +368,10 @@ func checkNumbers(t *testing.T, lines []string) {
 	}
 }
 
-func noProcess(t *testing.T, before *snapshot) error {
+func noProcess(t *testing.T, before *machine.Snapshot) error {
 	t.Helper()
-	for _, l := range now(t, processes) {
-		if !before.has(l) {
+	for _, l := range now(t, machine.Processes) {
+		if !before.Has(l) {
 			return errors.New("still there: " + l)
 		}
 	}

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/stack-run/stack/e2e/machine"
 	"github.com/stack-run/stack/e2e/peer"
 	"github.com/stack-run/stack/examples/images"
 )
@@ -22,6 +20,8 @@ import (
 type kit struct {
 	Module string // the module's directory
 	Stack  string // the program under test
+	// program is how it was built; not known to the tests.
+	program machine.Program
 	// Registry is a program that serves images, see package peer.
 	Registry string
 	Temp     string                  // directory of all tests, short because of unix socket paths
@@ -33,138 +33,20 @@ type kit struct {
 // shared is set by TestMain before any test and not changed afterwards.
 var shared *kit
 
-const (
-	stageVar  = "STACK_E2E_STAGE" // "": outside; "init": pid 1 of the namespaces; "test": runs the tests
-	kitVar    = "STACK_E2E_KIT"
-	cgroupVar = "STACK_E2E_CGROUP"
-	// binaryVar names a stack program to test instead of a fresh one.
-	binaryVar = "STACK_E2E_BINARY"
-)
-
 func TestMain(m *testing.M) {
-	code, err := stage(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func stage(m *testing.M) (int, error) {
-	switch os.Getenv(stageVar) {
-	case "init":
-		return initStage()
-	case "test":
-		shared = new(kit)
-		if err := json.Unmarshal([]byte(os.Getenv(kitVar)), shared); err != nil {
-			return 1, err
-		}
-		// What the product sees must be the user's environment, not the harness's.
-		os.Unsetenv(stageVar)
-		os.Unsetenv(kitVar)
-		os.Unsetenv(cgroupVar)
-		return m.Run(), nil
-	}
-	if os.Geteuid() != 0 {
-		return m.Run(), nil // tests that need root skip themselves
-	}
-	return outside()
-}
-
-// outside builds what the tests need and starts them in namespaces.
-func outside() (code int, err error) {
-	k, err := makeKit()
-	if err != nil {
-		return 1, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(k.Temp), peer.RemoveCgroups(cgroupName())) }()
-	b, err := json.Marshal(k)
-	if err != nil {
-		return 1, err
-	}
-	cmd := again("init")
-	cmd.Env = append(cmd.Env, kitVar+"="+string(b), cgroupVar+"="+cgroupName())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
-		Pdeathsig:  syscall.SIGKILL,
-		Setsid:     true, // a signal to the tests' process group must stay inside
-	}
-	// A parent death signal comes when the thread ends that made the child.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	return exitCode(cmd.Run())
-}
-
-// initStage is pid 1 of the namespaces: it mounts what a machine has, starts
-// the tests and reaps whatever is orphaned, as every init does.
-func initStage() (int, error) {
-	// Namespaces belong to threads until a process is started from one.
-	runtime.LockOSThread()
-	if err := makeMachine(); err != nil {
-		return 1, err
-	}
-	cmd := again("test")
-	cmd.Env = append(cmd.Env, kitVar+"="+os.Getenv(kitVar))
-	if err := cmd.Start(); err != nil {
-		return 1, err
-	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
-	go func() {
-		for s := range signals {
-			cmd.Process.Signal(s)
-		}
-	}()
-	for {
-		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, 0, nil)
-		if err == syscall.EINTR {
-			continue
-		}
+	machine.Main(m, func() (any, func() error, error) {
+		k, err := makeKit()
 		if err != nil {
-			return 1, fmt.Errorf("cannot wait for the tests: %w", err)
+			return nil, nil, err
 		}
-		if pid == cmd.Process.Pid {
-			if ws.Signaled() {
-				return 128 + int(ws.Signal()), nil
-			}
-			return ws.ExitStatus(), nil
-		}
-	}
+		return k, func() error { return errors.Join(k.program.Races(), os.RemoveAll(k.Temp)) }, nil
+	}, func(text []byte) error {
+		shared = new(kit)
+		return json.Unmarshal(text, shared)
+	})
 }
 
-// again is a command that runs this test binary with the same arguments.
-func again(stage string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), stageVar+"="+stage)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd
-}
-
-func exitCode(err error) (int, error) {
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0, nil
-	case errors.As(err, &exit) && exit.ExitCode() >= 0:
-		return exit.ExitCode(), nil
-	}
-	return 1, err
-}
-
-func buildStack(module, to string) error {
-	if err := os.Mkdir(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Dir(to)+"/", "./cmd/stack", "./cmd/stack-builder")
-	build.Dir = module
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot build stack: %w\n%s", err, out)
-	}
-	return nil
-}
+func exitCode(err error) (int, error) { return machine.ExitCode(err) }
 
 func makeKit() (*kit, error) {
 	module, err := filepath.Abs("..")
@@ -175,12 +57,11 @@ func makeKit() (*kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kit{Module: module, Temp: temp, Stack: filepath.Join(temp, "bin", "stack"), Images: map[string]images.Image{}}
-	if given := os.Getenv(binaryVar); given != "" {
-		k.Stack = given
-	} else if err := buildStack(module, k.Stack); err != nil {
+	k := &kit{Module: module, Temp: temp, Images: map[string]images.Image{}}
+	if k.program, err = machine.Build(module, temp); err != nil {
 		return nil, err
 	}
+	k.Stack = k.program.Path
 	env := exec.Command("go", "env", "GOCACHE", "GOMODCACHE")
 	caches, err := env.Output()
 	if err != nil {

@@ -59,7 +59,7 @@ func TestReadme(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script.String())
 	cmd.Dir = b.dir
-	cmd.Env = append(b.environ(), "SHOP_PORT=8080", "STACK_BUILDER_IDLE=2s", "XDG_CACHE_HOME="+filepath.Dir(imageCache(t)),
+	cmd.Env = append(b.installation().Environ(), "SHOP_PORT=8080", "STACK_BUILDER_IDLE=2s", "XDG_CACHE_HOME="+filepath.Dir(imageCache(t)),
 		"GOCACHE="+shared.GoCache, "GOMODCACHE="+shared.GoModCache)
 	announced, err := os.Create(filepath.Join(b.root, "announced"))
 	must(t, err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 func TestSingleContainerOptions(t *testing.T) {
@@ -195,11 +197,11 @@ func TestDetachedExecHasAParent(t *testing.T) {
 	b.ok(t, "exec", "--detach", "box", "sleep", "4321")
 	parent := func(t *testing.T) int {
 		t.Helper()
-		pids, err := allPIDs()
+		pids, err := machine.PIDs()
 		must(t, err)
 		for _, pid := range pids {
-			if p, err := readProc(pid); err == nil && p.cmdline == "sleep 4321" {
-				return p.parent
+			if p, err := machine.ReadProc(pid); err == nil && p.Cmdline == "sleep 4321" {
+				return p.Parent
 			}
 		}
 		t.Fatal("the command does not run")

@@ -110,7 +110,7 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("%d of %d requests failed", failed.Load(), asked.Load())
 		}
 		for name, p := range before {
-			if !p.alive() {
+			if !p.Alive() {
 				t.Errorf("%s has died: %+v", name, p)
 			}
 		}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/stack-run/stack/e2e/machine"
 )
 
 func exists(path string) bool {
@@ -161,7 +163,7 @@ func find(t *testing.T, root, text string) string {
 		if err != nil || found != "" {
 			return nil
 		}
-		if d.IsDir() && imageStore("data/"+d.Name()) {
+		if d.IsDir() && machine.ImageStore("data/"+d.Name()) {
 			return filepath.SkipDir
 		}
 		if i, err := d.Info(); err != nil || !i.Mode().IsRegular() || i.Size() > 1<<20 {

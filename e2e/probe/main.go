@@ -25,6 +25,7 @@ func verbs() map[string]func([]string) error {
 		"blob":    blob,    // blob BYTES: one line of that length
 		"tty":     tty,     // tty: print window sizes as they change
 		"listen":  listen,  // listen NETWORK ADDR: take an address and keep it
+		"payload": payload, // payload [-name N] [-code N] …: a service that leaves facts, see payload.go
 	}
 }
 

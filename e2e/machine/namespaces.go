@@ -1,4 +1,4 @@
-package e2e
+package machine
 
 import (
 	"errors"
@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const cgroupRoot = "/sys/fs/cgroup"
+// CgroupRoot is where control groups are mounted.
+const CgroupRoot = "/sys/fs/cgroup"
 
 // makeMachine completes the new namespaces to what a machine has: its own
 // /proc, /sys, control groups and loopback link.
@@ -52,9 +53,9 @@ func mountMachine(hierarchies []hierarchy) error {
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("cannot mount /sys: %w", err)
 	}
-	if len(hierarchies) != 1 || hierarchies[0].path != cgroupRoot {
-		if err := unix.Mount("tmpfs", cgroupRoot, "tmpfs", 0, "mode=755"); err != nil {
-			return fmt.Errorf("cannot mount %s: %w", cgroupRoot, err)
+	if len(hierarchies) != 1 || hierarchies[0].path != CgroupRoot {
+		if err := unix.Mount("tmpfs", CgroupRoot, "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", CgroupRoot, err)
 		}
 	}
 	for _, h := range hierarchies {

@@ -1,0 +1,290 @@
+package faults
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/machine"
+)
+
+// limit is how long a command may take before it is called stuck.
+func limit() time.Duration { return slower(60 * time.Second) }
+
+// slower is a bound for a machine that has more to do than this test.
+func slower(d time.Duration) time.Duration { return time.Duration(float64(d) * *slow) }
+
+// An installation is a stack with the images that the projects need.
+type installation struct {
+	machine.Installation
+	facts  string            // what payloads know of themselves
+	before *machine.Snapshot // the machine when there was nothing
+	clean  *machine.Snapshot // with images, without projects
+}
+
+func newInstallation() (*installation, error) {
+	root, err := os.MkdirTemp(shared.Temp, "")
+	if err != nil {
+		return nil, err
+	}
+	in := &installation{Installation: machine.Installation{Root: root}, facts: filepath.Join(root, "facts")}
+	for _, d := range []string{in.facts, filepath.Join(root, "app")} {
+		if err := os.Mkdir(d, 0o777); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Chmod(in.facts, 0o777); err != nil {
+		return nil, err
+	}
+	if in.before, err = in.Take(); err != nil {
+		return nil, err
+	}
+	for ref, img := range shared.Images {
+		args := []string{"image", "import"}
+		for _, c := range img.Changes {
+			args = append(args, "--change", c)
+		}
+		if err := in.run(append(args, img.Tar, ref)...).mustSucceed(); err != nil {
+			return nil, errors.Join(err, in.destroy())
+		}
+	}
+	in.clean, err = in.Take()
+	return in, err
+}
+
+// destroy takes everything of the installation away, whatever state it is in.
+func (in *installation) destroy() error {
+	return errors.Join(in.Clear(in.before), os.RemoveAll(in.Root))
+}
+
+// machineOf makes the installation of a test, which skips itself without root.
+func machineOf(t *testing.T) *installation {
+	t.Helper()
+	if shared == nil {
+		t.Skip("needs root")
+	}
+	in, err := newInstallation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// result is what a finished command left.
+type result struct {
+	args           []string
+	stdout, stderr string
+	code           int
+	took           time.Duration
+	killed         bool // the harness killed it on purpose
+	stuck          bool
+}
+
+func (r result) String() string {
+	end := fmt.Sprintf("exit %d", r.code)
+	switch {
+	case r.stuck:
+		end = "STUCK"
+	case r.killed:
+		end = "killed"
+	}
+	return fmt.Sprintf("stack %s: %s after %v\n  stdout: %s\n  stderr: %s",
+		strings.Join(r.args, " "), end, r.took.Round(time.Millisecond), tail(r.stdout, 1500), tail(r.stderr, 3000))
+}
+
+func tail(s string, n int) string {
+	s = strings.TrimSpace(s)
+	if len(s) > n {
+		s = "…" + s[len(s)-n:]
+	}
+	return strings.ReplaceAll(s, "\n", "\n    ")
+}
+
+// mustSucceed is an error unless the command ended with 0.
+func (r result) mustSucceed() error {
+	if r.code != 0 || r.stuck {
+		return errors.New(r.String())
+	}
+	return nil
+}
+
+// mustEnd is an error if the command did not come to an end.
+func (r result) mustEnd() error {
+	if r.stuck {
+		return fmt.Errorf("stuck: %v", r)
+	}
+	return nil
+}
+
+// A client is a command that runs.
+type client struct {
+	cmd      *exec.Cmd
+	out, err bytes.Buffer
+	begin    time.Time
+	done     chan struct{} // closed when it has ended
+	killed   bool
+}
+
+// start starts a command in the project's directory.
+func (in *installation) start(env []string, args ...string) (*client, error) {
+	c := &client{cmd: exec.Command(shared.Stack, args...), begin: time.Now(), done: make(chan struct{})}
+	c.cmd.Dir = filepath.Join(in.Root, "app")
+	c.cmd.Env = append(in.Environ(), env...)
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.err
+	// What it leaves behind with its output must not keep the harness.
+	c.cmd.WaitDelay = 2 * time.Second
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { c.cmd.Wait(); close(c.done) }()
+	return c, nil
+}
+
+// wait waits for a command's end. One that is stuck has to say where, and dies.
+func (c *client) wait() result {
+	stuck := false
+	select {
+	case <-c.done:
+	case <-time.After(limit()):
+		stuck = true
+		c.cmd.Process.Signal(unix.SIGQUIT) // the Go runtime prints all goroutines
+		select {
+		case <-c.done:
+		case <-time.After(5 * time.Second):
+			c.cmd.Process.Kill()
+			<-c.done
+		}
+	}
+	return result{
+		args: c.cmd.Args[1:], stdout: c.out.String(), stderr: c.err.String(),
+		code: c.cmd.ProcessState.ExitCode(), took: time.Since(c.begin), killed: c.killed, stuck: stuck,
+	}
+}
+
+// run runs a command to its end.
+func (in *installation) run(args ...string) result { return in.runWith(nil, args...) }
+
+func (in *installation) runWith(env []string, args ...string) result {
+	c, err := in.start(env, args...)
+	if err != nil {
+		return result{args: args, code: -1, stderr: err.Error()}
+	}
+	return c.wait()
+}
+
+// nothingLeft is an error unless the machine is as it was with images only. The
+// last process may take a moment to leave, and so may the kernel.
+func (in *installation) nothingLeft(keep ...string) error {
+	return eventually(10*time.Second, func() error {
+		now, err := in.Take()
+		if err != nil {
+			return err
+		}
+		var left []string
+	lines:
+		for _, l := range now.Since(in.clean) {
+			for _, k := range keep {
+				if strings.HasPrefix(l, k) {
+					continue lines
+				}
+			}
+			left = append(left, l)
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("left behind:\n    %s", strings.Join(left, "\n    "))
+		}
+		return nil
+	})
+}
+
+// eventually asks until ok returns nil: the kernel has no event for what is looked at.
+func eventually(d time.Duration, ok func() error) error {
+	d = slower(d)
+	deadline := time.Now().Add(d)
+	pause := time.NewTicker(20 * time.Millisecond)
+	defer pause.Stop()
+	for {
+		err := ok()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("not within %v: %w", d, err)
+		}
+		<-pause.C
+	}
+}
+
+// row is one container of ps --format json.
+type row struct {
+	ID, Name, Service, State, Health, Status string
+	ExitCode                                 int
+}
+
+func (r row) String() string {
+	if r.State == "exited" {
+		return fmt.Sprintf("%s exited(%d)", r.Name, r.ExitCode)
+	}
+	return r.Name + " " + r.State
+}
+
+// ps lists all containers of a project.
+func (in *installation) ps(project string) ([]row, error) {
+	r := in.run("-p", project, "ps", "--all", "--format", "json")
+	if err := r.mustSucceed(); err != nil {
+		return nil, err
+	}
+	return jsonLines[row](r.stdout)
+}
+
+// jsonLines reads one JSON value a line, or one list.
+func jsonLines[T any](s string) (out []T, err error) {
+	if strings.HasPrefix(strings.TrimSpace(s), "[") {
+		return out, json.Unmarshal([]byte(s), &out)
+	}
+	d := json.NewDecoder(strings.NewReader(s))
+	for d.More() {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return nil, fmt.Errorf("not JSON lines: %w: %s", err, s)
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// state shows what is needed to understand a failure.
+func (in *installation) state() string {
+	var out strings.Builder
+	if now, err := in.Take(); err == nil {
+		lines := now.Since(in.clean)
+		fmt.Fprintf(&out, "  on the machine (%d things):\n    %s\n", len(lines), strings.Join(lines[:min(len(lines), 40)], "\n    "))
+	}
+	for _, root := range []string{in.RunRoot(), in.DataRoot()} {
+		filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return nil
+			}
+			if d.IsDir() && machine.ImageStore(strings.TrimPrefix(p, in.Root+"/")) {
+				return fs.SkipDir
+			}
+			if filepath.Base(p) == "supervisor.log" {
+				if text, err := os.ReadFile(p); err == nil && len(text) > 0 {
+					fmt.Fprintf(&out, "  %s:\n    %s\n", p, tail(string(text), 4000))
+				}
+			}
+			return nil
+		})
+	}
+	return out.String()
+}
