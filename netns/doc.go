@@ -27,6 +27,10 @@
 // the kernel cannot rewrite goes through them, which is [::1]:PORT, and IPv6
 // clients of containers without IPv6.
 //
+// A port published on 127.0.0.1 is for this host only, also when a neighbour sends
+// packets for that address here; one published on another address of the host is
+// for those who reach the host on the link that has the address.
+//
 // Another firewall that drops forwarded packets is beyond an accept rule of ours:
 // in netfilter every table must accept. Where Docker's DOCKER-USER chain exists
 // (iptables-nft) the instance's bridges are accepted there, as Docker suggests;

@@ -67,7 +67,9 @@ type Attachment struct {
 
 // Port is one published port. A host port of 0 asks for an ephemeral one.
 type Port struct {
-	HostIP   netip.Addr `json:"hostIP,omitzero"` // unset: all addresses, IPv4 and IPv6
+	// HostIP unset stands for all addresses, IPv4 and IPv6. A loopback address is for
+	// this host only, another one for clients who arrive on the link that has it.
+	HostIP   netip.Addr `json:"hostIP,omitzero"`
 	HostPort uint16     `json:"hostPort"`
 	// HostPortEnd, when larger than HostPort, makes the host side a range out of
 	// which the first free port is taken.

@@ -28,7 +28,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	}
 	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published && len(e.Ports) > 0 {
 		// The firewall may have been flushed by somebody else: add again.
-		return m.table.Add(e.allElements())
+		return m.table.Add(append(e.allElements(), m.anywhere(e.Ports)...))
 	}
 	before := e.Ports
 	e.Ports = nil
@@ -38,7 +38,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		err = m.saveEndpoint(e, true)
 	}
 	if err == nil {
-		if err = m.table.Add(e.allElements()); errors.Is(err, nft.ErrTaken) {
+		if err = m.table.Add(append(e.allElements(), m.anywhere(e.Ports)...)); errors.Is(err, nft.ErrTaken) {
 			err = m.takenBy(e)
 		}
 		if err == nil {
@@ -53,6 +53,28 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.subject(), err)
 	}
 	return nil
+}
+
+// anywhere are the elements for host addresses of ports that clients reach over
+// any link. They are facts about the host and not of an endpoint, and go with the
+// table.
+func (m *Manager) anywhere(ports []Port) []nft.Element {
+	var out []nft.Element
+	seen := map[netip.Addr]bool{}
+	for _, p := range ports {
+		a := p.HostIP.Unmap()
+		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || seen[a] {
+			continue
+		}
+		seen[a] = true
+		arrives, err := link.Arrives(a)
+		if err != nil {
+			m.o.Logf("port %s: %v", p, err)
+		} else if !arrives {
+			out = append(out, nft.Anywhere(a))
+		}
+	}
+	return out
 }
 
 func (e *Endpoint) warn(text string) {

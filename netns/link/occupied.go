@@ -62,6 +62,36 @@ func Occupied() ([]netip.Prefix, error) {
 	return found, nil
 }
 
+// Arrives reports whether packets for an address of this host arrive on the link
+// that has it. They do not where the address is on the loopback or a dummy, which
+// hold addresses that are routed to the host, or where the link belongs to a
+// VRF (https://docs.kernel.org/networking/vrf.html), which is then the link that
+// packets seem to come from.
+func Arrives(a netip.Addr) (bool, error) {
+	found, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, fmt.Errorf("cannot list addresses: %w", err)
+	}
+	for _, f := range found {
+		if have, ok := netip.AddrFromSlice(f.IP); !ok || have.Unmap() != a {
+			continue
+		}
+		l, err := netlink.LinkByIndex(f.LinkIndex)
+		if err != nil {
+			return false, fmt.Errorf("cannot find the link of address %s: %w", a, err)
+		}
+		if l.Type() == "dummy" || l.Attrs().Flags&net.FlagLoopback != 0 {
+			return false, nil
+		}
+		if i := l.Attrs().MasterIndex; i != 0 {
+			master, err := netlink.LinkByIndex(i)
+			return err != nil || master.Type() != "vrf", nil //nolint:nilerr // it has just left its master
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
 // ForgetUDP drops the connection tracking entries of UDP flows to the given host
 // ports: a client that kept sending before (or after) a port was published would
 // otherwise go on to its old destination.

@@ -115,6 +115,16 @@ func Open(target netip.AddrPort, proto byte) Element {
 		Text: fmt.Sprintf("%s . %s . %d", target.Addr(), protoName(proto), target.Port())}
 }
 
+// Anywhere returns the element that lets clients reach a host address over any
+// link.
+func Anywhere(host netip.Addr) Element {
+	set := SetAnywhere4
+	if host.Is6() {
+		set = SetAnywhere6
+	}
+	return Element{Set: set, Key: host.AsSlice(), Text: host.String()}
+}
+
 // Target returns where a map element leads.
 func (e Element) Target() (netip.AddrPort, bool) {
 	if n := len(e.Value); n == 8 || n == 20 {

@@ -47,7 +47,8 @@ func TestElementText(t *testing.T) {
 		append(Network{Bridge: "br-b", Internal: true, Masquerade: true, Isolated: true}.Elements(),
 			Publish(netip.Addr{}, 8080, 6, web4), Publish(netip.MustParseAddr("127.0.0.1"), 8080, 17, web4),
 			Publish(netip.IPv6Unspecified(), 8080, 132, web6), Publish(netip.MustParseAddr("fd01::1"), 8080, 6, web6),
-			Hairpin("br-a", web4.Addr()), Hairpin("br-a", web6.Addr()), Self(web4.Addr()), Self(web6.Addr()), Open(web4, 6), Open(web6, 17))...) {
+			Hairpin("br-a", web4.Addr()), Hairpin("br-a", web6.Addr()), Self(web4.Addr()), Self(web6.Addr()), Open(web4, 6), Open(web6, 17),
+			Anywhere(netip.MustParseAddr("192.0.2.1")), Anywhere(netip.MustParseAddr("fd01::1")))...) {
 		lines = append(lines, e.String())
 	}
 	golden(t, "testdata/elements.nft", strings.Join(lines, "\n")+"\n")
@@ -152,7 +153,7 @@ func compareWithNft(t *testing.T) {
 		r := strings.NewReplacer("meta nfproto ipv4 ", "", "meta nfproto ipv6 ", "",
 			"meta l4proto tcp", "meta l4proto 6", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
 			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
-			"fib daddr type local", "fib daddr type 2")
+			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1")
 		var out []string
 		for _, l := range lines {
 			out = append(out, r.Replace(l))

@@ -55,6 +55,9 @@ const (
 	SetSelf4, SetSelf6 = "self4", "self6"
 	// (address, protocol, port) open to everybody, of networks that are routed.
 	SetOpen4, SetOpen6 = "open4", "open6"
+	// Addresses of the host that clients reach over any link, because the link that
+	// has them is none that clients arrive on (lo, a dummy).
+	SetAnywhere4, SetAnywhere6 = "anywhere4", "anywhere6"
 )
 
 // Instance returns the table of an instance. It is the same for every instance
@@ -81,15 +84,33 @@ func Instance(table string) Ruleset {
 			{SetSelf6, types(a6, a6), nil},
 			{SetOpen4, types(a4, proto, port), nil},
 			{SetOpen6, types(a6, proto, port), nil},
+			{SetAnywhere4, types(a4), nil},
+			{SetAnywhere6, types(a6), nil},
 		},
 		Chains: []Chain{
-			// route_localnet on the bridges makes 127.0.0.1:PORT work on the host. The
-			// kernel would then also let containers reach the host's loopback, and
-			// pretend to be it: both end here, before connection tracking, where
-			// an answer to 127.0.0.1 still carries the bridge's address.
+			// Destinations are rewritten before the kernel decides where a packet goes, and
+			// so before it would throw away one for 127.0.0.1 that a neighbour sent. What
+			// may not arrive therefore ends here, before connection tracking.
+			// route_localnet on the bridges, which makes 127.0.0.1:PORT work on the host,
+			// would also let containers pretend to be the host's loopback; an answer to
+			// 127.0.0.1 still carries the bridge's address here. The link loopback0 is the
+			// way of Windows to the loopback of its Linux (WSL, mirrored mode).
 			{Name: "guard", Type: nftables.ChainTypeFilter, Hook: "prerouting", Priority: *nftables.ChainPriorityRaw, Rules: []Rule{
-				{in(SetBridges, iifname), ipv4(), loopback4(true), drop()},
+				{linkIs(false, "lo"), linkIs(false, "loopback0"), ipv4(), loopback4(true), drop()},
 				{in(SetBridges, iifname), ipv4(), loopback4(false), drop()},
+				{ipv4(), in(MapHost4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv6(), in(MapHost6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
+			}},
+			// A port published on one address is for those who reach the host on the link
+			// that has it: a neighbour on another network gets no answer by sending
+			// there all the same. Guests of this host behind a bridge, and who comes out of
+			// a tunnel (which is no Ethernet), are let in.
+			{Name: "elsewhere", Rules: []Rule{
+				{in(SetBridges, iifname), leave()},
+				{linkKind("bridge"), leave()},
+				{ipv4(), in(SetAnywhere4, ip4Daddr), leave()},
+				{ipv6(), in(SetAnywhere6, ip6Daddr), leave()},
+				{fromEthernet(), notOnThisLink(), drop()},
 			}},
 			{Name: "prerouting", Type: nftables.ChainTypeNAT, Hook: "prerouting", Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{
 				{in(SetInternal, iifname), leave()},

@@ -134,6 +134,47 @@ func toThisHost() Statement {
 	}}
 }
 
+// notOnThisLink matches destinations that are no address of the link on which the
+// packet came.
+func notOnThisLink() Statement {
+	return Statement{"fib daddr . iif type != local", []expr.Any{
+		&expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true, FlagIIF: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}}
+}
+
+// fromEthernet matches packets that came on a link with Ethernet addresses.
+func fromEthernet() Statement {
+	return Statement{"meta iiftype ether", []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_ETHER)},
+	}}
+}
+
+// metaIIFKind is NFT_META_IIFKIND of linux/netfilter/nf_tables.h (Linux 5.6). The
+// load fails, and the rule does not match, for links without a kind.
+const metaIIFKind = expr.MetaKey(26)
+
+// linkKind matches packets that came on a link of the kind, see ip-link(8).
+func linkKind(kind string) Statement {
+	return Statement{fmt.Sprintf("meta iifkind %q", kind), []expr.Any{
+		&expr.Meta{Key: metaIIFKind, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: ifname(kind)},
+	}}
+}
+
+// linkIs matches packets that came on the link, or on any other.
+func linkIs(is bool, name string) Statement {
+	op, text := expr.CmpOpEq, ""
+	if !is {
+		op, text = expr.CmpOpNeq, "!= "
+	}
+	return Statement{fmt.Sprintf("iifname %s%q", text, name), []expr.Any{
+		iifname.load(reg),
+		&expr.Cmp{Op: op, Register: reg, Data: ifname(name)},
+	}}
+}
+
 // established matches packets of connections that were let through before.
 func established() Statement {
 	return ctBits("ct state established,related", expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)

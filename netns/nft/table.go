@@ -206,7 +206,10 @@ func (t *Table) set(s Set) *nftables.Set { return kernelSet(t.table(), s) }
 func kernelSet(table *nftables.Table, s Set) *nftables.Set {
 	set := &nftables.Set{Table: table, Name: s.Name, KeyType: concat(s.Key)}
 	if len(s.Key) == 1 {
-		set.KeyByteOrder = binaryutil.NativeEndian // only link names stand alone
+		set.KeyByteOrder = binaryutil.BigEndian
+		if s.Key[0].Name == nftables.TypeIFName.Name {
+			set.KeyByteOrder = binaryutil.NativeEndian
+		}
 	}
 	if len(s.Data) > 0 {
 		set.IsMap = true
