@@ -69,7 +69,7 @@ func Open(o Options) (*Engine, error) {
 	e.images = sync.OnceValues(func() (*image.Store, error) { return image.Open(data) })
 	e.layers = sync.OnceValues(func() (*snapshot.Store, error) { return snapshot.Open(data) })
 	e.nets = sync.OnceValues(func() (*netns.Manager, error) {
-		return netns.Open(netns.Options{DataRoot: data, RunRoot: run, Instance: e.instance, Logf: e.Warnf})
+		return netns.Open(netns.Options{DataRoot: data, RunRoot: run, Instance: e.instance, Live: e.endpointLives, Logf: e.Warnf})
 	})
 	e.vols = sync.OnceValues(func() (*volumes.Store, error) {
 		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView})

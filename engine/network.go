@@ -145,9 +145,18 @@ func (e *Engine) SweepNetworks(ctx context.Context) error {
 		if strings.HasPrefix(id, BuildEndpoint) {
 			return builds
 		}
-		_, err := os.Stat(e.Records.DataDir(id))
-		return err == nil
+		return e.endpointLives(id)
 	})
+}
+
+// endpointLives tells whether an endpoint belongs to a container that has a
+// record, or to a builder that runs.
+func (e *Engine) endpointLives(id string) bool {
+	if strings.HasPrefix(id, BuildEndpoint) {
+		return e.builderLives()
+	}
+	_, err := os.Stat(e.Records.DataDir(id))
+	return err == nil
 }
 
 // BuildEndpoint starts the IDs of endpoints that are the builder's: they belong

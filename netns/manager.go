@@ -29,7 +29,11 @@ type Options struct {
 	Pools []Pool
 	// ResolvConf is the host's resolv.conf(5), default /etc/resolv.conf.
 	ResolvConf string
-	Logf       func(format string, args ...any) // nil: discard
+	// Live tells whether an endpoint ID belongs to a container, or to what else its
+	// owner makes endpoints for. Those of which it says no do not keep a network from
+	// being removed, and go with it. nil: all endpoints count.
+	Live func(endpointID string) bool
+	Logf func(format string, args ...any) // nil: discard
 }
 
 // Manager makes and removes networks and endpoints. Its methods may be called

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -272,5 +273,41 @@ func TestRoutedNetwork(t *testing.T) {
 	}
 	if got, err := l.askFrom(web, "tcp", "192.0.2.100:80"); err != nil || got != web.Links[0].IPv4.String() {
 		t.Errorf("to the world: %q, %v", got, err)
+	}
+}
+
+// What a killed process left does not keep a network, what lives does.
+func TestRemoveSweepsVanishedEndpoints(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	there := map[string]bool{"here": true}
+	l.o.Live = func(id string) bool { return there[id] }
+	l.network(NetworkSpec{Name: "a"})
+	l.network(NetworkSpec{Name: "b"})
+	gone, err := l.Manager.Attach(ctx, EndpointSpec{ID: "gone", Key: "gone", Networks: on("a", "b"), Ports: []Port{{HostPort: 8080, ContainerPort: 80}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := l.attach(EndpointSpec{ID: "here", Key: "here", Networks: on("b"), Ports: []Port{{HostPort: 8081, ContainerPort: 80}}})
+	l.serveTCP(here, ":80")
+	if err := l.Remove(ctx, "b"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "container here") || strings.Contains(err.Error(), "gone") {
+		t.Errorf("removing a network with a live container: %v", err)
+	}
+	if got, err := ask("tcp", "127.0.0.1:8081"); err != nil || got == "" {
+		t.Errorf("the live one does not answer any more: %v", err)
+	}
+	if users, err := l.Users("a"); err != nil || len(users) > 0 {
+		t.Errorf("users %q, %v", users, err)
+	}
+	if err := l.Remove(ctx, "a"); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Endpoint(gone.Spec.ID); err == nil {
+		t.Error("the record of the vanished one is left")
+	}
+	if ln, err := net.Listen("tcp", ":8080"); err != nil {
+		t.Errorf("its port is still taken: %v", err)
+	} else {
+		_ = ln.Close()
 	}
 }

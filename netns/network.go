@@ -275,7 +275,8 @@ func (m *Manager) Get(name string) (Network, error) {
 	return r.Network, err
 }
 
-// Users names the containers attached to a network.
+// Users names the containers attached to a network. Those that are no more do not
+// count, see [Options].
 func (m *Manager) Users(name string) ([]string, error) {
 	r, err := m.find(name)
 	if err != nil {
@@ -292,7 +293,7 @@ func (m *Manager) users(networkID string, leaving []*Endpoint) ([]string, error)
 	}
 	var users []string
 	for _, e := range endpoints {
-		if slices.ContainsFunc(leaving, func(l *Endpoint) bool { return l.Spec.ID == e.Spec.ID }) {
+		if slices.ContainsFunc(leaving, func(l *Endpoint) bool { return l.Spec.ID == e.Spec.ID }) || m.o.Live != nil && !m.o.Live(e.Spec.ID) {
 			continue
 		}
 		if slices.ContainsFunc(e.Links, func(l Link) bool { return l.NetworkID == networkID }) {
@@ -325,7 +326,10 @@ func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names .
 		}
 		records = append(records, r)
 	}
-	err := m.locked(ctx, func() error {
+	dead, err := m.dead(records, own)
+	own = append(own, dead...)
+	errs = append(errs, err, m.unpublish(own))
+	err = m.locked(ctx, func() error {
 		var unused []record
 		for _, r := range records {
 			users, err := m.users(r.ID, own)
@@ -358,6 +362,29 @@ func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names .
 		errs = append(errs, m.tidy(ctx))
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// dead are the endpoints on networks that belong to no container, but for those
+// in without.
+func (m *Manager) dead(networks []record, without []*Endpoint) ([]*Endpoint, error) {
+	if m.o.Live == nil {
+		return nil, nil
+	}
+	all, err := m.endpoints()
+	if err != nil {
+		return nil, err
+	}
+	var dead []*Endpoint
+	for _, e := range all {
+		on := slices.ContainsFunc(e.Links, func(l Link) bool {
+			return slices.ContainsFunc(networks, func(r record) bool { return r.ID == l.NetworkID })
+		})
+		known := slices.ContainsFunc(without, func(o *Endpoint) bool { return o.Spec.ID == e.Spec.ID })
+		if on && !known && !m.o.Live(e.Spec.ID) {
+			dead = append(dead, &e.Endpoint)
+		}
+	}
+	return dead, nil
 }
 
 func removeEmpty(dir string) error {
