@@ -166,7 +166,7 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 	if key == "" {
 		key = e.Spec.ID
 	}
-	got, err := leases.lend(r.Network, key, e.Spec.ID, a, m.live)
+	got, err := leases.lend(r.Network, applicant{key, e.Spec.ID, a, e.Spec.Reserved[r.Name]}, m.society())
 	if err != nil {
 		return Link{}, m.explain(err)
 	}

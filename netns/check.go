@@ -1,11 +1,13 @@
 package netns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,8 +15,8 @@ import (
 // Check tells, before anything is started, why endpoints could not be attached:
 // missing networks, static addresses that cannot be had, host ports that are
 // asked for twice or that somebody else has. own are endpoints that will be gone by
-// then. Static addresses that are free are set aside for their keys, so that no
-// other endpoint gets them by chance.
+// then. Addresses are set aside for the keys: the static ones that are free, so that no
+// other endpoint gets them by chance, and those of services that asked for none.
 func (m *Manager) Check(ctx context.Context, specs []EndpointSpec, own []Endpoint) []error {
 	c := checker{m: m, ctx: ctx, own: own}
 	for _, s := range specs {
@@ -48,19 +50,16 @@ func (c *checker) checkNetworks(specs []EndpointSpec) {
 		c.errs = append(c.errs, err)
 		return
 	}
-	type static struct {
-		spec EndpointSpec
-		a    Attachment
-	}
-	wanted := map[string][]static{} // by network ID
+	wanted := map[string][]wish{} // by network ID
 	for _, s := range specs {
 		for _, a := range s.Networks {
 			i := slices.IndexFunc(records, func(r record) bool { return r.Name == a.Network || r.ID == a.Network })
-			switch {
-			case i < 0:
+			if i < 0 {
 				c.fail(s, fmt.Errorf("network %s does not exist; create it with \"stack network create %s\"", a.Network, a.Network))
-			case a.IPv4.IsValid() || a.IPv6.IsValid():
-				wanted[records[i].ID] = append(wanted[records[i].ID], static{s, a})
+				continue
+			}
+			if w := (wish{s, a}); w.fixed() || w.lasting() {
+				wanted[records[i].ID] = append(wanted[records[i].ID], w)
 			}
 		}
 	}
@@ -69,35 +68,14 @@ func (c *checker) checkNetworks(specs []EndpointSpec) {
 	}
 	err = c.m.locked(c.ctx, func() error {
 		for _, r := range records {
-			list := wanted[r.ID]
-			if len(list) == 0 {
+			if len(wanted[r.ID]) == 0 || !r.isBridge() {
 				continue
 			}
 			leases, err := c.m.loadLeases(r.ID)
 			if err != nil {
 				return err
 			}
-			seen := map[netip.Addr]EndpointSpec{}
-			for _, w := range list {
-				ok := true
-				for _, a := range []netip.Addr{w.a.IPv4, w.a.IPv6} {
-					if !a.IsValid() {
-						continue
-					}
-					err := leases.askable(r.Network, a, w.spec.Key, func(id string) bool { return c.m.live(id) && !c.replaced(id) })
-					if o, twice := seen[a]; twice {
-						err = fmt.Errorf("address %s of network %s is also asked for by %s", a, r.Name, o.subject())
-					}
-					if err != nil {
-						c.fail(w.spec, c.m.explain(err))
-						ok = false
-					}
-					seen[a] = w.spec
-				}
-				if ok {
-					leases.setAside(w.spec.Key, w.a, c.m.live)
-				}
-			}
+			c.setAside(r.Network, leases, wanted[r.ID])
 			if err := c.m.saveLeases(r.ID, leases); err != nil {
 				return err
 			}
@@ -109,23 +87,74 @@ func (c *checker) checkNetworks(specs []EndpointSpec) {
 	}
 }
 
-// setAside remembers a static address for a key that has no endpoint yet.
-func (f *leaseFile) setAside(key string, a Attachment, live func(string) bool) {
-	if slices.ContainsFunc(f.leases, func(l lease) bool { return l.Key == key && live(l.Endpoint) }) {
+// wish is one network that an endpoint is to be on.
+type wish struct {
+	spec EndpointSpec
+	a    Attachment
+}
+
+func (w wish) fixed() bool { return w.a.IPv4.IsValid() || w.a.IPv6.IsValid() }
+
+// lasting wishes are those of services, which keep their addresses.
+func (w wish) lasting() bool { return strings.Contains(w.spec.Key, "/") }
+
+// setAside gives addresses before anything starts: first those that are fixed, then
+// the others in the order of their keys, so that who gets which does not depend on
+// who starts first.
+func (c *checker) setAside(n Network, leases *leaseFile, wishes []wish) {
+	slices.SortStableFunc(wishes, func(a, b wish) int {
+		if a.fixed() != b.fixed() {
+			return strings.Compare(fmt.Sprint(b.fixed()), fmt.Sprint(a.fixed()))
+		}
+		return compareKeys(a.spec.Key, b.spec.Key)
+	})
+	seen := map[netip.Addr]EndpointSpec{}
+	for _, w := range wishes {
+		ok := true
+		for _, a := range []netip.Addr{w.a.IPv4, w.a.IPv6} {
+			if !a.IsValid() {
+				continue
+			}
+			err := leases.askable(n, a, w.spec.Key, func(id string) bool { return c.m.live(id) && !c.replaced(id) })
+			if o, twice := seen[a]; twice {
+				err = fmt.Errorf("address %s of network %s is also asked for by %s", a, n.Name, o.subject())
+			}
+			if err != nil {
+				c.fail(w.spec, c.m.explain(err))
+				ok = false
+			}
+			seen[a] = w.spec
+		}
+		if ok && w.spec.Key != "" {
+			leases.setAside(n, w, c.m.society())
+		}
+	}
+}
+
+// compareKeys orders shop/web/2 before shop/web/10.
+func compareKeys(a, b string) int {
+	i, j := strings.LastIndexByte(a, '/'), strings.LastIndexByte(b, '/')
+	if i >= 0 && i == j && a[:i] == b[:j] {
+		return cmp.Or(len(a)-len(b), strings.Compare(a, b))
+	}
+	return strings.Compare(a, b)
+}
+
+// setAside remembers addresses for a key that has no endpoint yet. A network
+// that is full is told of when the endpoint is made.
+func (f *leaseFile) setAside(n Network, w wish, s society) {
+	if slices.ContainsFunc(f.leases, func(l lease) bool { return l.Key == w.spec.Key && s.live(l.Endpoint) }) {
 		return
 	}
-	f.leases = slices.DeleteFunc(f.leases, func(l lease) bool {
-		return !live(l.Endpoint) && (l.Key == key || a.IPv4.IsValid() && l.IPv4 == a.IPv4 || a.IPv6.IsValid() && l.IPv6 == a.IPv6)
-	})
-	f.leases = append(f.leases, lease{Key: key, IPv4: a.IPv4, IPv6: a.IPv6})
+	_, _ = f.lend(n, applicant{w.spec.Key, "", w.a, w.spec.Reserved[n.Name]}, s)
 }
 
 func (c *checker) checkPorts(specs []EndpointSpec) {
-	type wish struct {
+	type portWish struct {
 		spec EndpointSpec
 		port Port
 	}
-	var wishes []wish
+	var wishes []portWish
 	for _, s := range specs {
 		if s.Mode != "" {
 			continue
@@ -134,11 +163,11 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 			if p.validate() != nil || p.HostPort == 0 {
 				continue
 			}
-			if i := slices.IndexFunc(wishes, func(w wish) bool { return w.port.clashes(p) }); i >= 0 {
+			if i := slices.IndexFunc(wishes, func(w portWish) bool { return w.port.clashes(p) }); i >= 0 {
 				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.host(), p.protocol(), wishes[i].spec.subject()))
 				continue
 			}
-			wishes = append(wishes, wish{s, p})
+			wishes = append(wishes, portWish{s, p})
 		}
 	}
 	except := make([]string, len(c.own))

@@ -16,12 +16,13 @@ import (
 
 // lease remembers which addresses a key has or had on a network. It counts as
 // taken while its endpoint exists; afterwards others get the addresses only when
-// no fresh one is left.
+// no fresh one is left, and fixed ones only when their container is gone.
 type lease struct {
 	Key      string     `json:"key"`
 	Endpoint string     `json:"endpoint,omitempty"`
 	IPv4     netip.Addr `json:"ipv4,omitzero"`
 	IPv6     netip.Addr `json:"ipv6,omitzero"`
+	Fixed    bool       `json:"fixed,omitempty"` // the user chose an address
 }
 
 func (l lease) addr(f int) netip.Addr {
@@ -87,79 +88,103 @@ func (m *Manager) saveLeases(networkID string, f *leaseFile) error {
 	return nil
 }
 
-// lend gives the key addresses on a network: those asked for, those it had, or
-// fresh ones. live tells whether an endpoint exists.
-func (f *leaseFile) lend(n Network, key, endpoint string, a Attachment, live func(string) bool) (lease, error) {
-	// Replacements that started beside their predecessor leave no memory.
-	f.leases = slices.DeleteFunc(f.leases, func(l lease) bool { return strings.Contains(l.Key, "+") && !live(l.Endpoint) })
-	mine := lease{Key: key, Endpoint: endpoint}
-	had := slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == key })
-	if had >= 0 && f.leases[had].Endpoint != endpoint && live(f.leases[had].Endpoint) {
+// applicant is who wants addresses on a network.
+type applicant struct {
+	key, endpoint string
+	Attachment
+	reserved []netip.Addr // fixed for others, see [EndpointSpec.Reserved]
+}
+
+// society is what leases must know of endpoints.
+type society struct {
+	live func(endpoint string) bool // it exists
+	kept func(endpoint string) bool // its container exists, perhaps stopped
+}
+
+func (m *Manager) society() society {
+	kept := m.o.Live
+	if kept == nil {
+		kept = m.live
+	}
+	return society{live: m.live, kept: func(id string) bool { return id != "" && kept(id) }}
+}
+
+// lend gives the applicant addresses on a network: those asked for, those it had,
+// or the lowest that nobody has, had, or is to have.
+func (f *leaseFile) lend(n Network, who applicant, s society) (lease, error) {
+	f.forget(s)
+	mine := lease{Key: who.key, Endpoint: who.endpoint, Fixed: who.IPv4.IsValid() || who.IPv6.IsValid()}
+	had := slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == mine.Key })
+	if had >= 0 && f.leases[had].Endpoint != who.endpoint && s.live(f.leases[had].Endpoint) {
 		// Its predecessor still runs: this one lives beside it under another key.
-		mine.Key += "+" + endpoint
+		mine.Key += "+" + who.endpoint
 		had = slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == mine.Key })
 	}
+	var before lease
+	if had >= 0 {
+		before = f.leases[had]
+	}
 	for family, subnet := range []netip.Prefix{n.IPv4, n.IPv6} {
-		asked := []netip.Addr{a.IPv4, a.IPv6}[family]
+		asked := []netip.Addr{who.IPv4, who.IPv6}[family]
 		if !subnet.IsValid() {
 			if asked.IsValid() {
 				return mine, fmt.Errorf("address %s is asked for, but network %s has no addresses of its family", asked, n.Name)
 			}
 			continue
 		}
-		pool := n.pool(family)
-		holder := func(a netip.Addr) (lease, bool) {
-			for _, l := range f.leases {
-				if l.addr(family) == a && l.Key != mine.Key {
-					return l, true
-				}
-			}
-			return lease{}, false
-		}
-		reserved := append(auxOf(pool), n.Gateway4, n.Gateway6)
 		var got netip.Addr
-		switch {
-		case asked.IsValid():
-			if err := f.askable(n, asked, mine.Key, live); err != nil {
+		if asked.IsValid() {
+			if err := f.askable(n, asked, mine.Key, s.live); err != nil {
 				return mine, err
 			}
 			got = asked
-		case had >= 0 && f.leases[had].addr(family).IsValid() && subnet.Contains(f.leases[had].addr(family)):
-			got = f.leases[had].addr(family)
-			if l, other := holder(got); other && live(l.Endpoint) {
-				got = netip.Addr{}
-			}
-		}
-		for _, steal := range []bool{false, true} {
-			if got.IsValid() {
-				break
-			}
-			got, _ = ipam.Address(subnet, pool.Range, mine.Key, func(a netip.Addr) bool {
-				if slices.Contains(reserved, a) {
-					return true
-				}
-				l, other := holder(a)
-				return other && (!steal || live(l.Endpoint))
-			})
-		}
-		if !got.IsValid() {
+		} else if got = f.choose(n, family, before.addr(family), mine.Key, who.reserved, s); !got.IsValid() {
 			return mine, fmt.Errorf("network %s has no free address in %s; remove containers, or make the network with a larger subnet", n.Name, subnet)
 		}
 		// Who had it and is gone forgets it.
 		f.leases = slices.DeleteFunc(f.leases, func(l lease) bool { return l.addr(family) == got && l.Key != mine.Key })
-		had = slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == mine.Key })
 		if family == 0 {
 			mine.IPv4 = got
 		} else {
 			mine.IPv6 = got
 		}
 	}
-	if had >= 0 {
-		f.leases[had] = mine
-	} else {
-		f.leases = append(f.leases, mine)
-	}
+	f.leases = append(slices.DeleteFunc(f.leases, func(l lease) bool { return l.Key == mine.Key }), mine)
 	return mine, nil
+}
+
+// choose finds an address of a family for a key that asked for none.
+func (f *leaseFile) choose(n Network, family int, before netip.Addr, key string, reserved []netip.Addr, s society) netip.Addr {
+	subnet, pool := []netip.Prefix{n.IPv4, n.IPv6}[family], n.pool(family)
+	never := map[netip.Addr]bool{n.Gateway4: true, n.Gateway6: true}
+	for _, a := range slices.Concat(auxOf(pool), reserved) {
+		never[a] = true
+	}
+	known, taken := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for _, l := range f.leases {
+		if l.Key != key {
+			a := l.addr(family)
+			known[a] = true
+			taken[a] = s.live(l.Endpoint) || l.Fixed && s.kept(l.Endpoint)
+		}
+	}
+	if before.IsValid() && subnet.Contains(before) && !never[before] && !taken[before] {
+		return before
+	}
+	got, ok := ipam.Address(subnet, pool.Range, func(a netip.Addr) bool { return never[a] || known[a] })
+	if !ok {
+		got, _ = ipam.Address(subnet, pool.Range, func(a netip.Addr) bool { return never[a] || taken[a] })
+	}
+	return got
+}
+
+// forget drops the leases nobody will come back to: of replacements that started
+// beside their predecessor, and of containers that are gone and belong to no service.
+func (f *leaseFile) forget(s society) {
+	f.leases = slices.DeleteFunc(f.leases, func(l lease) bool {
+		return l.Endpoint != "" && !s.live(l.Endpoint) && !s.kept(l.Endpoint) &&
+			(strings.Contains(l.Key, "+") || !strings.Contains(l.Key, "/"))
+	})
 }
 
 // askable tells why a static address cannot be had.

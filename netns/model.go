@@ -99,6 +99,9 @@ type EndpointSpec struct {
 	DNSOptions []string          `json:"dnsOptions,omitempty"`
 	ExtraHosts []ExtraHost       `json:"extraHosts,omitempty"`
 	Sysctls    map[string]string `json:"sysctls,omitempty"` // net.* only
+	// Reserved are the addresses that others are to have, by network name: those
+	// which the Compose file fixes, whether these containers run or not.
+	Reserved map[string][]netip.Addr `json:"reserved,omitempty"`
 	// Owner says whom an error is about: `service web`.
 	Owner string `json:"owner,omitempty"`
 }

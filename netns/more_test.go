@@ -311,3 +311,75 @@ func TestRemoveSweepsVanishedEndpoints(t *testing.T) {
 		_ = ln.Close()
 	}
 }
+
+// Who asks for no address gets the lowest that nobody else has, had or is to
+// have, and the same again.
+func TestDynamicAddresses(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	addr := netip.MustParseAddr
+	l.network(NetworkSpec{Name: "a", Pools: []Pool{{Subnet: netip.MustParsePrefix("10.99.0.0/27")}}, DisableIPv6: true})
+	reserved := map[string][]netip.Addr{"a": {addr("10.99.0.3"), addr("10.99.0.6")}}
+	dynamic := func(key string) EndpointSpec {
+		return EndpointSpec{ID: strings.ReplaceAll(key, "/", "-"), Key: key, Networks: on("a"), Reserved: reserved}
+	}
+	want := func(e *Endpoint, a string) {
+		t.Helper()
+		if e.Links[0].IPv4 != addr(a) {
+			t.Errorf("%s has %s, want %s", e.Spec.Key, e.Links[0].IPv4, a)
+		}
+	}
+	// The order of starting says nothing: services are in order before.
+	if errs := l.Check(ctx, []EndpointSpec{dynamic("p/web/10"), dynamic("p/web/2"), dynamic("p/app/1"), dynamic("p/web/1")}, nil); errs != nil {
+		t.Fatal(errs)
+	}
+	web2 := l.attach(dynamic("p/web/2"))
+	want(web2, "10.99.0.5")
+	want(l.attach(dynamic("p/app/1")), "10.99.0.2")
+	web1 := l.attach(dynamic("p/web/1"))
+	want(web1, "10.99.0.4")
+	want(l.attach(dynamic("p/web/10")), "10.99.0.7")
+	// A fixed one of a file that came later is kept free, and so is that of a stopped container.
+	kept := map[string]bool{"static": true}
+	l.o.Live = func(id string) bool { return kept[id] || l.live(id) }
+	static := EndpointSpec{ID: "static", Key: "static", Networks: []Attachment{{Network: "a", IPv4: addr("10.99.0.8")}}}
+	if err := l.Detach(ctx, l.attach(static)); err != nil {
+		t.Fatal(err)
+	}
+	want(l.attach(dynamic("one-off")), "10.99.0.9")
+	if err := l.DetachAll(ctx, []*Endpoint{web1, web2}); err != nil {
+		t.Fatal(err)
+	}
+	want(l.attach(dynamic("another")), "10.99.0.10")
+	again := dynamic("p/web/1")
+	again.ID = "recreated"
+	want(l.attach(again), "10.99.0.4")
+	moved := dynamic("p/web/2")
+	moved.Reserved = map[string][]netip.Addr{"a": {addr("10.99.0.5")}}
+	want(l.attach(moved), "10.99.0.3") // its own is now another's
+	// When all are taken, those of who is gone are given, but for fixed ones.
+	for i := range 30 {
+		e, err := l.Attach(ctx, dynamic(fmt.Sprint("fill", i)))
+		if err != nil {
+			if i != 21 || !strings.Contains(err.Error(), "no free address") {
+				t.Errorf("after %d more: %v", i, err)
+			}
+			break
+		}
+		defer l.Detach(ctx, e)
+		if a := e.Links[0].IPv4; a == addr("10.99.0.8") || a == addr("10.99.0.6") {
+			t.Errorf("endpoint got %s, which is another's", a)
+		}
+	}
+	want(l.attach(static), "10.99.0.8")
+	// One-offs that are gone leave nothing behind.
+	leases, err := l.loadLeases(web1.Links[0].NetworkID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, le := range leases.leases {
+		if le.Key != "static" && !l.live(le.Endpoint) {
+			t.Errorf("lease %+v is left", le)
+		}
+	}
+}

@@ -469,3 +469,30 @@ func write(t *testing.T, yaml string) string {
 	}
 	return dir
 }
+
+// What one service fixes every other one leaves alone, and it is no reason to
+// recreate those.
+func TestFixedAddressesAreReservedForOthers(t *testing.T) {
+	file := func(fixed string) string {
+		return `
+services:
+  web: {image: x, networks: [n, m]}
+  db: {image: x, networks: {n: {` + fixed + `}}}
+  idle: {image: x, profiles: [p], networks: {n: {ipv4_address: 10.9.0.7}}}
+networks:
+  n: {ipam: {config: [{subnet: 10.9.0.0/24}, {subnet: "fd09::/64"}]}}
+  m:
+`
+	}
+	with, without := mustBuild(t, file(`ipv4_address: 10.9.0.5, ipv6_address: "fd09::5"`)), mustBuild(t, file(""))
+	want := map[string][]netipAddr{"shop_n": {addr("10.9.0.5"), addr("10.9.0.7"), addr("fd09::5")}}
+	if d := cmp.Diff(want, web(with).Network.Reserved, cmpopts.EquateComparable(netipAddr{})); d != "" {
+		t.Errorf("web's (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(map[string][]netipAddr{"shop_n": {addr("10.9.0.7")}}, with.Services["db"].Replicas[0].Spec.Network.Reserved, cmpopts.EquateComparable(netipAddr{})); d != "" {
+		t.Errorf("db's (-want +got):\n%s", d)
+	}
+	if spec.Hash(web(with)) != spec.Hash(web(without)) {
+		t.Error("the hash of web depends on db's address")
+	}
+}

@@ -51,6 +51,7 @@ func Comparable(s *engine.Spec) engine.Spec {
 		c.Labels = nil
 	}
 	c.Network.ID, c.Network.Key, c.Network.Owner = "", "", ""
+	c.Network.Reserved = nil // what others ask for is no reason to recreate
 	c.Network.Names = slices.DeleteFunc(slices.Clone(s.Network.Names), func(n string) bool { return n == s.Name })
 	c.Network.Ports = slices.Clone(s.Network.Ports)
 	slices.SortStableFunc(c.Network.Ports, comparePorts)

@@ -127,6 +127,7 @@ func (b *builder) endpoint(d *Desired, s types.ServiceConfig, index int, name st
 		}
 	}
 	b.networkMode(d, s, &e)
+	e.Reserved = b.reserved(s.Name, e.Networks)
 	joined := e.Mode != ""
 	if joined && len(s.Ports) > 0 {
 		switch e.Mode {
@@ -152,6 +153,34 @@ func (b *builder) endpoint(d *Desired, s types.ServiceConfig, index int, name st
 		e.Ports = append(e.Ports, b.port(fmt.Sprintf("%s.ports[%d]", path, i), port)...)
 	}
 	return e
+}
+
+// reserved are the addresses on the networks that other services fix, those of
+// inactive profiles too.
+func (b *builder) reserved(service string, on []netns.Attachment) map[string][]netip.Addr {
+	out := map[string][]netip.Addr{}
+	for _, services := range []types.Services{b.project.Services, b.project.DisabledServices} {
+		for name, s := range services {
+			for key, cfg := range s.Networks {
+				n, declared := b.project.Networks[key]
+				if name == service || cfg == nil || !declared || !slices.ContainsFunc(on, func(a netns.Attachment) bool { return a.Network == n.Name }) {
+					continue
+				}
+				for _, text := range []string{cfg.Ipv4Address, cfg.Ipv6Address} {
+					if a, err := netip.ParseAddr(text); err == nil { // that service's own check tells of the others
+						out[n.Name] = append(out[n.Name], a)
+					}
+				}
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	for _, list := range out {
+		slices.SortFunc(list, netip.Addr.Compare)
+	}
+	return out
 }
 
 // networkMode sets Mode, or attaches the endpoint to its networks in order of

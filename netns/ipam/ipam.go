@@ -93,21 +93,20 @@ func Assignable(subnet netip.Prefix, a netip.Addr) bool {
 	return a != subnet.Masked().Addr() && (a.Is6() || a != Last(subnet))
 }
 
-// Address chooses an address out of the range pool (the subnet itself when pool
-// is not valid) that is assignable and for which taken is false. It starts at a
-// place that depends on key and goes on upwards.
-func Address(subnet, pool netip.Prefix, key string, taken func(netip.Addr) bool) (netip.Addr, bool) {
+// Address chooses the lowest address of the range pool (the subnet itself when
+// pool is not valid) that is assignable and for which taken is false. People give
+// fixed addresses from the high end.
+func Address(subnet, pool netip.Prefix, taken func(netip.Addr) bool) (netip.Addr, bool) {
 	if !pool.IsValid() {
 		pool = subnet
 	}
-	places := uint64(1) << min(pool.Addr().BitLen()-pool.Bits(), 32)
-	start := hash(key) % places
-	base := pool.Masked().Addr()
-	for i := range min(places, 1<<17) {
-		a := offset(base, (start+i)%places, base.BitLen())
+	// More than 2^20 addresses are not tried.
+	a := pool.Masked().Addr()
+	for range uint64(1) << min(a.BitLen()-pool.Bits(), 20) {
 		if Assignable(subnet, a) && !taken(a) {
 			return a, true
 		}
+		a = a.Next()
 	}
 	return netip.Addr{}, false
 }

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 func prefixes(ss ...string) []netip.Prefix {
@@ -65,35 +68,66 @@ func TestUniqueLocal(t *testing.T) {
 	}
 }
 
-func TestAddressesFillTheSubnet(t *testing.T) {
-	subnet := netip.MustParsePrefix("10.0.0.0/26")
-	taken := map[netip.Addr]bool{Gateway(subnet): true}
-	for i := range 61 {
-		a, ok := Address(subnet, netip.Prefix{}, fmt.Sprint("shop/web/", i), func(a netip.Addr) bool { return taken[a] })
-		if !ok || taken[a] || !Assignable(subnet, a) {
-			t.Fatalf("address %d: %s %v", i, a, ok)
+func TestAddressesAreTheLowest(t *testing.T) {
+	for _, c := range []struct {
+		subnet, pool string
+		taken        string
+		want         string
+	}{
+		{"10.0.0.0/24", "", "10.0.0.1", "10.0.0.2 10.0.0.3 10.0.0.4"},
+		{"10.0.0.0/24", "", "10.0.0.1 10.0.0.3 10.0.0.4", "10.0.0.2 10.0.0.5 10.0.0.6"},
+		{"10.0.0.0/16", "10.0.5.0/30", "10.0.0.1", "10.0.5.0 10.0.5.1 10.0.5.2 10.0.5.3 -"},
+		{"10.0.0.0/30", "", "10.0.0.1", "10.0.0.2 -"},
+		{"10.0.0.0/31", "", "", "10.0.0.0 10.0.0.1 -"},
+		{"10.0.0.248/29", "10.0.0.254/31", "", "10.0.0.254 -"},
+		{"fd00:1::/64", "", "fd00:1::1", "fd00:1::2 fd00:1::3"},
+		{"fd00:1::/64", "fd00:1::ff00/120", "", "fd00:1::ff00 fd00:1::ff01"},
+	} {
+		taken := map[netip.Addr]bool{}
+		for _, a := range strings.Fields(c.taken) {
+			taken[netip.MustParseAddr(a)] = true
 		}
-		taken[a] = true
-	}
-	if a, ok := Address(subnet, netip.Prefix{}, "more", func(a netip.Addr) bool { return taken[a] }); ok {
-		t.Errorf("a full subnet gave %s", a)
+		var pool netip.Prefix
+		if c.pool != "" {
+			pool = netip.MustParsePrefix(c.pool)
+		}
+		var got []string
+		for range strings.Fields(c.want) {
+			a, ok := Address(netip.MustParsePrefix(c.subnet), pool, func(a netip.Addr) bool { return taken[a] })
+			if !ok {
+				got = append(got, "-")
+				continue
+			}
+			taken[a] = true
+			got = append(got, a.String())
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("subnet %s, range %q, taken %q: %s, want %s", c.subnet, c.pool, c.taken, got, c.want)
+		}
 	}
 }
 
-func TestAddressInRange(t *testing.T) {
-	subnet, pool := netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("10.0.5.0/30")
-	for i := range 20 {
-		a, ok := Address(subnet, pool, fmt.Sprint(i), func(netip.Addr) bool { return false })
-		if !ok || !pool.Contains(a) {
-			t.Errorf("address %s %v is outside %s", a, ok, pool)
+// Whatever is taken, what is given is free, assignable and the lowest such, and a
+// subnet is full only when nothing is left.
+func TestAddressProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bits := rapid.IntRange(24, 31).Draw(t, "bits")
+		subnet := netip.PrefixFrom(netip.MustParseAddr("10.1.2.0"), bits)
+		pool := netip.PrefixFrom(subnet.Addr(), rapid.IntRange(bits, 32).Draw(t, "range"))
+		taken := map[netip.Addr]bool{}
+		for _, n := range rapid.SliceOf(rapid.Uint64Range(0, 255)).Draw(t, "taken") {
+			taken[offset(subnet.Addr(), n, 32)] = true
 		}
-	}
-	v6 := netip.MustParsePrefix("fd00:1::/64")
-	a, ok := Address(v6, netip.Prefix{}, "k", func(netip.Addr) bool { return false })
-	b, _ := Address(v6, netip.Prefix{}, "k", func(x netip.Addr) bool { return x == a })
-	if !ok || !v6.Contains(a) || b != a.Next() {
-		t.Errorf("addresses %s, %s", a, b)
-	}
+		a, ok := Address(subnet, pool, func(a netip.Addr) bool { return taken[a] })
+		if ok && (taken[a] || !Assignable(subnet, a) || !pool.Contains(a)) {
+			t.Fatalf("%s is not to be had", a)
+		}
+		for lower := pool.Addr(); pool.Contains(lower) && lower != a; lower = lower.Next() {
+			if Assignable(subnet, lower) && !taken[lower] {
+				t.Fatalf("got %s %v, but %s is free", a, ok, lower)
+			}
+		}
+	})
 }
 
 func TestAssignable(t *testing.T) {
