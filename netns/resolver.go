@@ -242,23 +242,44 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 			v.Gateway6 = a
 		}
 	}
-	own := e.Spec.DNS
-	if e.outlet(false) == nil && e.outlet(true) == nil {
+	own := slices.DeleteFunc(slices.Clone(e.Spec.DNS), func(a netip.Addr) bool { return a == netip.AddrFrom4(resolverAddress) }) // ourselves
+	hosts := len(own) == 0
+	inside := e.outlet(false) == nil && e.outlet(true) == nil
+	if inside {
 		// No way out: only servers inside.
-		own = slices.DeleteFunc(slices.Clone(own), func(a netip.Addr) bool {
-			return !slices.ContainsFunc(v.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+		own = slices.DeleteFunc(own, func(a netip.Addr) bool {
+			return !a.IsLoopback() && !slices.ContainsFunc(v.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
 		})
-		if len(own) == 0 {
-			return v
-		}
 	}
-	if len(own) > 0 {
-		servers := dns.Servers(own)
-		v.Upstreams = func() []netip.AddrPort { return servers }
-	} else {
-		v.Upstreams = func() []netip.AddrPort { return dns.Servers(r.conf.Config().Nameservers) }
+	switch {
+	case len(own) > 0:
+		// The user's own servers are asked from where the container is: they may be on
+		// its loopback, or behind a tunnel that ends there.
+		route := dns.Route{Servers: dns.Servers(own), Dial: dialInside(e.NetNS, !inside), Scope: e.Spec.ID}
+		v.Upstreams = func() dns.Route { return route }
+	case !inside && hosts:
+		v.Upstreams = func() dns.Route { return dns.Route{Servers: dns.Servers(r.conf.Config().Nameservers)} }
 	}
 	return v
+}
+
+// dialInside connects from the network namespace of a pin. With a way out a server
+// that has no route from there, such as an IPv6 one of a container with IPv4 only,
+// is asked from the host.
+func dialInside(pin string, out bool) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		var d net.Dialer
+		err = link.Enter(pin, func(int) error {
+			conn, err = d.DialContext(ctx, network, address)
+			return err
+		})
+		if out && (errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+			if a, perr := netip.ParseAddrPort(address); perr == nil && !a.Addr().IsLoopback() {
+				return d.DialContext(ctx, network, address)
+			}
+		}
+		return conn, err
+	}
 }
 
 // SetTable replaces all names of the resolver's owner: those of the given

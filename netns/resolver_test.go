@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,9 +15,10 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 )
 
-// upstream is a DNS server on the host's loopback that knows world.test.
+// upstream is a DNS server that knows world.test.
 func upstream(t *testing.T, addr string) *atomic.Int32 {
 	t.Helper()
 	var asked atomic.Int32
@@ -44,10 +46,19 @@ func upstream(t *testing.T, addr string) *atomic.Int32 {
 		}
 		_ = w.WriteMsg(m)
 	})
-	for _, network := range []string{"udp", "tcp"} {
+	// The sockets are opened on the caller's thread, which may be in a namespace.
+	udp, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*mdns.Server{{PacketConn: udp, Handler: handler}, {Listener: tcp, Handler: handler}} {
 		started := make(chan struct{})
-		s := &mdns.Server{Addr: addr, Net: network, Handler: handler, NotifyStartedFunc: func() { close(started) }}
-		go func() { _ = s.ListenAndServe() }()
+		s.NotifyStartedFunc = func() { close(started) }
+		go func() { _ = s.ActivateAndServe() }()
 		<-started
 		t.Cleanup(func() { _ = s.Shutdown() })
 	}
@@ -251,29 +262,72 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A silent server costs time once.
-func TestSilentUpstream(t *testing.T) {
+// The user's own servers are asked from where the container is, the host's from
+// the host.
+func TestServersInside(t *testing.T) {
 	l := newLab(t)
-	c, err := net.ListenPacket("udp", "127.0.0.2:53")
-	if err != nil {
+	outside := l.outside()
+	upstream(t, "127.0.0.3:53")
+	if err := os.WriteFile(l.o.ResolvConf, []byte("nameserver 127.0.0.3\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	upstream(t, "127.0.0.3:53")
-	l.network(NetworkSpec{Name: "a"})
-	e := l.attach(EndpointSpec{ID: "e", Networks: on("a"), DNS: []netip.Addr{netip.MustParseAddr("127.0.0.2")}})
-	both := l.attach(EndpointSpec{ID: "both", Networks: on("a"), DNS: []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}})
+	l.network(NetworkSpec{Name: "a", DisableIPv6: true})
+	l.network(NetworkSpec{Name: "in", Internal: true})
 	r := l.resolver("p")
-	l.serve(r, e, both)
-	if got := l.query(e, "udp", "single", mdns.TypeA); got.rcode != "NXDOMAIN" || got.took > 700*time.Millisecond {
-		t.Errorf("single label: %s after %s", got.rcode, got.took)
-	}
-	if got := l.query(both, "udp", "world.test", mdns.TypeA); got.rcode != "NOERROR" || got.took > 700*time.Millisecond {
-		t.Errorf("second server: %s after %s", got.rcode, got.took)
-	}
-	l.query(e, "udp", "world.test", mdns.TypeA)
-	if got := l.query(e, "udp", "world.test", mdns.TypeA); got.rcode != "SERVFAIL" || got.took > 400*time.Millisecond {
-		t.Errorf("silent server: %s after %s", got.rcode, got.took)
+	addr := netip.MustParseAddr
+	for _, c := range []struct {
+		id      string
+		network string
+		servers []netip.Addr
+		listen  string // where a server listens inside
+		want    string
+	}{
+		{"host", "a", nil, "", "203.0.113.5"},
+		{"loopback", "a", []netip.Addr{addr("127.0.0.1")}, "127.0.0.1:53", "203.0.113.5"},
+		{"any", "a", []netip.Addr{addr("127.0.0.1")}, "0.0.0.0:53", "203.0.113.5"},
+		{"loopback6", "a", []netip.Addr{addr("::1")}, "[::1]:53", "203.0.113.5"},
+		{"hosts-loopback", "a", []netip.Addr{addr("127.0.0.3")}, "", "SERVFAIL"}, // is not the container's
+		{"tunnel", "a", []netip.Addr{addr("10.200.0.1")}, "10.200.0.1:53", "203.0.113.5"},
+		{"internal", "in", []netip.Addr{addr("127.0.0.1")}, "127.0.0.1:53", "203.0.113.5"},
+		{"internal-out", "in", []netip.Addr{addr("192.0.2.100")}, "", "NXDOMAIN"},
+		{"lan", "a", []netip.Addr{addr("192.0.2.100")}, "", "203.0.113.5"},
+		{"no-route", "a", []netip.Addr{addr("fd0f::100")}, "", "203.0.113.5"}, // the host has one
+		{"ourselves", "a", []netip.Addr{addr("127.0.0.11")}, "", "203.0.113.5"},
+	} {
+		e := l.attach(EndpointSpec{ID: c.id, Networks: on(c.network), DNS: c.servers})
+		if c.listen != "" {
+			l.inside(e, func() error {
+				if strings.HasPrefix(c.listen, "10.") || strings.Contains(c.listen, "::1") {
+					lo, err := netlink.LinkByName("lo")
+					if err != nil {
+						return err
+					}
+					own, _ := netlink.ParseAddr("10.200.0.1/32")
+					if strings.Contains(c.listen, "::1") {
+						if err := os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("0"), 0); err != nil {
+							return err
+						}
+						own, _ = netlink.ParseAddr("::1/128")
+					}
+					if err := netlink.AddrAdd(lo, own); err != nil && !errors.Is(err, os.ErrExist) {
+						return err
+					}
+				}
+				upstream(t, c.listen)
+				return nil
+			})
+		}
+		l.serve(r, e)
+		got := l.query(e, "udp", "world.test", mdns.TypeA)
+		if answer := strings.Join(append(got.data, got.rcode), " "); !strings.HasPrefix(answer, c.want) {
+			t.Errorf("%s: %s after %s, want %s", c.id, answer, got.took, c.want)
+		}
+		if got := l.query(e, "tcp", "world.test", mdns.TypeA); c.listen != "" && got.rcode != "NOERROR" {
+			t.Errorf("%s over TCP: %s", c.id, got.rcode)
+		}
+		if c.id == "internal-out" { // what follows asks a neighbour
+			l.inside(outside, func() error { upstream(t, "192.0.2.100:53"); upstream(t, "[fd0f::100]:53"); return nil })
+		}
 	}
 }
 

@@ -2,10 +2,7 @@ package dns
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,210 +12,294 @@ import (
 	"github.com/miekg/dns"
 )
 
-// How long a client waits for upstream servers. One that has answered before
-// gets time; one that is silent gets little, until it answers again: a late
-// answer is still listened for and counts.
+// How long a question waits for upstream servers. A name may need many servers of
+// the world to be found, so the time is what clients have: the resolvers of glibc,
+// musl and Go ask again, or give up, after five seconds.
 const (
-	budgetGood    = 2 * time.Second
-	budgetUnknown = time.Second
-	budgetSilent  = 200 * time.Millisecond
-	budgetSingle  = 500 * time.Millisecond // for names of one label
+	budget = 4800 * time.Millisecond
+	// Names of one label are mostly those of containers that are not there, and
+	// answered NXDOMAIN in the end.
+	budgetSingle = 3 * time.Second
+	// The same while the servers answer nothing at all, as on a train.
+	budgetMute = 500 * time.Millisecond
 	// The next server is asked as well when the one before is silent this long.
 	stagger = 300 * time.Millisecond
+	// That a name does not exist is believed of a later server only when the ones
+	// before had this long to know better: an office's server is mostly the first.
+	patience = 1500 * time.Millisecond
+	// Datagrams get lost: a question is sent again after this time, then after
+	// twice the time.
+	resend = time.Second
+	// A server that was silent to everything is asked last for this long.
+	demotion = 15 * time.Second
 )
 
-// Forwarder asks upstream servers, from the network namespace of the process.
-type Forwarder struct {
-	mu    sync.Mutex
-	state map[netip.AddrPort]health
+// Route is the way to upstream servers.
+type Route struct {
+	Servers []netip.AddrPort // best first
+	// Dial opens a connection to a server; nil: from the network namespace of this
+	// process. Scope tells apart routes on which one address is not one server.
+	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	Scope string
 }
 
-type health int
+// way is a server as seen on a route.
+type way struct {
+	scope  string
+	server netip.AddrPort
+}
 
-const (
-	unknown health = iota
-	good
-	silent
-)
+// health is what is known of a server. It decides in which order servers are
+// asked, never how long a question may wait: one name's silence says nothing
+// about another's.
+type health struct {
+	answered time.Time // the last time
+	demoted  time.Time // until
+	mute     bool      // nothing was answered since a question ran out of time
+}
 
-// NewForwarder returns a forwarder that knows nothing of its servers yet.
-func NewForwarder() *Forwarder { return &Forwarder{state: map[netip.AddrPort]health{}} }
+// Forwarder asks upstream servers. Questions that are the same at the same time
+// are asked once; that a name does not exist is remembered (see negatives).
+type Forwarder struct {
+	negatives negatives
 
-var errNoAnswer = errors.New("no upstream server answers")
+	mu      sync.Mutex
+	health  map[way]health
+	flights map[flightKey]*flight
+}
 
-type reply struct {
+type flightKey struct {
+	scope, servers, question string // the question without its ID
+	tcp                      bool
+}
+
+type flight struct {
+	done   chan struct{}
 	packed []byte
-	rcode  int
 	err    error
 }
 
-// Exchange sends a packed question to the servers as it is, but for its ID, and
-// returns the first good answer, with the question's ID. Servers that fail or are
-// silent are passed over; when all answers are SERVFAIL or REFUSED the first of
-// these is returned.
-func (f *Forwarder) Exchange(ctx context.Context, servers []netip.AddrPort, packed []byte, question dns.Question, tcp, single bool) ([]byte, error) {
-	budget := f.budget(servers)
-	if single {
-		budget = min(budget, budgetSingle)
+// NewForwarder returns a forwarder that knows nothing of its servers yet.
+func NewForwarder() *Forwarder {
+	return &Forwarder{health: map[way]health{}, flights: map[flightKey]*flight{}}
+}
+
+var errNoAnswer = errors.New("no upstream server answers")
+
+// Query is a question as a client sent it.
+type Query struct {
+	Packed   []byte
+	Question dns.Question
+	TCP      bool
+	Size     int  // the largest answer the client takes over UDP
+	Single   bool // the name has one label
+}
+
+// Exchange sends a packed question to the servers as it is, but for its ID, with
+// all that EDNS and DNSSEC put into it, and returns the first good answer, with the
+// question's ID. Servers that fail or are silent are passed over; when all answers
+// are SERVFAIL or REFUSED the first of these is returned.
+func (f *Forwarder) Exchange(ctx context.Context, r Route, q Query) ([]byte, error) {
+	servers := ""
+	for _, s := range r.Servers {
+		servers += s.String() + " "
 	}
-	deadline := time.NewTimer(budget)
+	key := flightKey{r.Scope, servers, string(q.Packed[2:]), q.TCP}
+	if answer := f.negatives.find(key, q); answer != nil {
+		return answer, nil
+	}
+	f.mu.Lock()
+	fl := f.flights[key]
+	if fl == nil {
+		fl = &flight{done: make(chan struct{})}
+		f.flights[key] = fl
+		go func() {
+			// It goes on without the client who asked first: others may have joined.
+			fl.packed, fl.err = f.exchange(context.WithoutCancel(ctx), r, q)
+			if fl.err == nil {
+				f.negatives.note(key, fl.packed)
+			}
+			f.mu.Lock()
+			delete(f.flights, key)
+			f.mu.Unlock()
+			close(fl.done)
+		}()
+	}
+	f.mu.Unlock()
+	select {
+	case <-fl.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if fl.err != nil {
+		return nil, fl.err
+	}
+	answer := slices.Clone(fl.packed)
+	copy(answer, q.Packed[:2])
+	return answer, nil
+}
+
+// reply is what became of asking one server.
+type reply struct {
+	from   int // index of the server
+	packed []byte
+	err    error
+}
+
+// quality of an answer, from the header.
+type quality int
+
+const (
+	poor     quality = iota // SERVFAIL, REFUSED
+	negative                // no such name, or no such record
+	positive
+)
+
+func (r reply) quality() quality {
+	switch rcode := r.packed[3] & 0xf; {
+	case rcode == dns.RcodeServerFailure || rcode == dns.RcodeRefused:
+		return poor
+	case rcode == dns.RcodeNameError || r.packed[6] == 0 && r.packed[7] == 0 && r.packed[2]&2 == 0:
+		return negative
+	}
+	return positive
+}
+
+func (f *Forwarder) exchange(ctx context.Context, r Route, q Query) ([]byte, error) {
+	start := time.Now()
+	servers := f.order(r, start)
+	limit := budget
+	if q.Single {
+		limit = budgetSingle
+		if f.mute(r) {
+			limit = budgetMute
+		}
+	}
+	// A server that is asked may answer after this call, which shows that it lives.
+	asking, cancel := context.WithTimeout(ctx, budget)
+	time.AfterFunc(budget, cancel)
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	if !tcp {
-		// Datagrams get lost: a second round, within the same time.
-		servers = append(slices.Clone(servers), servers...)
-	}
+
 	replies := make(chan reply, len(servers))
-	next, left := 0, 0
+	done := make([]bool, len(servers)) // failed, or answered
+	next := 0
 	ask := func() {
-		server := servers[next]
-		next++
-		left++
-		// It may outlive this call: a late answer shows that the server lives.
-		go func() { replies <- f.ask(context.WithoutCancel(ctx), server, packed, question, tcp) }()
+		if next < len(servers) {
+			i := next
+			next++
+			go func() {
+				packed, err := f.ask(asking, r, servers[i], q)
+				replies <- reply{i, packed, err}
+			}()
+		}
 	}
 	ask()
 	tick := time.NewTicker(stagger)
 	defer tick.Stop()
-	var poor []byte
-	for left > 0 {
+	patient := time.NewTimer(patience)
+	defer patient.Stop()
+	var bad, none *reply // the best poor and negative answers so far
+	for slices.Contains(done, false) {
+		impatient := false
 		select {
-		case r := <-replies:
-			left--
-			if r.err == nil && r.rcode != dns.RcodeServerFailure && r.rcode != dns.RcodeRefused {
-				return r.packed, nil
+		case a := <-replies:
+			done[a.from] = true
+			switch {
+			case a.err != nil:
+			case a.quality() == positive:
+				f.passed(r, servers[:next], done, start)
+				return a.packed, nil
+			case a.quality() == negative:
+				if none == nil || a.from < none.from {
+					none = &a
+				}
+			case bad == nil:
+				bad = &a
 			}
-			if r.err == nil && poor == nil {
-				poor = r.packed
-			}
-			if next < len(servers) {
+			if none == nil {
 				ask()
 			}
 		case <-tick.C:
-			if next < len(servers) {
-				ask()
-			}
+			ask()
+		case <-patient.C:
+			impatient = true
 		case <-deadline.C:
-			left = 0
-			f.silence(servers[:next])
-		case <-ctx.Done():
-			return nil, ctx.Err()
+			if none == nil && bad == nil {
+				f.silence(r, servers, start)
+			}
+			done = nil // enough
+		}
+		if none != nil && (impatient || time.Since(start) >= patience || !slices.Contains(done[:min(none.from, len(done))], false)) {
+			f.passed(r, servers[:next], done, start)
+			return none.packed, nil
 		}
 	}
-	if poor != nil {
-		return poor, nil
+	switch {
+	case none != nil:
+		return none.packed, nil
+	case bad != nil:
+		return bad.packed, nil
 	}
 	return nil, errNoAnswer
 }
 
-// budget is how long it is worth to wait for these servers.
-func (f *Forwarder) budget(servers []netip.AddrPort) time.Duration {
+// order puts servers last that were silent to everything.
+func (f *Forwarder) order(r Route, now time.Time) []netip.AddrPort {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	best := budgetSilent
-	for _, s := range servers {
-		switch f.state[s] {
-		case good:
-			return budgetGood
-		case unknown:
-			best = budgetUnknown
+	var first, last []netip.AddrPort
+	for _, s := range r.Servers {
+		if f.health[way{r.Scope, s}].demoted.After(now) {
+			last = append(last, s)
+		} else {
+			first = append(first, s)
 		}
 	}
-	return best
+	return append(first, last...)
 }
 
-func (f *Forwarder) note(server netip.AddrPort, h health) {
+// mute says that none of the servers answers anything.
+func (f *Forwarder) mute(r Route) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.state[server] = h
+	return !slices.ContainsFunc(r.Servers, func(s netip.AddrPort) bool { return !f.health[way{r.Scope, s}].mute })
 }
 
-// silence marks servers that did not answer in time; a late answer unmarks them.
-func (f *Forwarder) silence(servers []netip.AddrPort) {
+// answered notes that a server lives.
+func (f *Forwarder) answered(r Route, server netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.health[way{r.Scope, server}] = health{answered: time.Now()}
+}
+
+// passed demotes servers that have said nothing, to this question or any other,
+// since the question was asked a while ago and another server answered it.
+func (f *Forwarder) passed(r Route, asked []netip.AddrPort, done []bool, start time.Time) {
+	now := time.Now()
+	if now.Sub(start) < stagger {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, s := range asked {
+		w := way{r.Scope, s}
+		if h := f.health[w]; i < len(done) && !done[i] && h.answered.Before(start) {
+			h.demoted = now.Add(demotion)
+			f.health[w] = h
+		}
+	}
+}
+
+// silence notes that a question ran out of time.
+func (f *Forwarder) silence(r Route, servers []netip.AddrPort, start time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, s := range servers {
-		f.note(s, silent)
-	}
-}
-
-func (f *Forwarder) ask(ctx context.Context, server netip.AddrPort, packed []byte, question dns.Question, tcp bool) reply {
-	ctx, cancel := context.WithTimeout(ctx, budgetGood)
-	defer cancel()
-	answer, rcode, err := roundTrip(ctx, server, packed, question, tcp)
-	if err != nil {
-		f.note(server, silent)
-		return reply{err: fmt.Errorf("server %s: %w", server, err)}
-	}
-	f.note(server, good)
-	return reply{packed: answer, rcode: rcode}
-}
-
-// roundTrip asks one server. The question gets a fresh random ID and, with UDP, a
-// socket and so a source port of its own, which makes forged answers unlikely
-// (RFC 5452).
-func roundTrip(ctx context.Context, server netip.AddrPort, packed []byte, question dns.Question, tcp bool) ([]byte, int, error) {
-	network := "udp"
-	if tcp {
-		network = "tcp"
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, server.String())
-	if err != nil {
-		return nil, 0, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-
-	out := append([]byte(nil), packed...)
-	_, _ = rand.Read(out[:2])
-	if tcp {
-		if err := writeFramed(conn, out); err != nil {
-			return nil, 0, err
-		}
-		in, err := readFramed(conn)
-		if err != nil {
-			return nil, 0, err
-		}
-		rcode, ok := matches(in, out, question)
-		if !ok {
-			return nil, 0, errors.New("the answer is not to the question")
-		}
-		copy(in, packed[:2])
-		return in, rcode, nil
-	}
-	if _, err := conn.Write(out); err != nil {
-		return nil, 0, err
-	}
-	buffer := make([]byte, 8192)
-	for {
-		n, err := conn.Read(buffer)
-		if err != nil {
-			return nil, 0, err
-		}
-		if n == len(buffer) {
-			return nil, 0, errors.New("the answer is too large")
-		}
-		if rcode, ok := matches(buffer[:n], out, question); ok {
-			in := append([]byte(nil), buffer[:n]...)
-			copy(in, packed[:2])
-			return in, rcode, nil
+		w := way{r.Scope, s}
+		if h := f.health[w]; h.answered.Before(start) {
+			h.mute = true
+			f.health[w] = h
 		}
 	}
-}
-
-// matches reports whether in is an answer to the question sent as out.
-func matches(in, out []byte, question dns.Question) (rcode int, ok bool) {
-	if len(in) < 12 || in[0] != out[0] || in[1] != out[1] || in[2]&0x80 == 0 {
-		return 0, false
-	}
-	rcode = int(in[3] & 0xf)
-	if binary.BigEndian.Uint16(in[4:]) == 0 {
-		// Servers may leave the question out of an error.
-		return rcode, rcode != dns.RcodeSuccess
-	}
-	name, off, err := dns.UnpackDomainName(in, 12)
-	if err != nil || off+4 > len(in) {
-		return 0, false
-	}
-	return rcode, canonical(name) == canonical(question.Name) &&
-		binary.BigEndian.Uint16(in[off:]) == question.Qtype && binary.BigEndian.Uint16(in[off+2:]) == question.Qclass
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -106,11 +105,11 @@ func (s *Server) respond(ctx context.Context, v *View, packed []byte, tcp bool) 
 		return pack(m, q, tcp)
 	}
 	single := !strings.Contains(canonical(q.Question[0].Name), ".")
-	var upstreams []netip.AddrPort
+	var route Route
 	if v.Upstreams != nil {
-		upstreams = v.Upstreams()
+		route = v.Upstreams()
 	}
-	if len(upstreams) == 0 {
+	if len(route.Servers) == 0 {
 		return refuse(q, dns.RcodeNameError, tcp)
 	}
 	if s.forwards.Add(1) > maxForwards {
@@ -118,7 +117,7 @@ func (s *Server) respond(ctx context.Context, v *View, packed []byte, tcp bool) 
 		return refuse(q, dns.RcodeServerFailure, tcp)
 	}
 	defer s.forwards.Add(-1)
-	answer, err := s.Forward.Exchange(ctx, upstreams, packed, q.Question[0], tcp, single)
+	answer, err := s.Forward.Exchange(ctx, route, Query{packed, q.Question[0], tcp, clientSize(q), single})
 	if err != nil {
 		// Names of one label are those of containers; that no server of the world
 		// could be asked does not make one exist.
@@ -140,11 +139,16 @@ func refuse(q *dns.Msg, rcode int, tcp bool) []byte {
 	return pack(m, q, tcp)
 }
 
-func pack(m, q *dns.Msg, tcp bool) []byte {
-	size := dns.MinMsgSize
+// clientSize is the largest answer that the client takes over UDP.
+func clientSize(q *dns.Msg) int {
 	if opt := q.IsEdns0(); opt != nil {
-		size = max(size, int(opt.UDPSize()))
+		return max(dns.MinMsgSize, int(opt.UDPSize()))
 	}
+	return dns.MinMsgSize
+}
+
+func pack(m, q *dns.Msg, tcp bool) []byte {
+	size := clientSize(q)
 	if tcp {
 		size = dns.MaxMsgSize
 	}

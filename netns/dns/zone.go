@@ -85,9 +85,9 @@ type View struct {
 	Subnets  []netip.Prefix
 	// Gateway4 and Gateway6 are the addresses of host.docker.internal.
 	Gateway4, Gateway6 netip.Addr
-	// Upstreams lists the servers that other questions go to, best first. With
-	// none they are refused: NXDOMAIN.
-	Upstreams func() []netip.AddrPort
+	// Upstreams is the way to the servers that other questions go to. With none they
+	// are refused: NXDOMAIN.
+	Upstreams func() Route
 }
 
 // canonical is a name in lower case without the final dot.
