@@ -155,6 +155,7 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 		port Port
 	}
 	var wishes []portWish
+	wished, leaving := portIndex{}, portIndex{}
 	for _, s := range specs {
 		if s.Mode != "" {
 			continue
@@ -163,35 +164,41 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 			if p.validate() != nil || p.HostPort == 0 {
 				continue
 			}
-			if i := slices.IndexFunc(wishes, func(w portWish) bool { return w.port.clashes(p) }); i >= 0 {
-				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.host(), p.protocol(), wishes[i].spec.subject()))
+			if by, clash := wished.clashing(p); clash {
+				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.host(), p.protocol(), by.subject()))
 				continue
 			}
+			wished.add(p, s)
 			wishes = append(wishes, portWish{s, p})
 		}
 	}
 	except := make([]string, len(c.own))
 	for i, e := range c.own {
 		except[i] = e.Spec.ID
+		for _, p := range e.Ports {
+			leaving.add(p, e.Spec)
+		}
 	}
 	all, err := c.m.endpoints()
 	if err != nil {
 		c.errs = append(c.errs, err)
 	}
+	published := publishedPorts(all, except)
+	var free freePorts
 	for _, w := range wishes {
 		var err error
 		for port := int(w.port.HostPort); port <= int(w.port.last()); port++ {
 			one := w.port
 			one.HostPort, one.HostPortEnd = uint16(port), 0
-			if slices.ContainsFunc(c.own, func(e Endpoint) bool { return slices.ContainsFunc(e.Ports, one.clashes) }) {
+			if _, free := leaving.clashing(one); free {
 				err = nil
 				break
 			}
-			if e, ok := holderOf(one, all, except); ok {
-				err = fmt.Errorf("port %s/%s is used by %s", one.host(), one.protocol(), e.Spec.owner())
+			if by, taken := published.clashing(one); taken {
+				err = fmt.Errorf("port %s/%s is used by %s", one.host(), one.protocol(), by.owner())
 				continue
 			}
-			if err = c.m.probe(c.ctx, one); err == nil {
+			if err = c.m.probe(c.ctx, one, &free); err == nil {
 				break
 			}
 		}
@@ -205,16 +212,8 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 }
 
 // probe tries whether a port could be had now.
-func (m *Manager) probe(ctx context.Context, p Port) error {
-	var err error
-	for _, a := range p.bindings() {
-		s, _, lerr := listen(ctx, p.protocol(), netip.AddrPortFrom(a, p.HostPort))
-		if lerr == nil {
-			defer s.close()
-		} else if !optional(p, a, lerr) {
-			err = lerr
-		}
-	}
+func (m *Manager) probe(ctx context.Context, p Port, free *freePorts) error {
+	err := free.check(ctx, p)
 	switch {
 	case err == nil:
 		return nil

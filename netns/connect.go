@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/stack-run/stack/netns/link"
+	"github.com/stack-run/stack/netns/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -170,16 +171,7 @@ func (m *Manager) retarget(before, after *Endpoint, published bool) error {
 	if err := m.saveEndpoint(after, published); err != nil || !published {
 		return err
 	}
-	add := after.allElements()
-	remove := before.allElements()
 	// Equal elements stay; a key whose value changes is deleted first.
-	for i := 0; i < len(remove); {
-		j := slices.IndexFunc(add, remove[i].Equal)
-		if j < 0 {
-			i++
-			continue
-		}
-		remove, add = slices.Delete(remove, i, i+1), slices.Delete(add, j, j+1)
-	}
+	add, remove := nft.Difference(before.allElements(), after.allElements())
 	return errors.Join(m.table.Delete(remove), m.table.Add(add), link.ForgetUDP(udpPorts(after.Ports)))
 }

@@ -130,6 +130,60 @@ func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) 
 	return p, err
 }
 
+// choose is reserve for a port that no socket is held for: it must be free now, for
+// us and for everybody else. own are the ports chosen before it.
+func choose(ctx context.Context, p Port, had uint16, own, others portIndex, free *freePorts) (Port, error) {
+	first, last := p.HostPort, p.last()
+	p.HostPortEnd = 0
+	try := func(port uint16) error {
+		p.HostPort = port
+		if _, taken := others.clashing(p); taken {
+			return unix.EADDRINUSE
+		}
+		if _, taken := own.clashing(p); taken {
+			return unix.EADDRINUSE
+		}
+		return free.check(ctx, p)
+	}
+	if had != 0 && (first == 0 || had >= first && had <= last) && try(had) == nil {
+		return p, nil
+	}
+	var err error
+	if first == 0 {
+		for range 64 {
+			s, port, lerr := listen(ctx, p.protocol(), netip.AddrPortFrom(p.bindings()[0], 0))
+			if lerr != nil {
+				return p, lerr
+			}
+			s.close()
+			if err = try(port); err == nil || !errors.Is(err, unix.EADDRINUSE) {
+				return p, err
+			}
+		}
+		return p, err
+	}
+	for port := int(first); port <= int(last); port++ {
+		if err = try(uint16(port)); err == nil || !errors.Is(err, unix.EADDRINUSE) {
+			return p, err
+		}
+	}
+	return p, err
+}
+
+// bindable tells why a port cannot be had now, if so.
+func bindable(ctx context.Context, p Port) error {
+	var err error
+	for _, a := range p.bindings() {
+		s, _, lerr := listen(ctx, p.protocol(), netip.AddrPortFrom(a, p.HostPort))
+		if lerr == nil {
+			s.close()
+		} else if !optional(p, a, lerr) {
+			err = lerr
+		}
+	}
+	return err
+}
+
 // openAny opens a socket on a port of the kernel's choice and the others on the same.
 func (h *holding) openAny(ctx context.Context, p Port) (uint16, error) {
 	a := p.bindings()[0]

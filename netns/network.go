@@ -126,12 +126,12 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	}
 	pools4, pools6 := m.pools()
 	if !spec.DisableIPv4 {
-		if r.IPv4, r.Gateway4, err = choose(asked[0], pools4, used, spec, all); err != nil {
+		if r.IPv4, r.Gateway4, err = chooseSubnet(asked[0], pools4, used, spec, all); err != nil {
 			return r, err
 		}
 	}
 	if !spec.DisableIPv6 && (asked[1].Subnet.IsValid() || hostHasIPv6()) {
-		if r.IPv6, r.Gateway6, err = choose(asked[1], pools6, used, spec, all); err != nil {
+		if r.IPv6, r.Gateway6, err = chooseSubnet(asked[1], pools6, used, spec, all); err != nil {
 			return r, err
 		}
 	}
@@ -148,7 +148,7 @@ func familyOf(a netip.Addr) int {
 	return 1
 }
 
-func choose(asked Pool, pools []ipam.Pool, used []netip.Prefix, spec NetworkSpec, all []record) (netip.Prefix, netip.Addr, error) {
+func chooseSubnet(asked Pool, pools []ipam.Pool, used []netip.Prefix, spec NetworkSpec, all []record) (netip.Prefix, netip.Addr, error) {
 	subnet := asked.Subnet.Masked()
 	if !asked.Subnet.IsValid() {
 		var err error

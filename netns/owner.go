@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -118,12 +119,11 @@ func socketInodes(path string, p Port) []string {
 		return nil
 	}
 	defer f.Close()
-	const listening = "0A" // TCP_LISTEN
 	var out []string
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
-		if len(words) < 10 || p.protocol() == "tcp" && words[3] != listening {
+		if len(words) < 10 || p.protocol() == "tcp" && words[3] != tcpListen {
 			continue
 		}
 		a, ok := procAddr(words[1])
@@ -141,6 +141,38 @@ func socketInodes(path string, p Port) []string {
 	}
 	return out
 }
+
+// busyPorts are the host's ports of a protocol that a socket keeps, whatever its
+// address. They are read at once, where asking for thousands one by one would
+// take seconds.
+func busyPorts(proto string) (map[uint16]bool, error) {
+	busy := map[uint16]bool{}
+	for _, file := range []string{proto, proto + "6"} {
+		f, err := os.Open(filepath.Join("/proc/thread-self/net", file))
+		if errors.Is(err, os.ErrNotExist) && file != proto {
+			continue // no IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		lines := bufio.NewScanner(f)
+		for lines.Scan() {
+			words := strings.Fields(lines.Text())
+			if len(words) > 3 && (proto != "tcp" || words[3] == tcpListen) {
+				if a, ok := procAddr(words[1]); ok {
+					busy[a.Port()] = true
+				}
+			}
+		}
+		if err := errors.Join(lines.Err(), f.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return busy, nil
+}
+
+// tcpListen is the state TCP_LISTEN in /proc/net/tcp.
+const tcpListen = "0A"
 
 // procAddr reads 0100007F:1F90, words of four bytes in the machine's order.
 func procAddr(s string) (netip.AddrPort, bool) {

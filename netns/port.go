@@ -3,6 +3,7 @@ package netns
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/stack-run/stack/netns/nft"
@@ -94,13 +95,20 @@ func (e *Endpoint) elements(p Port) []nft.Element {
 			out = append(out, nft.Open(target, proto))
 			continue
 		}
-		out = append(out, nft.Publish(host, p.HostPort, proto, target), nft.Self(addr))
-		for _, l := range e.Links {
-			// From a network of the container's own answers would go there directly,
-			// past the host that has to translate them back.
-			if !l.Internal && (host.Is4() && l.IPv4.IsValid() || host.Is6() && l.IPv6.IsValid()) {
-				out = append(out, nft.Hairpin(l.Bridge, addr))
-			}
+		out = append(out, nft.Publish(host, p.HostPort, proto, target))
+		out = append(out, e.wayBack(host, addr)...)
+	}
+	return out
+}
+
+// wayBack are the elements that bring answers of a published address back through
+// the host, which has to translate them.
+func (e *Endpoint) wayBack(host, addr netip.Addr) []nft.Element {
+	out := []nft.Element{nft.Self(addr)}
+	for _, l := range e.Links {
+		// From a network of the container's own answers would go there directly.
+		if !l.Internal && (host.Is4() && l.IPv4.IsValid() || host.Is6() && l.IPv6.IsValid()) {
+			out = append(out, nft.Hairpin(l.Bridge, addr))
 		}
 	}
 	return out
@@ -108,17 +116,33 @@ func (e *Endpoint) elements(p Port) []nft.Element {
 
 // allElements are those of all ports, each once.
 func (e *Endpoint) allElements() []nft.Element {
+	long, single := ranges(e.Ports)
 	var out []nft.Element
-	for _, p := range e.Ports {
-	next:
-		for _, el := range e.elements(p) {
-			for _, o := range out {
-				if o.Same(el) {
-					continue next
-				}
-			}
-			out = append(out, el)
-		}
+	for _, r := range long {
+		out = append(out, e.rangeElements(r)...)
 	}
-	return out
+	for _, p := range single {
+		out = append(out, e.elements(p)...)
+	}
+	return distinct(out)
+}
+
+// everyElement are those that any version of this program may have added.
+func (e *Endpoint) everyElement() []nft.Element {
+	out := e.allElements()
+	for _, p := range e.Ports {
+		out = append(out, e.elements(p)...)
+	}
+	return distinct(out)
+}
+
+func distinct(elements []nft.Element) []nft.Element {
+	type place struct{ set, key, end string }
+	seen := map[place]bool{}
+	return slices.DeleteFunc(elements, func(e nft.Element) bool {
+		p := place{e.Set, string(e.Key), string(e.KeyEnd)}
+		again := seen[p]
+		seen[p] = true
+		return again
+	})
 }

@@ -112,7 +112,7 @@ func (m *Manager) unpublish(endpoints []*Endpoint) error {
 		m.release(e.Spec.ID)
 		// Our copy knows what was published, also when e is only half filled in.
 		if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published {
-			elements = append(elements, r.allElements()...)
+			elements = append(elements, r.everyElement()...)
 			udp = append(udp, udpPorts(r.Ports)...)
 			published = append(published, &r.Endpoint)
 		}
@@ -133,33 +133,61 @@ func (m *Manager) unpublish(endpoints []*Endpoint) error {
 // reserveAll chooses and reserves host ports for all the endpoint's ports.
 func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) error {
 	h := m.holder(e)
+	unnamed := m.hostAddress(e)
+	routed := e.routedOnly()
+	loose := unheld(e.Spec.Ports)
+	var others, own portIndex
+	var free freePorts
 	for i, p := range e.Spec.Ports {
-		p.HostIP = m.hostAddress(e, p.HostIP)
+		let := loose(p)
+		if !p.HostIP.IsValid() {
+			p.HostIP = unnamed
+		}
 		had := uint16(0)
 		if i < len(before) && len(before) == len(e.Spec.Ports) {
 			had = before[i].HostPort
 		}
-		got, err := h.reserve(ctx, p, had, e.routedOnly())
+		if !let || routed {
+			got, err := h.reserve(ctx, p, had, routed)
+			if err != nil {
+				return m.explainPort(p, err)
+			}
+			e.Ports = append(e.Ports, got)
+			continue
+		}
+		if own == nil {
+			all, err := m.endpoints()
+			if err != nil {
+				return err
+			}
+			own, others = portIndex{}, publishedPorts(all, []string{e.Spec.ID})
+		}
+		got, err := choose(ctx, p, had, own, others, &free)
 		if err != nil {
 			return m.explainPort(p, err)
 		}
+		own.add(got, e.Spec)
 		e.Ports = append(e.Ports, got)
+	}
+	if own != nil {
+		e.warn(fmt.Sprintf("%d of the published ports have no listener on the host, because they are so many: they do not answer on [::1], and other programs can listen on them", len(own)))
 	}
 	return nil
 }
 
-// hostAddress applies the outlet's default host address.
-func (m *Manager) hostAddress(e *Endpoint, asked netip.Addr) netip.Addr {
+// hostAddress is the outlet's host address of ports that name none, not valid for
+// all addresses.
+func (m *Manager) hostAddress(e *Endpoint) netip.Addr {
 	out := e.outlet(false)
-	if asked.IsValid() || out == nil {
-		return asked
+	if out == nil {
+		return netip.Addr{}
 	}
-	if r, err := m.record(out.NetworkID); err == nil {
-		if a, err := netip.ParseAddr(r.DriverOpts[OptHostBinding]); err == nil {
-			return a
-		}
+	r, err := m.record(out.NetworkID)
+	if err != nil {
+		return netip.Addr{}
 	}
-	return asked
+	a, _ := netip.ParseAddr(r.DriverOpts[OptHostBinding])
+	return a
 }
 
 // routedOnly reports whether nothing of the endpoint is translated.
@@ -214,9 +242,14 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.subject(), err)
 		}
 	}
-	for _, p := range e.Ports {
+	// What was let go when it was chosen is let go here, too: the spec decides.
+	loose := unheld(e.Spec.Ports)
+	for i, p := range e.Ports {
 		if e.routedOnly() {
 			break
+		}
+		if i < len(e.Spec.Ports) && loose(e.Spec.Ports[i]) {
+			continue
 		}
 		if err := h.open(context.Background(), p); err != nil {
 			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.subject(), m.explainPort(p, err))

@@ -99,18 +99,21 @@ func ForgetUDP(ports []uint16) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	var filters []netlink.CustomConntrackFilter
+	to := udpFlows{}
 	for _, p := range ports {
-		f := &netlink.ConntrackFilter{}
-		if err := errors.Join(f.AddProtocol(unix.IPPROTO_UDP), f.AddPort(netlink.ConntrackOrigDstPort, p)); err != nil {
-			return fmt.Errorf("cannot forget UDP flows: %w", err)
-		}
-		filters = append(filters, f)
+		to[p] = true
 	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filters...); err != nil {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, to); err != nil {
 			return fmt.Errorf("cannot forget UDP flows: %w", err)
 		}
 	}
 	return nil
+}
+
+// udpFlows matches UDP flows by the port they were sent to.
+type udpFlows map[uint16]bool
+
+func (to udpFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	return f.Forward.Protocol == unix.IPPROTO_UDP && to[f.Forward.DstPort]
 }

@@ -11,20 +11,43 @@ import (
 
 // Element is an element of a set or, with a Value, of a map.
 type Element struct {
-	Set   string
-	Key   []byte
-	Value []byte
-	Text  string // nft(8) syntax, without the braces
+	Set string
+	Key []byte
+	// KeyEnd is the last key of a range, nil for a single key.
+	KeyEnd []byte
+	Value  []byte
+	Text   string // nft(8) syntax, without the braces
 }
 
 // String returns what is added in nft(8) syntax.
 func (e Element) String() string { return e.Set + " { " + e.Text + " }" }
 
 // Same reports whether two elements have the same place.
-func (e Element) Same(o Element) bool { return e.Set == o.Set && bytes.Equal(e.Key, o.Key) }
+func (e Element) Same(o Element) bool {
+	return e.Set == o.Set && bytes.Equal(e.Key, o.Key) && bytes.Equal(e.KeyEnd, o.KeyEnd)
+}
 
 // Equal reports whether two elements have the same place and value.
 func (e Element) Equal(o Element) bool { return e.Same(o) && bytes.Equal(e.Value, o.Value) }
+
+// Difference is what has to be added and removed to get from one list of elements
+// to another.
+func Difference(before, after []Element) (add, remove []Element) {
+	return without(after, before), without(before, after)
+}
+
+func without(all, known []Element) (out []Element) {
+	there := map[string]bool{}
+	for _, e := range known {
+		there[e.identity()] = true
+	}
+	for _, e := range all {
+		if !there[e.identity()] {
+			out = append(out, e)
+		}
+	}
+	return out
+}
 
 // Network is what the firewall must know of a bridge.
 type Network struct {
@@ -81,6 +104,27 @@ func Publish(host netip.Addr, hostPort uint16, proto byte, target netip.AddrPort
 	}
 	e.Key = append(append(e.Key, padded([]byte{proto})...), padded(be16(hostPort))...)
 	e.Text += fmt.Sprintf("%s . %d : %s . %d", protoName(proto), hostPort, target.Addr(), target.Port())
+	return e
+}
+
+// PublishRange returns the element that sends the ports of a host from first to
+// last to the same ports of target, see [Publish].
+func PublishRange(host netip.Addr, first, last uint16, proto byte, target netip.Addr) Element {
+	e := Element{Set: MapRange4, Value: target.AsSlice()}
+	if target.Is6() {
+		e.Set = MapRange6
+	}
+	if host.IsValid() && !host.IsUnspecified() {
+		e.Set = MapHostRange4
+		if target.Is6() {
+			e.Set = MapHostRange6
+		}
+		e.Key, e.Text = host.AsSlice(), host.String()+" . "
+	}
+	e.Key = append(e.Key, padded([]byte{proto})...)
+	e.KeyEnd = append(append(e.KeyEnd, e.Key...), padded(be16(last))...)
+	e.Key = append(e.Key, padded(be16(first))...)
+	e.Text += fmt.Sprintf("%s . %d-%d : %s", protoName(proto), first, last, target)
 	return e
 }
 
@@ -141,6 +185,8 @@ func (e Element) Container() (netip.Addr, bool) {
 	}
 	var raw []byte
 	switch e.Set {
+	case MapRange4, MapRange6, MapHostRange4, MapHostRange6:
+		raw = e.Value
 	case SetHairpin4, SetHairpin6:
 		raw = e.Key[min(len(e.Key), unix.IFNAMSIZ):]
 	case SetSelf4, SetOpen4:

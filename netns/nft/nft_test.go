@@ -48,6 +48,7 @@ func TestElementText(t *testing.T) {
 			Publish(netip.Addr{}, 8080, 6, web4), Publish(netip.MustParseAddr("127.0.0.1"), 8080, 17, web4),
 			Publish(netip.IPv6Unspecified(), 8080, 132, web6), Publish(netip.MustParseAddr("fd01::1"), 8080, 6, web6),
 			Hairpin("br-a", web4.Addr()), Hairpin("br-a", web6.Addr()), Self(web4.Addr()), Self(web6.Addr()), Open(web4, 6), Open(web6, 17),
+			PublishRange(netip.Addr{}, 10000, 20000, 17, web4.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, web6.Addr()),
 			Anywhere(netip.MustParseAddr("192.0.2.1")), Anywhere(netip.MustParseAddr("fd01::1")))...) {
 		lines = append(lines, e.String())
 	}
@@ -60,7 +61,8 @@ func TestTableInKernel(t *testing.T) {
 	web := netip.MustParseAddrPort("172.16.5.2:80")
 	networks := append(Network{Bridge: "br-a", Masquerade: true}.Elements(), Network{Bridge: "br-b", Internal: true}.Elements()...)
 	ports := []Element{Publish(netip.Addr{}, 8080, 6, web), Publish(netip.MustParseAddr("127.0.0.1"), 53, 17, web),
-		Hairpin("br-a", web.Addr()), Open(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80"))}
+		Hairpin("br-a", web.Addr()), Open(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80")),
+		PublishRange(netip.Addr{}, 10000, 20000, 17, web.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, netip.MustParseAddr("fd00::2"))}
 
 	if err := table.Delete(ports); err != nil {
 		t.Errorf("deleting from a table that is not there: %v", err)

@@ -22,6 +22,8 @@ type Set struct {
 	Name string
 	Key  []nftables.SetDatatype
 	Data []nftables.SetDatatype
+	// Ranges says that the last field of a key is a range.
+	Ranges bool
 }
 
 // Chain is a base chain when Hook is not empty.
@@ -47,6 +49,10 @@ const (
 	// Published ports: (protocol, port) or (address, protocol, port) to (address, port).
 	MapAny4, MapAny6   = "any4", "any6"
 	MapHost4, MapHost6 = "host4", "host6"
+	// Ranges of published ports that keep their numbers: (protocol, ports) or
+	// (address, protocol, ports) to address.
+	MapRange4, MapRange6         = "range4", "range6"
+	MapHostRange4, MapHostRange6 = "hostrange4", "hostrange6"
 	// (bridge, container address) where answers would not come back through the
 	// host, so that the client must look like the host.
 	SetHairpin4, SetHairpin6 = "hairpin4", "hairpin6"
@@ -70,22 +76,26 @@ func Instance(table string) Ruleset {
 		Family: nftables.TableFamilyINet,
 		Table:  table,
 		Sets: []Set{
-			{SetBridges, types(ifname), nil},
-			{SetInternal, types(ifname), nil},
-			{SetMasquerade, types(ifname), nil},
-			{SetPeers, types(ifname, ifname), nil},
-			{MapAny4, types(proto, port), types(a4, port)},
-			{MapAny6, types(proto, port), types(a6, port)},
-			{MapHost4, types(a4, proto, port), types(a4, port)},
-			{MapHost6, types(a6, proto, port), types(a6, port)},
-			{SetHairpin4, types(ifname, a4), nil},
-			{SetHairpin6, types(ifname, a6), nil},
-			{SetSelf4, types(a4, a4), nil},
-			{SetSelf6, types(a6, a6), nil},
-			{SetOpen4, types(a4, proto, port), nil},
-			{SetOpen6, types(a6, proto, port), nil},
-			{SetAnywhere4, types(a4), nil},
-			{SetAnywhere6, types(a6), nil},
+			{SetBridges, types(ifname), nil, false},
+			{SetInternal, types(ifname), nil, false},
+			{SetMasquerade, types(ifname), nil, false},
+			{SetPeers, types(ifname, ifname), nil, false},
+			{MapAny4, types(proto, port), types(a4, port), false},
+			{MapAny6, types(proto, port), types(a6, port), false},
+			{MapHost4, types(a4, proto, port), types(a4, port), false},
+			{MapHost6, types(a6, proto, port), types(a6, port), false},
+			{MapRange4, types(proto, port), types(a4), true},
+			{MapRange6, types(proto, port), types(a6), true},
+			{MapHostRange4, types(a4, proto, port), types(a4), true},
+			{MapHostRange6, types(a6, proto, port), types(a6), true},
+			{SetHairpin4, types(ifname, a4), nil, false},
+			{SetHairpin6, types(ifname, a6), nil, false},
+			{SetSelf4, types(a4, a4), nil, false},
+			{SetSelf6, types(a6, a6), nil, false},
+			{SetOpen4, types(a4, proto, port), nil, false},
+			{SetOpen6, types(a6, proto, port), nil, false},
+			{SetAnywhere4, types(a4), nil, false},
+			{SetAnywhere6, types(a6), nil, false},
 		},
 		Chains: []Chain{
 			// Destinations are rewritten before the kernel decides where a packet goes, and
@@ -99,7 +109,9 @@ func Instance(table string) Ruleset {
 				{linkIs(false, "lo"), linkIs(false, "loopback0"), ipv4(), loopback4(true), drop()},
 				{in(SetBridges, iifname), ipv4(), loopback4(false), drop()},
 				{ipv4(), in(MapHost4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv4(), in(MapHostRange4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
 				{ipv6(), in(MapHost6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv6(), in(MapHostRange6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
 			}},
 			// A port published on one address is for those who reach the host on the link
 			// that has it: a neighbour on another network gets no answer by sending
@@ -123,9 +135,13 @@ func Instance(table string) Ruleset {
 			{Name: "publish", Rules: []Rule{
 				{ipv4(), dnat(false, MapHost4, ip4Daddr, l4proto, thDport)},
 				{ipv4(), dnat(false, MapAny4, l4proto, thDport)},
+				{ipv4(), dnatHost(false, MapHostRange4, ip4Daddr, l4proto, thDport)},
+				{ipv4(), dnatHost(false, MapRange4, l4proto, thDport)},
 				{ipv6(), toLoopback6(), leave()},
 				{ipv6(), dnat(true, MapHost6, ip6Daddr, l4proto, thDport)},
 				{ipv6(), dnat(true, MapAny6, l4proto, thDport)},
+				{ipv6(), dnatHost(true, MapHostRange6, ip6Daddr, l4proto, thDport)},
+				{ipv6(), dnatHost(true, MapRange6, l4proto, thDport)},
 			}},
 			{Name: "forward", Type: nftables.ChainTypeFilter, Hook: "forward", Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
 				{in(SetBridges, oifname), jump("inbound")},
@@ -191,10 +207,14 @@ func (r Ruleset) String() string {
 	}
 	fmt.Fprintf(&b, "table %s %s {\n", family, r.Table)
 	for _, s := range r.Sets {
+		flags := ""
+		if s.Ranges {
+			flags = "\t\tflags interval\n"
+		}
 		if len(s.Data) == 0 {
-			fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n\t}\n", s.Name, typeNames(s.Key))
+			fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n%s\t}\n", s.Name, typeNames(s.Key), flags)
 		} else {
-			fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : %s\n\t}\n", s.Name, typeNames(s.Key), typeNames(s.Data))
+			fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : %s\n%s\t}\n", s.Name, typeNames(s.Key), typeNames(s.Data), flags)
 		}
 	}
 	for _, c := range r.Chains {

@@ -208,6 +208,14 @@ func dnat(v6 bool, table string, fields ...field) Statement {
 	return Statement{fmt.Sprintf("dnat %s to %s map @%s", name, text, table), exprs}
 }
 
+// dnatHost rewrites the destination address to the value of a map; the port stays.
+func dnatHost(v6 bool, table string, fields ...field) Statement {
+	s := dnat(v6, table, fields...)
+	nat, _ := s.Exprs[len(s.Exprs)-1].(*expr.NAT)
+	nat.RegProtoMin, nat.Specified = 0, false
+	return s
+}
+
 func masquerade() Statement { return Statement{"masquerade", []expr.Any{&expr.Masq{}}} }
 
 func accept() Statement { return verdict("accept", expr.VerdictAccept, "") }

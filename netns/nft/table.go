@@ -56,7 +56,7 @@ func (t *Table) forgetOtherVersions(c *nftables.Conn) {
 	}
 }
 
-// Add adds elements in one transaction. Elements that are there already are not
+// Add adds elements in one transaction, or in several if they are thousands. Elements that are there already are not
 // an error, unless a map has another value for the key: [ErrTaken].
 func (t *Table) Add(elements []Element) error {
 	return t.flush(&nftables.Conn{}, elements, (*nftables.Conn).SetAddElements, "extend")
@@ -84,7 +84,7 @@ func (t *Table) Delete(elements []Element) error {
 }
 
 func (e Element) identity() string {
-	return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.Value)
+	return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.KeyEnd) + "\x00" + string(e.Value)
 }
 
 func (t *Table) delete(elements []Element) error {
@@ -103,18 +103,33 @@ func (t *Table) delete(elements []Element) error {
 // perMessage keeps a message's list of elements below the 64 KiB of an attribute.
 const perMessage = 200
 
+// perTransaction keeps a transaction below the send buffer of a socket, 208 KiB on
+// most hosts. More elements are changed in several transactions.
+const perTransaction = 1000
+
 func (t *Table) flush(c *nftables.Conn, elements []Element, op func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, verb string) error {
 	bySet := map[string][]nftables.SetElement{}
 	for _, e := range elements {
-		bySet[e.Set] = append(bySet[e.Set], nftables.SetElement{Key: e.Key, Val: e.Value})
+		bySet[e.Set] = append(bySet[e.Set], nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value})
 	}
+	queued := 0
 	for _, s := range t.rules.Sets { // their order keeps transactions alike
 		for part := range slices.Chunk(bySet[s.Name], perMessage) {
+			if queued += len(part); queued > perTransaction {
+				if err := t.commit(c, verb); err != nil {
+					return err
+				}
+				queued = len(part)
+			}
 			if err := op(c, t.set(s), part); err != nil {
 				return fmt.Errorf("cannot %s firewall table %s: %w", verb, t.rules.Table, err)
 			}
 		}
 	}
+	return t.commit(c, verb)
+}
+
+func (t *Table) commit(c *nftables.Conn, verb string) error {
 	err := c.Flush()
 	switch {
 	case err == nil:
@@ -154,7 +169,7 @@ func (t *Table) elements(c *nftables.Conn, s Set) ([]Element, error) {
 	}
 	var out []Element
 	for _, e := range found {
-		out = append(out, Element{Set: s.Name, Key: e.Key, Value: e.Val})
+		out = append(out, Element{Set: s.Name, Key: e.Key, KeyEnd: e.KeyEnd, Value: e.Val})
 	}
 	return out, nil
 }
@@ -169,12 +184,11 @@ func (t *Table) Complete(elements []Element) bool {
 	if err != nil {
 		return false
 	}
-	for _, e := range elements {
-		if !slices.ContainsFunc(have, func(h Element) bool { return h.Same(e) && bytes.Equal(h.Value, e.Value) }) {
-			return false
-		}
+	there := map[string]bool{}
+	for _, h := range have {
+		there[h.identity()] = true
 	}
-	return true
+	return !slices.ContainsFunc(elements, func(e Element) bool { return !there[e.identity()] })
 }
 
 // Bridges lists the bridges the table knows.
@@ -211,6 +225,7 @@ func kernelSet(table *nftables.Table, s Set) *nftables.Set {
 			set.KeyByteOrder = binaryutil.NativeEndian
 		}
 	}
+	set.Interval, set.Concatenation = s.Ranges, s.Ranges
 	if len(s.Data) > 0 {
 		set.IsMap = true
 		set.DataType = concat(s.Data)
