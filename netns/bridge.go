@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -88,13 +87,7 @@ func (m *Manager) ensure(r record) error {
 	if err := m.table.Ensure(r.firewall().Elements()); err != nil {
 		return undo(err)
 	}
-	if err := nft.AcceptForward(m.acceptedLinks(r)); err != nil {
-		m.o.Logf("network %s: %v", r.Name, err)
-	}
-	if chain, drops := forwardDrops(made); drops {
-		m.o.Logf("network %s: the firewall's chain %s drops forwarded packets by default; containers reach other hosts only if it accepts those of links st%s-*",
-			r.Name, chain, m.o.Instance)
-	}
+	m.passFirewalls(r)
 	if !r.Internal {
 		if err := m.forwarding(r); err != nil {
 			return undo(err)
@@ -104,16 +97,6 @@ func (m *Manager) ensure(r record) error {
 	m.ready[r.ID] = info.Index
 	m.mu.Unlock()
 	return nil
-}
-
-// acceptedLinks are the link name patterns that other firewalls should let pass:
-// all bridges of the instance, and one that the user named.
-func (m *Manager) acceptedLinks(r record) []nft.LinkPattern {
-	p := []nft.LinkPattern{{Name: "st" + m.o.Instance + "-", Prefix: true}}
-	if !strings.HasPrefix(r.Bridge, p[0].Name) {
-		p = append(p, nft.LinkPattern{Name: r.Bridge})
-	}
-	return p
 }
 
 func (m *Manager) bridgeSysctls(r record) error {
@@ -193,9 +176,7 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 			d.add(r.Bridge)
 		}
 		if own := m.acceptedLinks(r)[1:]; len(own) > 0 {
-			if err := nft.UnacceptForward(own); err != nil {
-				m.o.Logf("network %s: %v", r.Name, err)
-			}
+			m.leaveFirewalls(own)
 		}
 	}
 	if err := d.do(m, endpoints); err != nil {
@@ -214,16 +195,6 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 	if len(left) > 0 {
 		return m.table.Delete(elements)
 	}
-	if err := nft.UnacceptForward(m.acceptedLinks(records[0])[:1]); err != nil {
-		m.o.Logf("firewall: %v", err)
-	}
+	m.leaveFirewalls([]nft.LinkPattern{{Name: m.linkPrefix(), Prefix: true}})
 	return m.table.Remove()
-}
-
-// forwardDrops looks for a firewall in the way when a bridge is new.
-func forwardDrops(fresh bool) (chain string, drops bool) {
-	if !fresh {
-		return "", false
-	}
-	return nft.DropsForward()
 }

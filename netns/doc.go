@@ -32,9 +32,10 @@
 // for those who reach the host on the link that has the address.
 //
 // Another firewall that drops forwarded packets is beyond an accept rule of ours:
-// in netfilter every table must accept. Where Docker's DOCKER-USER chain exists
-// (iptables-nft) the instance's bridges are accepted there, as Docker suggests;
-// rules of firewalld, ufw or legacy iptables are left to the administrator.
+// in netfilter every table must accept. Where there is one, rules of ours in its
+// chain let containers out and answers in, see package nft; published ports are
+// reached from outside when it admits them, or the network has [OptOpen]. Who
+// serves names puts our table and these rules back when somebody flushes them.
 //
 // Forwarding (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding) is switched on
 // with the first network that is not internal, and stays on.

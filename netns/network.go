@@ -96,7 +96,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	}
 	r.Bridge = spec.DriverOpts[OptBridgeName]
 	if r.Bridge == "" {
-		r.Bridge = "st" + m.o.Instance + "-" + r.ID[:8]
+		r.Bridge = m.linkPrefix() + r.ID[:8]
 	}
 	mac := append(net.HardwareAddr{0x02}, id[8:13]...)
 	r.MAC = mac.String()

@@ -61,7 +61,7 @@ func (s NetworkSpec) validate() error {
 	if !s.isBridge() && s.Driver != "host" && s.Driver != "none" && s.Driver != "null" {
 		return fmt.Errorf("driver %q is not supported; use bridge", s.Driver)
 	}
-	for _, opt := range []string{OptICC, OptMasquerade} {
+	for _, opt := range []string{OptICC, OptMasquerade, OptOpen} {
 		if v, ok := s.DriverOpts[opt]; ok {
 			if _, err := strconv.ParseBool(v); err != nil {
 				return fmt.Errorf("driver option %s is %q; use true or false", opt, v)

@@ -52,6 +52,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		m.release(e.Spec.ID)
 		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.subject(), err)
 	}
+	m.hintFirewall(e)
 	return nil
 }
 

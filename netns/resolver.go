@@ -47,6 +47,7 @@ type Resolver struct {
 
 	mu      sync.Mutex
 	serving map[string]*serving // by endpoint ID
+	unwatch context.CancelFunc  // ends watching the firewall
 }
 
 type serving struct {
@@ -116,6 +117,13 @@ func (r *Resolver) Serve(_ context.Context, e *Endpoint, sockets []*os.File) (op
 	}
 	r.mu.Lock()
 	r.serving[e.Spec.ID] = s
+	if r.unwatch == nil {
+		// Who serves names lives as long as the containers, and so is there when
+		// somebody flushes the firewall.
+		var ctx context.Context
+		ctx, r.unwatch = context.WithCancel(context.Background())
+		go r.m.watchFirewalls(ctx)
+	}
 	r.mu.Unlock()
 	go r.server.ServeUDP(s.udp, s.view.Load)
 	go r.server.ServeTCP(s.tcp, s.view.Load)
@@ -148,6 +156,10 @@ func (r *Resolver) Close() {
 	r.mu.Lock()
 	all := r.serving
 	r.serving = map[string]*serving{}
+	if r.unwatch != nil {
+		r.unwatch()
+		r.unwatch = nil
+	}
 	r.mu.Unlock()
 	for _, s := range all {
 		s.close()

@@ -296,3 +296,7 @@ func Apply(r Ruleset) error {
 	}
 	return nil
 }
+
+// Current reports whether the kernel has the table as this version makes it. It is
+// gone after "nft flush ruleset".
+func (t *Table) Current() bool { return t.current(&nftables.Conn{}) }
