@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/dns"
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -86,7 +87,7 @@ func (r *Resolver) Serve(_ context.Context, e *Endpoint, sockets []*os.File) (op
 	defer func() {
 		if err != nil {
 			s.close()
-			err = fmt.Errorf("cannot serve names to %s: %w", e.Spec.subject(), err)
+			err = fmt.Errorf("cannot serve names to %s: %w", e.Spec.Subject(), err)
 		}
 	}()
 	for _, f := range sockets {
@@ -235,7 +236,7 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 			v.Subnets = append(v.Subnets, netip.PrefixFrom(l.IPv6, l.Bits6).Masked())
 		}
 	}
-	for _, a := range e.hostAddrs(nil) {
+	for _, a := range hostAddrs(e, nil) {
 		if a.Is4() {
 			v.Gateway4 = a
 		} else {
@@ -243,7 +244,7 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 		}
 	}
 	own := e.Spec.DNS
-	if e.outlet(false) == nil && e.outlet(true) == nil {
+	if e.Outlet(false) == nil && e.Outlet(true) == nil {
 		// No way out: only servers inside.
 		own = slices.DeleteFunc(slices.Clone(own), func(a netip.Addr) bool {
 			return !slices.ContainsFunc(v.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -327,7 +328,7 @@ func (z *zones) set(table map[string][]dns.Record) error {
 		var err error
 		for range 3 { // another owner may remove the directory, which was empty
 			if err = os.MkdirAll(dir, 0o700); err == nil {
-				err = writeBytes(filepath.Join(dir, z.file), []byte(b), false)
+				err = durable.WriteVolatile(filepath.Join(dir, z.file), []byte(b), 0o600)
 			}
 			if !errors.Is(err, os.ErrNotExist) {
 				break

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/build/request"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // ReadyFD is the descriptor on which a daemon that Dial starts says that it is
@@ -42,7 +42,7 @@ func dial(ctx context.Context, o Options) (*client.Client, error) {
 		return nil, err
 	}
 	// While this is held the daemon does not leave.
-	use, err := flock.Shared(ctx, filepath.Join(dir, "use"))
+	use, err := lock.Shared(ctx, filepath.Join(dir, "use"))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func dial(ctx context.Context, o Options) (*client.Client, error) {
 	if c, err := connect(ctx, o.RunRoot); err == nil || !isAbsent(err) {
 		return c, err
 	}
-	start, err := flock.Exclusive(ctx, filepath.Join(dir, "start"))
+	start, err := lock.Exclusive(ctx, filepath.Join(dir, "start"))
 	if err != nil {
 		return nil, err
 	}
