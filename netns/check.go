@@ -18,7 +18,7 @@ import (
 func (m *Manager) Check(ctx context.Context, specs []EndpointSpec, own []Endpoint) []error {
 	c := checker{m: m, ctx: ctx, own: own}
 	for _, s := range specs {
-		if err := s.validate(); err != nil {
+		if err := checkEndpoint(s); err != nil {
 			c.fail(s, err)
 		}
 	}
@@ -35,7 +35,7 @@ type checker struct {
 }
 
 func (c *checker) fail(s EndpointSpec, err error) {
-	c.errs = append(c.errs, fmt.Errorf("%s: %w", s.subject(), err))
+	c.errs = append(c.errs, fmt.Errorf("%s: %w", s.Subject(), err))
 }
 
 func (c *checker) replaced(id string) bool {
@@ -86,7 +86,7 @@ func (c *checker) checkNetworks(specs []EndpointSpec) {
 					}
 					err := leases.askable(r.Network, a, w.spec.Key, func(id string) bool { return c.m.live(id) && !c.replaced(id) })
 					if o, twice := seen[a]; twice {
-						err = fmt.Errorf("address %s of network %s is also asked for by %s", a, r.Name, o.subject())
+						err = fmt.Errorf("address %s of network %s is also asked for by %s", a, r.Name, o.Subject())
 					}
 					if err != nil {
 						c.fail(w.spec, c.m.explain(err))
@@ -131,11 +131,11 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 			continue
 		}
 		for _, p := range s.Ports {
-			if p.validate() != nil || p.HostPort == 0 {
+			if checkPort(p) != nil || p.HostPort == 0 {
 				continue
 			}
-			if i := slices.IndexFunc(wishes, func(w wish) bool { return w.port.clashes(p) }); i >= 0 {
-				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.host(), p.protocol(), wishes[i].spec.subject()))
+			if i := slices.IndexFunc(wishes, func(w wish) bool { return w.port.Clashes(p) }); i >= 0 {
+				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.Host(), p.Transport(), wishes[i].spec.Subject()))
 				continue
 			}
 			wishes = append(wishes, wish{s, p})
@@ -151,23 +151,23 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 	}
 	for _, w := range wishes {
 		var err error
-		for port := int(w.port.HostPort); port <= int(w.port.last()); port++ {
+		for port := int(w.port.HostPort); port <= int(w.port.Last()); port++ {
 			one := w.port
 			one.HostPort, one.HostPortEnd = uint16(port), 0
-			if slices.ContainsFunc(c.own, func(e Endpoint) bool { return slices.ContainsFunc(e.Ports, one.clashes) }) {
+			if slices.ContainsFunc(c.own, func(e Endpoint) bool { return slices.ContainsFunc(e.Ports, one.Clashes) }) {
 				err = nil
 				break
 			}
 			if e, ok := holderOf(one, all, except); ok {
-				err = fmt.Errorf("port %s/%s is used by %s", one.host(), one.protocol(), e.Spec.owner())
+				err = fmt.Errorf("port %s/%s is used by %s", one.Host(), one.Transport(), e.Spec.OwnerInFull())
 				continue
 			}
 			if err = c.m.probe(c.ctx, one); err == nil {
 				break
 			}
 		}
-		if err != nil && w.port.last() != w.port.HostPort {
-			err = fmt.Errorf("all ports of %s/%s are in use; choose another range", w.port.host(), w.port.protocol())
+		if err != nil && w.port.Last() != w.port.HostPort {
+			err = fmt.Errorf("all ports of %s/%s are in use; choose another range", w.port.Host(), w.port.Transport())
 		}
 		if err != nil {
 			c.fail(w.spec, err)
@@ -178,8 +178,8 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 // probe tries whether a port could be had now.
 func (m *Manager) probe(ctx context.Context, p Port) error {
 	var err error
-	for _, a := range p.bindings() {
-		s, _, lerr := listen(ctx, p.protocol(), netip.AddrPortFrom(a, p.HostPort))
+	for _, a := range p.Bindings() {
+		s, _, lerr := listen(ctx, p.Transport(), netip.AddrPortFrom(a, p.HostPort))
 		if lerr == nil {
 			defer s.close()
 		} else if !optional(p, a, lerr) {
@@ -190,7 +190,7 @@ func (m *Manager) probe(ctx context.Context, p Port) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("port %s/%s is used by %s; stop that, or choose another host port", p.host(), p.protocol(), m.portOwner(p, nil))
+		return fmt.Errorf("port %s/%s is used by %s; stop that, or choose another host port", p.Host(), p.Transport(), m.portOwner(p, nil))
 	}
 	return fmt.Errorf("port %w", m.explainPort(p, err))
 }

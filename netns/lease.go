@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/ipam"
 )
 
@@ -59,12 +59,9 @@ func (m *Manager) loadLeases(networkID string) (*leaseFile, error) {
 	if f != nil && f.inode != nil && os.SameFile(st, f.inode) && st.ModTime().Equal(f.changed) {
 		return f, nil
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read leases: %w", err)
-	}
 	f = &leaseFile{changed: st.ModTime(), inode: st}
-	if err := json.Unmarshal(b, &f.leases); err != nil {
+	if err := durable.ReadJSON(path, &f.leases); err != nil {
+		f.leases = nil
 		// Losing it costs stable addresses, not running containers.
 		m.o.Logf("leases in %s are unreadable and forgotten: %v", path, err)
 	}
@@ -107,7 +104,7 @@ func (f *leaseFile) lend(n Network, key, endpoint string, a Attachment, live fun
 			}
 			continue
 		}
-		pool := n.pool(family)
+		pool := poolOf(n, family)
 		holder := func(a netip.Addr) (lease, bool) {
 			for _, l := range f.leases {
 				if l.addr(family) == a && l.Key != mine.Key {
@@ -173,7 +170,7 @@ func (f *leaseFile) askable(n Network, a netip.Addr, key string, live func(strin
 	case a == n.Gateway4 || a == n.Gateway6:
 		return fmt.Errorf("address %s is the gateway of network %s; choose another", a, n.Name)
 	}
-	for name, aux := range n.pool(familyOf(a)).Aux {
+	for name, aux := range poolOf(n, familyOf(a)).Aux {
 		if aux == a {
 			return fmt.Errorf("address %s of network %s is set aside for %s; choose another", a, n.Name, name)
 		}
@@ -196,8 +193,8 @@ func (e *addressTaken) Error() string {
 	return fmt.Sprintf("address %s of network %s is taken by %s", e.addr, e.network, e.by.Key)
 }
 
-// pool is the user's pool of a family, empty when there is none.
-func (n Network) pool(family int) Pool {
+// poolOf is the user's pool of a family, empty when there is none.
+func poolOf(n Network, family int) Pool {
 	for _, p := range n.Pools {
 		if p.Subnet.IsValid() && familyOf(p.Subnet.Addr()) == family {
 			return p

@@ -3,12 +3,12 @@ package netns
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 
 	"github.com/stack-run/stack/netns/nft"
 )
 
-func (p Port) validate() error {
+// checkPort checks what needs no knowledge of the host.
+func checkPort(p Port) error {
 	if nft.Protocol(p.Protocol) == 0 {
 		return fmt.Errorf("port %s: protocol %q is not known; use tcp, udp or sctp", p, p.Protocol)
 	}
@@ -21,67 +21,12 @@ func (p Port) validate() error {
 	return nil
 }
 
-func (p Port) protocol() string {
-	if p.Protocol == "" {
-		return "tcp"
-	}
-	return p.Protocol
-}
-
-// String is the port as docker prints it: 127.0.0.1:8080->80/tcp.
-func (p Port) String() string {
-	return fmt.Sprintf("%s->%d/%s", p.host(), p.ContainerPort, p.protocol())
-}
-
-func (p Port) host() string {
-	port := strconv.Itoa(int(p.HostPort))
-	if p.HostPortEnd > p.HostPort {
-		port += "-" + strconv.Itoa(int(p.HostPortEnd))
-	}
-	switch {
-	case !p.HostIP.IsValid():
-		return port
-	case p.HostIP.Is6():
-		return "[" + p.HostIP.String() + "]:" + port
-	}
-	return p.HostIP.String() + ":" + port
-}
-
-// last is the end of the range of host ports.
-func (p Port) last() uint16 { return max(p.HostPort, p.HostPortEnd) }
-
-// bindings are the host addresses a port listens on: both families when the user
-// named no address.
-func (p Port) bindings() []netip.Addr {
-	if p.HostIP.IsValid() {
-		return []netip.Addr{p.HostIP.Unmap()}
-	}
-	return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-}
-
-// clashes reports whether two ports, resolved or not, need the same host port.
-// Ranges clash only where both are a single port.
-func (p Port) clashes(o Port) bool {
-	if p.protocol() != o.protocol() || p.HostPort == 0 || p.HostPort != o.HostPort ||
-		p.last() != p.HostPort || o.last() != o.HostPort {
-		return false
-	}
-	for _, a := range p.bindings() {
-		for _, b := range o.bindings() {
-			if a.Is4() == b.Is4() && (a == b || a.IsUnspecified() || b.IsUnspecified()) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // elements are the firewall's map elements for one resolved port of an endpoint.
-func (e *Endpoint) elements(p Port) []nft.Element {
+func elements(e *Endpoint, p Port) []nft.Element {
 	var out []nft.Element
 	proto := nft.Protocol(p.Protocol)
-	for _, host := range p.bindings() {
-		outlet := e.outlet(host.Is6())
+	for _, host := range p.Bindings() {
+		outlet := e.Outlet(host.Is6())
 		if outlet == nil || host.IsLoopback() && host.Is6() {
 			continue // a listener serves these
 		}
@@ -107,11 +52,11 @@ func (e *Endpoint) elements(p Port) []nft.Element {
 }
 
 // allElements are those of all ports, each once.
-func (e *Endpoint) allElements() []nft.Element {
+func allElements(e *Endpoint) []nft.Element {
 	var out []nft.Element
 	for _, p := range e.Ports {
 	next:
-		for _, el := range e.elements(p) {
+		for _, el := range elements(e, p) {
 			for _, o := range out {
 				if o.Same(el) {
 					continue next

@@ -13,9 +13,6 @@ import (
 	"github.com/stack-run/stack/engine"
 )
 
-// Version is the schema version of Desired.
-const Version = 1
-
 // HostFacts are what Build needs besides the project.
 type HostFacts struct {
 	// ReadFile reads the files of configs, secrets and seccomp profiles.
