@@ -42,10 +42,11 @@ func (a *app) loadOptions() (load.Options, error) {
 	}, nil
 }
 
-// insideProject reports whether the command line or the working directory
-// names a project. It reads no file.
+// insideProject reports whether the command line, the environment, .env or the
+// working directory names a project. It looks into no Compose file.
 func (a *app) insideProject() bool {
-	if len(a.global.Files) > 0 || a.global.ProjectName != "" || a.global.ProjectDirectory != "" ||
+	g := a.global
+	if len(g.Files) > 0 || g.ProjectName != "" || g.ProjectDirectory != "" || g.WorkDir != "" ||
 		a.getenv("COMPOSE_FILE") != "" || a.getenv("COMPOSE_PROJECT_NAME") != "" {
 		return true
 	}

@@ -218,6 +218,7 @@ func (o *upOptions) options(a *app) compose.UpOptions {
 		RecreateDeps:   o.AlwaysRecreateDeps,
 		NoStart:        o.NoStart,
 		RemoveOrphans:  o.RemoveOrphans,
+		IgnoreOrphans:  a.flagged("COMPOSE_IGNORE_ORPHANS"),
 		RenewAnonymous: o.RenewAnonVolumes,
 		StopTimeout:    o.Timeout,
 		Wait:           o.Wait,

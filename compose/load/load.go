@@ -114,12 +114,15 @@ type Identity struct {
 // Identify finds the project of a directory without loading it: commands such
 // as exec and ps do not pay for the whole model. Faults below "name:" are not
 // looked for. Without a Compose file the error is ErrNoFile, unless the name is
-// given by flag or environment.
+// given by flag, environment or .env.
 func Identify(_ context.Context, o Options) (Identity, error) {
 	d := &diagnostics{}
 	s, err := discover(o, d)
 	if err != nil {
 		named := cmp.Or(o.ProjectName, environValue(o, "COMPOSE_PROJECT_NAME"))
+		if s != nil {
+			named = cmp.Or(named, s.env["COMPOSE_PROJECT_NAME"])
+		}
 		if named == "" {
 			return Identity{}, err
 		}

@@ -55,6 +55,7 @@ type UpOptions struct {
 	RecreateDeps    bool           `json:"recreateDeps,omitempty"`
 	NoStart         bool           `json:"noStart,omitempty"`
 	RemoveOrphans   bool           `json:"removeOrphans,omitempty"`
+	IgnoreOrphans   bool           `json:"ignoreOrphans,omitempty"`
 	RenewAnonymous  bool           `json:"renewAnonymous,omitempty"`
 	StopTimeout     *time.Duration `json:"stopTimeout,omitempty"`
 	Wait            bool           `json:"wait,omitempty"`
