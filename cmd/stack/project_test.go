@@ -148,3 +148,108 @@ func TestExecFindsOneOffs(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// TestFaultsOfOthers runs verbs on a service beside one with a fault.
+func TestFaultsOfOthers(t *testing.T) {
+	const beside = `
+  b: {image: b}
+  needs: {image: n, depends_on: [a]}
+`
+	for name, a := range map[string]string{
+		"gpus":              "a: {image: a, gpus: all}",
+		"secret file":       "a: {image: a, secrets: [s]}",
+		"env file":          "a: {image: a, env_file: nosuch.env}",
+		"label file":        "a: {image: a, label_file: nosuch.labels}",
+		"container name":    "a: {image: a, container_name: x}\n  c: {image: a, container_name: x}",
+		"undefined network": "a: {image: a, networks: [nosuch]}",
+		"cycle":             "a: {image: a, depends_on: [c]}\n  c: {image: a, depends_on: [a]}",
+		"provider":          "a: {provider: {type: x}}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t, lay(t, map[string]string{
+				"compose.yaml": "services:\n  " + a + beside + "secrets: {s: {file: ./nosuch}}\n",
+			}))
+			for line, works := range map[string]bool{
+				"up -d b":               true,
+				"create b":              true,
+				"plan b":                true,
+				"run -T --rm b true":    true,
+				"--dry-run build b":     true,
+				"up -d --no-deps needs": true,
+				"config -q b":           true,
+				"up -d":                 false,
+				"up -d a":               false,
+				"up -d needs":           false,
+				"run -T --rm a true":    false,
+			} {
+				_, errOut, code := s.do(t, strings.Fields(line)...)
+				if name == "container name" && !works && line != "up -d" {
+					continue // c, with the same name, is not touched
+				}
+				if (code == 0) != works {
+					t.Errorf("%s: exit code %d: %s", line, code, errOut)
+				}
+			}
+		})
+	}
+}
+
+// TestFaultyServiceStaysAsItWas says what becomes of a service that ran before
+// its part of the file broke.
+func TestFaultyServiceStaysAsItWas(t *testing.T) {
+	files := map[string]string{
+		"s":            "secret",
+		"compose.yaml": "name: shop\nservices:\n  a: {image: a, secrets: [s], networks: [n], volumes: [\"vol:/v\"]}\n  b: {image: b, depends_on: [a]}\n  c: {image: c, depends_on: [a]}\nsecrets: {s: {file: ./s}}\nnetworks: {n: }\nvolumes: {vol: }\n",
+	}
+	dir := lay(t, files)
+	s := newSession(t, dir)
+	earlier := s.desired(t)
+	if err := os.Remove(filepath.Join(dir, "s")); err != nil {
+		t.Fatal(err)
+	}
+	load := func() *spec.Desired {
+		t.Helper()
+		p, err := s.app.loadProject(t.Context(), loadRequest{Services: []string{"b"}, NoDeps: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Desired
+	}
+	d := load()
+	if d.Services["a"] != nil || d.Services["c"] != nil || !slices.Equal(d.Disabled, []string{"a", "c"}) || len(d.Services["b"].DependsOn) > 0 {
+		t.Errorf("new: services %v, disabled %v", d.Services, d.Disabled)
+	}
+	s.fake.definition["shop"] = earlier
+	d = load()
+	if d.Services["a"] != earlier.Services["a"] || d.Services["c"] == nil || len(d.Disabled) > 0 || d.Networks["n"] == nil || d.Volumes["vol"] == nil {
+		t.Errorf("known: services %v, disabled %v", d.Services, d.Disabled)
+	}
+	if _, ok := d.Services["b"].DependsOn["a"]; !ok {
+		t.Error("b forgot what it depends on")
+	}
+}
+
+func TestFilesWithoutServices(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{"compose.yaml": "name: p\nnetworks: {n: }\nvolumes: {v: }\n"}))
+	for _, line := range []string{"config -q", "config", "--dry-run up", "up -d", "create"} {
+		s.must(t, strings.Fields(line)...)
+	}
+	if d := s.desired(t); d.Networks["n"] == nil || d.Volumes["v"] == nil {
+		t.Errorf("got networks %v, volumes %v", d.Networks, d.Volumes)
+	}
+	s = newSession(t, lay(t, map[string]string{"compose.yaml": "name: p\n"}))
+	if _, _, code := s.do(t, "config", "-q"); code == 0 {
+		t.Error("a file of nothing is taken")
+	}
+}
+
+func TestConfigChecksTheModelOnly(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{
+		"compose.yaml": "services:\n  a: {image: a, secrets: [s, t], configs: [c]}\nsecrets: {s: {file: ./nosuch}, t: {environment: NOSUCH}}\nconfigs: {c: {file: ./nosuch}}\n",
+	}))
+	s.must(t, "config", "-q")
+	s.must(t, "config")
+	if _, _, code := s.do(t, "up", "-d"); code == 0 {
+		t.Error("up works without the files")
+	}
+}

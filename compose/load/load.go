@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ type Loaded struct {
 	Warnings []Warning
 	// EnvFiles are the files of --env-file.
 	EnvFiles []string
+	// Touched are the services whose faults count (Options.Services), Aside others
+	// that have some and are not to be used.
+	Touched, Aside []string
 
 	positions *positions
 	base      string
@@ -61,6 +65,8 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	}
 	c.composeWarnings(logs())
 	return &Loaded{
+		Touched:   slices.Sorted(maps.Keys(c.touched)),
+		Aside:     slices.Sorted(maps.Keys(c.aside)),
 		Project:   project,
 		Warnings:  unique(d.warnings),
 		EnvFiles:  s.envFiles,

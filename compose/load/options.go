@@ -26,8 +26,12 @@ type Options struct {
 	ProjectDir  string   // --project-directory
 	EnvFiles    []string // --env-file; empty: COMPOSE_ENV_FILES, then .env
 	Profiles    []string // --profile; empty: COMPOSE_PROFILES
-	// Services are named on the command line: their profiles are enabled.
+	// Services are named on the command line: their profiles are enabled, and only
+	// their faults count and those of what they depend on. Empty: all services.
 	Services []string
+	// NoDeps leaves out the faults of what Services depend on, NoServices those of
+	// all services.
+	NoDeps, NoServices bool
 	// OnlyServices leaves out all services but Services and what they depend on.
 	OnlyServices bool
 	// AllResources keeps networks, volumes, configs and secrets that no service uses.
