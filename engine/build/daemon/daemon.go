@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -41,6 +40,7 @@ import (
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/internal/lock"
+	"github.com/stack-run/stack/internal/sock"
 )
 
 // Options say what a daemon serves.
@@ -150,9 +150,7 @@ func listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	old := syscall.Umask(0o177)
-	defer syscall.Umask(old)
-	return net.Listen("unix", path)
+	return sock.Listen(path)
 }
 
 func newController(ctx context.Context, w *worker, dir string) (*control.Controller, error) {
