@@ -45,6 +45,7 @@ type UpOptions struct {
 	RecreateDeps   bool           `json:"recreateDeps,omitempty"`
 	NoStart        bool           `json:"noStart,omitempty"` // create only
 	RemoveOrphans  bool           `json:"removeOrphans,omitempty"`
+	IgnoreOrphans  bool           `json:"ignoreOrphans,omitempty"` // no warning
 	RenewAnonymous bool           `json:"renewAnonymous,omitempty"`
 	StopTimeout    *time.Duration `json:"stopTimeout,omitempty"`
 	Wait           bool           `json:"wait,omitempty"` // until running or healthy

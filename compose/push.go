@@ -44,22 +44,17 @@ func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions,
 				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Pushed", Done: true})
 				return nil
 			}
-			if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
-				return err // another one has failed
+			if ctx.Err() == nil {
+				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true, Text: err.Error()})
 			}
-			// Why is told once, by whoever gets the error.
-			p.tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true})
+			if !o.KeepGoing {
+				return err
+			}
 			mu.Lock()
 			failed = errors.Join(failed, err)
 			mu.Unlock()
-			if o.KeepGoing {
-				return nil
-			}
-			return err
+			return nil
 		})
 	}
-	if err := group.Wait(); err != nil && failed == nil {
-		return err
-	}
-	return failed
+	return errors.Join(group.Wait(), failed)
 }

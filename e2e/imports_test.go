@@ -19,7 +19,9 @@ type ban struct {
 	except []string
 	to     []string // patterns; with a dot in the first element, an outside package
 	direct bool     // only a package's own imports count
-	why    string
+	// reached has the ban hold for all packages of the module that from reaches.
+	reached bool
+	why     string
 }
 
 func bans() []ban {
@@ -34,9 +36,14 @@ func bans() []ban {
 			why: "the engine runs containers whatever asked for them; Compose is one of its users",
 		},
 		{
-			from: []string{"compose/plan"},
-			to:   []string{"os", "os/exec", "net", "net/http", "syscall", "golang.org/x/sys/..."}, direct: true,
-			why: "a plan is a pure function of desired and observed: its print is its test",
+			from: []string{"compose/plan", "compose/machine"}, reached: true, direct: true,
+			to: []string{
+				"os", "os/...", "io/fs", "net", "net/http/...", "syscall", "log", "context", "math/rand/...", "crypto/rand", "testing",
+				"golang.org/x/sys/...", "github.com/vishvananda/...", "github.com/google/nftables/...", "github.com/fsnotify/...",
+				"github.com/opencontainers/...", "github.com/compose-spec/...",
+			},
+			why: "a decision is a pure function of what is wanted, what is observed and what happened: its print is its test, and " +
+				"what it stands on must not be able to look at anything else either",
 		},
 		{
 			from: []string{"..."}, except: []string{"compose/load", "compose/load/...", "compose/spec", "cmd/...", "e2e/..."},
@@ -73,6 +80,11 @@ func bans() []ban {
 		{
 			from: []string{"..."}, except: []string{"examples/...", "e2e/..."}, to: []string{"examples/...", "e2e/..."},
 			why: "examples and tests use the product, not the other way round",
+		},
+		{
+			from: []string{"internal/..."},
+			to:   []string{"cmd/...", "compose/...", "engine/...", "netns/...", "volumes/...", "healthcheck/..."},
+			why:  "what all floors stand on stands on none of them",
 		},
 		{
 			from: []string{"cmd/stack"}, to: []string{"testing"},
@@ -119,7 +131,7 @@ func modulePackages(t *testing.T) []goPackage {
 func matches(importPath string, patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
 		first, _, _ := strings.Cut(p, "/")
-		outside := first != "..." && strings.Contains(first, ".") || slices.Contains([]string{"os", "net", "syscall", "testing"}, first)
+		outside := first != "..." && strings.Contains(first, ".") || slices.Contains([]string{"os", "io", "net", "syscall", "testing", "log", "context", "math", "crypto"}, first)
 		if !outside {
 			rel, ok := strings.CutPrefix(importPath, module+"/")
 			if !ok {
@@ -130,6 +142,22 @@ func matches(importPath string, patterns []string) bool {
 		}
 		return matchOne(importPath, p)
 	})
+}
+
+// reachedBy are the patterns and the packages of the module below them.
+func reachedBy(all []goPackage, patterns []string) []string {
+	out := slices.Clone(patterns)
+	for _, p := range all {
+		if !matches(p.ImportPath, patterns) {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if rel, ok := strings.CutPrefix(dep, module+"/"); ok && !slices.Contains(out, rel) {
+				out = append(out, rel)
+			}
+		}
+	}
+	return out
 }
 
 func matchOne(importPath, pattern string) bool {
@@ -143,8 +171,12 @@ func TestImportRules(t *testing.T) {
 	all := modulePackages(t)
 	for _, b := range bans() {
 		t.Run(strings.Join(b.from, " ")+" must not import "+strings.Join(b.to, " "), func(t *testing.T) {
+			from := b.from
+			if b.reached {
+				from = reachedBy(all, from)
+			}
 			for _, p := range all {
-				if !matches(p.ImportPath, b.from) || matches(p.ImportPath, b.except) {
+				if !matches(p.ImportPath, from) || matches(p.ImportPath, b.except) {
 					continue
 				}
 				imports := p.Deps
@@ -171,7 +203,7 @@ func TestPackages(t *testing.T) {
 			t.Errorf("%s: a package is named after what it provides", p.ImportPath)
 		}
 		top, _, _ := strings.Cut(strings.TrimPrefix(p.ImportPath, module+"/"), "/")
-		if !slices.Contains([]string{"cmd", "compose", "engine", "netns", "volumes", "healthcheck", "examples", "e2e"}, top) {
+		if !slices.Contains([]string{"cmd", "compose", "engine", "netns", "volumes", "healthcheck", "internal", "examples", "e2e"}, top) {
 			t.Errorf("%s: the top level of the module is fixed", p.ImportPath)
 		}
 	}

@@ -195,7 +195,7 @@ func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool
 	}
 	if h, err := e.Cgroups(); err == nil {
 		if g, err := h.Open(e.cgroupPath(c)); err == nil {
-			errs = append(errs, g.Delete(ctx), e.dropParent(g.Path()))
+			errs = append(errs, e.endGroup(ctx, g))
 		}
 	}
 	errs = append(errs, runtime.Unpin(e.pinPath(c.ID)))
@@ -262,21 +262,26 @@ func (e *Engine) ReleaseVolumes(ctx context.Context) error {
 		if read() != nil {
 			return true
 		}
-		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && c.usesVolume(name) })
+		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && usesVolume(c, name) })
 	})
 }
 
 // VolumeUsers returns a function that names the containers using a volume, those
 // with the IDs except left out.
 func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
-	all, err := e.Records.List()
+	all, broken, err := e.Records.Scan()
 	return func(volume string) []string {
 		if err != nil {
 			return []string{"unknown: " + err.Error()}
 		}
 		var out []string
+		for _, b := range broken {
+			if !slices.Contains(except, b.ID) && b.mentions(volume) {
+				out = append(out, b.String())
+			}
+		}
 		for _, c := range all {
-			if !slices.Contains(except, c.ID) && c.usesVolume(volume) {
+			if !slices.Contains(except, c.ID) && usesVolume(c, volume) {
 				out = append(out, c.Spec.Name)
 			}
 		}
@@ -284,7 +289,7 @@ func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
 	}
 }
 
-func (c *Container) usesVolume(name string) bool {
+func usesVolume(c *Container, name string) bool {
 	for _, v := range c.Volumes {
 		if v == name {
 			return true

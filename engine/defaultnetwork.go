@@ -2,13 +2,9 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -19,11 +15,11 @@ const DefaultNetwork = "bridge"
 // HoldDefaultNetwork makes the default network if it is not there, and keeps
 // others from removing it until release.
 func (e *Engine) HoldDefaultNetwork(ctx context.Context) (release func(), err error) {
-	lock, err := e.lockDefaultNetwork(unix.LOCK_SH)
+	held, err := lock.Shared(ctx, e.defaultNetworkLock(), lock.MakeDir(), lock.Of("the default network"))
 	if err != nil {
 		return nil, err
 	}
-	release = func() { lock.Close() }
+	release = func() { held.Unlock() }
 	nets, err := e.Networks()
 	if err == nil {
 		if _, getErr := nets.Get(DefaultNetwork); getErr != nil {
@@ -43,18 +39,17 @@ func (e *Engine) HoldDefaultNetwork(ctx context.Context) (release func(), err er
 // DropDefaultNetwork removes the default network if nobody is on it. While
 // somebody holds it, it waits, or, without wait, leaves the network to him.
 func (e *Engine) DropDefaultNetwork(ctx context.Context, wait bool) error {
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
-	}
-	lock, err := e.lockDefaultNetwork(how)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	var held *lock.Held
+	var err error
+	if wait {
+		held, err = lock.Exclusive(ctx, e.defaultNetworkLock(), lock.MakeDir(), lock.Of("the default network"))
+	} else if held, _, err = lock.TryExclusive(e.defaultNetworkLock(), lock.MakeDir()); held == nil && err == nil {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer held.Unlock()
 	nets, err := e.Networks()
 	if err != nil {
 		return err
@@ -65,23 +60,6 @@ func (e *Engine) DropDefaultNetwork(ctx context.Context, wait bool) error {
 	return nets.Remove(ctx, DefaultNetwork)
 }
 
-// lockDefaultNetwork takes a flock(2) on a directory, which leaves no file.
-func (e *Engine) lockDefaultNetwork(how int) (*os.File, error) {
-	dir := filepath.Join(e.run, "locks", "default-network")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EINTR {
-			return nil, errors.Join(fmt.Errorf("cannot lock the default network: %w", err), f.Close())
-		}
-	}
+func (e *Engine) defaultNetworkLock() string {
+	return filepath.Join(e.run, "locks", "default-network")
 }

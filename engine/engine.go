@@ -66,13 +66,14 @@ func Open(o Options) (*Engine, error) {
 	}
 	sum := sha256.Sum256([]byte(data + "\x00" + run))
 	e := &Engine{data: data, run: run, instance: hex.EncodeToString(sum[:3]), warn: o.Warn, Records: NewRecords(data, run)}
+	e.Records.warn, e.Records.facts = e.Warnf, e.stateFromKernel
 	e.images = sync.OnceValues(func() (*image.Store, error) { return image.Open(data) })
 	e.layers = sync.OnceValues(func() (*snapshot.Store, error) { return snapshot.Open(data) })
 	e.nets = sync.OnceValues(func() (*netns.Manager, error) {
 		return netns.Open(netns.Options{DataRoot: data, RunRoot: run, Instance: e.instance, Live: e.endpointLives, Logf: e.Warnf})
 	})
 	e.vols = sync.OnceValues(func() (*volumes.Store, error) {
-		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView})
+		return volumes.Open(volumes.Options{DataRoot: data, RunRoot: run, ImageView: e.imageView, Warnf: e.Warnf})
 	})
 	e.cgroups = sync.OnceValues(cgroup.Detect)
 	e.detaching.gather = 4 * time.Millisecond

@@ -37,33 +37,6 @@ func ParseExpose(text string) ([]string, error) {
 	return out, nil
 }
 
-// Exposed lists the ports that the image or the user says to be listened on, the
-// published ones included, as "80/tcp".
-func (c *Container) Exposed() []string {
-	out := slices.Clone(c.Spec.Expose)
-	if c.Base != nil {
-		out = append(out, c.Base.ExposedPorts...)
-	}
-	for _, p := range c.Spec.Network.Ports {
-		out = append(out, portKey(p))
-	}
-	slices.SortFunc(out, compareExposed)
-	return slices.Compact(out)
-}
-
-// compareExposed sorts by number.
-func compareExposed(a, b string) int {
-	number := func(s string) int {
-		n, _, _ := strings.Cut(s, "/")
-		i, _ := strconv.Atoi(n)
-		return i
-	}
-	if d := number(a) - number(b); d != 0 {
-		return d
-	}
-	return strings.Compare(a, b)
-}
-
 // publishAll publishes on any host port what is exposed and not yet published.
 func publishAll(ports []netns.Port, exposed []string) []netns.Port {
 	out := slices.Clone(ports)

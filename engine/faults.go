@@ -23,7 +23,7 @@ type Fault struct {
 }
 
 // Faults tells what of a spec can be set nowhere.
-func (s Spec) Faults() []Fault {
+func Faults(s Spec) []Fault {
 	var out []Fault
 	add := func(attribute string, err error) {
 		if err != nil {

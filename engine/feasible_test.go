@@ -60,7 +60,7 @@ func TestFaults(t *testing.T) {
 		Isolation: Isolation{Sysctls: map[string]string{"kernel.sem": "1"}, DeviceCgroupRules: []string{"c 1:3 rwm"}},
 		Network:   netns.EndpointSpec{Sysctls: map[string]string{"net.core.somaxconn": "5"}},
 	}
-	if got := fine.Faults(); got != nil {
+	if got := Faults(fine); got != nil {
 		t.Errorf("%v", got)
 	}
 	bad := Spec{
@@ -72,7 +72,7 @@ func TestFaults(t *testing.T) {
 		Network: netns.EndpointSpec{Mode: "host", Sysctls: map[string]string{"net.core.somaxconn": "5"}},
 	}
 	var got []string
-	for _, f := range bad.Faults() {
+	for _, f := range Faults(bad) {
 		got = append(got, f.Attribute)
 	}
 	want := "logging stop_signal cpuset cpuset_mems blkio_config.weight blkio_config.weight_device device_cgroup_rules " +

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -141,6 +141,15 @@ func (e *Engine) SweepNetworks(ctx context.Context) error {
 		return err
 	}
 	builds := e.builderLives()
+	for _, id := range nets.BrokenEndpoints() {
+		c, err := e.Records.Read(id)
+		if err != nil || c.State.Endpoint == nil {
+			continue
+		}
+		if err := nets.Restore(c.State.Endpoint, c.State.Pid != 0); err != nil {
+			return err // what a container has must not count as nobody's
+		}
+	}
 	return nets.Sweep(ctx, func(id string) bool {
 		if strings.HasPrefix(id, BuildEndpoint) {
 			return builds
@@ -155,24 +164,25 @@ func (e *Engine) endpointLives(id string) bool {
 	if strings.HasPrefix(id, BuildEndpoint) {
 		return e.builderLives()
 	}
-	_, err := os.Stat(e.Records.DataDir(id))
-	return err == nil
+	return e.Records.Exists(id)
 }
 
 // BuildEndpoint starts the IDs of endpoints that are the builder's: they belong
 // to no container, and end with it.
 const BuildEndpoint = "build-"
 
+func (e *Engine) builderLock() string { return filepath.Join(e.run, "builder", "lock") }
+
 // builderLives tells whether a builder of this run root is there, who holds a
 // lock all his life.
 func (e *Engine) builderLives() bool {
-	path := filepath.Join(e.run, "builder", "lock")
+	path := e.builderLock()
 	if _, err := os.Stat(path); err != nil {
 		return false
 	}
-	lock, free, err := flock.TryExclusive(path)
+	held, free, err := lock.TryExclusive(path)
 	if err == nil && free {
-		lock.Unlock()
+		held.Unlock()
 	}
 	return !free
 }

@@ -12,19 +12,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// ImageConfig is what an image says about running it.
-type ImageConfig struct {
-	Entrypoint   []string          `json:"entrypoint,omitempty"`
-	Cmd          []string          `json:"cmd,omitempty"`
-	Env          []string          `json:"env,omitempty"`
-	User         string            `json:"user,omitempty"`
-	WorkingDir   string            `json:"workingDir,omitempty"`
-	Volumes      []string          `json:"volumes,omitempty"`
-	ExposedPorts []string          `json:"exposedPorts,omitempty"` // "80/tcp"
-	StopSignal   string            `json:"stopSignal,omitempty"`
-	Labels       map[string]string `json:"labels,omitempty"`
-}
-
 // Facts is what compiling a specification needs to know beyond the request.
 type Facts struct {
 	ID       string

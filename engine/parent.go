@@ -40,6 +40,12 @@ func (e *Engine) parentNote(parent string) string {
 	return filepath.Join(e.run, "cgroup-parents", base64.RawURLEncoding.EncodeToString([]byte(parent)))
 }
 
+// notedParent is the parent that a note of the name is about.
+func notedParent(name string) (string, bool) {
+	parent, err := base64.RawURLEncoding.DecodeString(name)
+	return string(parent), err == nil
+}
+
 // noteParent is called before a group is made at path, and what it returns after
 // that: a note that is written first might be taken away by who leaves the parent.
 func (e *Engine) noteParent(groups *cgroup.Hierarchy, path string) (made func() error, err error) {

@@ -74,11 +74,16 @@ func (e *Engine) ImageUsers(id digest.Digest) []string { return e.imageUsers(id,
 
 // imageUsers is ImageUsers without the containers with the IDs except.
 func (e *Engine) imageUsers(id digest.Digest, except []string) []string {
-	all, err := e.Records.List()
+	all, broken, err := e.Records.Scan()
 	if err != nil {
 		return []string{"unknown: " + err.Error()}
 	}
 	var out []string
+	for _, b := range broken {
+		if !slices.Contains(except, b.ID) && b.mentions(string(id)) {
+			out = append(out, b.String())
+		}
+	}
 	for _, c := range all {
 		if !slices.Contains(except, c.ID) && (c.Spec.ImageID == string(id) || e.mountsImage(c, id)) {
 			out = append(out, c.Spec.Name)

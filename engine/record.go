@@ -1,9 +1,10 @@
 package engine
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/seccomp"
-	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // schemaVersion is Container.Version of records this engine writes.
@@ -31,8 +33,21 @@ var ErrNotFound = errors.New("no such container")
 
 // Records reads and writes the containers' files. It has no cache: what it
 // returns is what the files say now.
+//
+// A container exists from when its config.json is there until that is removed,
+// which is the first step of [Records.Delete]. A directory without one belongs to
+// who makes it just now, and holds its lock, or to nobody: then it, and a name
+// that leads to it, are free. So whatever process is killed, and wherever, no name
+// is lost.
 type Records struct {
 	data, run string
+	// warn is told of records that cannot be read, nil for nobody.
+	warn func(format string, args ...any)
+	// facts completes the state of a container whose file of state is lost or
+	// broken by what the kernel knows, nil for nothing.
+	facts func(*Container) (running State, ok bool)
+	// step is called before each change of the files: tests end the process there.
+	step func(what string)
 }
 
 // NewRecords opens the records below the two roots.
@@ -40,33 +55,52 @@ func NewRecords(dataRoot, runRoot string) *Records {
 	return &Records{data: dataRoot, run: runRoot}
 }
 
+func (r *Records) before(what string) {
+	if r.step != nil {
+		r.step(what)
+	}
+}
+
 // DataDir and RunDir are a container's two directories.
 func (r *Records) DataDir(id string) string { return filepath.Join(r.data, "containers", id) }
 func (r *Records) RunDir(id string) string  { return filepath.Join(r.run, "containers", id) }
 
-func (r *Records) namePath(name string) string { return filepath.Join(r.data, "names", name) }
+func (r *Records) namePath(name string) string  { return filepath.Join(r.data, "names", name) }
+func (r *Records) configPath(id string) string  { return filepath.Join(r.DataDir(id), "config.json") }
+func (r *Records) finalPath(id string) string   { return filepath.Join(r.DataDir(id), "final.json") }
+func (r *Records) statePath(id string) string   { return filepath.Join(r.RunDir(id), "state.json") }
+func (r *Records) secretsPath(id string) string { return filepath.Join(r.RunDir(id), "secrets.json") }
 
 // NewID returns a fresh container ID, 64 hex digits.
 func NewID() string {
-	var b [32]byte
+	var b [idDigits / 2]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
+}
+
+const idDigits = 64
+
+// isID tells whether s looks like NewID's.
+func isID(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == idDigits
 }
 
 // Insert writes the record of a new container and takes its name.
 func (r *Records) Insert(c *Container) error {
 	c.Version = schemaVersion
-	if err := os.MkdirAll(filepath.Join(r.data, "names"), 0o700); err != nil {
+	if err := CheckName(c.Spec.Name); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(r.DataDir(c.ID), 0o700); err != nil {
+	making, err := r.makeDir(c.ID)
+	if err != nil {
 		return fmt.Errorf("cannot create container %s: %w", c.Spec.Name, err)
 	}
+	defer making.Unlock()
 	if err := r.takeName(c.Spec.Name, c.ID); err != nil {
-		os.RemoveAll(r.DataDir(c.ID))
-		return err
+		return errors.Join(err, os.RemoveAll(r.DataDir(c.ID)))
 	}
-	err := r.writeConfig(c)
+	err = r.writeConfig(c)
 	if err == nil {
 		err = r.SaveState(c)
 	}
@@ -76,97 +110,43 @@ func (r *Records) Insert(c *Container) error {
 	return nil
 }
 
-// maxName leaves room for what is put before and after a name in file names.
-const maxName = 200
-
-// CheckName refuses what cannot be a container's name, by Docker's rule: letters,
-// digits and "_.-", the first a letter or digit.
-func CheckName(name string) error {
-	ok := name != "" && len(name) <= maxName
-	for i, c := range []byte(name) {
-		alphanumeric := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		ok = ok && (alphanumeric || i > 0 && strings.IndexByte("_.-", c) >= 0)
-	}
-	if !ok {
-		return fmt.Errorf("invalid container name %q: it must be [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most %d characters", name, maxName)
-	}
-	return nil
-}
-
-// takeName binds a name to an ID. A name whose container is gone is free.
-func (r *Records) takeName(name, id string) error {
-	if err := CheckName(name); err != nil {
-		return err
-	}
+// makeDir makes a container's directory and locks it: without that, a directory
+// that has no record yet is anybody's to remove.
+func (r *Records) makeDir(id string) (*lock.Held, error) {
+	dir := r.DataDir(id)
 	for {
-		err := os.Symlink(id, r.namePath(name))
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		holder, err := os.Readlink(r.namePath(name))
+		r.before("make directory")
+		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
+			err = os.MkdirAll(dir, 0o700)
 		}
-		if err != nil {
-			return err
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
 		}
-		if holder == id {
-			return nil
-		}
-		if _, err := os.Stat(r.DataDir(holder)); err == nil {
-			return fmt.Errorf("cannot create container %q: the name is in use by container %s; remove that container (stack container rm %s) or choose another name", name, holder[:12], name)
-		}
-		// Rename over a link is atomic; the loser of a race finds the winner's next.
-		tmp := r.namePath("." + id)
-		os.Remove(tmp)
-		if err := os.Symlink(id, tmp); err != nil {
-			return err
-		}
-		if err := os.Rename(tmp, r.namePath(name)); err != nil {
-			return err
+		held, err := lock.Exclusive(context.Background(), dir, lock.Dir())
+		if !errors.Is(err, fs.ErrNotExist) { // else it was swept before it was locked
+			return held, err
 		}
 	}
 }
 
-// Rename gives a container another name.
-func (r *Records) Rename(c *Container, name string) error {
-	if name == c.Spec.Name {
-		return nil
+// Exists tells whether a container has a record, readable or not, or gets one just
+// now. What belongs to any other ID is nobody's.
+func (r *Records) Exists(id string) bool {
+	_, err := os.Lstat(r.configPath(id))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		return true
 	}
-	if err := r.takeName(name, c.ID); err != nil {
-		return err
+	held, free, err := lock.TryShared(r.DataDir(id), lock.Dir()) // as others may who ask
+	if err != nil {
+		return false // there is not even a directory
 	}
-	old := c.Spec.Name
-	c.Spec.Name = name
-	c.Spec.Network = renamed(c.Spec.Network, old, name)
-	if ep := c.State.Endpoint; ep != nil {
-		changed := *ep
-		changed.Spec = renamed(ep.Spec, old, name)
-		c.State.Endpoint = &changed
+	if !free {
+		return true
 	}
-	if err := r.writeConfig(c); err != nil {
-		c.Spec.Name = old
-		return errors.Join(err, os.Remove(r.namePath(name)))
-	}
-	return r.dropName(old, c.ID)
-}
-
-// renamed is an endpoint's specification whose container has another name.
-func renamed(s netns.EndpointSpec, old, name string) netns.EndpointSpec {
-	s.Names = slices.Clone(s.Names)
-	for i := range s.Names {
-		if s.Names[i] == old {
-			s.Names[i] = name
-		}
-	}
-	return s
-}
-
-func (r *Records) dropName(name, id string) error {
-	if holder, err := os.Readlink(r.namePath(name)); err != nil || holder != id {
-		return nil
-	}
-	return ignoreNotExist(os.Remove(r.namePath(name)))
+	defer held.Unlock()
+	_, err = os.Lstat(r.configPath(id))
+	return err == nil
 }
 
 // writeConfig writes the fixed part. Secrets go to the run directory, which is
@@ -184,33 +164,52 @@ func (r *Records) writeConfig(c *Container) error {
 		if err := os.MkdirAll(r.RunDir(c.ID), 0o711); err != nil {
 			return err
 		}
-		if err := WriteFile(filepath.Join(r.RunDir(c.ID), "secrets.json"), secrets, false); err != nil {
+		if err := durable.WriteJSON(r.secretsPath(c.ID), secrets, durable.Volatile); err != nil {
 			return err
 		}
 	}
-	// A container that removes itself is not missed after a power failure.
-	return WriteFile(filepath.Join(r.DataDir(c.ID), "config.json"), &stored, !c.Spec.AutoRemove)
+	keep := durable.Synced
+	if c.Spec.AutoRemove {
+		keep = durable.Volatile // one that removes itself is not missed after a power failure
+	}
+	r.before("write record")
+	return durable.WriteJSON(r.configPath(c.ID), &stored, keep)
 }
 
 // Secrets returns the contents of the container's secrets by mount target, as
 // far as they are known since the boot.
 func (r *Records) Secrets(id string) map[string][]byte {
 	out := map[string][]byte{}
-	readJSON(filepath.Join(r.RunDir(id), "secrets.json"), &out)
+	if durable.ReadJSON(r.secretsPath(id), &out) != nil {
+		return nil // they are asked for where they come from
+	}
 	return out
 }
 
 // SaveConfig writes the record again after a change of its fixed part.
 func (r *Records) SaveConfig(c *Container) error { return r.writeConfig(c) }
 
+// stateFile is the content of the files of state. Who the container is stands
+// there too, so that it can be told when its record cannot be read.
+type stateFile struct {
+	State
+	Name    string `json:"name,omitempty"`
+	Project string `json:"project,omitempty"`
+	Service string `json:"service,omitempty"`
+}
+
+func newStateFile(c *Container, s State) *stateFile {
+	return &stateFile{State: s, Name: c.Spec.Name, Project: c.Project, Service: c.Service}
+}
+
 // SaveState writes the state for the time of this boot.
 func (r *Records) SaveState(c *Container) error {
-	dir := r.RunDir(c.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(r.RunDir(c.ID), 0o700); err != nil {
 		return err
 	}
 	c.State.BootID = bootID()
-	return WriteFile(filepath.Join(dir, "state.json"), &c.State, false)
+	r.before("write state")
+	return durable.WriteJSON(r.statePath(c.ID), newStateFile(c, c.State), durable.Volatile)
 }
 
 // SaveFinal writes the state where a reboot does not lose it.
@@ -218,9 +217,7 @@ func (r *Records) SaveFinal(c *Container) error {
 	if err := r.SaveState(c); err != nil || c.Spec.AutoRemove {
 		return err
 	}
-	final := c.State
-	final.Endpoint, final.Pid, final.StartTicks = nil, 0, 0
-	return WriteFile(filepath.Join(r.DataDir(c.ID), "final.json"), &final, true)
+	return r.saveFinal(c, durable.Synced)
 }
 
 // SaveStarted writes the state of a container that was started just now, also
@@ -230,54 +227,89 @@ func (r *Records) SaveStarted(c *Container) error {
 	if err := r.SaveState(c); err != nil {
 		return err
 	}
+	return r.saveFinal(c, durable.Volatile)
+}
+
+func (r *Records) saveFinal(c *Container, keep durable.Keep) error {
 	final := c.State
 	final.Endpoint, final.Pid, final.StartTicks = nil, 0, 0
-	return WriteFile(filepath.Join(r.DataDir(c.ID), "final.json"), &final, false)
+	return durable.WriteJSON(r.finalPath(c.ID), newStateFile(c, final), keep)
 }
 
 // Delete removes the record and its name. It is the last step of a removal.
 func (r *Records) Delete(c *Container) error {
-	return errors.Join(
-		os.RemoveAll(r.RunDir(c.ID)),
-		r.dropName(c.Spec.Name, c.ID),
-		os.RemoveAll(r.DataDir(c.ID)),
-	)
+	return errors.Join(r.forget(c.ID), r.dropName(c.Spec.Name, c.ID), r.deleteDirs(c.ID))
 }
 
-// Read returns the record with exactly this ID.
+// forget removes what makes a container exist.
+func (r *Records) forget(id string) error {
+	r.before("forget")
+	// RemoveAll: a damaged record may be anything.
+	return os.RemoveAll(r.configPath(id))
+}
+
+func (r *Records) deleteDirs(id string) error {
+	r.before("delete run directory")
+	err := os.RemoveAll(r.RunDir(id))
+	r.before("delete directory")
+	return errors.Join(err, os.RemoveAll(r.DataDir(id)))
+}
+
+// Read returns the record with exactly this ID. The error wraps ErrNotFound, or is
+// a *Broken.
 func (r *Records) Read(id string) (*Container, error) {
 	var c Container
-	if err := readJSON(filepath.Join(r.DataDir(id), "config.json"), &c); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
-		}
-		return nil, err
+	err := durable.ReadVersioned(r.configPath(id), &c, &c.Version, schemaVersion)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
-	if c.Version > schemaVersion {
-		return nil, fmt.Errorf("cannot read container %s: its record has version %d, this stack knows %d; use the newer stack that made it", id, c.Version, schemaVersion)
+	if err == nil && c.ID != id {
+		err = &durable.BrokenError{Path: r.configPath(id), Err: fmt.Errorf("it is of container %q", c.ID)}
 	}
-	c.State = r.readState(id)
+	if err != nil {
+		return nil, r.broken(id, err)
+	}
+	c.State = r.readState(&c)
 	return &c, nil
 }
 
-func (r *Records) readState(id string) State {
-	var s State
-	if readJSON(filepath.Join(r.RunDir(id), "state.json"), &s) == nil && s.BootID == bootID() {
-		return s
+// readState returns what the file of state says, and if that is lost or broken,
+// what can be known without it.
+func (r *Records) readState(c *Container) State {
+	var f stateFile
+	err := durable.ReadJSON(r.statePath(c.ID), &f)
+	if err == nil && f.BootID == bootID() {
+		return f.State
 	}
-	s = State{Phase: Created}
-	readJSON(filepath.Join(r.DataDir(id), "final.json"), &s)
+	if err != nil && durable.Broken(err) != nil {
+		r.tell("container %s: %v; its state is taken from what the kernel knows", c.Spec.Name, err)
+	}
+	if f = (stateFile{}); durable.ReadJSON(r.finalPath(c.ID), &f) != nil {
+		f.State = State{Phase: Created}
+	}
+	s := f.State
+	if r.facts != nil {
+		known := *c
+		known.State = s
+		if running, ok := r.facts(&known); ok {
+			return running
+		}
+	}
 	if s.Phase == Running || s.Phase == Paused || s.Phase == Restarting {
-		// It did not survive the boot, and nobody was there to see how it ended.
+		// It did not survive, and nobody was there to see how it ended.
 		s.Phase, s.ExitCode, s.Error = Exited, lostExitCode, "the host stopped while the container ran"
-		if s.FinishedAt = bootTime(); s.FinishedAt.Before(s.StartedAt) {
+		s.FinishedAt = bootTime()
+		if s.BootID == bootID() {
+			s.Error = "the container ended after its state was lost"
+		}
+		if s.FinishedAt.Before(s.StartedAt) {
 			s.FinishedAt = s.StartedAt // the clock was set meanwhile
 		}
 	}
 	return s
 }
 
-// IDs lists the IDs of all containers.
+// IDs lists the IDs of all containers' directories.
 func (r *Records) IDs() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(r.data, "containers"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -285,7 +317,7 @@ func (r *Records) IDs() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if len(e.Name()) == 64 {
+		if isID(e.Name()) {
 			ids = append(ids, e.Name())
 		}
 	}
@@ -293,47 +325,50 @@ func (r *Records) IDs() ([]string, error) {
 }
 
 // List returns all containers, those that vanish meanwhile left out, ordered by
-// project, service, number, creation.
+// project, service, number, creation. Broken records are left out, and told of.
 func (r *Records) List() ([]*Container, error) {
-	ids, err := r.IDs()
-	if err != nil {
-		return nil, err
+	all, broken, err := r.Scan()
+	for _, b := range broken {
+		r.tell("%v", b)
 	}
-	var out []*Container
-	for _, id := range ids {
-		c, err := r.Read(id)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-	}
-	slices.SortFunc(out, func(a, b *Container) int {
-		if n := strings.Compare(a.Project, b.Project); n != 0 {
-			return n
-		}
-		if n := strings.Compare(a.Service, b.Service); n != 0 {
-			return n
-		}
-		if a.Index != b.Index {
-			return a.Index - b.Index
-		}
-		return a.Created.Compare(b.Created)
-	})
-	return out, nil
+	return all, err
 }
 
-// Find returns the container with this name, ID or unambiguous ID prefix.
+// Scan returns what List does, and the records that cannot be used.
+func (r *Records) Scan() (all []*Container, broken []*Broken, err error) {
+	ids, err := r.IDs()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot list containers: %w", err)
+	}
+	for _, id := range ids {
+		c, err := r.Read(id)
+		var b *Broken
+		switch {
+		case err == nil:
+			all = append(all, c)
+		case errors.As(err, &b):
+			broken = append(broken, b)
+		}
+	}
+	slices.SortFunc(all, func(a, b *Container) int {
+		return cmp.Or(
+			strings.Compare(a.Project, b.Project), strings.Compare(a.Service, b.Service),
+			a.Index-b.Index, a.Created.Compare(b.Created),
+		)
+	})
+	return all, broken, nil
+}
+
+// Find returns the container with this name, ID or unambiguous ID prefix. The
+// error wraps ErrNotFound, or is a *Broken.
 func (r *Records) Find(ref string) (*Container, error) {
 	ref = strings.TrimPrefix(ref, "/")
 	if ref == "" || strings.ContainsRune(ref, '/') {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, ref)
 	}
 	if id, err := os.Readlink(r.namePath(ref)); err == nil {
-		if c, err := r.Read(id); err == nil {
-			return c, nil
+		if c, err := r.Read(id); !errors.Is(err, ErrNotFound) {
+			return c, err
 		}
 	}
 	ids, err := r.IDs()
@@ -348,11 +383,33 @@ func (r *Records) Find(ref string) (*Container, error) {
 	}
 	switch len(found) {
 	case 0:
+		if c := r.unlinked(ref, ids); c != nil {
+			return c, nil
+		}
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
 	case 1:
 		return r.Read(found[0])
 	}
 	return nil, fmt.Errorf("cannot tell which container %q means: %d IDs begin so; give more digits", ref, len(found))
+}
+
+// unlinked finds a container by the name in its record, which has lost its link.
+func (r *Records) unlinked(name string, ids []string) *Container {
+	if links, err := os.ReadDir(filepath.Join(r.data, "names")); err == nil && len(links) >= len(ids) {
+		return nil
+	}
+	for _, id := range ids {
+		if c, err := r.Read(id); err == nil && c.Spec.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+func (r *Records) tell(format string, args ...any) {
+	if r.warn != nil {
+		r.warn(format, args...)
+	}
 }
 
 // bootTime is when this boot began: what ran in an earlier one ended before.
@@ -369,55 +426,6 @@ var bootID = sync.OnceValue(func() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
 })
-
-// WriteFile stores v as JSON: a temporary file in the same directory, then
-// rename, so that a reader sees the old or the new content. With durable it
-// also survives a power failure: the file is synced before, the directory after.
-func WriteFile(path string, v any, durable bool) (err error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("cannot encode %s: %w", path, err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
-		}
-	}()
-	_, err = f.Write(append(data, '\n'))
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil || !durable {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func readJSON(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, err)
-	}
-	return nil
-}
 
 func ignoreNotExist(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {

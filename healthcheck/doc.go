@@ -7,5 +7,6 @@
 // seen to be. Failures of these additional probes do not count: a container
 // turns unhealthy no earlier than Docker would make it so.
 //
-// Tracker holds the rules and has no clock; Run drives it.
+// Package health has the words and, with Tracker, the rules, without a clock; Run
+// drives them.
 package healthcheck

@@ -10,20 +10,6 @@ import (
 	"unicode/utf8"
 )
 
-const (
-	// MaxResults is how many results are kept, MaxOutput how many bytes of a
-	// probe's output.
-	MaxResults = 5
-	MaxOutput  = 4096
-)
-
-// State is a container's health with its history, as it is stored and shown.
-type State struct {
-	Status        Status   `json:"status"`
-	FailingStreak int      `json:"failingStreak"`
-	Log           []Result `json:"log,omitempty"` // oldest first, at most MaxResults
-}
-
 // Probe asks a container once. It returns soon after ctx is done, whatever
 // becomes of the process it may have started.
 type Probe func(ctx context.Context) Result

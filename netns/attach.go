@@ -36,31 +36,6 @@ const resolverPort = 40053
 // few milliseconds, and a container whose link takes longer may start all the same.
 const carrierWait = 2 * time.Second
 
-// Validate checks what needs no knowledge of the host.
-func (a Attachment) Validate() error {
-	if a.IPv4.IsValid() && !a.IPv4.Is4() || a.IPv6.IsValid() && !a.IPv6.Is6() {
-		return fmt.Errorf("address %s or %s is of the wrong family", a.IPv4, a.IPv6)
-	}
-	if a.Interface != "" && !linkName(a.Interface) {
-		return fmt.Errorf("interface name %q is not usable; up to 15 characters without space, slash and colon", a.Interface)
-	}
-	if a.MAC != "" {
-		mac, err := net.ParseMAC(a.MAC)
-		if err != nil || len(mac) != 6 {
-			return fmt.Errorf("MAC address %q is not six bytes in hex, such as 02:42:ac:10:00:02", a.MAC)
-		}
-		if mac[0]&1 != 0 {
-			return fmt.Errorf("MAC address %q is a multicast address", a.MAC)
-		}
-	}
-	for _, ll := range a.LinkLocal {
-		if !ll.IsLinkLocalUnicast() {
-			return fmt.Errorf("address %s is not link-local", ll)
-		}
-	}
-	return nil
-}
-
 // Attach makes an endpoint: a namespace with loopback up, pinned below the run
 // root, a link with addresses and routes for each network, sysctls, and published
 // ports. After a failure nothing is left. An endpoint of the same ID that was left
@@ -68,17 +43,17 @@ func (a Attachment) Validate() error {
 func (m *Manager) Attach(ctx context.Context, spec EndpointSpec) (*Endpoint, error) {
 	e, err := m.attach(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect %s to its network: %w", spec.subject(), err)
+		return nil, fmt.Errorf("cannot connect %s to its network: %w", spec.Subject(), err)
 	}
 	return e, nil
 }
 
 func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, err error) {
-	if err := spec.validate(); err != nil {
+	if err := checkEndpoint(spec); err != nil {
 		return nil, err
 	}
 	e := &Endpoint{Spec: spec}
-	if id, ok := spec.shares(); ok {
+	if id, ok := spec.Shares(); ok {
 		e.NetNS, e.Shared = m.pin(id), true
 		if !link.Pinned(e.NetNS) {
 			return nil, fmt.Errorf("container %s, whose network it shares, has none; start that first", short(id))
@@ -141,7 +116,7 @@ func (m *Manager) lendAll(ctx context.Context, e *Endpoint) ([]record, error) {
 			if err != nil {
 				return err
 			}
-			if !r.isBridge() {
+			if !r.IsBridge() {
 				return fmt.Errorf("network %s has driver %q, which takes no attachments; use network_mode", r.Name, r.Driver)
 			}
 			l, err := m.lend(e, r, a)
@@ -175,7 +150,7 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 	}
 	l := Link{
 		Network: r.Name, NetworkID: r.ID, Name: a.Interface, MAC: a.MAC, Aliases: a.Aliases,
-		HostLink: m.hostLink(e.Spec.ID, r.ID), Bridge: r.Bridge, Internal: r.Internal, Routed: r.routed(),
+		HostLink: m.hostLink(e.Spec.ID, r.ID), Bridge: r.Bridge, Internal: r.Internal, Routed: routed(r.NetworkSpec),
 		IPv4: got.IPv4, IPv6: got.IPv6, Gateway4: r.Gateway4, Gateway6: r.Gateway6,
 	}
 	if l.IPv4.IsValid() {
@@ -204,7 +179,7 @@ func (m *Manager) explain(err error) error {
 	if errors.As(err, &taken) {
 		if e, lerr := m.loadEndpoint(taken.by.Endpoint); lerr == nil {
 			return fmt.Errorf("address %s of network %s is taken by %s; choose another, or remove that container",
-				taken.addr, taken.network, e.Spec.owner())
+				taken.addr, taken.network, e.Spec.OwnerInFull())
 		}
 	}
 	return err
@@ -264,7 +239,7 @@ func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, hos
 	var b link.Batch
 	b.Up("lo")
 	for i, l := range e.Links {
-		addLink(&b, e, l, firstIndex+i, records[i].mtu(), hostNS)
+		addLink(&b, e, l, firstIndex+i, mtuOf(records[i].NetworkSpec), hostNS)
 	}
 	defaultRoutes(&b, e, nil)
 	if err := s.Do(&b); err != nil {
@@ -301,7 +276,7 @@ func addLink(b *link.Batch, e *Endpoint, l Link, index, mtu, hostNS int) {
 	if l.IPv6.IsValid() {
 		b.AddAddress(index, netip.PrefixFrom(l.IPv6, l.Bits6))
 	}
-	for _, a := range e.attachment(l.Network).LinkLocal {
+	for _, a := range e.Attachment(l.Network).LinkLocal {
 		bits := 64
 		if a.Is4() {
 			bits = 16
@@ -310,42 +285,11 @@ func addLink(b *link.Batch, e *Endpoint, l Link, index, mtu, hostNS int) {
 	}
 }
 
-func (e *Endpoint) attachment(network string) Attachment {
-	for _, a := range e.Spec.Networks {
-		if a.Network == network {
-			return a
-		}
-	}
-	return Attachment{}
-}
-
-// outlet is the link whose gateway is the way out for a family, and at whose
-// address ports are published; nil when there is none. The attachment with the
-// highest gateway priority wins, then the network whose name comes first.
-func (e *Endpoint) outlet(v6 bool) *Link {
-	var best *Link
-	for i := range e.Links {
-		l := &e.Links[i]
-		if l.Internal || v6 && !l.IPv6.IsValid() || !v6 && !l.IPv4.IsValid() {
-			continue
-		}
-		if best == nil {
-			best = l
-			continue
-		}
-		a, b := e.attachment(l.Network).GatewayPrio, e.attachment(best.Network).GatewayPrio
-		if a > b || a == b && l.Network < best.Network {
-			best = l
-		}
-	}
-	return best
-}
-
 // defaultRoutes queues the ways out. index finds a link's index; nil for a new
 // namespace, where they are in order.
 func defaultRoutes(b *link.Batch, e *Endpoint, index func(name string) int) {
 	for _, v6 := range []bool{false, true} {
-		out := e.outlet(v6)
+		out := e.Outlet(v6)
 		if out == nil {
 			if index != nil {
 				b.NoDefaultRoute(v6)
@@ -399,7 +343,7 @@ func linkSysctls(e *Endpoint, l Link, v6 bool) error {
 			return err
 		}
 	}
-	for _, s := range strings.Split(e.attachment(l.Network).DriverOpts[optSysctls], ",") {
+	for _, s := range strings.Split(e.Attachment(l.Network).DriverOpts[optSysctls], ",") {
 		key, value, ok := strings.Cut(s, "=")
 		if !ok {
 			continue
@@ -448,7 +392,7 @@ func (m *Manager) plug(ctx context.Context, links []Link, records []record, insi
 			// With netfilter on the bridge the firewall keeps containers apart, and
 			// isolation would keep them from each other's published ports.
 			b.Port(l.HostLink, m.ready[l.NetworkID], link.PortMode{
-				Isolated: !filtered && !records[i].option(OptICC, true), Hairpin: filtered && ports})
+				Isolated: !filtered && !option(records[i].NetworkSpec, OptICC, true), Hairpin: filtered && ports})
 		}
 		m.mu.Unlock()
 		err := s.Do(&b)

@@ -21,7 +21,7 @@ func (m *Manager) Ensure(ctx context.Context, name string) (Network, error) {
 	if err != nil {
 		return r.Network, err
 	}
-	if !r.isBridge() {
+	if !r.IsBridge() {
 		return r.Network, nil
 	}
 	err = m.locked(ctx, func() error {
@@ -50,7 +50,7 @@ func (m *Manager) ensure(r record) error {
 	if made {
 		mac, _ := net.ParseMAC(r.MAC)
 		var b link.Batch
-		b.AddBridge(r.Bridge, mac, r.mtu())
+		b.AddBridge(r.Bridge, mac, mtuOf(r.NetworkSpec))
 		b.SetAlias(r.Bridge, aliasPrefix+r.ID)
 		if err := s.Do(&b); err != nil {
 			return err
@@ -84,7 +84,7 @@ func (m *Manager) ensure(r record) error {
 	if err := s.Do(&b); err != nil {
 		return undo(err)
 	}
-	if err := m.table.Ensure(r.firewall().Elements()); err != nil {
+	if err := m.table.Ensure(firewallOf(r.Network).Elements()); err != nil {
 		return undo(err)
 	}
 	m.passFirewalls(r)
@@ -168,10 +168,10 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 	var elements []nft.Element
 	d := departure{group: link.NewGroup()}
 	for _, r := range records {
-		if !r.isBridge() {
+		if !r.IsBridge() {
 			continue
 		}
-		elements = append(elements, r.firewall().Elements()...)
+		elements = append(elements, firewallOf(r.Network).Elements()...)
 		if info, err := s.Find(r.Bridge); err == nil && info.Alias == aliasPrefix+r.ID {
 			d.add(r.Bridge)
 		}

@@ -20,7 +20,7 @@ import (
 func (m *Manager) Check(ctx context.Context, specs []EndpointSpec, own []Endpoint) []error {
 	c := checker{m: m, ctx: ctx, own: own}
 	for _, s := range specs {
-		if err := s.validate(); err != nil {
+		if err := checkEndpoint(s); err != nil {
 			c.fail(s, err)
 		}
 	}
@@ -37,7 +37,7 @@ type checker struct {
 }
 
 func (c *checker) fail(s EndpointSpec, err error) {
-	c.errs = append(c.errs, fmt.Errorf("%s: %w", s.subject(), err))
+	c.errs = append(c.errs, fmt.Errorf("%s: %w", s.Subject(), err))
 }
 
 func (c *checker) replaced(id string) bool {
@@ -68,7 +68,7 @@ func (c *checker) checkNetworks(specs []EndpointSpec) {
 	}
 	err = c.m.locked(c.ctx, func() error {
 		for _, r := range records {
-			if len(wanted[r.ID]) == 0 || !r.isBridge() {
+			if len(wanted[r.ID]) == 0 || !r.IsBridge() {
 				continue
 			}
 			leases, err := c.m.loadLeases(r.ID)
@@ -117,7 +117,7 @@ func (c *checker) setAside(n Network, leases *leaseFile, wishes []wish) {
 			}
 			err := leases.askable(n, a, w.spec.Key, func(id string) bool { return c.m.live(id) && !c.replaced(id) })
 			if o, twice := seen[a]; twice {
-				err = fmt.Errorf("address %s of network %s is also asked for by %s", a, n.Name, o.subject())
+				err = fmt.Errorf("address %s of network %s is also asked for by %s", a, n.Name, o.Subject())
 			}
 			if err != nil {
 				c.fail(w.spec, c.m.explain(err))
@@ -161,11 +161,11 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 			continue
 		}
 		for _, p := range s.Ports {
-			if p.validate() != nil || p.HostPort == 0 {
+			if checkPort(p) != nil || p.HostPort == 0 {
 				continue
 			}
 			if by, clash := wished.clashing(p); clash {
-				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.host(), p.protocol(), by.subject()))
+				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.Host(), p.Transport(), by.Subject()))
 				continue
 			}
 			wished.add(p, s)
@@ -187,7 +187,7 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 	var free freePorts
 	for _, w := range wishes {
 		var err error
-		for port := int(w.port.HostPort); port <= int(w.port.last()); port++ {
+		for port := int(w.port.HostPort); port <= int(w.port.Last()); port++ {
 			one := w.port
 			one.HostPort, one.HostPortEnd = uint16(port), 0
 			if _, free := leaving.clashing(one); free {
@@ -195,15 +195,15 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 				break
 			}
 			if by, taken := published.clashing(one); taken {
-				err = fmt.Errorf("port %s/%s is used by %s", one.host(), one.protocol(), by.owner())
+				err = fmt.Errorf("port %s/%s is used by %s", one.Host(), one.Transport(), by.OwnerInFull())
 				continue
 			}
 			if err = c.m.probe(c.ctx, one, &free); err == nil {
 				break
 			}
 		}
-		if err != nil && w.port.last() != w.port.HostPort {
-			err = fmt.Errorf("all ports of %s/%s are in use; choose another range", w.port.host(), w.port.protocol())
+		if err != nil && w.port.Last() != w.port.HostPort {
+			err = fmt.Errorf("all ports of %s/%s are in use; choose another range", w.port.Host(), w.port.Transport())
 		}
 		if err != nil {
 			c.fail(w.spec, err)
@@ -218,7 +218,7 @@ func (m *Manager) probe(ctx context.Context, p Port, free *freePorts) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("port %s/%s is used by %s; stop that, or choose another host port", p.host(), p.protocol(), m.portOwner(p, nil))
+		return fmt.Errorf("port %s/%s is used by %s; stop that, or choose another host port", p.Host(), p.Transport(), m.portOwner(p, nil))
 	}
 	return fmt.Errorf("port %w", m.explainPort(p, err))
 }

@@ -17,7 +17,7 @@ import (
 func (m *Manager) Connect(ctx context.Context, e *Endpoint, a Attachment) (Link, error) {
 	l, err := m.connect(ctx, e, a)
 	if err != nil {
-		return l, fmt.Errorf("cannot connect %s to network %s: %w", e.Spec.subject(), a.Network, err)
+		return l, fmt.Errorf("cannot connect %s to network %s: %w", e.Spec.Subject(), a.Network, err)
 	}
 	return l, nil
 }
@@ -29,7 +29,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 	changed := *e
 	changed.Spec.Networks = append(slices.Clone(e.Spec.Networks), a)
 	changed.Links = slices.Clone(e.Links)
-	if err := changed.Spec.validate(); err != nil {
+	if err := checkEndpoint(changed.Spec); err != nil {
 		return l, err
 	}
 	was := m.published(e.Spec.ID)
@@ -38,7 +38,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		if r, err = m.find(a.Network); err != nil {
 			return err
 		}
-		if !r.isBridge() {
+		if !r.IsBridge() {
 			return fmt.Errorf("its driver is %q, which takes no attachments", r.Driver)
 		}
 		if l, err = m.lend(e, r, a); err != nil {
@@ -89,7 +89,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 			}
 		}
 		var b link.Batch
-		addLink(&b, &changed, l, index, r.mtu(), hostNS)
+		addLink(&b, &changed, l, index, mtuOf(r.NetworkSpec), hostNS)
 		if err := s.Do(&b); err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func (m *Manager) Disconnect(ctx context.Context, e *Endpoint, network string) e
 	changed.Links = slices.Delete(slices.Clone(e.Links), i, i+1)
 	changed.Spec.Networks = slices.DeleteFunc(slices.Clone(e.Spec.Networks), func(a Attachment) bool { return a.Network == l.Network })
 	if err := errors.Join(m.retarget(e, &changed, was), m.unplug(l), m.reroute(&changed)); err != nil {
-		return fmt.Errorf("cannot disconnect %s from network %s: %w", e.Spec.subject(), network, err)
+		return fmt.Errorf("cannot disconnect %s from network %s: %w", e.Spec.Subject(), network, err)
 	}
 	*e = changed
 	return nil
@@ -172,6 +172,6 @@ func (m *Manager) retarget(before, after *Endpoint, published bool) error {
 		return err
 	}
 	// Equal elements stay; a key whose value changes is deleted first.
-	add, remove := nft.Difference(before.allElements(), after.allElements())
+	add, remove := nft.Difference(allElements(before), allElements(after))
 	return errors.Join(m.table.Delete(remove), m.table.Add(add), link.ForgetUDP(udpPorts(after.Ports)))
 }

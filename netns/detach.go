@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/link"
 )
 
@@ -101,7 +102,7 @@ func (m *Manager) tidy(ctx context.Context) error {
 	return m.locked(ctx, func() error {
 		// All that is written into the directory of networks is written under the
 		// lock: a file in the making is of a process that was killed.
-		half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), tempPrefix) }
+		half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), durable.TempPrefix) }
 		networks, err := os.ReadDir(m.networkDir())
 		for _, e := range networks {
 			if half(e) {

@@ -72,35 +72,12 @@ func (m *Manager) live(endpointID string) bool {
 
 func short(id string) string { return id[:min(12, len(id))] }
 
-// owner says whom an error is about, for people: "project shop, service web".
-func (s EndpointSpec) owner() string {
-	project, _, ok := strings.Cut(s.Key, "/")
-	name := s.Owner
-	if name == "" {
-		name = "container " + short(s.ID)
-	}
-	if ok && project != "" {
-		return "project " + project + ", " + name
-	}
-	return name
-}
-
-func (s EndpointSpec) subject() string {
-	if s.Owner != "" {
-		return s.Owner
-	}
-	return "container " + short(s.ID)
-}
-
-// shares returns the endpoint whose namespace the mode names.
-func (s EndpointSpec) shares() (id string, ok bool) { return strings.CutPrefix(s.Mode, "container:") }
-
-// validate checks what needs no knowledge of the host.
-func (s EndpointSpec) validate() error {
+// checkEndpoint checks what needs no knowledge of the host.
+func checkEndpoint(s EndpointSpec) error {
 	if s.ID == "" || strings.ContainsAny(s.ID, "/\x00") || s.ID == "." || s.ID == ".." {
 		return fmt.Errorf("endpoint ID %q is not usable as a file name", s.ID)
 	}
-	_, sharing := s.shares()
+	_, sharing := s.Shares()
 	switch {
 	case s.Mode != "" && s.Mode != "host" && s.Mode != "none" && !sharing:
 		return fmt.Errorf("network mode %q is not known; use host, none or container:ID", s.Mode)
@@ -125,7 +102,7 @@ func (s EndpointSpec) validate() error {
 		names[a.Interface] = a.Interface != ""
 	}
 	for _, p := range s.Ports {
-		if err := p.validate(); err != nil {
+		if err := checkPort(p); err != nil {
 			return err
 		}
 	}

@@ -83,7 +83,7 @@ func hostsFile(e *Endpoint, nets []Network, o FileOptions) []byte {
 			fmt.Fprintf(&b, "%s\t%s\n", x.Addr, x.Name)
 			continue
 		}
-		for _, a := range e.hostAddrs(nets) {
+		for _, a := range hostAddrs(e, nets) {
 			fmt.Fprintf(&b, "%s\t%s\n", a, x.Name)
 		}
 	}
@@ -105,12 +105,12 @@ func hostsFile(e *Endpoint, nets []Network, o FileOptions) []byte {
 
 // hostAddrs are the addresses under which the container reaches the host: the
 // gateways of the way out, or of the first network.
-func (e *Endpoint) hostAddrs(nets []Network) []netip.Addr {
+func hostAddrs(e *Endpoint, nets []Network) []netip.Addr {
 	var out []netip.Addr
-	if l := e.outlet(false); l != nil {
+	if l := e.Outlet(false); l != nil {
 		out = append(out, l.Gateway4)
 	}
-	if l := e.outlet(true); l != nil {
+	if l := e.Outlet(true); l != nil {
 		out = append(out, l.Gateway6)
 	}
 	if len(out) == 0 && len(e.Links) > 0 {

@@ -26,7 +26,7 @@ func (m *Manager) linkPrefix() string { return "st" + m.o.Instance + "-" }
 // all bridges of the instance, and one that the user named or wants open.
 func (m *Manager) acceptedLinks(r record) []nft.LinkPattern {
 	p := []nft.LinkPattern{{Name: m.linkPrefix(), Prefix: true}}
-	open := r.option(OptOpen, false)
+	open := option(r.NetworkSpec, OptOpen, false)
 	if !strings.HasPrefix(r.Bridge, p[0].Name) || open {
 		p = append(p, nft.LinkPattern{Name: r.Bridge, Open: open})
 	}
@@ -56,12 +56,12 @@ func (m *Manager) hintFirewall(e *Endpoint) {
 	for _, f := range chains {
 		var commands []string
 		for _, p := range e.Ports {
-			for _, a := range p.bindings() {
-				out := e.outlet(a.Is6())
+			for _, a := range p.Bindings() {
+				out := e.Outlet(a.Is6())
 				if out == nil || a.IsLoopback() {
 					continue
 				}
-				if r, err := m.record(out.NetworkID); err != nil || r.option(OptOpen, false) {
+				if r, err := m.record(out.NetworkID); err != nil || option(r.NetworkSpec, OptOpen, false) {
 					continue
 				}
 				target := netip.AddrPortFrom(out.IPv4, p.ContainerPort)
@@ -69,7 +69,7 @@ func (m *Manager) hintFirewall(e *Endpoint) {
 					target = netip.AddrPortFrom(out.IPv6, p.ContainerPort)
 				}
 				if !f.Admits(target) {
-					commands = append(commands, f.Command(m.linkPrefix(), p.protocol(), p.HostPort, target))
+					commands = append(commands, f.Command(m.linkPrefix(), p.Transport(), p.HostPort, target))
 				}
 			}
 		}
@@ -80,7 +80,7 @@ func (m *Manager) hintFirewall(e *Endpoint) {
 		if n := len(commands); n > 4 {
 			commands, more = commands[:4], fmt.Sprintf(" and %d more", n-4)
 		}
-		e.warn(fmt.Sprintf("the host's firewall (%s, chain %s) keeps other hosts from published ports; to admit them: %s%s; or open them as Docker does with the network's driver option %s: \"true\"",
+		e.Warn(fmt.Sprintf("the host's firewall (%s, chain %s) keeps other hosts from published ports; to admit them: %s%s; or open them as Docker does with the network's driver option %s: \"true\"",
 			f.By, f, strings.Join(commands, "; "), more, OptOpen))
 	}
 }
@@ -168,7 +168,7 @@ func (m *Manager) presentNetworks() ([]record, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(r record) bool {
-		if !r.isBridge() {
+		if !r.IsBridge() {
 			return true
 		}
 		_, err := net.InterfaceByName(r.Bridge)
@@ -179,7 +179,7 @@ func (m *Manager) presentNetworks() ([]record, error) {
 func (m *Manager) restoreTable(networks []record) error {
 	var elements []nft.Element
 	for _, r := range networks {
-		elements = append(elements, r.firewall().Elements()...)
+		elements = append(elements, firewallOf(r.Network).Elements()...)
 	}
 	endpoints, err := m.endpoints()
 	if err != nil {
@@ -187,7 +187,7 @@ func (m *Manager) restoreTable(networks []record) error {
 	}
 	for _, e := range endpoints {
 		if e.Published {
-			elements = append(elements, e.allElements()...)
+			elements = append(elements, allElements(&e.Endpoint)...)
 			elements = append(elements, m.anywhere(e.Ports)...)
 		}
 	}

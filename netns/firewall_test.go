@@ -22,15 +22,15 @@ func TestForeignFirewalls(t *testing.T) {
 	}{
 		{"policy", `nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'`,
 			"nft flush table ip filter", "nft list table ip filter", "nft delete table ip filter", "iptables", ""},
-		{"inet", `nft 'table inet mine { chain forward { type filter hook forward priority -5; policy drop; ct state invalid drop; } }'`,
+		{"inet", `nft 'table inet mine { chain forward { type filter hook forward priority -5; policy drop; ct state invalid drop; }; }'`,
 			"nft flush ruleset", "nft list table inet mine", "nft delete table inet mine", "nft", ""},
-		{"last rule", `nft 'table inet mine { chain forward { type filter hook forward priority 5; ct state invalid drop; counter drop; } }'`,
+		{"last rule", `nft 'table inet mine { chain forward { type filter hook forward priority 5; ct state invalid drop; counter drop; }; }'`,
 			"nft delete table inet mine", "nft list table inet mine", "nft delete table inet mine", "nft", ""},
-		{"iptables", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP", "iptables -F FORWARD; ip6tables -F FORWARD", "iptables -S; ip6tables -S",
+		{"iptables", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP", "iptables -F FORWARD; ip6tables -F FORWARD", "iptables -S 2>&1; ip6tables -S 2>&1",
 			"nft delete table ip filter; nft delete table ip6 filter", "iptables", ""},
 		{"legacy", "iptables-legacy -P FORWARD DROP && ip6tables-legacy -P FORWARD DROP", "iptables-legacy -F FORWARD; ip6tables-legacy -F FORWARD",
 			"iptables-legacy -S; ip6tables-legacy -S", "iptables-legacy -P FORWARD ACCEPT; ip6tables-legacy -P FORWARD ACCEPT", "iptables", ""},
-		{"ufw", "iptables-restore testdata/ufw.rules", "", "iptables -S", "nft delete table ip filter", "ufw", "iptables -A ufw-user-forward -p tcp -d ADDRESS --dport 80 -j ACCEPT"},
+		{"ufw", "iptables-restore testdata/ufw.rules", "", "iptables -S 2>&1", "nft delete table ip filter", "ufw", "iptables -A ufw-user-forward -p tcp -d ADDRESS --dport 80 -j ACCEPT"},
 		{"firewalld", "nft -f testdata/firewalld.nft", "", "nft list table inet firewalld", "nft delete table inet firewalld", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -158,7 +158,7 @@ func quoteNft(command string) string {
 func TestForeignRulesComeFirst(t *testing.T) {
 	l := newLab(t)
 	outside := l.outside()
-	run(t, `nft 'table inet mine { chain forward { type filter hook forward priority 0; policy drop; ip daddr 192.0.2.100 tcp dport 81 drop; } }'`)
+	run(t, `nft 'table inet mine { chain forward { type filter hook forward priority 0; policy drop; ip daddr 192.0.2.100 tcp dport 81 drop; }; }'`)
 	t.Cleanup(func() { run(t, "nft delete table inet mine") })
 	l.network(NetworkSpec{Name: "a"})
 	e := l.attach(EndpointSpec{ID: "e", Key: "p/e/1", Networks: on("a")})

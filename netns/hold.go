@@ -91,7 +91,7 @@ func socketKey(proto string, a netip.AddrPort) string { return proto + "/" + a.S
 // resolved. had is the port it had before, tried first where the host port is
 // open. Routed ports need no host port.
 func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) (Port, error) {
-	first, last := p.HostPort, p.last()
+	first, last := p.HostPort, p.Last()
 	p.HostPortEnd = 0
 	if routed {
 		if p.HostPort == 0 {
@@ -133,7 +133,7 @@ func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) 
 // choose is reserve for a port that no socket is held for: it must be free now, for
 // us and for everybody else. own are the ports chosen before it.
 func choose(ctx context.Context, p Port, had uint16, own, others portIndex, free *freePorts) (Port, error) {
-	first, last := p.HostPort, p.last()
+	first, last := p.HostPort, p.Last()
 	p.HostPortEnd = 0
 	try := func(port uint16) error {
 		p.HostPort = port
@@ -151,7 +151,7 @@ func choose(ctx context.Context, p Port, had uint16, own, others portIndex, free
 	var err error
 	if first == 0 {
 		for range 64 {
-			s, port, lerr := listen(ctx, p.protocol(), netip.AddrPortFrom(p.bindings()[0], 0))
+			s, port, lerr := listen(ctx, p.Transport(), netip.AddrPortFrom(p.Bindings()[0], 0))
 			if lerr != nil {
 				return p, lerr
 			}
@@ -173,8 +173,8 @@ func choose(ctx context.Context, p Port, had uint16, own, others portIndex, free
 // bindable tells why a port cannot be had now, if so.
 func bindable(ctx context.Context, p Port) error {
 	var err error
-	for _, a := range p.bindings() {
-		s, _, lerr := listen(ctx, p.protocol(), netip.AddrPortFrom(a, p.HostPort))
+	for _, a := range p.Bindings() {
+		s, _, lerr := listen(ctx, p.Transport(), netip.AddrPortFrom(a, p.HostPort))
 		if lerr == nil {
 			s.close()
 		} else if !optional(p, a, lerr) {
@@ -186,12 +186,12 @@ func bindable(ctx context.Context, p Port) error {
 
 // openAny opens a socket on a port of the kernel's choice and the others on the same.
 func (h *holding) openAny(ctx context.Context, p Port) (uint16, error) {
-	a := p.bindings()[0]
-	s, port, err := listen(ctx, p.protocol(), netip.AddrPortFrom(a, 0))
+	a := p.Bindings()[0]
+	s, port, err := listen(ctx, p.Transport(), netip.AddrPortFrom(a, 0))
 	if err != nil {
 		return 0, err
 	}
-	key := socketKey(p.protocol(), netip.AddrPortFrom(a, port))
+	key := socketKey(p.Transport(), netip.AddrPortFrom(a, port))
 	h.put(key, s)
 	p.HostPort = port
 	if err := h.open(ctx, p); err != nil {
@@ -204,15 +204,15 @@ func (h *holding) openAny(ctx context.Context, p Port) (uint16, error) {
 // open opens the sockets of a resolved port that are not open yet, all or none.
 func (h *holding) open(ctx context.Context, p Port) error {
 	var made []string
-	for _, a := range p.bindings() {
-		key := socketKey(p.protocol(), netip.AddrPortFrom(a, p.HostPort))
+	for _, a := range p.Bindings() {
+		key := socketKey(p.Transport(), netip.AddrPortFrom(a, p.HostPort))
 		h.mu.Lock()
 		_, have := h.sockets[key]
 		h.mu.Unlock()
 		if have {
 			continue
 		}
-		s, _, err := listen(ctx, p.protocol(), netip.AddrPortFrom(a, p.HostPort))
+		s, _, err := listen(ctx, p.Transport(), netip.AddrPortFrom(a, p.HostPort))
 		if err != nil && optional(p, a, err) {
 			continue
 		}
@@ -232,7 +232,7 @@ func (h *holding) open(ctx context.Context, p Port) error {
 // IPv6 when no address was named, and for SCTP, which many kernels lack.
 func optional(p Port, a netip.Addr, err error) bool {
 	return !p.HostIP.IsValid() && a.Is6() && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) ||
-		p.protocol() == "sctp" && (errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT))
+		p.Transport() == "sctp" && (errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT))
 }
 
 func (h *holding) put(key string, s *heldSocket) {

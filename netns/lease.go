@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/ipam"
 )
 
@@ -60,12 +60,9 @@ func (m *Manager) loadLeases(networkID string) (*leaseFile, error) {
 	if f != nil && f.inode != nil && os.SameFile(st, f.inode) && st.ModTime().Equal(f.changed) {
 		return f, nil
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read leases: %w", err)
-	}
 	f = &leaseFile{changed: st.ModTime(), inode: st}
-	if err := json.Unmarshal(b, &f.leases); err != nil {
+	if err := durable.ReadJSON(path, &f.leases); err != nil {
+		f.leases = nil
 		// Losing it costs stable addresses, not running containers.
 		m.o.Logf("leases in %s are unreadable and forgotten: %v", path, err)
 	}
@@ -155,7 +152,7 @@ func (f *leaseFile) lend(n Network, who applicant, s society) (lease, error) {
 
 // choose finds an address of a family for a key that asked for none.
 func (f *leaseFile) choose(n Network, family int, before netip.Addr, key string, reserved []netip.Addr, s society) netip.Addr {
-	subnet, pool := []netip.Prefix{n.IPv4, n.IPv6}[family], n.pool(family)
+	subnet, pool := []netip.Prefix{n.IPv4, n.IPv6}[family], poolOf(n, family)
 	never := map[netip.Addr]bool{n.Gateway4: true, n.Gateway6: true}
 	for _, a := range slices.Concat(auxOf(pool), reserved) {
 		never[a] = true
@@ -198,7 +195,7 @@ func (f *leaseFile) askable(n Network, a netip.Addr, key string, live func(strin
 	case a == n.Gateway4 || a == n.Gateway6:
 		return fmt.Errorf("address %s is the gateway of network %s; choose another", a, n.Name)
 	}
-	for name, aux := range n.pool(familyOf(a)).Aux {
+	for name, aux := range poolOf(n, familyOf(a)).Aux {
 		if aux == a {
 			return fmt.Errorf("address %s of network %s is set aside for %s; choose another", a, n.Name, name)
 		}
@@ -221,8 +218,8 @@ func (e *addressTaken) Error() string {
 	return fmt.Sprintf("address %s of network %s is taken by %s", e.addr, e.network, e.by.Key)
 }
 
-// pool is the user's pool of a family, empty when there is none.
-func (n Network) pool(family int) Pool {
+// poolOf is the user's pool of a family, empty when there is none.
+func poolOf(n Network, family int) Pool {
 	for _, p := range n.Pools {
 		if p.Subnet.IsValid() && familyOf(p.Subnet.Addr()) == family {
 			return p

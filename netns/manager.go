@@ -4,17 +4,16 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
-	"golang.org/x/sys/unix"
 )
 
 // Options say where a manager keeps its things.
@@ -105,87 +104,22 @@ func (m *Manager) locked(ctx context.Context, fn func() error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	f, err := os.Open(m.lockPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(m.lockPath(), 0o700); err != nil {
-			return fmt.Errorf("cannot make lock of networks: %w", err)
-		}
-		f, err = os.Open(m.lockPath())
-	}
+	held, err := lock.Exclusive(ctx, m.lockPath(), lock.MakeDir(), lock.Of("the networks"))
 	if err != nil {
-		return fmt.Errorf("cannot open lock of networks: %w", err)
+		return err
 	}
-	fd := int(f.Fd())
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		done := make(chan error, 1)
-		go func() {
-			for {
-				if err := unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-					done <- err
-					return
-				}
-			}
-		}()
-		select {
-		case err = <-done:
-		case <-ctx.Done():
-			// The lock comes some time, and goes with the file.
-			go func() { <-done; _ = f.Close() }()
-			return fmt.Errorf("cannot lock networks, which another process changes: %w", context.Cause(ctx))
-		}
-	}
-	defer f.Close()
-	if err != nil {
-		return fmt.Errorf("cannot lock networks: %w", err)
-	}
+	defer held.Unlock()
 	return fn()
 }
 
-// writeFile replaces a file in one step. With durable it is on disk when the call
+// writeFile replaces a file in one step. With synced it is on disk when the call
 // returns.
-func writeFile(path string, v any, durable bool) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("cannot encode %s: %w", path, err)
+func writeFile(path string, v any, synced bool) error {
+	keep := durable.Volatile
+	if synced {
+		keep = durable.Synced
 	}
-	return writeBytes(path, append(b, '\n'), durable)
-}
-
-// tempPrefix starts the names of files that are being written.
-const tempPrefix = ".tmp-"
-
-func writeBytes(path string, b []byte, durable bool) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, tempPrefix)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-			err = fmt.Errorf("cannot write %s: %w", path, err)
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil || !durable {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.WriteJSON(path, v, keep)
 }
 
 func removeFile(path string) error {

@@ -133,7 +133,7 @@ func TestFlushedFirewall(t *testing.T) {
 	if err := l.Publish(ctx, e); err != nil {
 		t.Fatal(err)
 	}
-	if !l.table.Complete(e.allElements()) {
+	if !l.table.Complete(allElements(e)) {
 		t.Error("the ports are not back")
 	}
 }

@@ -411,7 +411,7 @@ func TestPortOwner(t *testing.T) {
 	if l.live("new") {
 		t.Error("a failed attachment left its record")
 	}
-	if !l.table.Complete(blog.allElements()) {
+	if !l.table.Complete(allElements(blog)) {
 		t.Error("the failed attachments took the port away")
 	}
 }
@@ -425,7 +425,7 @@ func TestManyNetworks(t *testing.T) {
 	var all []netip.Prefix
 	for i := range 200 {
 		n := l.network(NetworkSpec{Name: fmt.Sprintf("net%d", i)})
-		for _, p := range n.subnets() {
+		for _, p := range n.Subnets() {
 			if slices.ContainsFunc(all, p.Overlaps) {
 				t.Fatalf("network %d: %s overlaps", i, p)
 			}
@@ -479,12 +479,12 @@ func TestHalfMadeAndSwept(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.release("worse")
-	if els, err := l.table.Elements(); err != nil || slices.ContainsFunc(append(lost.allElements(), worse.allElements()...), func(e nft.Element) bool {
+	if els, err := l.table.Elements(); err != nil || slices.ContainsFunc(append(allElements(lost), allElements(worse)...), func(e nft.Element) bool {
 		return slices.ContainsFunc(els, e.Same)
 	}) {
 		t.Errorf("elements of swept endpoints are left: %v", err)
 	}
-	if !l.table.Complete(keep.allElements()) || !link.Pinned(keep.NetNS) {
+	if !l.table.Complete(allElements(keep)) || !link.Pinned(keep.NetNS) {
 		t.Error("the sweep took a live endpoint's things")
 	}
 	for _, e := range []*Endpoint{lost, worse} {
@@ -555,7 +555,7 @@ func TestConnectDisconnect(t *testing.T) {
 			t.Errorf("published by way of %s: %q, %v", n, got, err)
 		}
 	}
-	if out := e.outlet(false); out.Network != "aaa" || e.Links[2].Name != "eth2" {
+	if out := e.Outlet(false); out.Network != "aaa" || e.Links[2].Name != "eth2" {
 		t.Errorf("way out %+v", out)
 	}
 	if _, err := l.Connect(ctx, e, Attachment{Network: "aaa"}); err == nil {

@@ -34,28 +34,36 @@ type record struct {
 	Version int `json:"version"` // of this schema, now 1
 	Network
 	MAC string `json:"mac"` // of the bridge
+
+	rebuilt bool // the file is broken
 }
 
-func (n Network) subnets() []netip.Prefix {
-	return slices.DeleteFunc([]netip.Prefix{n.IPv4, n.IPv6}, func(p netip.Prefix) bool { return !p.IsValid() })
-}
+const recordVersion = 1
 
 // Create makes the record of a network and chooses its subnets. The bridge comes
 // with [Manager.Ensure] or the first endpoint. A network that exists already as
 // specified is returned; one that differs is [ErrExists].
 func (m *Manager) Create(ctx context.Context, spec NetworkSpec) (Network, error) {
-	if err := spec.validate(); err != nil {
+	if err := checkNetwork(spec); err != nil {
 		return Network{}, fmt.Errorf("cannot create network %s: %w", spec.Name, err)
 	}
 	var n Network
 	err := m.locked(ctx, func() error {
-		all, err := m.records()
+		all, broken, err := m.scan()
 		if err != nil {
 			return err
 		}
+		if i := slices.IndexFunc(broken, func(b *Broken) bool { return b.Name == spec.Name }); i >= 0 {
+			return broken[i]
+		}
 		if i := slices.IndexFunc(all, func(r record) bool { return r.Name == spec.Name }); i >= 0 {
-			n = all[i].Network
 			spec.Hosts = 0
+			if all[i].rebuilt {
+				all[i].NetworkSpec, all[i].Created = spec, time.Now().UTC()
+				n = all[i].Network
+				return writeFile(filepath.Join(m.networkDir(), n.ID+".json"), all[i], true)
+			}
+			n = all[i].Network
 			if a, b := mustJSON(spec), mustJSON(n.NetworkSpec); string(a) != string(b) {
 				return ErrExists
 			}
@@ -86,9 +94,9 @@ func mustJSON(v any) []byte {
 func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	var id [32]byte
 	_, _ = rand.Read(id[:])
-	r := record{Version: 1, Network: Network{NetworkSpec: spec, ID: hex.EncodeToString(id[:]), Created: time.Now().UTC()}}
+	r := record{Version: recordVersion, Network: Network{NetworkSpec: spec, ID: hex.EncodeToString(id[:]), Created: time.Now().UTC()}}
 	r.Hosts = 0
-	if !spec.isBridge() {
+	if !spec.IsBridge() {
 		return r, nil
 	}
 	if i := slices.IndexFunc(all, func(r record) bool { return r.Bridge != "" && r.Bridge == spec.DriverOpts[OptBridgeName] }); i >= 0 {
@@ -96,7 +104,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	}
 	r.Bridge = spec.DriverOpts[OptBridgeName]
 	if r.Bridge == "" {
-		r.Bridge = m.linkPrefix() + r.ID[:8]
+		r.Bridge = m.bridgeName(r.ID)
 	}
 	mac := append(net.HardwareAddr{0x02}, id[8:13]...)
 	r.MAC = mac.String()
@@ -107,7 +115,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	}
 	used := slices.Clone(host)
 	for _, o := range all {
-		used = append(used, o.subnets()...)
+		used = append(used, o.Subnets()...)
 	}
 	var asked [2]Pool
 	for _, p := range spec.Pools {
@@ -115,7 +123,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 			continue // only options, the subnet is ours to choose
 		}
 		for _, o := range all {
-			if s, ok := ipam.Overlapping(p.Subnet, o.subnets()); ok {
+			if s, ok := ipam.Overlapping(p.Subnet, o.Subnets()); ok {
 				return r, fmt.Errorf("subnet %s overlaps %s of network %s; choose another subnet, or none", p.Subnet, s, o.Name)
 			}
 		}
@@ -139,6 +147,10 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 		return r, errors.New("neither IPv4 nor IPv6 is enabled")
 	}
 	return r, nil
+}
+
+func (m *Manager) bridgeName(id string) string {
+	return "st" + m.o.Instance + "-" + id[:min(8, len(id))]
 }
 
 func familyOf(a netip.Addr) int {
@@ -203,55 +215,53 @@ func hostHasIPv6() bool {
 	return err == nil
 }
 
-// records reads all networks, sorted by name. It needs no lock: a record is
-// always complete.
+// records reads all networks, sorted by name, without those that are broken, which
+// are told of. It needs no lock: a record is always complete.
 func (m *Manager) records() ([]record, error) {
+	all, broken, err := m.scan()
+	for _, b := range broken {
+		m.o.Logf("%v", b)
+	}
+	return all, err
+}
+
+func (m *Manager) scan() (all []record, broken []*Broken, err error) {
 	entries, err := os.ReadDir(m.networkDir())
 	if err != nil {
-		return nil, fmt.Errorf("cannot list networks: %w", err)
+		return nil, nil, fmt.Errorf("cannot list networks: %w", err)
 	}
-	var all []record
 	for _, e := range entries {
-		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
-			r, err := m.record(id)
-			if errors.Is(err, os.ErrNotExist) {
-				continue // removed meanwhile
-			}
-			if err != nil {
-				return nil, err
-			}
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		r, err := m.record(id)
+		var b *Broken
+		switch {
+		case err == nil:
 			all = append(all, r)
+		case errors.As(err, &b):
+			broken = append(broken, b)
 		}
 	}
 	slices.SortFunc(all, func(a, b record) int { return strings.Compare(a.Name, b.Name) })
-	return all, nil
-}
-
-func (m *Manager) record(id string) (record, error) {
-	var r record
-	path := filepath.Join(m.networkDir(), id+".json")
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
-	if err == nil && r.Version != 1 {
-		err = fmt.Errorf("its schema version is %d, this program knows 1", r.Version)
-	}
-	if err != nil {
-		return r, fmt.Errorf("cannot read network record %s: %w", path, err)
-	}
-	return r, nil
+	return all, broken, nil
 }
 
 // find returns the network of a name or ID. The start of an ID will not do: it
 // may look like the name of a network that is not there, such as "db".
 func (m *Manager) find(name string) (record, error) {
-	all, err := m.records()
+	all, broken, err := m.scan()
 	if err != nil {
 		return record{}, err
 	}
 	if i := slices.IndexFunc(all, func(r record) bool { return r.Name == name || r.ID == name }); i >= 0 {
 		return all[i], nil
+	}
+	for _, b := range broken {
+		if b.Name == name || b.ID == name || short(b.ID) == name {
+			return record{}, b
+		}
 	}
 	return record{}, fmt.Errorf("cannot find network %s: %w", name, ErrNotFound)
 }
@@ -297,7 +307,7 @@ func (m *Manager) users(networkID string, leaving []*Endpoint) ([]string, error)
 			continue
 		}
 		if slices.ContainsFunc(e.Links, func(l Link) bool { return l.NetworkID == networkID }) {
-			users = append(users, e.Spec.owner())
+			users = append(users, e.Spec.OwnerInFull())
 		}
 	}
 	slices.Sort(users)
@@ -320,6 +330,11 @@ func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names .
 	var records []record
 	for _, name := range names {
 		r, err := m.find(name)
+		var b *Broken
+		if errors.As(err, &b) && !b.Newer {
+			// What is its own has names that come from the ID.
+			r, err = record{Network: Network{NetworkSpec: NetworkSpec{Name: name}, ID: b.ID, Bridge: m.bridgeName(b.ID)}}, nil
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -352,7 +367,7 @@ func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names .
 		}
 		for _, r := range unused {
 			if err := errors.Join(os.RemoveAll(m.nameDir(r.ID)), removeEmpty(filepath.Dir(m.nameDir(r.ID))),
-				removeFile(m.leasePath(r.ID)), removeFile(filepath.Join(m.networkDir(), r.ID+".json"))); err != nil {
+				os.RemoveAll(m.leasePath(r.ID)), os.RemoveAll(filepath.Join(m.networkDir(), r.ID+".json"))); err != nil {
 				errs = append(errs, fmt.Errorf("cannot remove network %s: %w", r.Name, err))
 			}
 		}

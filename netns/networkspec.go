@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"strings"
 
+	"github.com/stack-run/stack/netns/endpoint"
 	"github.com/stack-run/stack/netns/ipam"
 	"github.com/stack-run/stack/netns/nft"
-	"golang.org/x/sys/unix"
 )
 
 // Driver options of a network, with Docker's names.
@@ -25,40 +24,35 @@ const (
 	OptGatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
-// isBridge reports whether the network has a bridge of its own.
-func (s NetworkSpec) isBridge() bool {
-	return s.Driver == "" || s.Driver == "bridge" || s.Driver == "default"
-}
-
-func (s NetworkSpec) mtu() int {
+func mtuOf(s NetworkSpec) int {
 	n, _ := strconv.Atoi(s.DriverOpts[OptMTU])
 	return n
 }
 
-func (s NetworkSpec) routed() bool {
+func routed(s NetworkSpec) bool {
 	return s.DriverOpts[OptGatewayMode] == "routed" || s.DriverOpts[OptGatewayMode6] == "routed"
 }
 
-func (s NetworkSpec) option(name string, otherwise bool) bool {
+func option(s NetworkSpec, name string, otherwise bool) bool {
 	if v, err := strconv.ParseBool(s.DriverOpts[name]); err == nil {
 		return v
 	}
 	return otherwise
 }
 
-func (n Network) firewall() nft.Network {
+func firewallOf(n Network) nft.Network {
 	return nft.Network{
 		Bridge: n.Bridge, Internal: n.Internal,
-		Masquerade: n.option(OptMasquerade, true) && !n.routed(),
-		Isolated:   !n.option(OptICC, true),
+		Masquerade: option(n.NetworkSpec, OptMasquerade, true) && !routed(n.NetworkSpec),
+		Isolated:   !option(n.NetworkSpec, OptICC, true),
 	}
 }
 
-func (s NetworkSpec) validate() error {
+func checkNetwork(s NetworkSpec) error {
 	if s.Name == "" {
 		return errors.New("it has no name")
 	}
-	if !s.isBridge() && s.Driver != "host" && s.Driver != "none" && s.Driver != "null" {
+	if !s.IsBridge() && s.Driver != "host" && s.Driver != "none" && s.Driver != "null" {
 		return fmt.Errorf("driver %q is not supported; use bridge", s.Driver)
 	}
 	for _, opt := range []string{OptICC, OptMasquerade, OptOpen} {
@@ -83,7 +77,7 @@ func (s NetworkSpec) validate() error {
 			return fmt.Errorf("driver option %s is %q; use nat or routed", opt, v)
 		}
 	}
-	if v, ok := s.DriverOpts[OptBridgeName]; ok && !linkName(v) {
+	if v, ok := s.DriverOpts[OptBridgeName]; ok && !endpoint.LinkName(v) {
 		return fmt.Errorf("driver option %s is %q; a link's name has up to 15 characters without space, slash and colon", OptBridgeName, v)
 	}
 	var have [2]bool
@@ -115,10 +109,4 @@ func (s NetworkSpec) validate() error {
 		}
 	}
 	return nil
-}
-
-// linkName reports whether the kernel takes the name (dev_valid_name).
-func linkName(s string) bool {
-	return s != "" && len(s) < unix.IFNAMSIZ && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r") &&
-		!strings.Contains(s, "\x00")
 }

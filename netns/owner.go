@@ -27,7 +27,7 @@ func (m *Manager) portHolder(p Port, except []string) (*Endpoint, bool) {
 
 func holderOf(p Port, all []endpointRecord, except []string) (*Endpoint, bool) {
 	for _, e := range all {
-		if e.Published && !slices.Contains(except, e.Spec.ID) && slices.ContainsFunc(e.Ports, p.clashes) {
+		if e.Published && !slices.Contains(except, e.Spec.ID) && slices.ContainsFunc(e.Ports, p.Clashes) {
 			return &e.Endpoint, true
 		}
 	}
@@ -37,7 +37,7 @@ func holderOf(p Port, all []endpointRecord, except []string) (*Endpoint, bool) {
 // portOwner says in words who has a host port.
 func (m *Manager) portOwner(p Port, except []string) string {
 	if e, ok := m.portHolder(p, except); ok {
-		return e.Spec.owner()
+		return e.Spec.OwnerInFull()
 	}
 	if owner := processOf(p); owner != "" {
 		return owner
@@ -49,7 +49,7 @@ func (m *Manager) portOwner(p Port, except []string) string {
 // `PID 812 "node server.js" (user anna)`, or "" when none is found.
 func processOf(p Port) string {
 	inodes := map[string]bool{}
-	for _, file := range []string{p.protocol(), p.protocol() + "6"} {
+	for _, file := range []string{p.Transport(), p.Transport() + "6"} {
 		for _, inode := range socketInodes(filepath.Join("/proc/thread-self/net", file), p) {
 			inodes["socket:["+inode+"]"] = true
 		}
@@ -123,14 +123,14 @@ func socketInodes(path string, p Port) []string {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
-		if len(words) < 10 || p.protocol() == "tcp" && words[3] != tcpListen {
+		if len(words) < 10 || p.Transport() == "tcp" && words[3] != tcpListen {
 			continue
 		}
 		a, ok := procAddr(words[1])
 		if !ok || a.Port() != p.HostPort {
 			continue
 		}
-		for _, b := range p.bindings() {
+		for _, b := range p.Bindings() {
 			// A socket on [::] takes IPv4 as well, as a rule.
 			any6 := a.Addr().Is6() && a.Addr().IsUnspecified()
 			if a.Addr().Unmap() == b || a.Addr().Is4() == b.Is4() && (a.Addr().IsUnspecified() || b.IsUnspecified()) || any6 {

@@ -28,12 +28,12 @@ type portRange struct {
 func ranges(ports []Port) (long []portRange, single []Port) {
 	sorted := slices.Clone(ports)
 	slices.SortStableFunc(sorted, func(a, b Port) int {
-		return cmp.Or(cmp.Compare(a.protocol(), b.protocol()), a.HostIP.Compare(b.HostIP), cmp.Compare(a.HostPort, b.HostPort))
+		return cmp.Or(cmp.Compare(a.Transport(), b.Transport()), a.HostIP.Compare(b.HostIP), cmp.Compare(a.HostPort, b.HostPort))
 	})
 	for i := 0; i < len(sorted); {
 		first := sorted[i]
 		n := 1
-		for i+n < len(sorted) && first.continues(sorted[i+n], n) {
+		for i+n < len(sorted) && continues(first, sorted[i+n], n) {
 			n++
 		}
 		if n >= shortestRange && first.HostPort == first.ContainerPort {
@@ -47,16 +47,16 @@ func ranges(ports []Port) (long []portRange, single []Port) {
 }
 
 // continues reports whether o is the n-th port after p of one row.
-func (p Port) continues(o Port, n int) bool {
-	return o.protocol() == p.protocol() && o.HostIP == p.HostIP && o.HostPortEnd == 0 && p.HostPortEnd == 0 &&
+func continues(p Port, o Port, n int) bool {
+	return o.Transport() == p.Transport() && o.HostIP == p.HostIP && o.HostPortEnd == 0 && p.HostPortEnd == 0 &&
 		int(o.HostPort) == int(p.HostPort)+n && o.HostPort == o.ContainerPort && p.HostPort == p.ContainerPort
 }
 
 // elements are the firewall's map elements for a range of an endpoint.
-func (e *Endpoint) rangeElements(r portRange) []nft.Element {
+func rangeElements(e *Endpoint, r portRange) []nft.Element {
 	var out []nft.Element
-	for _, host := range r.bindings() {
-		outlet := e.outlet(host.Is6())
+	for _, host := range r.Bindings() {
+		outlet := e.Outlet(host.Is6())
 		if outlet == nil || host.IsLoopback() && host.Is6() {
 			continue
 		}
@@ -71,7 +71,7 @@ func (e *Endpoint) rangeElements(r portRange) []nft.Element {
 			continue
 		}
 		out = append(out, nft.PublishRange(host, r.HostPort, r.last, nft.Protocol(r.Protocol), addr))
-		out = append(out, e.wayBack(host, addr)...)
+		out = append(out, wayBack(e, host, addr)...)
 	}
 	return out
 }
@@ -84,7 +84,7 @@ func unheld(ports []Port) func(Port) bool {
 		many := len(single) > mostHeld
 		return func(p Port) bool {
 			return many || slices.ContainsFunc(long, func(r portRange) bool {
-				return p.protocol() == r.protocol() && p.HostIP == r.HostIP && p.HostPort >= r.HostPort && p.HostPort <= r.last
+				return p.Transport() == r.Transport() && p.HostIP == r.HostIP && p.HostPort >= r.HostPort && p.HostPort <= r.last
 			})
 		}
 	}
@@ -105,13 +105,13 @@ type portUser struct {
 }
 
 func (x portIndex) add(p Port, by EndpointSpec) {
-	k := portKey{p.protocol(), p.HostPort}
+	k := portKey{p.Transport(), p.HostPort}
 	x[k] = append(x[k], portUser{p, by})
 }
 
 func (x portIndex) clashing(p Port) (EndpointSpec, bool) {
-	for _, u := range x[portKey{p.protocol(), p.HostPort}] {
-		if u.port.clashes(p) {
+	for _, u := range x[portKey{p.Transport(), p.HostPort}] {
+		if u.port.Clashes(p) {
 			return u.by, true
 		}
 	}
@@ -143,11 +143,11 @@ func (f *freePorts) check(ctx context.Context, p Port) error {
 	if f.busy == nil {
 		f.busy, f.tried = map[string]map[uint16]bool{}, map[netip.Addr]bool{}
 	}
-	busy, known := f.busy[p.protocol()]
-	if !known && p.protocol() != "sctp" {
+	busy, known := f.busy[p.Transport()]
+	if !known && p.Transport() != "sctp" {
 		var err error
-		if busy, err = busyPorts(p.protocol()); err == nil {
-			f.busy[p.protocol()] = busy
+		if busy, err = busyPorts(p.Transport()); err == nil {
+			f.busy[p.Transport()] = busy
 		}
 	}
 	if busy != nil && !busy[p.HostPort] && f.tried[p.HostIP] {

@@ -41,12 +41,12 @@ func (m *Manager) targets(id, proto string, port uint16, v6 bool) []string {
 		return nil
 	}
 	for _, p := range e.Ports {
-		if p.protocol() != proto || p.HostPort != port {
+		if p.Transport() != proto || p.HostPort != port {
 			continue
 		}
 		var out []string
 		for _, six := range []bool{v6, !v6} {
-			if l := e.outlet(six); l != nil {
+			if l := e.Outlet(six); l != nil {
 				a := l.IPv4
 				if six {
 					a = l.IPv6

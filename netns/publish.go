@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -21,14 +20,14 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	if e.NetNS == "" || e.Shared || len(e.Spec.Ports) == 0 {
 		return nil
 	}
-	if e.outlet(false) == nil && e.outlet(true) == nil {
+	if e.Outlet(false) == nil && e.Outlet(true) == nil {
 		e.Ports = nil
-		e.warn("published ports are ignored: the container has no network with a way out")
+		e.Warn("published ports are ignored: the container has no network with a way out")
 		return nil
 	}
 	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published && len(e.Ports) > 0 {
 		// The firewall may have been flushed by somebody else: add again.
-		return m.table.Add(append(e.allElements(), m.anywhere(e.Ports)...))
+		return m.table.Add(append(allElements(e), m.anywhere(e.Ports)...))
 	}
 	before := e.Ports
 	e.Ports = nil
@@ -38,7 +37,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		err = m.saveEndpoint(e, true)
 	}
 	if err == nil {
-		if err = m.table.Add(append(e.allElements(), m.anywhere(e.Ports)...)); errors.Is(err, nft.ErrTaken) {
+		if err = m.table.Add(append(allElements(e), m.anywhere(e.Ports)...)); errors.Is(err, nft.ErrTaken) {
 			err = m.takenBy(e)
 		}
 		if err == nil {
@@ -50,7 +49,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	}
 	if err != nil {
 		m.release(e.Spec.ID)
-		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.subject(), err)
+		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.Subject(), err)
 	}
 	m.hintFirewall(e)
 	return nil
@@ -78,16 +77,10 @@ func (m *Manager) anywhere(ports []Port) []nft.Element {
 	return out
 }
 
-func (e *Endpoint) warn(text string) {
-	if !slices.Contains(e.Warnings, text) {
-		e.Warnings = append(e.Warnings, text)
-	}
-}
-
 func udpPorts(ports []Port) []uint16 {
 	var out []uint16
 	for _, p := range ports {
-		if p.protocol() == "udp" {
+		if p.Transport() == "udp" {
 			out = append(out, p.HostPort)
 		}
 	}
@@ -100,7 +93,7 @@ func udpPorts(ports []Port) []uint16 {
 // them, too.
 func (m *Manager) Unpublish(_ context.Context, e *Endpoint) error {
 	if err := m.unpublish([]*Endpoint{e}); err != nil {
-		return fmt.Errorf("cannot free ports of %s: %w", e.Spec.subject(), err)
+		return fmt.Errorf("cannot free ports of %s: %w", e.Spec.Subject(), err)
 	}
 	return nil
 }
@@ -113,7 +106,7 @@ func (m *Manager) unpublish(endpoints []*Endpoint) error {
 		m.release(e.Spec.ID)
 		// Our copy knows what was published, also when e is only half filled in.
 		if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published {
-			elements = append(elements, r.everyElement()...)
+			elements = append(elements, everyElement(&r.Endpoint)...)
 			udp = append(udp, udpPorts(r.Ports)...)
 			published = append(published, &r.Endpoint)
 		}
@@ -135,7 +128,7 @@ func (m *Manager) unpublish(endpoints []*Endpoint) error {
 func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) error {
 	h := m.holder(e)
 	unnamed := m.hostAddress(e)
-	routed := e.routedOnly()
+	routed := e.RoutedOnly()
 	loose := unheld(e.Spec.Ports)
 	var others, own portIndex
 	var free freePorts
@@ -171,7 +164,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) er
 		e.Ports = append(e.Ports, got)
 	}
 	if own != nil {
-		e.warn(fmt.Sprintf("%d of the published ports have no listener on the host, because they are so many: they do not answer on [::1], and other programs can listen on them", len(own)))
+		e.Warn(fmt.Sprintf("%d of the published ports have no listener on the host, because they are so many: they do not answer on [::1], and other programs can listen on them", len(own)))
 	}
 	return nil
 }
@@ -179,7 +172,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) er
 // hostAddress is the outlet's host address of ports that name none, not valid for
 // all addresses.
 func (m *Manager) hostAddress(e *Endpoint) netip.Addr {
-	out := e.outlet(false)
+	out := e.Outlet(false)
 	if out == nil {
 		return netip.Addr{}
 	}
@@ -191,28 +184,18 @@ func (m *Manager) hostAddress(e *Endpoint) netip.Addr {
 	return a
 }
 
-// routedOnly reports whether nothing of the endpoint is translated.
-func (e *Endpoint) routedOnly() bool {
-	for _, v6 := range []bool{false, true} {
-		if out := e.outlet(v6); out != nil && !out.Routed {
-			return false
-		}
-	}
-	return true
-}
-
 // explainPort names who has a port.
 func (m *Manager) explainPort(p Port, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		if p.last() != p.HostPort {
-			return fmt.Errorf("all ports of %s/%s are in use; choose another range", p.host(), p.protocol())
+		if p.Last() != p.HostPort {
+			return fmt.Errorf("all ports of %s/%s are in use; choose another range", p.Host(), p.Transport())
 		}
-		return fmt.Errorf("%s/%s is used by %s", p.host(), p.protocol(), m.portOwner(p, nil))
+		return fmt.Errorf("%s/%s is used by %s", p.Host(), p.Transport(), m.portOwner(p, nil))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Errorf("%s/%s: the host has no address %s; publish on one that it has, or on none in particular", p.host(), p.protocol(), p.HostIP)
+		return fmt.Errorf("%s/%s: the host has no address %s; publish on one that it has, or on none in particular", p.Host(), p.Transport(), p.HostIP)
 	}
-	return fmt.Errorf("%s/%s: %w", p.host(), p.protocol(), err)
+	return fmt.Errorf("%s/%s: %w", p.Host(), p.Transport(), err)
 }
 
 // takenBy is the error for a map key that another endpoint has, though its
@@ -220,7 +203,7 @@ func (m *Manager) explainPort(p Port, err error) error {
 func (m *Manager) takenBy(e *Endpoint) error {
 	for _, p := range e.Ports {
 		if o, ok := m.portHolder(p, []string{e.Spec.ID}); ok {
-			return fmt.Errorf("%s/%s is used by %s", p.host(), p.protocol(), o.Spec.owner())
+			return fmt.Errorf("%s/%s is used by %s", p.Host(), p.Transport(), o.Spec.OwnerInFull())
 		}
 	}
 	return nft.ErrTaken
@@ -240,20 +223,20 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 	h := m.holder(e)
 	for key, f := range sockets {
 		if err := h.adopt(key, f); err != nil {
-			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.subject(), err)
+			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.Subject(), err)
 		}
 	}
 	// What was let go when it was chosen is let go here, too: the spec decides.
 	loose := unheld(e.Spec.Ports)
 	for i, p := range e.Ports {
-		if e.routedOnly() {
+		if e.RoutedOnly() {
 			break
 		}
 		if i < len(e.Spec.Ports) && loose(e.Spec.Ports[i]) {
 			continue
 		}
 		if err := h.open(context.Background(), p); err != nil {
-			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.subject(), m.explainPort(p, err))
+			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.Subject(), m.explainPort(p, err))
 		}
 	}
 	return h.files(sockets)

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/dns"
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -87,7 +88,7 @@ func (r *Resolver) Serve(_ context.Context, e *Endpoint, sockets []*os.File) (op
 	defer func() {
 		if err != nil {
 			s.close()
-			err = fmt.Errorf("cannot serve names to %s: %w", e.Spec.subject(), err)
+			err = fmt.Errorf("cannot serve names to %s: %w", e.Spec.Subject(), err)
 		}
 	}()
 	for _, f := range sockets {
@@ -247,7 +248,7 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 			v.Subnets = append(v.Subnets, netip.PrefixFrom(l.IPv6, l.Bits6).Masked())
 		}
 	}
-	for _, a := range e.hostAddrs(nil) {
+	for _, a := range hostAddrs(e, nil) {
 		if a.Is4() {
 			v.Gateway4 = a
 		} else {
@@ -256,7 +257,7 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 	}
 	own := slices.DeleteFunc(slices.Clone(e.Spec.DNS), func(a netip.Addr) bool { return a == netip.AddrFrom4(resolverAddress) }) // ourselves
 	hosts := len(own) == 0
-	inside := e.outlet(false) == nil && e.outlet(true) == nil
+	inside := e.Outlet(false) == nil && e.Outlet(true) == nil
 	if inside {
 		// No way out: only servers inside.
 		own = slices.DeleteFunc(own, func(a netip.Addr) bool {
@@ -360,7 +361,7 @@ func (z *zones) set(table map[string][]dns.Record) error {
 		var err error
 		for range 3 { // another owner may remove the directory, which was empty
 			if err = os.MkdirAll(dir, 0o700); err == nil {
-				err = writeBytes(filepath.Join(dir, z.file), []byte(b), false)
+				err = durable.WriteVolatile(filepath.Join(dir, z.file), []byte(b), 0o600)
 			}
 			if !errors.Is(err, os.ErrNotExist) {
 				break

@@ -413,7 +413,7 @@ func TestFiles(t *testing.T) {
 	nets := []Network{{Gateway4: netip.MustParseAddr("10.0.0.1")}}
 	e := &Endpoint{Links: []Link{{Network: "a", IPv4: netip.MustParseAddr("10.0.0.2"), IPv6: netip.MustParseAddr("fd00::2"),
 		Gateway4: netip.MustParseAddr("10.0.0.1"), Gateway6: netip.MustParseAddr("fd00::1")}}}
-	e.Spec.ExtraHosts = []ExtraHost{{"printer", "192.0.2.9"}, {"me", "host-gateway"}}
+	e.Spec.ExtraHosts = []ExtraHost{{Name: "printer", Addr: "192.0.2.9"}, {Name: "me", Addr: "host-gateway"}}
 	host := HostFiles{Hosts: []byte("127.0.0.1 localhost\n10.9.9.9 box"), ResolvConf: []byte("nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch corp.example\noptions edns0 trust-ad ndots:2\n")}
 	o := FileOptions{Hostname: "web", Domain: "corp", Host: host}
 	for _, c := range []struct {

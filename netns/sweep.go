@@ -52,7 +52,7 @@ func (m *Manager) Sweep(ctx context.Context, live func(endpointID string) bool) 
 				links[l.HostLink] = true
 			}
 		}
-		return errors.Join(m.sweepLinks(links), m.sweepElements(alive))
+		return errors.Join(m.sweepLinks(links), m.sweepElements(alive), m.sweepLeases())
 	}))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot sweep networks: %w", err)
@@ -131,7 +131,7 @@ func (m *Manager) sweepNames(live func(string) bool) error {
 			dir := filepath.Dir(file)
 			errs = append(errs, removeFile(file), removeEmpty(dir), removeEmpty(filepath.Dir(dir)))
 		default:
-			errs = append(errs, writeBytes(file, mustJSON(kept), false))
+			errs = append(errs, writeFile(file, kept, false))
 		}
 	}
 	return errors.Join(errs...)

@@ -122,7 +122,7 @@ func fileLike(source string) bool {
 }
 
 // describe names a mount for errors.
-func (m Mount) describe() string {
+func describe(m Mount) string {
 	switch m.Type {
 	case TypeVolume:
 		if m.Source == "" {

@@ -34,7 +34,7 @@ func (r *resolver) bind(m Mount) (ResolvedMount, error) {
 		return ResolvedMount{}, refuse(m, err, "cannot look at bind source %q: %v", m.Source, err)
 	}
 	if at := r.look(m.Target); at.exists && at.isDir != dir {
-		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: %s", m.describe(), mismatch(dir, m.Target))
+		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: %s", describe(m), mismatch(dir, m.Target))
 	}
 	if needsShared {
 		if err := checkShared(m); err != nil {
@@ -46,11 +46,11 @@ func (r *resolver) bind(m Mount) (ResolvedMount, error) {
 	}
 	mount, err := cloneTree(source, "", m.Recursive != "disabled")
 	if err != nil {
-		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	done := ResolvedMount{FD: mount, IsFile: !dir, ReadOnly: m.ReadOnly, Source: m.Source, Propagation: m.Propagation}
 	if err := r.finish(mount, 0, m.ReadOnly, m.Recursive != "writable", prop, propRecursive); err != nil {
-		return r.closeFailed(done, refuse(m, err, "cannot set the flags of %s: %v", m.describe(), err))
+		return r.closeFailed(done, refuse(m, err, "cannot set the flags of %s: %v", describe(m), err))
 	}
 	return done, nil
 }
@@ -177,7 +177,7 @@ func checkShared(m Mount) error {
 		return nil
 	}
 	return refuse(m, nil, "cannot mount %s with propagation %s: the host mounts at %s are not shared; make them so with: mount --make-shared %s",
-		m.describe(), m.Propagation, on.Mountpoint, on.Mountpoint)
+		describe(m), m.Propagation, on.Mountpoint, on.Mountpoint)
 }
 
 // hasOptional looks for an optional field, proc_pid_mountinfo(5).

@@ -22,7 +22,7 @@ func (r *resolver) files(mounts []Mount) ([]*os.File, error) {
 			var err error
 			tree, err = filesystem{kind: "tmpfs", source: "tmpfs", data: []string{"mode=0755"}, tries: []string{"noswap"}}.mount()
 			if err != nil {
-				return nil, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+				return nil, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 			}
 			defer tree.Close()
 		}

@@ -266,7 +266,7 @@ func (s *Store) Release(ctx context.Context, inUse func(name string) bool) error
 			continue
 		}
 		_, unlock, err := s.lockVolume(ctx, name)
-		if err != nil && !isNotFound(err) {
+		if err != nil && !isNotFound(err) && !isBroken(err) {
 			errs = append(errs, err)
 			continue
 		}

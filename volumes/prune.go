@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // PruneFilter says which unused volumes to remove.
@@ -108,16 +107,11 @@ func (s *Store) Prunable(ctx context.Context, filter PruneFilter, inUse func(nam
 
 // free tells whether nobody fills or otherwise works on a volume.
 func (s *Store) free(name string) (bool, error) {
-	dir, err := os.Open(s.dir(name))
-	if err != nil {
+	held, free, err := lock.TryExclusive(s.dir(name), lock.Dir())
+	if err != nil || !free {
 		return false, err
 	}
-	defer dir.Close()
-	err = flock(dir, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
-	}
-	return err == nil, err
+	return true, held.Unlock()
 }
 
 // retireMatching returns where the content of each removed volume went.

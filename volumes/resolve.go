@@ -227,22 +227,22 @@ func (r *resolver) tmpfs(m Mount) (ResolvedMount, error) {
 	}
 	fs, err := tmpfsOptions(m, at.mode)
 	if err != nil {
-		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	mount, err := fs.mount()
 	if err != nil {
-		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	return ResolvedMount{FD: mount, ReadOnly: fs.attrs&unix.MOUNT_ATTR_RDONLY != 0, Options: fs.data}, nil
 }
 
 func (r *resolver) image(ctx context.Context, m Mount) (ResolvedMount, error) {
 	if r.store.opts.ImageView == nil {
-		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: images cannot be mounted here", m.describe())
+		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: images cannot be mounted here", describe(m))
 	}
 	view, err := r.store.opts.ImageView(ctx, m.Source)
 	if err != nil {
-		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	done := ResolvedMount{FD: view, Source: m.Source, ReadOnly: true}
 	if m.Subpath != "" {
@@ -260,9 +260,9 @@ func subtree(whole *os.File, m Mount) (*os.File, error) {
 	clones, err := cloneWithin(whole, m.Subpath)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return nil, refuse(m, err, "cannot mount %s: there is no %q in it; create it first, or leave subpath out", m.describe(), m.Subpath)
+		return nil, refuse(m, err, "cannot mount %s: there is no %q in it; create it first, or leave subpath out", describe(m), m.Subpath)
 	case err != nil:
-		return nil, refuse(m, err, "cannot mount %q of %s: %v", m.Subpath, m.describe(), err)
+		return nil, refuse(m, err, "cannot mount %q of %s: %v", m.Subpath, describe(m), err)
 	}
 	return clones[0], nil
 }
@@ -272,14 +272,14 @@ func subtree(whole *os.File, m Mount) (*os.File, error) {
 func (r *resolver) settle(m Mount, done ResolvedMount, attrs int) (ResolvedMount, error) {
 	dir, err := isDir(done.FD)
 	if err != nil {
-		return done, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return done, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	done.IsFile = !dir
 	if at := r.look(m.Target); at.exists && at.isDir != dir {
-		return done, refuse(m, nil, "cannot mount %s: %s", m.describe(), mismatch(dir, m.Target))
+		return done, refuse(m, nil, "cannot mount %s: %s", describe(m), mismatch(dir, m.Target))
 	}
 	if err := r.finish(done.FD, attrs, done.ReadOnly, true, unix.MS_PRIVATE, true); err != nil {
-		return done, refuse(m, err, "cannot set the flags of %s: %v", m.describe(), err)
+		return done, refuse(m, err, "cannot set the flags of %s: %v", describe(m), err)
 	}
 	return done, nil
 }
@@ -306,15 +306,15 @@ func (r *resolver) volume(ctx context.Context, m Mount) (ResolvedMount, error) {
 		return ResolvedMount{}, err
 	}
 	if at := r.look(m.Target); m.Subpath == "" && at.exists && !at.isDir {
-		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: %s", m.describe(), mismatch(true, m.Target))
+		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: %s", describe(m), mismatch(true, m.Target))
 	}
 	opts, err := parseDriverOpts(v.DriverOpts)
 	if err != nil {
-		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	whole, err := r.store.provide(ctx, v, opts, copyUp{root: r.req.RootFS, target: m.Target, off: m.NoCopy || m.Subpath != ""})
 	if err != nil {
-		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", m.describe(), err)
+		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
 	done := ResolvedMount{FD: whole, Source: v.Mountpoint, VolumeName: v.Name, Anonymous: v.Anonymous,
 		ReadOnly: m.ReadOnly || opts.fs.attrs&unix.MOUNT_ATTR_RDONLY != 0}

@@ -17,6 +17,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/volumes/copytree"
 )
 
@@ -35,6 +37,8 @@ type Options struct {
 	// ImageView returns a detached, read-only mount of an image's files. nil:
 	// mounts of type image are refused.
 	ImageView func(ctx context.Context, ref string) (*os.File, error)
+	// Warnf is told of records that cannot be read; nil: nobody is.
+	Warnf func(format string, args ...any)
 }
 
 // Store is all volumes of one data root. It has no state in memory; any number
@@ -49,13 +53,17 @@ func Open(opts Options) (*Store, error) {
 	if opts.CopyUp == nil {
 		opts.CopyUp = copytree.Copy
 	}
+	if opts.Warnf == nil {
+		opts.Warnf = func(string, ...any) {}
+	}
 	return &Store{opts: opts}, nil
 }
 
 func (s *Store) root() string           { return filepath.Join(s.opts.DataRoot, "volumes") }
 func (s *Store) dir(name string) string { return filepath.Join(s.root(), name) }
 
-// Create makes a volume. If it exists with an equal specification it is
+// Create makes a volume, or writes the record of one again whose record is broken.
+// If it exists with an equal specification it is
 // returned as it is; if the specification differs it is returned with a
 // *DifferError, and stays untouched.
 func (s *Store) Create(ctx context.Context, spec Spec) (Volume, error) {
@@ -63,7 +71,7 @@ func (s *Store) Create(ctx context.Context, spec Spec) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	if v, err := s.existing(spec); !isNotFound(err) {
+	if v, err := s.existing(spec); !isNotFound(err) && !canHeal(err) {
 		return v, err
 	}
 	unlock, err := s.lock(ctx)
@@ -71,10 +79,15 @@ func (s *Store) Create(ctx context.Context, spec Spec) (Volume, error) {
 		return Volume{}, err
 	}
 	defer unlock()
-	if v, err := s.existing(spec); !isNotFound(err) {
+	v, err := s.existing(spec)
+	switch {
+	case isNotFound(err):
+		v, err = s.create(spec)
+	case canHeal(err):
+		v, err = s.heal(spec)
+	default:
 		return v, err
 	}
-	v, err := s.create(spec)
 	if err != nil {
 		return Volume{}, fmt.Errorf("cannot create volume %q: %w", spec.Name, err)
 	}
@@ -99,7 +112,7 @@ func (s *Store) create(spec Spec) (Volume, error) {
 	if err := os.MkdirAll(s.root(), 0o711); err != nil {
 		return Volume{}, err
 	}
-	aside := filepath.Join(s.root(), ".new")
+	aside := s.aside()
 	if err := os.RemoveAll(aside); err != nil {
 		return Volume{}, err
 	}
@@ -120,40 +133,53 @@ func (s *Store) create(spec Spec) (Volume, error) {
 		return Volume{}, errors.Join(err, os.RemoveAll(aside))
 	}
 	v.Mountpoint = filepath.Join(s.dir(spec.Name), dataName)
-	return v, syncDir(s.root())
+	return v, durable.SyncDir(s.root())
 }
 
-// Get returns a volume, or a *NotFoundError.
+func (s *Store) aside() string { return filepath.Join(s.root(), ".new") }
+
+// Get returns a volume, or a *NotFoundError or *Broken.
 func (s *Store) Get(name string) (Volume, error) {
 	if checkName(name) != nil {
 		return Volume{}, &NotFoundError{Name: name}
 	}
 	v, err := readRecord(s.dir(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Volume{}, &NotFoundError{Name: name}
+	if err == nil && v.Name != name {
+		err = &durable.BrokenError{Path: filepath.Join(s.dir(name), recordName), Err: fmt.Errorf("it is of volume %q", v.Name)}
 	}
-	return v, err
+	if err != nil {
+		return Volume{}, s.broken(name, err)
+	}
+	return v, nil
 }
 
 // List returns all volumes, sorted by name. A volume whose record cannot be
-// read is left out and named in the error; the others are returned.
+// read is left out and told of.
 func (s *Store) List() ([]Volume, error) {
+	list, broken, err := s.scan()
+	for _, b := range broken {
+		s.opts.Warnf("%v", b)
+	}
+	return list, err
+}
+
+func (s *Store) scan() (list []Volume, broken []*Broken, err error) {
 	names, err := s.names()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list volumes: %w", err)
+		return nil, nil, fmt.Errorf("cannot list volumes: %w", err)
 	}
-	list := make([]Volume, 0, len(names))
-	var errs []error
+	list = make([]Volume, 0, len(names))
 	for _, name := range names {
 		v, err := s.Get(name)
+		var b *Broken
 		switch {
 		case err == nil:
 			list = append(list, v)
-		case !isNotFound(err): // else removed meanwhile
-			errs = append(errs, err)
+		case errors.As(err, &b): // else removed meanwhile
+			broken = append(broken, b)
 		}
 	}
-	return list, errors.Join(errs...)
+	return list, broken, nil
 }
 
 func (s *Store) names() ([]string, error) {
@@ -198,16 +224,14 @@ func (s *Store) retire(name string, users func(name string) []string) (gone stri
 			return "", &InUseError{Name: name, Users: by}
 		}
 	}
-	dir, err := os.Open(s.dir(name))
+	held, free, err := lock.TryExclusive(s.dir(name), lock.Dir())
 	if err != nil {
 		return "", fmt.Errorf("cannot remove volume %q: %w", name, err)
 	}
-	defer dir.Close()
-	if err := flock(dir, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	if !free {
 		return "", &InUseError{Name: name}
-	} else if err != nil {
-		return "", fmt.Errorf("cannot lock volume %q: %w", name, err)
 	}
+	defer held.Unlock()
 	if err := s.unpin(name); err != nil {
 		return "", err
 	}
@@ -218,7 +242,7 @@ func (s *Store) retire(name string, users func(name string) []string) (gone stri
 	if err := os.Rename(s.dir(name), gone); err != nil {
 		return "", fmt.Errorf("cannot remove volume %q: %w", name, err)
 	}
-	return gone, syncDir(s.root())
+	return gone, durable.SyncDir(s.root())
 }
 
 // sweep deletes what retire renamed, now or in a process that died.

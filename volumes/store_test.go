@@ -117,20 +117,6 @@ func TestLeftoversOfADeadProcess(t *testing.T) {
 	}
 }
 
-func TestABrokenRecordDoesNotHideTheOthers(t *testing.T) {
-	s := openStore(t)
-	create(t, s, Spec{Name: "a"})
-	b := create(t, s, Spec{Name: "b"})
-	write(t, filepath.Join(filepath.Dir(b.Mountpoint), recordName), "{")
-	list, err := s.List()
-	if len(list) != 1 || list[0].Name != "a" || err == nil || !strings.Contains(err.Error(), "b/volume.json") {
-		t.Errorf("List = %v, %v", list, err)
-	}
-	if err := s.Remove(t.Context(), "b", nil); err != nil {
-		t.Errorf("a volume with a broken record cannot be removed: %v", err)
-	}
-}
-
 func TestManyProcessesAtOnce(t *testing.T) {
 	s := openStore(t)
 	var wg sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	buildd "github.com/stack-run/stack/engine/build/daemon"
 	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/engine/build/runner"
+	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/image"
 )
 
@@ -51,6 +53,7 @@ func daemon(ctx context.Context, args []string) error {
 		fmt.Fprint(tell, err) // nobody reads it any more once the daemon was ready
 	}
 	if err != nil || ctx.Err() != nil {
+		leaveGroups()
 		return err
 	}
 	// It leaves. Of all that it ran, in goroutines too, nothing is left afterwards.
@@ -63,6 +66,7 @@ func share(ctx context.Context, _ []string) error {
 	if os.Getpid() != 1 {
 		return errors.New("stack-builder share is what the daemon ends as, alone in its namespaces")
 	}
+	defer leaveGroups()
 	// Commands of builds that nobody waited for.
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
@@ -84,6 +88,13 @@ func share(ctx context.Context, _ []string) error {
 	// Layers that only the build cache had, before something was pruned from it.
 	collectErr := eng.CollectLayers(ctx)
 	return errors.Join(err, collectErr)
+}
+
+// leaveGroups removes the control groups that the daemon was started in.
+func leaveGroups() {
+	if groups := os.Getenv(builder.GroupsVar); groups != "" {
+		cgroup.LeaveGroups(strings.Split(groups, "\n"))
+	}
 }
 
 // isolate runs the daemon in namespaces of its own, in the foreground.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/progress"
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -38,6 +40,9 @@ type app struct {
 	objects func(roots, func(warning string)) (*engine.Engine, error)
 	// builder runs a verb of the builder program.
 	builder func(ctx context.Context, a *app, verb string, ask, result any) error
+
+	// settings are the environment with .env behind it, nil until they are asked for.
+	settings map[string]string
 
 	verbs compose.Verbs  // opened once per process
 	store *engine.Engine // the same
@@ -84,10 +89,20 @@ func (a *app) env(name string) (string, bool) {
 	return "", false
 }
 
-// getenv returns a variable, empty when it is not set.
+// getenv returns a variable, empty when it is not set. As with docker compose,
+// those that set this program up (COMPOSE_…) may also stand in .env.
 func (a *app) getenv(name string) string {
-	v, _ := a.env(name)
-	return v
+	v, ok := a.env(name)
+	if ok || !strings.HasPrefix(name, "COMPOSE_") {
+		return v
+	}
+	if a.settings == nil {
+		a.settings = map[string]string{}
+		if o, err := a.loadOptions(); err == nil {
+			maps.Copy(a.settings, load.Environment(o))
+		}
+	}
+	return a.settings[name]
 }
 
 // flagged reads a variable as a boolean the lenient way docker compose does.
@@ -178,7 +193,8 @@ func (a *app) settle(cmd *cobra.Command) error {
 		g.Compatibility = true
 	}
 	if len(g.EnvFiles) == 0 {
-		g.EnvFiles = strings.FieldsFunc(a.getenv("COMPOSE_ENV_FILES"), func(r rune) bool { return r == ',' })
+		list, _ := a.env("COMPOSE_ENV_FILES") // which an env file cannot set
+		g.EnvFiles = strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,7 +69,7 @@ func newBuildCmd(a *app, runF func(context.Context, *app, *buildOptions) error) 
 }
 
 func runBuild(ctx context.Context, a *app, o *buildOptions) error {
-	p, err := a.loadProject(ctx, loadRequest{Services: o.Services})
+	p, err := a.loadProject(ctx, loadRequest{Services: o.Services, NoDeps: !o.WithDependencies})
 	if err != nil {
 		return err
 	}
@@ -110,7 +111,7 @@ func runBuild(ctx context.Context, a *app, o *buildOptions) error {
 // projectBuild is the request to build services of a project.
 func (a *app) projectBuild(p *project, o spec.TargetOptions, mode string, quiet bool) (*request.Build, error) {
 	o.Platform = a.getenv("DOCKER_DEFAULT_PLATFORM")
-	targets, warnings, err := spec.Targets(p.Project, a.hostFacts(p.Loaded), o)
+	targets, warnings, err := spec.Targets(p.Project, spec.HostFacts{Locate: p.Locate, StackVersion: strings.TrimPrefix(version, "v"), Separator: a.separator()}, o)
 	for _, w := range warnings {
 		a.warn("%s", w)
 	}

@@ -30,6 +30,7 @@ func (a *app) names() []string {
 		return a.containerNames(ctx)
 	}
 	if o, err := a.loadOptions(); err == nil {
+		o.NoServices = true
 		if l, err := load.Load(ctx, o); err == nil {
 			return l.Project.ServiceNames()
 		}

@@ -140,17 +140,17 @@ func (a *app) printParts(ctx context.Context, lo load.Options, o *configOptions)
 	case o.Environment:
 		names = load.EnvironmentLines(l.Project)
 	case o.Images:
-		separator := a.hostFacts(l).Separator
+		separator := a.separator()
 		for _, s := range l.Project.Services {
 			names = append(names, spec.ImageName(l.Project.Name, s, separator))
 		}
 	case o.Hash != "":
-		if names, err = a.hashes(l, o); err != nil {
+		if names, err = a.hashes(ctx, l, o); err != nil {
 			return err
 		}
 	case o.Models:
 	default: // --quiet: what is wrong with the specs counts too
-		_, warnings, err := a.desired(l, nil)
+		warnings, err := spec.Validate(l.Project, spec.HostFacts{Locate: l.Locate, Separator: a.separator(), Touched: l.Touched})
 		for _, w := range warnings {
 			a.warn("%s", w)
 		}
@@ -163,8 +163,12 @@ func (a *app) printParts(ctx context.Context, lo load.Options, o *configOptions)
 	return nil
 }
 
-func (a *app) hashes(l *load.Loaded, o *configOptions) ([]string, error) {
-	d, _, err := a.desired(l, nil)
+func (a *app) hashes(ctx context.Context, l *load.Loaded, o *configOptions) ([]string, error) {
+	host, err := a.hostFacts(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	d, _, err := a.desired(l, host, nil)
 	if err != nil {
 		return nil, err
 	}

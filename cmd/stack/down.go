@@ -68,7 +68,7 @@ func runDown(ctx context.Context, a *app, o *downOptions) error {
 	}
 	down := compose.DownOptions{Services: o.Services, Volumes: o.Volumes, Images: o.RMI, Orphans: o.RemoveOrphans, Timeout: o.Timeout}
 	if o.RMI != "" || o.Volumes {
-		if p, err := a.loadProject(ctx, loadRequest{}); err == nil && p.Desired.Project == s.name { // else the engine's own knowledge has to do
+		if p, err := a.loadProject(ctx, loadRequest{NoServices: true}); err == nil && p.Desired.Project == s.name { // else the engine's own knowledge has to do
 			down.Declared = p.Desired.VolumeNames()
 			down.ImageNames = p.Desired.Images(o.RMI, o.Services...)
 		}

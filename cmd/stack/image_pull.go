@@ -162,7 +162,7 @@ func newPullCmd(a *app, runF func(context.Context, *app, *pullOptions) error) *c
 }
 
 func runPull(ctx context.Context, a *app, o *pullOptions) error {
-	p, err := a.loadProject(ctx, loadRequest{Services: o.Services})
+	p, err := a.loadProject(ctx, loadRequest{Services: o.Services, NoDeps: !o.IncludeDeps})
 	if err != nil {
 		return err
 	}

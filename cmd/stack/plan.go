@@ -50,7 +50,7 @@ func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *c
 const exitChanges = 2
 
 func runPlan(ctx context.Context, a *app, o *planOptions) error {
-	d, err := o.loadDesired(ctx, a, o.Services)
+	d, err := o.loadDesired(ctx, a, o.Services, o.NoDeps)
 	if err != nil {
 		return err
 	}

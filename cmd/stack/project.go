@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -19,6 +20,9 @@ import (
 type loadRequest struct {
 	// Services are named on the command line: their profiles become active.
 	Services []string
+	// NoDeps says that the verb does not look at what Services depend on, and
+	// NoServices that it looks at none: faults of others do not stop it.
+	NoDeps, NoServices bool
 	// Scale overrides the number of replicas.
 	Scale map[string]int
 }
@@ -42,10 +46,11 @@ func (a *app) loadOptions() (load.Options, error) {
 	}, nil
 }
 
-// insideProject reports whether the command line or the working directory
-// names a project. It reads no file.
+// insideProject reports whether the command line, the environment, .env or the
+// working directory names a project. It looks into no Compose file.
 func (a *app) insideProject() bool {
-	if len(a.global.Files) > 0 || a.global.ProjectName != "" || a.global.ProjectDirectory != "" ||
+	g := a.global
+	if len(g.Files) > 0 || g.ProjectName != "" || g.ProjectDirectory != "" || g.WorkDir != "" ||
 		a.getenv("COMPOSE_FILE") != "" || a.getenv("COMPOSE_PROJECT_NAME") != "" {
 		return true
 	}
@@ -83,7 +88,7 @@ func (a *app) loadProject(ctx context.Context, r loadRequest) (*project, error) 
 	if err != nil {
 		return nil, err
 	}
-	o.Services = r.Services
+	o.Services, o.NoDeps, o.NoServices = r.Services, r.NoDeps, r.NoServices
 	l, err := load.Load(ctx, o)
 	if err != nil {
 		return nil, err
@@ -91,7 +96,11 @@ func (a *app) loadProject(ctx context.Context, r loadRequest) (*project, error) 
 	for _, w := range l.Warnings {
 		a.warn("%s", w)
 	}
-	d, warnings, err := a.desired(l, r.Scale)
+	host, err := a.hostFacts(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	d, warnings, err := a.desired(l, host, r.Scale)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +110,7 @@ func (a *app) loadProject(ctx context.Context, r loadRequest) (*project, error) 
 	return &project{l, d}, nil
 }
 
-func (a *app) desired(l *load.Loaded, scale map[string]int) (*spec.Desired, []spec.Warning, error) {
+func (a *app) desired(l *load.Loaded, host spec.HostFacts, scale map[string]int) (*spec.Desired, []spec.Warning, error) {
 	p := l.Project
 	if len(scale) > 0 {
 		var err error
@@ -109,20 +118,39 @@ func (a *app) desired(l *load.Loaded, scale map[string]int) (*spec.Desired, []sp
 			return nil, nil, err
 		}
 	}
-	d, warnings, err := spec.Build(p, a.hostFacts(l))
+	d, warnings, err := spec.Build(p, host)
 	if d != nil {
 		d.EnvFiles = l.EnvFiles
 	}
 	return d, warnings, err
 }
 
-// hostFacts are what the translation of a project needs besides it.
-func (a *app) hostFacts(l *load.Loaded) spec.HostFacts {
-	host := spec.HostFacts{Locate: l.Locate, StackVersion: strings.TrimPrefix(version, "v")}
+// separator joins the parts of a container's name, "" for the usual one.
+func (a *app) separator() string {
 	if a.global.Compatibility {
-		host.Separator = "_"
+		return "_"
 	}
-	return host
+	return ""
+}
+
+// hostFacts are what the translation of a project needs besides it.
+func (a *app) hostFacts(ctx context.Context, l *load.Loaded) (spec.HostFacts, error) {
+	host := spec.HostFacts{
+		Locate: l.Locate, StackVersion: strings.TrimPrefix(version, "v"), Separator: a.separator(),
+		Touched: l.Touched, Aside: l.Aside,
+	}
+	if len(l.Touched) == len(l.Project.Services) {
+		return host, nil
+	}
+	v, err := a.engine(ctx)
+	if err != nil {
+		return host, err
+	}
+	host.Earlier, err = v.Definition(ctx, l.Project.Name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return host, err
+	}
+	return host, nil
 }
 
 // scope is the project that the command line is about.
@@ -181,6 +209,7 @@ func (a *app) check(ctx context.Context, v compose.Verbs, s scope, verb string, 
 	}
 	// A file that does not load is no reason against a verb on what runs.
 	if o, err := a.loadOptions(); err == nil {
+		o.NoServices = true
 		if l, err := load.Load(ctx, o); err == nil && l.Project.Name == s.name {
 			known = append(known, l.Project.ServiceNames()...)
 			known = append(known, l.Project.DisabledServiceNames()...)

@@ -40,7 +40,7 @@ func newPushCmd(a *app, runF func(context.Context, *app, *pushOptions) error) *c
 }
 
 func runPush(ctx context.Context, a *app, o *pushOptions) error {
-	p, err := a.loadProject(ctx, loadRequest{Services: o.Services})
+	p, err := a.loadProject(ctx, loadRequest{Services: o.Services, NoDeps: !o.IncludeDeps})
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func runPush(ctx context.Context, a *app, o *pushOptions) error {
 	if o.IncludeDeps {
 		services = withDependencies(p.Desired, services)
 	}
-	targets, _, err := spec.Targets(p.Project, a.hostFacts(p.Loaded), spec.TargetOptions{Services: services})
+	targets, _, err := spec.Targets(p.Project, spec.HostFacts{Locate: p.Locate, Separator: a.separator()}, spec.TargetOptions{Services: services})
 	if err != nil {
 		return err
 	}

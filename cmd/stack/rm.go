@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,6 +55,9 @@ func runRm(ctx context.Context, a *app, o *rmOptions) error {
 	if err != nil {
 		return err
 	}
+	if !a.insideProject() && !a.global.DryRun {
+		return rmContainers(ctx, a, v, o)
+	}
 	sel, err := a.choose(ctx, v, "rm", o.Services)
 	if err != nil {
 		return err
@@ -94,6 +98,23 @@ func runRm(ctx context.Context, a *app, o *rmOptions) error {
 		}
 		return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Volumes: o.Volumes}, p)
 	})
+}
+
+// rmContainers is "stack rm" where there is no project, which is "docker rm":
+// nothing is asked, and what runs goes with --force or is told.
+func rmContainers(ctx context.Context, a *app, v compose.Verbs, o *rmOptions) error {
+	if len(o.Services) == 0 {
+		return errNoProject()
+	}
+	if o.Stop {
+		for _, name := range o.Services {
+			err := v.Stop(ctx, compose.Selector{IDs: []string{name}}, compose.StopOptions{}, nil)
+			if err != nil && !(o.Force && errors.Is(err, engine.ErrNotFound)) {
+				return err
+			}
+		}
+	}
+	return runContainerRm(ctx, a, &containerRmOptions{Names: o.Services, Force: o.Force, Volumes: o.Volumes})
 }
 
 // confirm asks on stderr and reads the answer from stdin; no answer is a no.

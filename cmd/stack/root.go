@@ -107,7 +107,8 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 	})
 
 	table := verbTable()
-	if v := a.chosen(table, args); v != nil {
+	v := a.chosen(table, args)
+	if v != nil {
 		cmd := v.build(a)
 		cmd.DisableFlagsInUseLine = true
 		root.AddCommand(cmd)
@@ -143,15 +144,23 @@ func ofDocker(cmd *cobra.Command) bool {
 }
 
 // chosen finds the verb that args name, nil when all must be built: for help,
-// completion, and to say what was meant.
+// completion, and to say what was meant. It leaves the flags before the verb in
+// a.global, because what a verb is (see newRunCmd) and the defaults of its flags
+// depend on the project that those name; cobra sets them again.
 func (a *app) chosen(table []verb, args []string) *verb {
-	var scrap globalOptions
+	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
+		a.chosen(nil, args[1:])
+		return nil
+	}
+	var given globalOptions
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.SetInterspersed(false)
-	addGlobalFlags(fs, &scrap)
-	fs.BoolVar(&scrap.DryRun, "dry-run", false, "")
+	addGlobalFlags(fs, &given)
+	fs.BoolVar(&given.DryRun, "dry-run", false, "")
 	fs.Usage = func() {}
-	if fs.Parse(args) != nil || fs.NArg() == 0 {
+	err := fs.Parse(args)
+	a.global, a.settings = given, nil
+	if err != nil || fs.NArg() == 0 {
 		return nil
 	}
 	for i := range table {

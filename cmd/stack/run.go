@@ -121,7 +121,7 @@ func newRunCmd(a *app, runF func(context.Context, *app, *runOptions) error) *cob
 }
 
 func runRun(ctx context.Context, a *app, o *runOptions) error {
-	p, err := a.loadProject(ctx, loadRequest{Services: []string{o.Service}})
+	p, err := a.loadProject(ctx, loadRequest{Services: []string{o.Service}, NoDeps: o.NoDeps})
 	if err != nil {
 		if strings.Contains(err.Error(), "no such service") {
 			return fmt.Errorf("%w; for a container use \"stack container run %s\"", err, o.Service)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"strconv"
 
 	"github.com/docker/go-units"
@@ -13,6 +12,7 @@ import (
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/build/request"
+	"github.com/stack-run/stack/internal/sock"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -119,7 +119,7 @@ func (a *app) diskUse(ctx context.Context) (*diskUse, error) {
 // is started for it, because the last one noted what it left.
 func (a *app) buildCache(ctx context.Context) (request.Records, error) {
 	r := a.roots()
-	conn, err := net.Dial("unix", request.Socket(r.Run))
+	conn, err := sock.Dial(ctx, request.Socket(r.Run))
 	if err != nil {
 		return request.ReadUsage(r.Data)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -61,11 +62,13 @@ func (a *app) one(ctx context.Context, v compose.Verbs, verb, name string, index
 		return engine.Container{}, err
 	}
 	sel.Index = index
-	sel.All = true
+	sel.All, sel.OneOff = true, true
 	cs, err := v.Containers(ctx, sel.Selector)
 	if err != nil {
 		return engine.Container{}, err
 	}
+	// A container of "stack run" will do where the service has none of its own.
+	slices.SortStableFunc(cs, func(x, y engine.Container) int { return cmp.Compare(last(x.OneOff), last(y.OneOff)) })
 	if len(sel.IDs) > 0 {
 		if len(cs) == 0 {
 			return engine.Container{}, noSuchContainer(name)
@@ -86,6 +89,14 @@ func (a *app) one(ctx context.Context, v compose.Verbs, verb, name string, index
 		return engine.Container{}, fmt.Errorf("no container found for service %q; create it with: stack up -d %s", name, name)
 	}
 	return engine.Container{}, fmt.Errorf("service %q is not running; start it with: stack up -d %s", name, name)
+}
+
+// last is a key that puts what it is true of behind the rest.
+func last(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func noSuchContainer(name string) error { return fmt.Errorf("%w: %s", engine.ErrNotFound, name) }

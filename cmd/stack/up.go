@@ -191,16 +191,17 @@ func (o *createOptions) apply(d *spec.Desired) {
 }
 
 // loadDesired loads the project as the flags ask for it.
-func (o *createOptions) loadDesired(ctx context.Context, a *app, services []string) (*spec.Desired, error) {
+func (o *createOptions) loadDesired(ctx context.Context, a *app, services []string, noDeps bool) (*spec.Desired, error) {
 	scale, err := parseScale(o.Scale)
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.loadProject(ctx, loadRequest{Services: services, Scale: scale})
+	p, err := a.loadProject(ctx, loadRequest{Services: services, NoDeps: noDeps, Scale: scale})
 	if err != nil {
 		return nil, err
 	}
-	if len(p.Desired.Services) == 0 && !a.global.AllResources {
+	// Where no service is declared at all, networks and volumes are meant.
+	if len(p.Desired.Services) == 0 && len(p.Desired.Disabled) > 0 && !a.global.AllResources {
 		return nil, errors.New("no service selected")
 	}
 	o.apply(p.Desired)
@@ -218,6 +219,7 @@ func (o *upOptions) options(a *app) compose.UpOptions {
 		RecreateDeps:   o.AlwaysRecreateDeps,
 		NoStart:        o.NoStart,
 		RemoveOrphans:  o.RemoveOrphans,
+		IgnoreOrphans:  a.flagged("COMPOSE_IGNORE_ORPHANS"),
 		RenewAnonymous: o.RenewAnonVolumes,
 		StopTimeout:    o.Timeout,
 		Wait:           o.Wait,
@@ -256,7 +258,7 @@ func runUp(ctx context.Context, a *app, o *upOptions) error {
 	if !attached {
 		return a.interruptible(ctx, func(ctx context.Context) error { return runUpDetached(ctx, a, o) })
 	}
-	d, err := o.loadDesired(ctx, a, o.Services)
+	d, err := o.loadDesired(ctx, a, o.Services, o.NoDeps)
 	if err != nil {
 		return err
 	}
@@ -281,7 +283,7 @@ func runUp(ctx context.Context, a *app, o *upOptions) error {
 }
 
 func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
-	d, err := o.loadDesired(ctx, a, o.Services)
+	d, err := o.loadDesired(ctx, a, o.Services, o.NoDeps)
 	if err != nil {
 		return err
 	}

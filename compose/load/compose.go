@@ -30,6 +30,8 @@ type composer struct {
 	inspector *inspector
 	report    *diagnostics
 	name      string
+	// touched are the services whose faults count, aside others that have some.
+	touched, aside map[string]bool
 }
 
 func (c *composer) details() types.ConfigDetails {
@@ -142,8 +144,9 @@ func (c *composer) finish(p *types.Project) (*types.Project, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.touch(p)
 	if !c.options.NoConsistency {
-		(&consistency{project: p, inspector: c.inspector, report: c.report}).check()
+		(&consistency{composer: c, project: p}).check()
 		if err := c.report.err(); err != nil {
 			return nil, err
 		}
@@ -153,12 +156,20 @@ func (c *composer) finish(p *types.Project) (*types.Project, error) {
 			return nil, c.decorate(err)
 		}
 	}
-	if !c.options.AllResources {
+	// Where there is no service at all, the rest is what the files are for.
+	if !c.options.AllResources && len(p.AllServices()) > 0 {
 		p = p.WithoutUnnecessaryResources()
 	}
 	if !c.options.NoEnvResolution {
 		registerRawFormat()
-		c.checkEnvFiles(p)
+		for _, name := range p.ServiceNames() {
+			c.oneService(name, func() { c.checkEnvFiles(p.Services[name]) })
+			if c.aside[name] {
+				s := p.Services[name]
+				s.EnvFiles, s.LabelFiles = nil, nil
+				p.Services[name] = s
+			}
+		}
 		if err := c.report.err(); err != nil {
 			return nil, err
 		}
@@ -178,15 +189,52 @@ func (c *composer) finish(p *types.Project) (*types.Project, error) {
 	return p, nil
 }
 
-func (c *composer) checkEnvFiles(p *types.Project) {
-	for _, name := range p.ServiceNames() {
-		s := p.Services[name]
-		for i, f := range s.EnvFiles {
-			c.checkEnvFile(fmt.Sprintf("services.%s.env_file[%d]", name, i), f.Path, bool(f.Required))
+// touch finds the services whose faults count: those that are named, and what
+// they depend on, directly or not.
+func (c *composer) touch(p *types.Project) {
+	c.touched, c.aside = map[string]bool{}, map[string]bool{}
+	var add func(name string)
+	add = func(name string) {
+		s, ok := p.Services[name]
+		if !ok || c.touched[name] {
+			return
 		}
-		for i, f := range s.LabelFiles {
-			c.checkEnvFile(fmt.Sprintf("services.%s.label_file[%d]", name, i), f, true)
+		c.touched[name] = true
+		if !c.options.NoDeps {
+			for dep := range s.DependsOn {
+				add(dep)
+			}
 		}
+	}
+	names := c.options.Services
+	switch {
+	case c.options.NoServices:
+		names = nil
+	case len(names) == 0:
+		names = p.ServiceNames()
+	}
+	for _, name := range names {
+		add(name)
+	}
+}
+
+// oneService runs checks of one service. If faults of it do not count, it is set
+// aside instead.
+func (c *composer) oneService(name string, check func()) {
+	before := len(c.report.errors)
+	check()
+	if !c.touched[name] && len(c.report.errors) > before {
+		c.report.errors = c.report.errors[:before]
+		c.aside[name] = true
+	}
+}
+
+func (c *composer) checkEnvFiles(s types.ServiceConfig) {
+	for i, f := range s.EnvFiles {
+		c.checkEnvFile(fmt.Sprintf("services.%s.env_file[%d]", s.Name, i), f.Path, bool(f.Required))
+	}
+	for i, f := range s.LabelFiles {
+		c.checkEnvFile(fmt.Sprintf("services.%s.label_file[%d]", s.Name, i), f, true)
 	}
 }
 

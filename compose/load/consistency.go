@@ -15,9 +15,8 @@ import (
 // consistency is step 4: what only the whole project shows. It covers what
 // compose-go's own check does, with all faults at once and their lines.
 type consistency struct {
-	project   *types.Project
-	inspector *inspector
-	report    *diagnostics
+	*composer
+	project *types.Project
 }
 
 func (c *consistency) fail(path, format string, args ...any) {
@@ -27,18 +26,21 @@ func (c *consistency) fail(path, format string, args ...any) {
 
 func (c *consistency) check() {
 	p := c.project
-	if len(p.AllServices()) == 0 && len(p.AllJobs()) == 0 {
+	if len(p.AllServices())+len(p.AllJobs())+len(p.Networks)+len(p.Volumes)+len(p.Configs)+len(p.Secrets) == 0 {
 		c.report.fail(Diagnostic{File: c.inspector.files[0], Text: "the project has no services; add one below \"services:\""})
 		return
 	}
 	for _, name := range p.ServiceNames() {
 		s := p.Services[name]
 		path := "services." + name
-		c.source(path, s)
-		c.references(path, s)
-		c.dependencies(path, s)
-		c.values(path, s)
-		c.mounts(path, s)
+		c.oneService(name, func() {
+			c.source(path, s)
+			c.references(path, s)
+			c.dependencies(path, s)
+			c.values(path, s)
+			c.mounts(path, s)
+			c.ports(path, s)
+		})
 	}
 	for _, name := range p.SecretNames() {
 		s := p.Secrets[name]
@@ -52,7 +54,6 @@ func (c *consistency) check() {
 		}
 	}
 	c.containerNames()
-	c.ports()
 	c.cycle()
 }
 
@@ -296,12 +297,13 @@ func (c *consistency) mounts(path string, s types.ServiceConfig) {
 	}
 }
 
-// containerNames finds a name that two services want.
+// containerNames finds a name that two services want. Between a service that is
+// touched and one that is not there is no fault: only one of them is made.
 func (c *consistency) containerNames() {
 	owner := map[string]string{}
 	for _, name := range c.project.ServiceNames() {
 		s := c.project.Services[name]
-		if s.ContainerName == "" {
+		if s.ContainerName == "" || !c.touched[name] {
 			continue
 		}
 		if other, ok := owner[s.ContainerName]; ok {
@@ -314,18 +316,15 @@ func (c *consistency) containerNames() {
 // ports finds a host port that a service publishes twice. Ranges find a free port
 // by themselves. Two services may have the same: they need not run together, and
 // up sees if they do.
-func (c *consistency) ports() {
-	for _, name := range c.project.ServiceNames() {
-		s := c.project.Services[name]
-		for i, p := range s.Ports {
-			if p.Published == "" || p.Published == "0" || strings.Contains(p.Published, "-") || s.NetworkMode == "host" {
-				continue
-			}
-			if slices.ContainsFunc(s.Ports[:i], func(o types.ServicePortConfig) bool {
-				return o.Protocol == p.Protocol && o.Published == p.Published && (o.HostIP == p.HostIP || anyAddress(o.HostIP) || anyAddress(p.HostIP))
-			}) {
-				c.fail(index("services."+name+".ports", i), "host port %s/%s is already published by another entry of the service; choose another host port", p.Published, p.Protocol)
-			}
+func (c *consistency) ports(path string, s types.ServiceConfig) {
+	for i, p := range s.Ports {
+		if p.Published == "" || p.Published == "0" || strings.Contains(p.Published, "-") || s.NetworkMode == "host" {
+			continue
+		}
+		if slices.ContainsFunc(s.Ports[:i], func(o types.ServicePortConfig) bool {
+			return o.Protocol == p.Protocol && o.Published == p.Published && (o.HostIP == p.HostIP || anyAddress(o.HostIP) || anyAddress(p.HostIP))
+		}) {
+			c.fail(index(path+".ports", i), "host port %s/%s is already published by another entry of the service; choose another host port", p.Published, p.Protocol)
 		}
 	}
 }
@@ -352,6 +351,12 @@ func (c *consistency) cycle() {
 			if state[dep] == active {
 				from := slices.Index(path, dep)
 				circle := append(slices.Clone(path[from:]), dep)
+				if !slices.ContainsFunc(circle, func(member string) bool { return c.touched[member] }) {
+					for _, member := range circle {
+						c.aside[member] = true
+					}
+					continue
+				}
 				c.fail("services."+name+".depends_on."+dep, "dependency cycle: %s; remove one of these dependencies", strings.Join(circle, " -> "))
 				return true
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ type Loaded struct {
 	Warnings []Warning
 	// EnvFiles are the files of --env-file.
 	EnvFiles []string
+	// Touched are the services whose faults count (Options.Services), Aside others
+	// that have some and are not to be used.
+	Touched, Aside []string
 
 	positions *positions
 	base      string
@@ -61,6 +65,8 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	}
 	c.composeWarnings(logs())
 	return &Loaded{
+		Touched:   slices.Sorted(maps.Keys(c.touched)),
+		Aside:     slices.Sorted(maps.Keys(c.aside)),
 		Project:   project,
 		Warnings:  unique(d.warnings),
 		EnvFiles:  s.envFiles,
@@ -114,12 +120,15 @@ type Identity struct {
 // Identify finds the project of a directory without loading it: commands such
 // as exec and ps do not pay for the whole model. Faults below "name:" are not
 // looked for. Without a Compose file the error is ErrNoFile, unless the name is
-// given by flag or environment.
+// given by flag, environment or .env.
 func Identify(_ context.Context, o Options) (Identity, error) {
 	d := &diagnostics{}
 	s, err := discover(o, d)
 	if err != nil {
 		named := cmp.Or(o.ProjectName, environValue(o, "COMPOSE_PROJECT_NAME"))
+		if s != nil {
+			named = cmp.Or(named, s.env["COMPOSE_PROJECT_NAME"])
+		}
 		if named == "" {
 			return Identity{}, err
 		}

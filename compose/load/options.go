@@ -26,8 +26,12 @@ type Options struct {
 	ProjectDir  string   // --project-directory
 	EnvFiles    []string // --env-file; empty: COMPOSE_ENV_FILES, then .env
 	Profiles    []string // --profile; empty: COMPOSE_PROFILES
-	// Services are named on the command line: their profiles are enabled.
+	// Services are named on the command line: their profiles are enabled, and only
+	// their faults count and those of what they depend on. Empty: all services.
 	Services []string
+	// NoDeps leaves out the faults of what Services depend on, NoServices those of
+	// all services.
+	NoDeps, NoServices bool
 	// OnlyServices leaves out all services but Services and what they depend on.
 	OnlyServices bool
 	// AllResources keeps networks, volumes, configs and secrets that no service uses.
@@ -75,7 +79,42 @@ var ErrNoFile = errors.New("no Compose file")
 
 // discover follows docker compose's order: the environment wins over .env; .env
 // may name the files; and once the files are known, the .env beside them counts.
+//
+// With ErrNoFile it returns what it knows without a file.
 func discover(o Options, d *diagnostics) (*source, error) {
+	s, err := surroundings(o, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.findFiles(o, d); err != nil {
+		return s, err
+	}
+	s.dir = s.directory(o)
+	if err := s.loadDotEnv(d); err != nil {
+		return nil, err
+	}
+	s.profiles = o.Profiles
+	if len(s.profiles) == 0 {
+		for _, p := range strings.Split(s.env["COMPOSE_PROFILES"], ",") {
+			s.profiles = append(s.profiles, strings.TrimSpace(p))
+		}
+	}
+	return s, nil
+}
+
+// Environment is what is set before the Compose files are known: the variables
+// of Options.Environ and, behind them, those of .env or the given env files. Files
+// that cannot be read are left out, as loading the project tells of them.
+func Environment(o Options) map[string]string {
+	s, err := surroundings(o, &diagnostics{})
+	if err != nil {
+		return nil
+	}
+	return s.env
+}
+
+// surroundings is the part of discover that needs no Compose file.
+func surroundings(o Options, d *diagnostics) (*source, error) {
 	s := &source{contents: map[string][]byte{}}
 	var err error
 	if s.cwd = o.WorkingDir; s.cwd == "" {
@@ -103,23 +142,7 @@ func discover(o Options, d *diagnostics) (*source, error) {
 		s.files = append(s.files, s.absFile(f))
 	}
 	s.dir = s.directory(o)
-	if err := s.loadDotEnv(d); err != nil {
-		return nil, err
-	}
-	if err := s.findFiles(o, d); err != nil {
-		return nil, err
-	}
-	s.dir = s.directory(o)
-	if err := s.loadDotEnv(d); err != nil {
-		return nil, err
-	}
-	s.profiles = o.Profiles
-	if len(s.profiles) == 0 {
-		for _, p := range strings.Split(s.env["COMPOSE_PROFILES"], ",") {
-			s.profiles = append(s.profiles, strings.TrimSpace(p))
-		}
-	}
-	return s, nil
+	return s, s.loadDotEnv(d)
 }
 
 func (s *source) abs(path string) string {

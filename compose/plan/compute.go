@@ -6,9 +6,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // Compute plans up, or, with Options.NoStart, create.
@@ -18,14 +19,14 @@ import (
 // conditions are met. A container that has to be made anew is created under a
 // temporary name while the old one runs on; the old one is stopped when the new
 // one could start. So a create or a dependency that fails leaves it running.
-func Compute(desired *spec.Desired, observed Observed, o Options) (*Plan, error) {
+func Compute(wanted *desired.Project, observed Observed, o Options) (*Plan, error) {
 	if o.ForceRecreate && o.NoRecreate {
 		return nil, fmt.Errorf("--force-recreate and --no-recreate exclude each other; use one")
 	}
 	if o.RecreateDeps && o.NoRecreate {
 		return nil, fmt.Errorf("--always-recreate-deps and --no-recreate exclude each other; use one")
 	}
-	c, err := newComputer(desired, observed, o)
+	c, err := newComputer(wanted, observed, o)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +49,7 @@ func Compute(desired *spec.Desired, observed Observed, o Options) (*Plan, error)
 
 // computer holds what Compute builds up.
 type computer struct {
-	desired  *spec.Desired
+	desired  *desired.Project
 	observed Observed
 	opts     Options
 	plan     *Plan
@@ -92,7 +93,7 @@ const (
 // decision is what happens to one replica.
 type decision struct {
 	service string
-	replica *spec.Replica
+	replica *desired.Replica
 	old     *Container
 	action  action
 	diffs   []FieldDiff
@@ -112,32 +113,32 @@ type removal struct {
 	done      *Op
 }
 
-func newComputer(desired *spec.Desired, observed Observed, o Options) (*computer, error) {
-	if err := checkServices(desired, o.Services); err != nil {
+func newComputer(wanted *desired.Project, observed Observed, o Options) (*computer, error) {
+	if err := checkServices(wanted, o.Services); err != nil {
 		return nil, err
 	}
 	c := &computer{
-		desired: desired, observed: observed, opts: o, plan: &Plan{replicas: map[string]int{}},
+		desired: wanted, observed: observed, opts: o, plan: &Plan{replicas: map[string]int{}},
 		inScope: map[string]bool{}, targets: map[string]bool{},
 		networkOps: map[string]*Op{}, volumeOps: map[string]*Op{}, onNetwork: map[string][]*Op{}, onVolume: map[string]*Op{},
 		decisions: map[string][]*decision{}, recreated: map[string]bool{}, bounced: map[string]bool{},
 		stops: map[string]*Op{}, made: map[string][]*Op{}, starts: map[string][]*Op{}, waits: map[string]*Op{},
 	}
-	all := slices.Sorted(maps.Keys(desired.Services))
-	for name, s := range desired.Services {
+	all := slices.Sorted(maps.Keys(wanted.Services))
+	for name, s := range wanted.Services {
 		c.plan.replicas[name] = len(s.Replicas)
 		for dep, d := range s.DependsOn {
-			if _, ok := desired.Services[dep]; !ok && d.Required {
+			if _, ok := wanted.Services[dep]; !ok && d.Required {
 				return nil, fmt.Errorf("service %q depends on %q, which is not there or disabled; enable its profile, or set required: false", name, dep)
 			}
 		}
 	}
-	order, err := dependencyOrder(all, func(name string) []string { return dependencyNames(desired, name) })
+	order, err := dependencyOrder(all, func(name string) []string { return dependencyNames(wanted, name) })
 	if err != nil {
 		return nil, err
 	}
 	c.order = order
-	targets, scope := inScope(desired, o.Services, o.NoDeps)
+	targets, scope := inScope(wanted, o.Services, o.NoDeps)
 	for _, name := range targets {
 		c.targets[name] = true
 	}
@@ -149,7 +150,7 @@ func newComputer(desired *spec.Desired, observed Observed, o Options) (*computer
 
 // inScope are the services that are asked for, all if none is, and those with
 // the ones that they depend on.
-func inScope(d *spec.Desired, services []string, noDeps bool) (targets, scope []string) {
+func inScope(d *desired.Project, services []string, noDeps bool) (targets, scope []string) {
 	targets = services
 	if len(targets) == 0 {
 		targets = slices.Sorted(maps.Keys(d.Services))
@@ -181,7 +182,7 @@ func (c *computer) networks() error {
 			}
 		}
 	}
-	existing := map[string]*netns.Network{}
+	existing := map[string]*endpoint.Network{}
 	for i := range c.observed.Networks {
 		existing[c.observed.Networks[i].Name] = &c.observed.Networks[i]
 	}
@@ -220,7 +221,7 @@ func foreign(kind, name, project string) string {
 // recreateNetwork removes and creates a network. Its users are stopped and
 // started; they need not be recreated, since a container gets its addresses
 // when it starts.
-func (c *computer) recreateNetwork(key string, want *spec.Network, diffs []FieldDiff) {
+func (c *computer) recreateNetwork(key string, want *desired.Network, diffs []FieldDiff) {
 	name := want.Spec.Name
 	remove := c.plan.add(&Op{Kind: RemoveNetwork, Name: name, Key: key, Cause: joinDiffs(diffs)})
 	c.networkOps[name] = c.plan.add(&Op{Kind: CreateNetwork, Name: name, Key: key, Cause: "made anew", Diffs: diffs}, remove)
@@ -232,8 +233,8 @@ func (c *computer) recreateNetwork(key string, want *spec.Network, diffs []Field
 	}
 }
 
-func attached(s *engine.Spec, network string) bool {
-	return slices.ContainsFunc(s.Network.Networks, func(a netns.Attachment) bool { return a.Network == network })
+func attached(s *container.Spec, network string) bool {
+	return slices.ContainsFunc(s.Network.Networks, func(a endpoint.Attachment) bool { return a.Network == network })
 }
 
 // volumes plans the named volumes that the services in scope mount.
@@ -252,7 +253,7 @@ func (c *computer) volumes() error {
 		if len(c.opts.Services) > 0 && !used[name] {
 			continue
 		}
-		i := slices.IndexFunc(c.observed.Volumes, func(v volume) bool { return v.Name == name })
+		i := slices.IndexFunc(c.observed.Volumes, func(v volume.Volume) bool { return v.Name == name })
 		switch {
 		case want.External && i < 0:
 			return fmt.Errorf("volume %q is declared external but does not exist; create it with \"stack volume create %s\", or remove external: true", name, name)

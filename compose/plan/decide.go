@@ -5,14 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/volumes"
-)
-
-type (
-	volume = volumes.Volume
-	mount  = volumes.Mount
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
 )
 
 // decide says what happens to each replica of a service. Dependencies have been
@@ -58,12 +52,12 @@ func (c *computer) decide(name string) error {
 
 // decideOutside looks at a service that was not asked for: it is left alone,
 // but for being restarted where what it uses is.
-func (c *computer) decideOutside(s *spec.Service, existing []*Container) {
+func (c *computer) decideOutside(s *desired.Service, existing []*Container) {
 	for _, x := range existing {
 		if !x.live() {
 			continue
 		}
-		r := &spec.Replica{Index: x.Index, Spec: engine.Spec{Name: x.Name}}
+		r := &desired.Replica{Index: x.Index, Spec: container.Spec{Name: x.Name}}
 		if x.Spec != nil {
 			r.Spec = *x.Spec
 		}
@@ -122,14 +116,14 @@ func (c *computer) decideReplica(d *decision, shared []FieldDiff) {
 		d.action = create
 		return
 	}
-	if old.Phase == engine.Removing {
+	if old.Phase == container.Removing {
 		d.action, d.cause = replace, "its removal was interrupted"
 		d.diffs = []FieldDiff{{Path: "its removal was interrupted"}}
 		return
 	}
-	if volume := c.usesRecreatedVolume(d.replica, old); volume != "" {
+	if name := c.usesRecreatedVolume(d.replica, old); name != "" {
 		d.action = replace
-		d.diffs = []FieldDiff{{Path: "volume " + volume + " is made anew"}}
+		d.diffs = []FieldDiff{{Path: "volume " + name + " is made anew"}}
 		return
 	}
 	if d.diffs = c.recreateDiffs(d, shared); len(d.diffs) > 0 {
@@ -143,7 +137,7 @@ func (c *computer) decideReplica(d *decision, shared []FieldDiff) {
 	}
 	d.rename = old.Name != d.replica.Spec.Name
 	switch {
-	case old.Phase == engine.Paused:
+	case old.Phase == container.Paused:
 		d.action, d.cause = unpause, "is paused"
 	case old.live():
 		if len(c.onNetwork[old.ID]) > 0 {
@@ -171,7 +165,7 @@ func (c *computer) lostNetwork(service string, x *Container) bool {
 
 func whyStart(x *Container) string {
 	switch {
-	case x.Phase == engine.Created:
+	case x.Phase == container.Created:
 		return "was created but not started"
 	case x.StoppedByUser:
 		return "was stopped"
@@ -182,7 +176,7 @@ func whyStart(x *Container) string {
 // completed says that the replica is a job that is done: it ended with 0, is
 // not restarted, and whoever depends on it waits for its completion only.
 func (c *computer) completed(d *decision) bool {
-	if d.old.Phase != engine.Exited || d.old.ExitCode != 0 || d.old.StoppedByUser {
+	if d.old.Phase != container.Exited || d.old.ExitCode != 0 || d.old.StoppedByUser {
 		return false
 	}
 	switch d.replica.Spec.Restart.Policy {
@@ -204,7 +198,7 @@ func (c *computer) completed(d *decision) bool {
 
 // recreateDiffs are the named reasons to make the container anew.
 func (c *computer) recreateDiffs(d *decision, shared []FieldDiff) []FieldDiff {
-	if d.old.Phase == engine.Dead {
+	if d.old.Phase == container.Dead {
 		return []FieldDiff{{Path: "the container is dead"}}
 	}
 	if c.opts.NoRecreate {
@@ -226,17 +220,17 @@ func (c *computer) recreateDiffs(d *decision, shared []FieldDiff) []FieldDiff {
 }
 
 // specDiffs compares a container with the replica that it should be.
-func (c *computer) specDiffs(r *spec.Replica, old *Container) []FieldDiff {
+func (c *computer) specDiffs(r *desired.Replica, old *Container) []FieldDiff {
 	var diffs []FieldDiff
 	if old.Hash != r.Hash {
-		comparable := strings.HasPrefix(old.Hash, spec.HashVersion)
+		comparable := strings.HasPrefix(old.Hash, desired.HashVersion)
 		if old.Spec != nil {
 			diffs = diffSpecs(old.Spec, &r.Spec)
 		}
 		if len(diffs) == 0 && (comparable || old.Spec == nil) {
 			// Something changed that no field shows. Between hashes of different
 			// versions that means nothing, the fields alone count.
-			diffs = []FieldDiff{{Path: "config hash", Old: short(strings.TrimPrefix(old.Hash, spec.HashVersion)), New: short(strings.TrimPrefix(r.Hash, spec.HashVersion))}}
+			diffs = []FieldDiff{{Path: "config hash", Old: short(strings.TrimPrefix(old.Hash, desired.HashVersion)), New: short(strings.TrimPrefix(r.Hash, desired.HashVersion))}}
 		}
 	}
 	if r.Spec.ImageID != "" && old.ImageID != "" && r.Spec.ImageID != old.ImageID {
@@ -258,7 +252,7 @@ func isTempName(name, final string) bool {
 
 // sharedRecreated names what the service shares with services that are
 // recreated: it would be left with what no longer exists.
-func (c *computer) sharedRecreated(s *spec.Service) []FieldDiff {
+func (c *computer) sharedRecreated(s *desired.Service) []FieldDiff {
 	var diffs []FieldDiff
 	for attribute, name := range sharedServices(s) {
 		if c.newFirst(name) {
@@ -284,11 +278,11 @@ func (c *computer) newFirst(service string) bool {
 
 // usesRecreatedVolume is the name of a volume that is made anew and that the
 // container, or what it takes volumes from, mounts.
-func (c *computer) usesRecreatedVolume(r *spec.Replica, old *Container) string {
+func (c *computer) usesRecreatedVolume(r *desired.Replica, old *Container) string {
 	if len(c.onVolume) == 0 {
 		return ""
 	}
-	specs := []*engine.Spec{&r.Spec}
+	specs := []*container.Spec{&r.Spec}
 	if old.Spec != nil {
 		specs = append(specs, old.Spec)
 	}
@@ -320,7 +314,7 @@ func (c *computer) usesRecreatedVolume(r *spec.Replica, old *Container) string {
 // bounce restarts the service's running containers where a dependency with
 // restart: true is recreated or restarted, or where they share what a service has
 // that is made anew.
-func (c *computer) bounce(s *spec.Service) {
+func (c *computer) bounce(s *desired.Service) {
 	cause := ""
 	for _, dep := range dependencyNames(c.desired, s.Name) {
 		if s.DependsOn[dep].Restart && c.bounced[dep] {

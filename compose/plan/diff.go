@@ -9,15 +9,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/netns"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // diffSpecs compares what a container was made from with what is wanted, field
 // by field, in the words of the Compose file.
-func diffSpecs(old, new *engine.Spec) []FieldDiff {
+func diffSpecs(old, new *container.Spec) []FieldDiff {
 	return diffFields(specFields(old), specFields(new))
 }
 
@@ -55,8 +55,8 @@ func hidden(path string) bool {
 
 // specFields flattens what matters of a spec into path → value. A field that
 // gets no name of its own here keeps its JSON path, so that none is missed.
-func specFields(s *engine.Spec) map[string]string {
-	c := spec.Comparable(s)
+func specFields(s *container.Spec) map[string]string {
+	c := desired.Comparable(s)
 	out := map[string]string{}
 	for _, e := range c.Process.Env {
 		key, value, ok := strings.Cut(e, "=")
@@ -111,34 +111,34 @@ func specFields(s *engine.Spec) map[string]string {
 	return out
 }
 
-func mountPath(m volumes.Mount) string {
+func mountPath(m volume.Mount) string {
 	switch m.Type {
-	case volumes.TypeFile:
+	case volume.TypeFile:
 		if m.Secret {
 			return "secrets." + m.Target
 		}
 		return "configs." + m.Target
-	case volumes.TypeTmpfs:
+	case volume.TypeTmpfs:
 		return "tmpfs." + m.Target
 	}
 	return "volumes." + m.Target
 }
 
-func mountValue(m volumes.Mount) string {
+func mountValue(m volume.Mount) string {
 	var parts []string
 	add := func(condition bool, part string) {
 		if condition {
 			parts = append(parts, part)
 		}
 	}
-	add(m.Type != volumes.TypeFile && m.Type != volumes.TypeTmpfs, string(m.Type)+" "+m.Source)
-	add(m.Source == "" && m.Type == volumes.TypeVolume, "(anonymous)")
-	add(m.Type == volumes.TypeFile, "content "+short(m.ContentDigest))
-	add(m.ReadOnly && m.Type != volumes.TypeFile, "ro")
+	add(m.Type != volume.TypeFile && m.Type != volume.TypeTmpfs, string(m.Type)+" "+m.Source)
+	add(m.Source == "" && m.Type == volume.TypeVolume, "(anonymous)")
+	add(m.Type == volume.TypeFile, "content "+short(m.ContentDigest))
+	add(m.ReadOnly && m.Type != volume.TypeFile, "ro")
 	add(m.Subpath != "", "subpath "+m.Subpath)
 	add(m.NoCopy, "nocopy")
 	add(m.Propagation != "", m.Propagation)
-	add(m.Type == volumes.TypeBind && !m.CreateHostPath, "create_host_path: false")
+	add(m.Type == volume.TypeBind && !m.CreateHostPath, "create_host_path: false")
 	add(m.Recursive != "", "recursive "+m.Recursive)
 	add(m.SELinux != "", m.SELinux)
 	add(m.Size != 0, fmt.Sprintf("size %d", m.Size))
@@ -155,7 +155,7 @@ func mountValue(m volumes.Mount) string {
 	return strings.Join(parts, " ")
 }
 
-func portValue(p netns.Port) string {
+func portValue(p endpoint.Port) string {
 	host := ""
 	if p.HostIP.IsValid() {
 		host = p.HostIP.String() + ":"
@@ -172,7 +172,7 @@ func portValue(p netns.Port) string {
 	return fmt.Sprintf("%s%d", host, p.HostPort)
 }
 
-// composeName gives fields of engine.Spec the name that the user wrote.
+// composeName gives fields of container.Spec the name that the user wrote.
 func composeName(path string) string {
 	for _, r := range []struct{ from, to string }{
 		{"process.entrypoint", "entrypoint"}, {"process.command", "command"}, {"process.workingDir", "working_dir"},
@@ -271,8 +271,8 @@ func short(id string) string {
 }
 
 // diffNetworks compares what the user asked for; labels of ours do not count.
-func diffNetworks(old, new netns.NetworkSpec) []FieldDiff {
-	fields := func(n netns.NetworkSpec) map[string]string {
+func diffNetworks(old, new endpoint.NetworkSpec) []FieldDiff {
+	fields := func(n endpoint.NetworkSpec) map[string]string {
 		n.Labels = userLabels(n.Labels)
 		if n.Driver == "" {
 			n.Driver = "bridge"
@@ -284,8 +284,8 @@ func diffNetworks(old, new netns.NetworkSpec) []FieldDiff {
 	return diffFields(fields(old), fields(new))
 }
 
-func diffVolumes(old, new volumes.Spec) []FieldDiff {
-	fields := func(v volumes.Spec) map[string]string {
+func diffVolumes(old, new volume.Spec) []FieldDiff {
+	fields := func(v volume.Spec) map[string]string {
 		v.Labels = userLabels(v.Labels)
 		if v.Driver == "" {
 			v.Driver = "local"
@@ -299,6 +299,6 @@ func diffVolumes(old, new volumes.Spec) []FieldDiff {
 
 func userLabels(labels map[string]string) map[string]string {
 	out := maps.Clone(labels)
-	maps.DeleteFunc(out, func(k, _ string) bool { return strings.HasPrefix(k, spec.LabelPrefix) })
+	maps.DeleteFunc(out, func(k, _ string) bool { return strings.HasPrefix(k, desired.LabelPrefix) })
 	return out
 }

@@ -6,32 +6,33 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // Down plans to take a project away: containers in reverse order of
 // dependencies, as parallel as that allows, then networks and, if asked for,
 // volumes. It goes by what exists and is tagged with the project, so nothing is
-// left of a service, profile or network that the file no longer has. desired
+// left of a service, profile or network that the file no longer has. wanted
 // gives the order; it may be nil, then the containers' labels do.
 //
 // With services named, those and what depends on them go, and a network or
 // volume only if nothing else uses it.
-func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error) {
-	desired = knownProject(desired, observed)
+func Down(wanted *desired.Project, observed Observed, o DownOptions) (*Plan, error) {
+	wanted = knownProject(wanted, observed)
 	plan := &Plan{replicas: map[string]int{}}
-	for name, s := range desired.Services {
+	for name, s := range wanted.Services {
 		plan.replicas[name] = len(s.Replicas)
 	}
 	all := len(o.Services) == 0
 	selected := map[string]bool{}
 	if !all {
-		if err := checkServices(desired, o.Services); err != nil {
+		if err := checkServices(wanted, o.Services); err != nil {
 			return nil, err
 		}
-		for _, name := range withDependents(desired, o.Services, func(spec.Dependency) bool { return true }) {
+		for _, name := range withDependents(wanted, o.Services, func(desired.Dependency) bool { return true }) {
 			selected[name] = true
 		}
 	}
@@ -44,9 +45,9 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 			staying = append(staying, x)
 		}
 	}
-	stopped, removed := removeInReverse(plan, desired, going, o)
+	stopped, removed := removeInReverse(plan, wanted, going, o)
 	// In the order of names, so that one state has one plan.
-	for _, n := range slices.SortedFunc(slices.Values(observed.Networks), func(a, b netns.Network) int { return strings.Compare(a.Name, b.Name) }) {
+	for _, n := range slices.SortedFunc(slices.Values(observed.Networks), func(a, b endpoint.Network) int { return strings.Compare(a.Name, b.Name) }) {
 		if n.Project != observed.Project || n.Project == "" || slices.ContainsFunc(staying, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) }) {
 			continue
 		}
@@ -56,7 +57,7 @@ func Down(desired *spec.Desired, observed Observed, o DownOptions) (*Plan, error
 		plan.add(&Op{Kind: RemoveNetwork, Name: n.Name, Key: n.Key, Cause: "down"}, usersOf(stopped, func(x *Container) bool { return x.Spec == nil || attached(x.Spec, n.Name) })...)
 	}
 	if o.Volumes {
-		for _, v := range slices.SortedFunc(slices.Values(observed.Volumes), func(a, b volume) int { return strings.Compare(a.Name, b.Name) }) {
+		for _, v := range slices.SortedFunc(slices.Values(observed.Volumes), func(a, b volume.Volume) int { return strings.Compare(a.Name, b.Name) }) {
 			mounts := func(x *Container) bool { return x.Spec == nil || mountsVolume(x.Spec, v.Name) }
 			if v.Project != observed.Project || v.Project == "" || v.Anonymous || slices.ContainsFunc(staying, mounts) {
 				continue
@@ -78,8 +79,8 @@ func usesNetwork(containers []*Container, name string) bool {
 	return slices.ContainsFunc(containers, func(x *Container) bool { return x.Spec != nil && attached(x.Spec, name) })
 }
 
-func mountsVolume(s *engine.Spec, name string) bool {
-	return len(s.VolumesFrom) > 0 || slices.ContainsFunc(s.Mounts, func(m mount) bool { return m.Source == name })
+func mountsVolume(s *container.Spec, name string) bool {
+	return len(s.VolumesFrom) > 0 || slices.ContainsFunc(s.Mounts, func(m volume.Mount) bool { return m.Source == name })
 }
 
 func usersOf(removed map[*Container]*Op, uses func(*Container) bool) []*Op {
@@ -95,12 +96,12 @@ func usersOf(removed map[*Container]*Op, uses func(*Container) bool) []*Op {
 // removeInReverse stops and removes containers; a dependency is stopped when
 // all that depend on it are gone. It returns the operations after which a
 // container uses its networks no more, and those after which it is gone.
-func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o DownOptions) (stopped, removed map[*Container]*Op) {
+func removeInReverse(plan *Plan, wanted *desired.Project, going []*Container, o DownOptions) (stopped, removed map[*Container]*Op) {
 	byService := map[string][]*Container{}
 	for _, x := range going {
 		byService[x.Service] = append(byService[x.Service], x)
 	}
-	order, err := dependencyOrder(slices.Collect(maps.Keys(byService)), func(name string) []string { return dependencyNames(desired, name) })
+	order, err := dependencyOrder(slices.Collect(maps.Keys(byService)), func(name string) []string { return dependencyNames(wanted, name) })
 	if err != nil {
 		// The labels of containers from different definitions may add up to a
 		// cycle. Taking a project away must not fail because of it.
@@ -111,7 +112,7 @@ func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o Do
 	stopped, removed = map[*Container]*Op{}, map[*Container]*Op{}
 	for _, name := range order {
 		var before []*Op
-		for other, s := range desired.Services {
+		for other, s := range wanted.Services {
 			if _, ok := s.DependsOn[name]; ok {
 				before = append(before, done[other]...)
 			}
@@ -137,24 +138,24 @@ func removeInReverse(plan *Plan, desired *spec.Desired, going []*Container, o Do
 
 // knownProject fills in, from the labels of containers, the services that
 // desired does not have.
-func knownProject(desired *spec.Desired, observed Observed) *spec.Desired {
-	out := spec.Desired{Project: observed.Project}
-	if desired != nil {
-		out = *desired
+func knownProject(wanted *desired.Project, observed Observed) *desired.Project {
+	out := desired.Project{Project: observed.Project}
+	if wanted != nil {
+		out = *wanted
 	}
 	services := maps.Clone(out.Services)
 	if services == nil {
-		services = map[string]*spec.Service{}
+		services = map[string]*desired.Service{}
 	}
 	for i := range observed.Containers {
 		x := &observed.Containers[i]
 		if _, ok := services[x.Service]; ok || x.Spec == nil {
 			continue
 		}
-		s := &spec.Service{Name: x.Service, DependsOn: map[string]spec.Dependency{}}
-		for part := range strings.SplitSeq(x.Spec.Labels[spec.LabelDependsOn], ",") {
+		s := &desired.Service{Name: x.Service, DependsOn: map[string]desired.Dependency{}}
+		for part := range strings.SplitSeq(x.Spec.Labels[desired.LabelDependsOn], ",") {
 			if f := strings.Split(part, ":"); len(f) == 3 {
-				s.DependsOn[f[0]] = spec.Dependency{Condition: f[1], Restart: f[2] == "true"}
+				s.DependsOn[f[0]] = desired.Dependency{Condition: f[1], Restart: f[2] == "true"}
 			}
 		}
 		services[x.Service] = s
@@ -164,20 +165,20 @@ func knownProject(desired *spec.Desired, observed Observed) *spec.Desired {
 }
 
 // Stop plans to stop services in reverse order of dependencies.
-func Stop(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, error) {
-	desired = knownProject(desired, observed)
-	if err := checkServices(desired, o.Services); err != nil {
+func Stop(wanted *desired.Project, observed Observed, o StopOptions) (*Plan, error) {
+	wanted = knownProject(wanted, observed)
+	if err := checkServices(wanted, o.Services); err != nil {
 		return nil, err
 	}
-	plan := &Plan{replicas: replicaCounts(desired)}
-	_, err := planStops(plan, desired, observed, o.Services, o, "stop")
+	plan := &Plan{replicas: replicaCounts(wanted)}
+	_, err := planStops(plan, wanted, observed, o.Services, o, "stop")
 	if err != nil {
 		return nil, err
 	}
 	return plan, plan.finish()
 }
 
-func replicaCounts(d *spec.Desired) map[string]int {
+func replicaCounts(d *desired.Project) map[string]int {
 	counts := map[string]int{}
 	for name, s := range d.Services {
 		counts[name] = len(s.Replicas)
@@ -186,11 +187,11 @@ func replicaCounts(d *spec.Desired) map[string]int {
 }
 
 // planStops stops the containers of services (empty: all), dependents first.
-func planStops(plan *Plan, desired *spec.Desired, observed Observed, services []string, o StopOptions, cause string) (map[string][]*Op, error) {
+func planStops(plan *Plan, wanted *desired.Project, observed Observed, services []string, o StopOptions, cause string) (map[string][]*Op, error) {
 	if len(services) == 0 {
-		services = slices.Sorted(maps.Keys(desired.Services))
+		services = slices.Sorted(maps.Keys(wanted.Services))
 	}
-	order, err := dependencyOrder(services, func(name string) []string { return dependencyNames(desired, name) })
+	order, err := dependencyOrder(services, func(name string) []string { return dependencyNames(wanted, name) })
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +199,7 @@ func planStops(plan *Plan, desired *spec.Desired, observed Observed, services []
 	stops := map[string][]*Op{}
 	for _, name := range order {
 		var before []*Op
-		for other, s := range desired.Services {
+		for other, s := range wanted.Services {
 			if _, ok := s.DependsOn[name]; ok {
 				before = append(before, stops[other]...)
 			}
@@ -218,19 +219,19 @@ func planStops(plan *Plan, desired *spec.Desired, observed Observed, services []
 // Start plans to start the existing containers of services and, unless NoDeps
 // is set, of what they depend on, in the order of depends_on and with its
 // conditions.
-func Start(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, error) {
-	desired = knownProject(desired, observed)
-	if err := checkServices(desired, o.Services); err != nil {
+func Start(wanted *desired.Project, observed Observed, o StopOptions) (*Plan, error) {
+	wanted = knownProject(wanted, observed)
+	if err := checkServices(wanted, o.Services); err != nil {
 		return nil, err
 	}
 	services := o.Services
 	if len(services) == 0 {
-		services = slices.Sorted(maps.Keys(desired.Services))
+		services = slices.Sorted(maps.Keys(wanted.Services))
 	} else if !o.NoDeps {
-		services = withDependencies(desired, services)
+		services = withDependencies(wanted, services)
 	}
-	plan := &Plan{replicas: replicaCounts(desired)}
-	err := planStarts(plan, desired, observed, services, nil)
+	plan := &Plan{replicas: replicaCounts(wanted)}
+	err := planStarts(plan, wanted, observed, services, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -238,12 +239,12 @@ func Start(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, erro
 }
 
 // planStarts starts what does not run, or, with stops, what is stopped by them.
-func planStarts(plan *Plan, desired *spec.Desired, observed Observed, services []string, stops map[string][]*Op) error {
-	order, err := dependencyOrder(services, func(name string) []string { return dependencyNames(desired, name) })
+func planStarts(plan *Plan, wanted *desired.Project, observed Observed, services []string, stops map[string][]*Op) error {
+	order, err := dependencyOrder(services, func(name string) []string { return dependencyNames(wanted, name) })
 	if err != nil {
 		return err
 	}
-	c := &computer{desired: desired, plan: plan, inScope: map[string]bool{}, starts: map[string][]*Op{}, waits: map[string]*Op{}}
+	c := &computer{desired: wanted, plan: plan, inScope: map[string]bool{}, starts: map[string][]*Op{}, waits: map[string]*Op{}}
 	c.opts.NoDeps = true // what is outside of services is not waited for
 	for _, name := range order {
 		c.inScope[name] = true
@@ -260,7 +261,7 @@ func planStarts(plan *Plan, desired *spec.Desired, observed Observed, services [
 			cause := "restart"
 			switch {
 			case at >= 0:
-			case x.Phase == engine.Paused:
+			case x.Phase == container.Paused:
 				plan.add(c.op(UnpauseContainer, x, name, "is paused"))
 				continue
 			case x.live():
@@ -275,7 +276,7 @@ func planStarts(plan *Plan, desired *spec.Desired, observed Observed, services [
 			op := plan.add(c.op(StartContainer, x, name, cause), append(c.ready(name), after...)...)
 			c.starts[name] = append(c.starts[name], op)
 		}
-		if !found && stops == nil && len(desired.Services[name].Replicas) > 0 {
+		if !found && stops == nil && len(wanted.Services[name].Replicas) > 0 {
 			return fmt.Errorf("cannot start service %q: it has no container; create it with \"stack up %s\"", name, name)
 		}
 	}
@@ -284,23 +285,23 @@ func planStarts(plan *Plan, desired *spec.Desired, observed Observed, services [
 
 // Restart plans to stop and start services and, unless NoDeps is set, those
 // that depend on them with restart: true.
-func Restart(desired *spec.Desired, observed Observed, o StopOptions) (*Plan, error) {
-	desired = knownProject(desired, observed)
-	if err := checkServices(desired, o.Services); err != nil {
+func Restart(wanted *desired.Project, observed Observed, o StopOptions) (*Plan, error) {
+	wanted = knownProject(wanted, observed)
+	if err := checkServices(wanted, o.Services); err != nil {
 		return nil, err
 	}
 	services := o.Services
 	if len(services) == 0 {
-		services = slices.Sorted(maps.Keys(desired.Services))
+		services = slices.Sorted(maps.Keys(wanted.Services))
 	} else if !o.NoDeps {
-		services = withDependents(desired, services, func(d spec.Dependency) bool { return d.Restart })
+		services = withDependents(wanted, services, func(d desired.Dependency) bool { return d.Restart })
 	}
-	plan := &Plan{replicas: replicaCounts(desired)}
-	stops, err := planStops(plan, desired, observed, services, o, "restart")
+	plan := &Plan{replicas: replicaCounts(wanted)}
+	stops, err := planStops(plan, wanted, observed, services, o, "restart")
 	if err != nil {
 		return nil, err
 	}
-	if err := planStarts(plan, desired, observed, services, stops); err != nil {
+	if err := planStarts(plan, wanted, observed, services, stops); err != nil {
 		return nil, err
 	}
 	return plan, plan.finish()

@@ -3,8 +3,8 @@ package plan
 import (
 	"slices"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/netns/endpoint"
 )
 
 // early finds old containers that a new one of another service needs out of the
@@ -44,7 +44,7 @@ func (d *decision) starts() bool {
 }
 
 // portsClash says whether two containers want the same fixed host port.
-func portsClash(a, b []netns.Port) bool {
+func portsClash(a, b []endpoint.Port) bool {
 	for _, x := range a {
 		for _, y := range b {
 			if x.HostPort == 0 || y.HostPort == 0 || x.Protocol != y.Protocol {
@@ -279,7 +279,7 @@ func (c *computer) ready(service string) []*Op {
 }
 
 // wait is the one operation that waits for a condition of a service.
-func (c *computer) wait(name string, dep spec.Dependency) *Op {
+func (c *computer) wait(name string, dep desired.Dependency) *Op {
 	key := name + " " + dep.Condition
 	op := c.waits[key]
 	if op == nil {

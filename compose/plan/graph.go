@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/compose/desired"
 )
 
 // dependencyOrder lists services so that each stands after what it depends on;
@@ -51,7 +51,7 @@ func dependencyOrder(services []string, dependsOn func(string) []string) ([]stri
 	return order, nil
 }
 
-func dependencyNames(d *spec.Desired, name string) []string {
+func dependencyNames(d *desired.Project, name string) []string {
 	s := d.Services[name]
 	if s == nil {
 		return nil
@@ -60,7 +60,7 @@ func dependencyNames(d *spec.Desired, name string) []string {
 }
 
 // withDependencies is names and, transitively, what they depend on.
-func withDependencies(d *spec.Desired, names []string) []string {
+func withDependencies(d *desired.Project, names []string) []string {
 	seen := map[string]bool{}
 	var add func(string)
 	add = func(name string) {
@@ -80,7 +80,7 @@ func withDependencies(d *spec.Desired, names []string) []string {
 
 // withDependents is names and, transitively, the services that depend on them
 // in a way that follow accepts.
-func withDependents(d *spec.Desired, names []string, follow func(spec.Dependency) bool) []string {
+func withDependents(d *desired.Project, names []string, follow func(desired.Dependency) bool) []string {
 	seen := map[string]bool{}
 	var add func(string)
 	add = func(name string) {
@@ -101,7 +101,7 @@ func withDependents(d *spec.Desired, names []string, follow func(spec.Dependency
 }
 
 // checkServices refuses names that are no services.
-func checkServices(d *spec.Desired, names []string) error {
+func checkServices(d *desired.Project, names []string) error {
 	for _, name := range names {
 		if _, ok := d.Services[name]; ok {
 			continue
@@ -110,7 +110,7 @@ func checkServices(d *spec.Desired, names []string) error {
 			return fmt.Errorf("service %q is disabled by its profile; enable the profile with --profile", name)
 		}
 		known := slices.Sorted(maps.Keys(d.Services))
-		if near := spec.Nearest(name, known); near != "" {
+		if near := desired.Nearest(name, known); near != "" {
 			return fmt.Errorf("no such service: %q; did you mean %q?", name, near)
 		}
 		return fmt.Errorf("no such service: %q; there is %s", name, strings.Join(known, ", "))
@@ -120,7 +120,7 @@ func checkServices(d *spec.Desired, names []string) error {
 
 // sharedServices are the services whose namespaces or volumes a spec uses, by
 // the attribute that says so.
-func sharedServices(s *spec.Service) map[string]string {
+func sharedServices(s *desired.Service) map[string]string {
 	out := map[string]string{}
 	if len(s.Replicas) == 0 {
 		return out

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // ImageOpKind says how an image comes to be here.
@@ -50,7 +50,7 @@ type ImageOptions struct {
 // Images decides which images are pulled or built before anything else is done,
 // by the pull policies of the services that the options choose and by what is
 // here. Pulls come before builds; each image comes once.
-func Images(d *spec.Desired, o ImageOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
+func Images(d *desired.Project, o ImageOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
 	if err := checkServices(d, o.Services); err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func Images(d *spec.Desired, o ImageOptions, local func(image, platform string) 
 			builds = addImageOp(builds, op)
 		}
 		for _, m := range sp.Mounts {
-			if m.Type != volumes.TypeImage {
+			if m.Type != volume.TypeImage {
 				continue
 			}
 			here, err := local(m.Source, "")
@@ -106,7 +106,7 @@ type PullOptions struct {
 
 // Pulls decides which images are pulled where nothing but that is asked for.
 // Each comes once.
-func Pulls(d *spec.Desired, o PullOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
+func Pulls(d *desired.Project, o PullOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
 	if err := checkServices(d, o.Services); err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func Pulls(d *spec.Desired, o PullOptions, local func(image, platform string) (L
 }
 
 // imageOp is what one service's image needs; an empty Kind for nothing.
-func imageOp(s *spec.Service, here LocalImage, o ImageOptions) ImageOp {
+func imageOp(s *desired.Service, here LocalImage, o ImageOptions) ImageOp {
 	build := func(cause string) ImageOp {
 		if o.NoBuild && here.Present {
 			return ImageOp{}
@@ -201,7 +201,7 @@ func addImageOp(ops []ImageOp, op ImageOp) []ImageOp {
 }
 
 // builtHere tells whether a service of the project builds the image.
-func builtHere(d *spec.Desired, image string) bool {
+func builtHere(d *desired.Project, image string) bool {
 	for _, s := range d.Services {
 		if s.HasBuild && len(s.Replicas) > 0 && s.Replicas[0].Spec.Image == image {
 			return true
@@ -229,7 +229,7 @@ func PrintImages(ops []ImageOp) string {
 
 // InScope are the services that the options of up choose, with what they depend
 // on.
-func InScope(d *spec.Desired, services []string, noDeps bool) []string {
+func InScope(d *desired.Project, services []string, noDeps bool) []string {
 	_, scope := inScope(d, services, noDeps)
 	return scope
 }

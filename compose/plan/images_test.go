@@ -6,69 +6,69 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 func TestImages(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	service := func(image, policy string, change ...func(*spec.Service)) *spec.Service {
-		s := &spec.Service{PullPolicy: policy, Replicas: []spec.Replica{{Index: 1, Spec: engine.Spec{Image: image}}}}
+	service := func(image, policy string, change ...func(*desired.Service)) *desired.Service {
+		s := &desired.Service{PullPolicy: policy, Replicas: []desired.Replica{{Index: 1, Spec: container.Spec{Image: image}}}}
 		for _, c := range change {
 			c(s)
 		}
 		return s
 	}
-	built := func(s *spec.Service) { s.HasBuild = true }
-	onlyBuilt := func(s *spec.Service) { s.HasBuild, s.OnlyBuilt = true, true }
-	daily := func(s *spec.Service) { s.PullEvery = 24 * time.Hour }
-	needs := func(name string) func(*spec.Service) {
-		return func(s *spec.Service) { s.DependsOn = map[string]spec.Dependency{name: {Required: true}} }
+	built := func(s *desired.Service) { s.HasBuild = true }
+	onlyBuilt := func(s *desired.Service) { s.HasBuild, s.OnlyBuilt = true, true }
+	daily := func(s *desired.Service) { s.PullEvery = 24 * time.Hour }
+	needs := func(name string) func(*desired.Service) {
+		return func(s *desired.Service) { s.DependsOn = map[string]desired.Dependency{name: {Required: true}} }
 	}
 	here := map[string]time.Duration{"here": time.Hour, "old": 48 * time.Hour}
 
 	for _, c := range []struct {
 		name     string
-		services map[string]*spec.Service
+		services map[string]*desired.Service
 		o        ImageOptions
 		want     string
 	}{
-		{"what is here is left alone", map[string]*spec.Service{"a": service("here", ""), "b": service("here", "missing")}, ImageOptions{}, ""},
-		{"what is missing is pulled once", map[string]*spec.Service{"a": service("x", ""), "b": service("x", "missing"), "c": service("y", "")}, ImageOptions{},
+		{"what is here is left alone", map[string]*desired.Service{"a": service("here", ""), "b": service("here", "missing")}, ImageOptions{}, ""},
+		{"what is missing is pulled once", map[string]*desired.Service{"a": service("x", ""), "b": service("x", "missing"), "c": service("y", "")}, ImageOptions{},
 			"PullImage x for a, b, not here\nPullImage y for c, not here\n"},
-		{"always and never", map[string]*spec.Service{"a": service("here", "always"), "b": service("x", "never")}, ImageOptions{},
+		{"always and never", map[string]*desired.Service{"a": service("here", "always"), "b": service("x", "never")}, ImageOptions{},
 			"PullImage here for a, pull policy always\n"},
-		{"refresh", map[string]*spec.Service{"a": service("here", "refresh", daily), "b": service("old", "refresh", daily), "c": service("x", "refresh", daily)}, ImageOptions{},
+		{"refresh", map[string]*desired.Service{"a": service("here", "refresh", daily), "b": service("old", "refresh", daily), "c": service("x", "refresh", daily)}, ImageOptions{},
 			"PullImage old for b, last pulled 48h0m0s ago, pull policy every 24h0m0s\nPullImage x for c, not here\n"},
-		{"builds come last, and are no pulls", map[string]*spec.Service{"a": service("x", "", built), "b": service("y", ""), "c": service("here", "", built), "d": service("here", "build", built)}, ImageOptions{},
+		{"builds come last, and are no pulls", map[string]*desired.Service{"a": service("x", "", built), "b": service("y", ""), "c": service("here", "", built), "d": service("here", "build", built)}, ImageOptions{},
 			"PullImage y for b, not here\nBuildImage x for a, not here\nBuildImage here for d, pull policy build\n"},
-		{"a policy has what can be built pulled, and built if that fails", map[string]*spec.Service{"a": service("x", "missing", built), "b": service("y", "always", built)}, ImageOptions{},
+		{"a policy has what can be built pulled, and built if that fails", map[string]*desired.Service{"a": service("x", "missing", built), "b": service("y", "always", built)}, ImageOptions{},
 			"PullImage x for a, not here, else build\nPullImage y for b, pull policy always, else build\n"},
-		{"what has no name but its build's is never pulled", map[string]*spec.Service{"a": service("x", "always", onlyBuilt), "b": service("here", "always", onlyBuilt)}, ImageOptions{},
+		{"what has no name but its build's is never pulled", map[string]*desired.Service{"a": service("x", "always", onlyBuilt), "b": service("here", "always", onlyBuilt)}, ImageOptions{},
 			"BuildImage x for a, not here\n"},
-		{"never does not keep from building", map[string]*spec.Service{"a": service("x", "never", built)}, ImageOptions{}, "BuildImage x for a, not here\n"},
-		{"no build", map[string]*spec.Service{"a": service("here", "build", built), "b": service("x", "missing", built)}, ImageOptions{NoBuild: true},
+		{"never does not keep from building", map[string]*desired.Service{"a": service("x", "never", built)}, ImageOptions{}, "BuildImage x for a, not here\n"},
+		{"no build", map[string]*desired.Service{"a": service("here", "build", built), "b": service("x", "missing", built)}, ImageOptions{NoBuild: true},
 			"PullImage x for b, not here\n"},
-		{"one service builds what another names", map[string]*spec.Service{"a": service("x", "", built), "b": service("x", "")}, ImageOptions{},
+		{"one service builds what another names", map[string]*desired.Service{"a": service("x", "", built), "b": service("x", "")}, ImageOptions{},
 			"BuildImage x for a, not here\n"},
-		{"only what is asked for, and what it needs", map[string]*spec.Service{"a": service("x", "", needs("b")), "b": service("y", ""), "c": service("z", "")}, ImageOptions{Services: []string{"a"}},
+		{"only what is asked for, and what it needs", map[string]*desired.Service{"a": service("x", "", needs("b")), "b": service("y", ""), "c": service("z", "")}, ImageOptions{Services: []string{"a"}},
 			"PullImage x for a, not here\nPullImage y for b, not here\n"},
-		{"without what it needs", map[string]*spec.Service{"a": service("x", "", needs("b")), "b": service("y", "")}, ImageOptions{Services: []string{"a"}, NoDeps: true},
+		{"without what it needs", map[string]*desired.Service{"a": service("x", "", needs("b")), "b": service("y", "")}, ImageOptions{Services: []string{"a"}, NoDeps: true},
 			"PullImage x for a, not here\n"},
-		{"platforms", map[string]*spec.Service{"a": service("x", "", func(s *spec.Service) { s.Replicas[0].Spec.Platform = "linux/arm64" }), "b": service("x", "")}, ImageOptions{},
+		{"platforms", map[string]*desired.Service{"a": service("x", "", func(s *desired.Service) { s.Replicas[0].Spec.Platform = "linux/arm64" }), "b": service("x", "")}, ImageOptions{},
 			"PullImage x (linux/arm64) for a, not here\nPullImage x for b, not here\n"},
-		{"mounted images", map[string]*spec.Service{"a": service("here", "", func(s *spec.Service) {
-			s.Replicas[0].Spec.Mounts = []volumes.Mount{{Type: volumes.TypeImage, Source: "m", Target: "/m"}}
+		{"mounted images", map[string]*desired.Service{"a": service("here", "", func(s *desired.Service) {
+			s.Replicas[0].Spec.Mounts = []volume.Mount{{Type: volume.TypeImage, Source: "m", Target: "/m"}}
 		})}, ImageOptions{}, "PullImage m for a, mounted and not here\n"},
-		{"no replica needs no image", map[string]*spec.Service{"a": {}}, ImageOptions{}, ""},
+		{"no replica needs no image", map[string]*desired.Service{"a": {}}, ImageOptions{}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.o.Now = now
 			for name, s := range c.services {
 				s.Name = name
 			}
-			ops, err := Images(&spec.Desired{Services: c.services}, c.o, func(image, _ string) (LocalImage, error) {
+			ops, err := Images(&desired.Project{Services: c.services}, c.o, func(image, _ string) (LocalImage, error) {
 				age, ok := here[image]
 				return LocalImage{Present: ok, Tagged: now.Add(-age)}, nil
 			})
@@ -83,14 +83,14 @@ func TestImages(t *testing.T) {
 }
 
 func TestPulls(t *testing.T) {
-	service := func(image, policy string, built bool) *spec.Service {
-		return &spec.Service{PullPolicy: policy, HasBuild: built, Replicas: []spec.Replica{{Index: 1, Spec: engine.Spec{Image: image}}}}
+	service := func(image, policy string, built bool) *desired.Service {
+		return &desired.Service{PullPolicy: policy, HasBuild: built, Replicas: []desired.Replica{{Index: 1, Spec: container.Spec{Image: image}}}}
 	}
-	d := &spec.Desired{Services: map[string]*spec.Service{
+	d := &desired.Project{Services: map[string]*desired.Service{
 		"a": service("here", "", false), "b": service("x", "", true), "c": service("x", "", false),
 		"d": service("y", "never", false), "e": service("z", "build", true), "f": {OnlyBuilt: true},
 	}}
-	d.Services["a"].DependsOn = map[string]spec.Dependency{"c": {Required: true}}
+	d.Services["a"].DependsOn = map[string]desired.Dependency{"c": {Required: true}}
 	local := func(image, _ string) (LocalImage, error) { return LocalImage{Present: image == "here"}, nil }
 	for _, c := range []struct {
 		name string

@@ -4,10 +4,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/healthcheck"
-	"github.com/stack-run/stack/netns"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/healthcheck/health"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // Observed is what exists.
@@ -17,8 +17,8 @@ type Observed struct {
 	Containers []Container
 	// Networks and Volumes are all on the machine: external ones are looked up
 	// here as well.
-	Networks []netns.Network
-	Volumes  []volumes.Volume
+	Networks []endpoint.Network
+	Volumes  []volume.Volume
 }
 
 // Container is a container as it exists.
@@ -30,8 +30,8 @@ type Container struct {
 	OneOff        bool
 	Hash          string // "v1:…", of what it was made from
 	ImageID       string
-	Phase         engine.Phase
-	Health        healthcheck.Status
+	Phase         container.Phase
+	Health        health.Status
 	ExitCode      int
 	StoppedByUser bool
 	Created       time.Time
@@ -39,11 +39,11 @@ type Container struct {
 	// NetworkOf is the ID of the container whose network it uses, "" for its own.
 	NetworkOf string
 	// Spec is what it was made from; nil if not known, then only hashes count.
-	Spec *engine.Spec
+	Spec *container.Spec
 }
 
 // FromRecord makes a Container of an engine's record.
-func FromRecord(c *engine.Container) Container {
+func FromRecord(c *container.Record) Container {
 	networkOf := ""
 	if ep := c.State.Endpoint; ep != nil {
 		networkOf, _ = strings.CutPrefix(ep.Spec.Mode, "container:")
@@ -73,7 +73,7 @@ func FromRecord(c *engine.Container) Container {
 // live says that the container has, or will have again by itself, a process.
 func (c *Container) live() bool {
 	switch c.Phase {
-	case engine.Running, engine.Paused, engine.Restarting:
+	case container.Running, container.Paused, container.Restarting:
 		return true
 	}
 	return false

@@ -7,26 +7,26 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/netns"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 	"pgregory.net/rapid"
 )
 
 // drawDesired makes up a project. Service 0 is at the bottom of the graph.
-func drawDesired(t *rapid.T, label string) (*spec.Desired, map[string]bool) {
-	d := &spec.Desired{Version: 1, Project: "shop", Services: map[string]*spec.Service{}, Networks: map[string]*spec.Network{}, Volumes: map[string]*spec.Volume{}}
+func drawDesired(t *rapid.T, label string) (*desired.Project, map[string]bool) {
+	d := &desired.Project{Version: 1, Project: "shop", Services: map[string]*desired.Service{}, Networks: map[string]*desired.Network{}, Volumes: map[string]*desired.Volume{}}
 	oneOff := map[string]bool{}
 	draw := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(t, label+what) }
 	for _, key := range []string{"front", "back"} {
-		d.Networks[key] = &spec.Network{Spec: netns.NetworkSpec{Name: "shop_" + key, Project: "shop", Key: key, Driver: "bridge", Internal: draw(key+" internal", 3) == 0}}
+		d.Networks[key] = &desired.Network{Spec: endpoint.NetworkSpec{Name: "shop_" + key, Project: "shop", Key: key, Driver: "bridge", Internal: draw(key+" internal", 3) == 0}}
 	}
-	d.Volumes["data"] = &spec.Volume{Spec: volumes.Spec{Name: "shop_data", Project: "shop", Key: "data", Driver: "local", DriverOpts: map[string]string{"size": fmt.Sprint(draw("volume", 2))}}}
+	d.Volumes["data"] = &desired.Volume{Spec: volume.Spec{Name: "shop_data", Project: "shop", Key: "data", Driver: "local", DriverOpts: map[string]string{"size": fmt.Sprint(draw("volume", 2))}}}
 	n := 1 + draw("services", 5)
 	for i := range n {
 		name := fmt.Sprintf("s%d", i)
-		s := &spec.Service{Name: name, DependsOn: map[string]spec.Dependency{}}
+		s := &desired.Service{Name: name, DependsOn: map[string]desired.Dependency{}}
 		job := draw(name+" job", 5) == 0
 		oneOff[name] = job
 		for j := range i {
@@ -38,7 +38,7 @@ func drawDesired(t *rapid.T, label string) (*spec.Desired, map[string]bool) {
 			if oneOff[dep] {
 				conditions = []string{"service_completed_successfully"}
 			}
-			s.DependsOn[dep] = spec.Dependency{Condition: conditions[draw(name+dep+" condition", len(conditions))], Restart: draw(name+dep+" restart", 2) == 0, Required: true}
+			s.DependsOn[dep] = desired.Dependency{Condition: conditions[draw(name+dep+" condition", len(conditions))], Restart: draw(name+dep+" restart", 2) == 0, Required: true}
 		}
 		replicas := draw(name+" replicas", 3)
 		env := fmt.Sprintf("LEVEL=%d", draw(name+" env", 2))
@@ -54,27 +54,27 @@ func drawDesired(t *rapid.T, label string) (*spec.Desired, map[string]bool) {
 			}
 		}
 		for index := 1; index <= replicas; index++ {
-			c := engine.Spec{
+			c := container.Spec{
 				Name: fmt.Sprintf("shop-%s-%d", name, index), Image: "img", ImageID: image,
-				Labels:  map[string]string{spec.LabelProject: "shop", spec.LabelService: name, spec.LabelContainerNumber: fmt.Sprint(index)},
-				Process: engine.Process{Env: []string{env}},
+				Labels:  map[string]string{desired.LabelProject: "shop", desired.LabelService: name, desired.LabelContainerNumber: fmt.Sprint(index)},
+				Process: container.Process{Env: []string{env}},
 			}
 			if share != "" {
 				c.Network.Mode = "service:" + share
 			} else {
-				c.Network.Networks = []netns.Attachment{{Network: network}}
+				c.Network.Networks = []endpoint.Attachment{{Network: network}}
 				// A port of its own per replica, out of a few that services trade.
 				if port > 0 && index == 1 && !portTaken(d, 8000+port) {
-					c.Network.Ports = []netns.Port{{HostPort: 8000 + port, ContainerPort: 80, Protocol: "tcp"}}
+					c.Network.Ports = []endpoint.Port{{HostPort: 8000 + port, ContainerPort: 80, Protocol: "tcp"}}
 				}
 			}
 			if draw(name+" volume", 3) == 0 {
-				c.Mounts = []volumes.Mount{{Type: volumes.TypeVolume, Source: "shop_data", Target: "/data"}}
+				c.Mounts = []volume.Mount{{Type: volume.TypeVolume, Source: "shop_data", Target: "/data"}}
 			}
 			if job {
 				c.Restart.Policy = "no"
 			}
-			s.Replicas = append(s.Replicas, spec.Replica{Index: index, Spec: c, Hash: spec.Hash(&c)})
+			s.Replicas = append(s.Replicas, desired.Replica{Index: index, Spec: c, Hash: desired.Hash(&c)})
 		}
 		d.Services[name] = s
 	}
@@ -92,7 +92,7 @@ func drawDesired(t *rapid.T, label string) (*spec.Desired, map[string]bool) {
 	return d, oneOff
 }
 
-func portTaken(d *spec.Desired, port uint16) bool {
+func portTaken(d *desired.Project, port uint16) bool {
 	for _, s := range d.Services {
 		for _, r := range s.Replicas {
 			for _, p := range r.Spec.Network.Ports {
@@ -166,7 +166,7 @@ func TestApplyingAPlanLeavesNothingToDo(t *testing.T) {
 			}
 			if rapid.Bool().Draw(t, "something dies") && len(w.Containers) > 0 {
 				c := &w.Containers[rapid.IntRange(0, len(w.Containers)-1).Draw(t, "which")]
-				c.Phase, c.ExitCode = engine.Exited, 137
+				c.Phase, c.ExitCode = container.Exited, 137
 			}
 		}
 	})
@@ -222,7 +222,7 @@ func TestOnlyChangedServicesAreRecreated(t *testing.T) {
 		for i := range d.Services[changed].Replicas {
 			r := &d.Services[changed].Replicas[i]
 			r.Spec.Process.Env = []string{"LEVEL=changed"}
-			r.Hash = spec.Hash(&r.Spec)
+			r.Hash = desired.Hash(&r.Spec)
 		}
 		p, err = Compute(d, w.Observed, opts)
 		if err != nil {

@@ -5,11 +5,11 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/healthcheck"
-	"github.com/stack-run/stack/netns"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/healthcheck/health"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // world is a machine that obeys a plan and refuses what a real one would.
@@ -33,7 +33,7 @@ func (w *world) container(id string) *Container {
 // apply runs the first n operations of a plan (all with n < 0) in an order that
 // the graph allows and order picks: an executor that runs them in parallel may
 // come by any.
-func (w *world) apply(d *spec.Desired, p *Plan, n int, order *rand.Rand) error {
+func (w *world) apply(d *desired.Project, p *Plan, n int, order *rand.Rand) error {
 	made := map[int]string{}
 	done := map[int]bool{}
 	left := slices.Clone(p.Ops)
@@ -60,41 +60,41 @@ func (w *world) apply(d *spec.Desired, p *Plan, n int, order *rand.Rand) error {
 	return nil
 }
 
-func (w *world) run(d *spec.Desired, op *Op, id string, made map[int]string) error {
+func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) error {
 	x := w.container(id)
 	switch op.Kind {
 	case CreateNetwork:
 		if w.hasNetwork(op.Name) {
 			return fmt.Errorf("exists")
 		}
-		w.Networks = append(w.Networks, netns.Network{NetworkSpec: d.Networks[op.Key].Spec, ID: op.Name})
+		w.Networks = append(w.Networks, endpoint.Network{NetworkSpec: d.Networks[op.Key].Spec, ID: op.Name})
 	case RemoveNetwork:
 		for _, c := range w.Containers {
 			if c.live() && attached(c.Spec, op.Name) {
 				return fmt.Errorf("in use by %s", c.Name)
 			}
 		}
-		w.Networks = slices.DeleteFunc(w.Networks, func(n netns.Network) bool { return n.Name == op.Name })
+		w.Networks = slices.DeleteFunc(w.Networks, func(n endpoint.Network) bool { return n.Name == op.Name })
 	case CreateVolume:
-		w.Volumes = append(w.Volumes, volumes.Volume{Spec: d.Volumes[op.Key].Spec})
+		w.Volumes = append(w.Volumes, volume.Volume{Spec: d.Volumes[op.Key].Spec})
 	case RemoveVolume:
 		for _, c := range w.Containers {
-			if slices.ContainsFunc(c.Spec.Mounts, func(m volumes.Mount) bool { return m.Source == op.Name }) {
+			if slices.ContainsFunc(c.Spec.Mounts, func(m volume.Mount) bool { return m.Source == op.Name }) {
 				return fmt.Errorf("in use by %s", c.Name)
 			}
 		}
-		w.Volumes = slices.DeleteFunc(w.Volumes, func(v volumes.Volume) bool { return v.Name == op.Name })
+		w.Volumes = slices.DeleteFunc(w.Volumes, func(v volume.Volume) bool { return v.Name == op.Name })
 	case CreateContainer:
 		return w.create(d, op, made)
 	case StartContainer:
 		return w.start(d, x, op)
 	case UnpauseContainer:
-		x.Phase = engine.Running
+		x.Phase = container.Running
 	case StopContainer:
 		if !x.live() {
 			return fmt.Errorf("does not run")
 		}
-		x.Phase, x.ExitCode = engine.Exited, 143
+		x.Phase, x.ExitCode = container.Exited, 143
 	case RemoveContainer:
 		if x.live() {
 			return fmt.Errorf("still runs")
@@ -112,10 +112,10 @@ func (w *world) run(d *spec.Desired, op *Op, id string, made map[int]string) err
 }
 
 func (w *world) hasNetwork(name string) bool {
-	return slices.ContainsFunc(w.Networks, func(n netns.Network) bool { return n.Name == name })
+	return slices.ContainsFunc(w.Networks, func(n endpoint.Network) bool { return n.Name == name })
 }
 
-func (w *world) create(d *spec.Desired, op *Op, made map[int]string) error {
+func (w *world) create(d *desired.Project, op *Op, made map[int]string) error {
 	replica := d.Services[op.Service].Replicas[op.Index-1]
 	name := op.Name
 	if op.TempName != "" {
@@ -130,7 +130,7 @@ func (w *world) create(d *spec.Desired, op *Op, made map[int]string) error {
 		}
 	}
 	for _, m := range replica.Spec.Mounts {
-		if m.Type == volumes.TypeVolume && !slices.ContainsFunc(w.Volumes, func(v volumes.Volume) bool { return v.Name == m.Source }) {
+		if m.Type == volume.TypeVolume && !slices.ContainsFunc(w.Volumes, func(v volume.Volume) bool { return v.Name == m.Source }) {
 			return fmt.Errorf("no volume %s", m.Source)
 		}
 	}
@@ -138,11 +138,11 @@ func (w *world) create(d *spec.Desired, op *Op, made map[int]string) error {
 	id := fmt.Sprintf("%012x%052d", w.serial, 0)
 	made[op.ID] = id
 	s := replica.Spec
-	w.Containers = append(w.Containers, Container{ID: id, Name: name, Service: op.Service, Index: op.Index, Hash: replica.Hash, ImageID: s.ImageID, Phase: engine.Created, Spec: &s})
+	w.Containers = append(w.Containers, Container{ID: id, Name: name, Service: op.Service, Index: op.Index, Hash: replica.Hash, ImageID: s.ImageID, Phase: container.Created, Spec: &s})
 	return nil
 }
 
-func (w *world) start(d *spec.Desired, x *Container, op *Op) error {
+func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 	if x == nil {
 		return fmt.Errorf("no such container")
 	}
@@ -168,9 +168,9 @@ func (w *world) start(d *spec.Desired, x *Container, op *Op) error {
 			}
 		}
 	}
-	x.Phase, x.Health = engine.Running, healthcheck.Healthy
+	x.Phase, x.Health = container.Running, health.Healthy
 	if w.oneOff[x.Service] {
-		x.Phase, x.Health, x.ExitCode = engine.Exited, "", 0
+		x.Phase, x.Health, x.ExitCode = container.Exited, "", 0
 	}
 	return nil
 }
@@ -182,7 +182,7 @@ func (w *world) wait(op *Op) error {
 			continue
 		}
 		if w.oneOff[c.Service] && c.live() {
-			c.Phase, c.ExitCode = engine.Exited, 0 // it ends while it is waited for
+			c.Phase, c.ExitCode = container.Exited, 0 // it ends while it is waited for
 		}
 		if !met(op.Condition, c) {
 			return fmt.Errorf("%s is %s", c.Name, c.Phase)
@@ -194,9 +194,9 @@ func (w *world) wait(op *Op) error {
 func met(condition string, c *Container) bool {
 	switch condition {
 	case "service_healthy":
-		return c.Phase == engine.Running && c.Health == healthcheck.Healthy
+		return c.Phase == container.Running && c.Health == health.Healthy
 	case "service_completed_successfully":
-		return c.Phase == engine.Exited && c.ExitCode == 0
+		return c.Phase == container.Exited && c.ExitCode == 0
 	}
-	return c.live() || c.Phase == engine.Exited
+	return c.live() || c.Phase == container.Exited
 }

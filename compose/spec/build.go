@@ -13,9 +13,6 @@ import (
 	"github.com/stack-run/stack/engine"
 )
 
-// Version is the schema version of Desired.
-const Version = 1
-
 // HostFacts are what Build needs besides the project.
 type HostFacts struct {
 	// ReadFile reads the files of configs, secrets and seccomp profiles.
@@ -29,6 +26,12 @@ type HostFacts struct {
 	// Separator joins project, service and number in names: "-", or "_" with
 	// --compatibility. Empty means "-".
 	Separator string
+	// Touched are the services whose faults count; nil means all. Another one with
+	// a fault, and all of Aside, are what they were in Earlier, or left out.
+	Touched []string
+	Aside   []string
+	// Earlier is what the project was last asked to be, nil if it is new.
+	Earlier *Desired
 }
 
 // Warning is something in the model that is not acted on as written.
@@ -145,21 +148,94 @@ func (b *builder) build() *Desired {
 	}
 	for _, name := range p.ServiceNames() {
 		s := p.Services[name]
+		if slices.Contains(b.host.Aside, name) {
+			continue
+		}
 		if files := s.CustomLabels[LabelEnvironmentFile]; files != "" && d.EnvFiles == nil {
 			d.EnvFiles = strings.Split(files, ",")
 		}
+		faults, warnings := len(b.errs), len(b.warnings)
 		b.service(d, s)
+		if len(b.errs) > faults && !b.touched(name) {
+			b.errs, b.warnings = b.errs[:faults], b.warnings[:warnings]
+			delete(d.Services, name)
+		}
 	}
+	b.putAside(d)
 	b.links(d)
 	for _, s := range d.Services {
 		for i := range s.Replicas {
 			r := &s.Replicas[i]
+			if r.Hash != "" {
+				continue // of an earlier service
+			}
 			r.Hash = Hash(&r.Spec)
 			r.Spec.Labels[LabelConfigHash] = r.Hash
 		}
 	}
 	b.checkUnique(d)
 	return d
+}
+
+func (b *builder) touched(service string) bool {
+	return b.host.Touched == nil || slices.Contains(b.host.Touched, service)
+}
+
+// putAside takes the services that could not be built from what the project was
+// before, with their networks and volumes. What never was is disabled, and so is
+// what cannot be without it.
+func (b *builder) putAside(d *Desired) {
+	var missing []string
+	for _, name := range b.project.ServiceNames() {
+		if d.Services[name] != nil {
+			continue
+		}
+		if b.host.Earlier == nil || b.host.Earlier.Services[name] == nil {
+			missing = append(missing, name)
+			continue
+		}
+		keepService(d, b.host.Earlier, name)
+	}
+	for len(missing) > 0 {
+		gone := missing[0]
+		missing = missing[1:]
+		d.Disabled = append(d.Disabled, gone)
+		for name, s := range d.Services {
+			if _, needed := s.DependsOn[gone]; !needed {
+				continue
+			}
+			if b.touched(name) || !s.DependsOn[gone].Required {
+				delete(s.DependsOn, gone) // it was asked for without what it depends on
+				continue
+			}
+			delete(d.Services, name)
+			missing = append(missing, name)
+		}
+	}
+	slices.Sort(d.Disabled)
+}
+
+// keepService takes a service over from what the project was, with the networks
+// and volumes that nothing else uses.
+func keepService(d, earlier *Desired, name string) {
+	s := earlier.Services[name]
+	d.Services[name] = s
+	for _, r := range s.Replicas {
+		for _, at := range r.Spec.Network.Networks {
+			for key, n := range earlier.Networks {
+				if d.Networks[key] == nil && n.Spec.Name == at.Network {
+					d.Networks[key] = n
+				}
+			}
+		}
+		for _, m := range r.Spec.Mounts {
+			for key, v := range earlier.Volumes {
+				if d.Volumes[key] == nil && v.Spec.Name == m.Source {
+					d.Volumes[key] = v
+				}
+			}
+		}
+	}
 }
 
 func activeProfiles(profiles []string) []string {
@@ -348,7 +424,7 @@ func (b *builder) checkUnique(d *Desired) {
 	owner := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 		for _, r := range d.Services[name].Replicas {
-			if other, taken := owner[r.Spec.Name]; taken && other != name {
+			if other, taken := owner[r.Spec.Name]; taken && other != name && b.touched(name) && b.touched(other) {
 				b.fail("services."+name+".container_name", "container name %q is also that of service %q; give each its own", r.Spec.Name, other)
 			}
 			owner[r.Spec.Name] = name

@@ -65,7 +65,7 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 		}
 		spec.Network.Sysctls[key] = s.Sysctls[key]
 	}
-	for _, f := range spec.Faults() {
+	for _, f := range engine.Faults(spec) {
 		b.fail(path+"."+f.Attribute, "%w", f.Err)
 	}
 	return spec

@@ -1,135 +1,54 @@
 package spec
 
 import (
-	"slices"
-	"time"
-
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/netns"
-	"github.com/stack-run/stack/volumes"
 )
 
-// A reference to a sibling service inside an engine.Spec is the placeholder
-// "service:NAME" and is resolved when the container is created, against the
-// container of NAME with the lowest number:
-//
-//	Network.Mode, Isolation.PIDMode, Isolation.IPCMode   "service:NAME"
-//	VolumesFrom                                          "service:NAME:rw" or ":ro"
-//
-// References to containers outside the project read "container:NAME" and, in
-// VolumesFrom, "container:NAME:rw" or ":ro".
+// The words of package desired, into which this package translates.
+type (
+	Desired    = desired.Project
+	Service    = desired.Service
+	Replica    = desired.Replica
+	Dependency = desired.Dependency
+	Hook       = desired.Hook
+	Network    = desired.Network
+	Volume     = desired.Volume
+)
 
-// Desired is what a project must be: the Compose model translated into the
-// engine's terms. It is plain data, stored as the project's definition so that
-// a supervisor can bring the project up again after a crash or a boot.
-type Desired struct {
-	Version     int                 `json:"version"` // of this schema, now 1
-	Project     string              `json:"project"`
-	WorkingDir  string              `json:"workingDir,omitempty"`
-	ConfigFiles []string            `json:"configFiles,omitempty"`
-	EnvFiles    []string            `json:"envFiles,omitempty"`
-	Profiles    []string            `json:"profiles,omitempty"`
-	Services    map[string]*Service `json:"services"`
-	// Networks and Volumes are by Compose key.
-	Networks map[string]*Network `json:"networks,omitempty"`
-	Volumes  map[string]*Volume  `json:"volumes,omitempty"`
-	// Disabled are the services that an inactive profile or a selection turns
-	// off: their containers are no orphans.
-	Disabled []string `json:"disabled,omitempty"`
-	// Environment is what a one-off's "-e NAME" without a value is looked up in.
-	// It is not stored.
-	Environment map[string]string `json:"-"`
-}
+const (
+	Version     = desired.Version
+	HashVersion = desired.HashVersion
 
-// Service is one service of a project.
-type Service struct {
-	Name string `json:"name"`
-	// Replicas holds one spec per replica; index i is container number i+1.
-	Replicas  []Replica             `json:"replicas"`
-	DependsOn map[string]Dependency `json:"dependsOn,omitempty"`
-	// PullPolicy is "" where nothing was said, always, never, missing, build, or
-	// refresh, which pulls what has been here for PullEvery.
-	PullPolicy string        `json:"pullPolicy,omitempty"`
-	PullEvery  time.Duration `json:"pullEvery,omitempty"`
-	// HasBuild says that the service has a build section, OnlyBuilt that it names
-	// no image besides, so that no registry can have it.
-	HasBuild  bool `json:"hasBuild,omitempty"`
-	OnlyBuilt bool `json:"onlyBuilt,omitempty"`
-	// PostStart and PreStop are the lifecycle hooks.
-	PostStart []Hook `json:"postStart,omitempty"`
-	PreStop   []Hook `json:"preStop,omitempty"`
-	// NoAttach (attach: false) keeps the service's log out of a foreground up.
-	NoAttach bool `json:"noAttach,omitempty"`
-	// Profiles are those that the service is part of.
-	Profiles []string `json:"profiles,omitempty"`
-	// Labels are deploy.labels: the service's own, on no container.
-	Labels map[string]string `json:"labels,omitempty"`
-}
+	LabelPrefix          = desired.LabelPrefix
+	LabelProject         = desired.LabelProject
+	LabelService         = desired.LabelService
+	LabelContainerNumber = desired.LabelContainerNumber
+	LabelOneOff          = desired.LabelOneOff
+	LabelSlug            = desired.LabelSlug
+	LabelConfigHash      = desired.LabelConfigHash
+	LabelDependsOn       = desired.LabelDependsOn
+	LabelWorkingDir      = desired.LabelWorkingDir
+	LabelConfigFiles     = desired.LabelConfigFiles
+	LabelEnvironmentFile = desired.LabelEnvironmentFile
+	LabelVersion         = desired.LabelVersion
+	LabelImage           = desired.LabelImage
+	LabelNetwork         = desired.LabelNetwork
+	LabelVolume          = desired.LabelVolume
+)
 
-// Replica is one container of a service.
-type Replica struct {
-	Index int         `json:"index"`
-	Spec  engine.Spec `json:"spec"`
-	// Hash is "v1:" and 64 hex digits over Spec without ImageID, without what
-	// differs between replicas and without com.docker.compose.* labels (Hash).
-	Hash string `json:"hash"`
-}
+// Hash is [desired.Hash].
+func Hash(s *engine.Spec) string { return desired.Hash(s) }
 
-// Dependency is one entry of depends_on.
-type Dependency struct {
-	Condition string `json:"condition"` // service_started, service_healthy, service_completed_successfully
-	Restart   bool   `json:"restart,omitempty"`
-	Required  bool   `json:"required"`
-	// Implicit is set where network_mode, volumes_from, ipc, pid or links made it.
-	Implicit bool `json:"implicit,omitempty"`
-}
+// Comparable is [desired.Comparable].
+func Comparable(s *engine.Spec) engine.Spec { return desired.Comparable(s) }
 
-// Hook is a lifecycle hook.
-type Hook struct {
-	Command    []string `json:"command"`
-	User       string   `json:"user,omitempty"`
-	Privileged bool     `json:"privileged,omitempty"`
-	WorkingDir string   `json:"workingDir,omitempty"`
-	Env        []string `json:"env,omitempty"`
-}
+// SpecWithoutSecrets is [desired.SpecWithoutSecrets].
+func SpecWithoutSecrets(s engine.Spec) engine.Spec { return desired.SpecWithoutSecrets(s) }
 
-// Network and Volume are the project's networks and volumes.
-type Network struct {
-	Spec     netns.NetworkSpec `json:"spec"`
-	External bool              `json:"external,omitempty"`
-}
+// Nearest is [desired.Nearest].
+func Nearest(name string, candidates []string) string { return desired.Nearest(name, candidates) }
 
-type Volume struct {
-	Spec     volumes.Spec `json:"spec"`
-	External bool         `json:"external,omitempty"`
-}
-
-// VolumeNames are the names of the volumes that are the project's own.
-func (d *Desired) VolumeNames() []string {
-	names := []string{}
-	for _, v := range d.Volumes {
-		if !v.External {
-			names = append(names, v.Spec.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// Images are those of services, or of all, that down --rmi takes away: with "all"
-// all, with "local" only those that were built, and else none.
-func (d *Desired) Images(which string, services ...string) []string {
-	var out []string
-	for name, svc := range d.Services {
-		if len(services) > 0 && !slices.Contains(services, name) {
-			continue
-		}
-		for _, r := range svc.Replicas {
-			if (which == "all" || which == "local" && svc.HasBuild) && !slices.Contains(out, r.Spec.Image) {
-				out = append(out, r.Spec.Image)
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
+func didYouMean(name string, candidates []string) string {
+	return desired.DidYouMean(name, candidates)
 }

@@ -1,8 +1,6 @@
 package spec
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/go-units"
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -247,7 +246,7 @@ func (b *builder) file(where, kind, objectPath string, obj types.FileObjectConfi
 	}
 	m.Content = content
 	m.ContentFrom = from
-	m.ContentDigest = digest(content)
+	m.ContentDigest = desired.Digest(content)
 	return m, true
 }
 
@@ -280,11 +279,6 @@ func (b *builder) objectContent(obj types.FileObjectConfig) (content []byte, fro
 		return nil, "", fmt.Errorf("file %s does not exist; create it, or correct the path", name)
 	}
 	return content, "file:" + name, err
-}
-
-func digest(content []byte) string {
-	sum := sha256.Sum256(content)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 func (b *builder) volumesFrom(s types.ServiceConfig) []string {

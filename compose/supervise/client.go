@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,11 +16,14 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/supervise/guard"
+	"github.com/stack-run/stack/engine/cgroup"
+	"github.com/stack-run/stack/internal/sock"
 )
 
 // RemoteError is what a supervisor answered.
@@ -38,6 +42,9 @@ type Client struct {
 	// Env is the environment of a supervisor that has to be started.
 	Env []string
 }
+
+// supervisorLock is held by the supervisor that runs.
+const supervisorLock = "supervisor.lock"
 
 // ErrLost says that a supervisor ended before it gave its answer.
 var ErrLost = errors.New("lost the supervisor")
@@ -62,11 +69,16 @@ func (c *Client) Call(ctx context.Context, verb string, body any, result any, pr
 }
 
 func (c *Client) call(ctx context.Context, verb string, payload []byte, result any, progress func(apply.Event)) error {
-	conn, err := c.connect(ctx)
+	conn, warnings, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	for _, text := range warnings {
+		if progress != nil {
+			progress(apply.Event{Time: time.Now().UTC(), Kind: "Project", Name: c.Project, Status: "Warning", Text: text})
+		}
+	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://stack/v1/"+verb, bytes.NewReader(payload))
@@ -91,10 +103,8 @@ func (c *Client) call(ctx context.Context, verb string, payload []byte, result a
 	}
 	// The supervisor runs, so the warden's pid file is there; it will not be
 	// once the supervisor leaves.
-	warden := c.wardenPidfd()
-	if warden >= 0 {
-		defer unix.Close(warden)
-	}
+	chain := c.openChain()
+	defer chain.close(ctx)
 	final, err := readAnswer(resp.Body, progress)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -102,10 +112,8 @@ func (c *Client) call(ctx context.Context, verb string, payload []byte, result a
 		}
 		return fmt.Errorf("%w of project %s while it worked (%w); run the command again, it goes on where it was", ErrLost, c.Project, err)
 	}
-	if final.Leaving && warden >= 0 {
-		// Whoever sees this command end must find nothing left behind.
-		waitGone(ctx, warden)
-	}
+	// Whoever sees this command end must find nothing left behind.
+	chain.leave(ctx, final.Leaving)
 	if final.Error != "" {
 		return &RemoteError{Message: final.Error, ExitCode: final.ExitCode}
 	}
@@ -131,37 +139,75 @@ func readAnswer(r io.Reader, progress func(apply.Event)) (*Final, error) {
 	}
 }
 
-// Alive tells, without asking it, whether the project has a supervisor process.
+// Alive tells, without asking it, whether the project has a supervisor, or one is
+// on its way: somebody of its process chain lives.
 func (c *Client) Alive() bool {
-	pid, err := os.ReadFile(filepath.Join(c.Dir, "supervisor.pid"))
+	// The supervisor's lock tells it without waking anybody.
+	fd, err := unix.Open(filepath.Join(c.Dir, supervisorLock), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+		unix.Close(fd)
+		if err == unix.EWOULDBLOCK {
+			return true
+		}
+	}
+	// A guard that is about to start the next one holds the socket.
+	conn, err := sock.Dial(context.Background(), c.socket())
 	if err != nil {
 		return false
 	}
-	name, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/comm")
-	return err == nil && strings.HasPrefix(string(name), "stack-supervise")
+	conn.Close()
+	return true
 }
 
-func (c *Client) addr() *net.UnixAddr {
-	return &net.UnixAddr{Net: "unix", Name: filepath.Join(c.Dir, socketName)}
+// Revive starts the process chain when nobody of it lives. It does not wait until
+// the new supervisor has taken over what runs. It is for a project that has
+// containers: who finds nothing to own leaves again after a moment.
+func (c *Client) Revive(ctx context.Context) error {
+	if c.Alive() {
+		return nil
+	}
+	conn, _, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
+
+func (c *Client) socket() string { return filepath.Join(c.Dir, socketName) }
 
 // connect reaches the supervisor, starting the process chain when nobody listens.
-func (c *Client) connect(ctx context.Context) (*net.UnixConn, error) {
-	if conn, err := net.DialUnix("unix", nil, c.addr()); err == nil {
-		return conn, nil
+// Warnings are about a chain that it has started.
+func (c *Client) connect(ctx context.Context) (conn *net.UnixConn, warnings []string, err error) {
+	if conn, err = sock.Dial(ctx, c.socket()); err == nil {
+		return conn, nil, nil
 	}
+	if !isAbsent(err) {
+		return nil, nil, fmt.Errorf("cannot reach the supervisor of project %s: %w", c.Project, err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot start the supervisor of project %s: %w", c.Project, err)
+		}
+	}()
 	lock, err := c.spawnLock()
 	if err != nil {
-		return nil, fmt.Errorf("cannot start the supervisor of project %s: %w", c.Project, err)
+		return nil, nil, err
 	}
 	defer lock.Close()
-	if conn, err := net.DialUnix("unix", nil, c.addr()); err == nil {
-		return conn, nil
+	if conn, err = sock.Dial(ctx, c.socket()); !isAbsent(err) {
+		return conn, nil, err
 	}
-	if err := c.spawn(); err != nil {
-		return nil, fmt.Errorf("cannot start the supervisor of project %s: %w", c.Project, err)
+	if warnings, err = c.spawn(); err != nil {
+		return nil, nil, err
 	}
-	return net.DialUnix("unix", nil, c.addr())
+	conn, err = sock.Dial(ctx, c.socket())
+	return conn, warnings, err
+}
+
+// isAbsent tells whether err says that nobody listens.
+func isAbsent(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED)
 }
 
 func (c *Client) spawnLock() (*os.File, error) {
@@ -169,7 +215,7 @@ func (c *Client) spawnLock() (*os.File, error) {
 		if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 			return nil, err
 		}
-		f, err := lockFile(filepath.Join(c.Dir, "spawn.lock"))
+		f, err := lockFile(filepath.Join(c.Dir, guard.SpawnLock))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // the last supervisor removed the directory just now
 		}
@@ -177,46 +223,118 @@ func (c *Client) spawnLock() (*os.File, error) {
 	}
 }
 
+// chainThreads is how many threads a chain needs room for: a Go program of one
+// goroutine has five or six, and a supervisor more while it is busy.
+const chainThreads = 32
+
 // spawn starts the warden with the listening socket. The socket is there before
 // the supervisor is, so the caller connects at once and waits for the answer.
-func (c *Client) spawn() error {
-	path := filepath.Join(c.Dir, socketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+func (c *Client) spawn() (warnings []string, err error) {
+	// The directory of another project may have the same name.
+	sum := sha256.Sum256([]byte(c.Dir))
+	name := filepath.Base(c.Dir)
+	shelter, err := cgroup.NewShelter(fmt.Sprintf("stack-keepers-%s-%x", name[:min(len(name), 100)], sum[:3]))
+	defer shelter.Close()
 	if err != nil {
-		return err
+		warnings = append(warnings, fmt.Sprintf("%v: what ends that (a systemd unit, a CI runner, a logout) ends the supervisor of project %s too", err, c.Project))
 	}
-	l.SetUnlinkOnClose(false)
+	defer func() {
+		if err != nil {
+			cgroup.RemoveGroups(shelter.Groups())
+		}
+	}()
+	if err := shelter.Room(chainThreads); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(c.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := sock.Listen(c.socket())
+	if err != nil {
+		return nil, err
+	}
 	defer l.Close()
-	if err := os.Chmod(path, 0o600); err != nil {
-		return err
-	}
 	listener, err := l.File()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer listener.Close()
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer null.Close()
 	logFile, err := os.OpenFile(filepath.Join(c.Dir, "supervisor.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer logFile.Close()
+	if groups := shelter.Groups(); len(groups) > 0 {
+		if err := os.WriteFile(filepath.Join(c.Dir, guard.Shelter), []byte(strings.Join(groups, "\n")), 0o600); err != nil {
+			return nil, err
+		}
+	}
 	env := append([]string{}, c.Env...)
 	env = append(env, guard.EnvRole+"="+guard.Warden, guard.EnvDir+"="+c.Dir, guard.EnvName+"="+c.Project, guard.EnvFDs+"=4 "+listenerName)
-	_, err = syscall.ForkExec("/proc/self/exe", []string{"stack: warden " + c.Project}, &syscall.ProcAttr{
+	_, err = shelter.Start("/proc/self/exe", []string{"stack: warden " + c.Project}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   env,
 		Files: []uintptr{null.Fd(), null.Fd(), logFile.Fd(), null.Fd(), listener.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
-	return err
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(c.socket()))
+	}
+	return warnings, nil
+}
+
+// A chain is what a client has open of the process chain that it talks to, so as to
+// see the last of it go.
+type chain struct {
+	dir     string
+	warden  int      // pidfd, -1 for none
+	shelter *os.File // nil for none
+	groups  []string // in the shelter file
+}
+
+func (c *Client) openChain() *chain {
+	ch := &chain{dir: c.Dir, warden: c.wardenPidfd()}
+	f, err := os.Open(filepath.Join(c.Dir, guard.Shelter))
+	if err != nil {
+		return ch
+	}
+	// A warden that finds it locked leaves the groups to us: it would have to leave
+	// them first, which takes much longer.
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		f.Close() // it goes just now
+		return ch
+	}
+	list, _ := io.ReadAll(f)
+	ch.shelter, ch.groups = f, strings.Split(string(list), "\n")
+	return ch
+}
+
+// leave waits for the chain's end where it leaves, and removes its control groups.
+func (ch *chain) leave(ctx context.Context, leaving bool) {
+	if ch.shelter != nil {
+		ch.shelter.Close()
+		ch.shelter = nil
+		// The warden looks for the lock after its directory is gone.
+		if _, err := os.Lstat(ch.dir); errors.Is(err, os.ErrNotExist) {
+			leaving = true
+		}
+	}
+	if leaving && ch.warden >= 0 {
+		waitGone(ctx, ch.warden)
+		cgroup.RemoveGroups(ch.groups)
+	}
+}
+
+func (ch *chain) close(ctx context.Context) {
+	ch.leave(ctx, false)
+	if ch.warden >= 0 {
+		unix.Close(ch.warden)
+	}
 }
 
 // wardenPidfd opens the outermost process of the chain, -1 when there is none.

@@ -1,6 +1,8 @@
 package supervise
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -19,12 +21,13 @@ import (
 type Keeper struct {
 	mu      sync.Mutex
 	control int
+	dir     string
 	held    map[string]*os.File
 }
 
 // InheritKeeper takes over what the guardian passed to this process.
 func InheritKeeper() (*Keeper, error) {
-	k := &Keeper{control: guard.ControlFD, held: map[string]*os.File{}}
+	k := &Keeper{control: guard.ControlFD, dir: os.Getenv(guard.EnvDir), held: map[string]*os.File{}}
 	unix.CloseOnExec(guard.ControlFD)
 	for _, line := range splitNames(os.Getenv(guard.EnvFDs)) {
 		number, name, _ := strings.Cut(line, " ")
@@ -112,16 +115,50 @@ func dup(f *os.File) (int, error) {
 	return fd, errors.Join(err, dupErr)
 }
 
-// lost blocks until the guardian is gone.
+// lost blocks until the guardian is gone. When the run directory is deleted under
+// this process, it ends: the guards make it again, or leave it to a new chain.
 func (k *Keeper) lost() {
-	var buf [1]byte
-	for {
-		n, err := unix.Read(k.control, buf[:])
-		if err == unix.EINTR || n > 0 {
-			continue
+	poll := []unix.PollFd{{Fd: int32(k.control), Events: unix.POLLIN}}
+	// Where no more can be watched the next supervisor finds out.
+	if watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err == nil {
+		if _, err := unix.InotifyAddWatch(watch, k.dir, unix.IN_DELETE); err == nil {
+			poll = append(poll, unix.PollFd{Fd: int32(watch), Events: unix.POLLIN})
 		}
-		return
 	}
+	var buf [4096]byte
+	for {
+		if _, err := unix.Poll(poll, -1); err != nil && err != unix.EINTR {
+			return
+		}
+		if poll[0].Revents != 0 {
+			n, err := unix.Read(k.control, buf[:])
+			if n <= 0 && err != unix.EINTR {
+				return
+			}
+		}
+		if len(poll) > 1 && poll[1].Revents != 0 {
+			n, _ := unix.Read(int(poll[1].Fd), buf[:])
+			if n > 0 && deleted(buf[:n], socketName) {
+				os.Exit(exitHandOver)
+			}
+		}
+	}
+}
+
+// deleted looks for a file's name in what a watch for deletions reads, inotify(7).
+// A supervisor that leaves moves its files before it deletes them.
+func deleted(events []byte, name string) bool {
+	for len(events) >= unix.SizeofInotifyEvent {
+		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
+		if size > len(events) {
+			return false
+		}
+		if string(bytes.TrimRight(events[unix.SizeofInotifyEvent:size], "\x00")) == name {
+			return true
+		}
+		events = events[size:]
+	}
+	return false
 }
 
 // succeed does what the guard package's comment says when the guardian is gone:

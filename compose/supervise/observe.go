@@ -84,7 +84,7 @@ func PinImages(e *engine.Engine, d *spec.Desired, o UpOptions) error {
 func ComputePlan(d *spec.Desired, observed plan.Observed, o UpOptions) (*plan.Plan, error) {
 	return plan.Compute(d, observed, plan.Options{
 		Services: o.Services, NoDeps: o.NoDeps, ForceRecreate: o.ForceRecreate, NoRecreate: o.NoRecreate,
-		RecreateDeps: o.RecreateDeps, NoStart: o.NoStart, RemoveOrphans: o.RemoveOrphans,
+		RecreateDeps: o.RecreateDeps, NoStart: o.NoStart, RemoveOrphans: o.RemoveOrphans, IgnoreOrphans: o.IgnoreOrphans,
 		RenewAnonymous: o.RenewAnonymous, StopTimeout: o.StopTimeout, KeepCompleted: true,
 		AssumeYes: o.AssumeYes, RecreateVolumes: o.RecreateVolumes,
 	})

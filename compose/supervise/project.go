@@ -1,14 +1,15 @@
 package supervise
 
 import (
-	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/internal/durable"
 )
 
 // ProjectStore keeps each project's definition, so that the graph is known
@@ -22,15 +23,18 @@ func NewProjectStore(e *engine.Engine) *ProjectStore {
 	return &ProjectStore{root: filepath.Join(e.DataRoot(), "projects")}
 }
 
+func (p *ProjectStore) path(project string) string {
+	return filepath.Join(p.root, project, "definition.json")
+}
+
 // Definition returns what the project was last asked to be; os.ErrNotExist when
-// it was never up.
+// it was never up, and a *durable.BrokenError when that cannot be read.
 func (p *ProjectStore) Definition(project string) (*spec.Desired, error) {
-	b, err := os.ReadFile(filepath.Join(p.root, project, "definition.json"))
-	if err != nil {
-		return nil, err
-	}
 	var d spec.Desired
-	if err := json.Unmarshal(b, &d); err != nil {
+	if err := durable.ReadVersioned(p.path(project), &d, &d.Version, spec.Version); err != nil {
+		if broken := durable.Broken(err); broken != nil && !broken.Newer {
+			return nil, fmt.Errorf("the definition of project %s is set aside: %w; \"stack up\" writes it again, \"stack down\" removes it with the project", project, err)
+		}
 		return nil, err
 	}
 	return &d, nil
@@ -38,11 +42,11 @@ func (p *ProjectStore) Definition(project string) (*spec.Desired, error) {
 
 // Save writes a definition durably.
 func (p *ProjectStore) Save(d *spec.Desired) error {
-	dir := filepath.Join(p.root, d.Project)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	path := p.path(d.Project)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return engine.WriteFile(filepath.Join(dir, "definition.json"), d.WithoutSecrets(), true)
+	return durable.WriteJSON(path, d.WithoutSecrets(), durable.Synced)
 }
 
 // Delete forgets a project.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/compose/supervise/guard"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
 )
@@ -20,8 +21,8 @@ import (
 // again. Closing the connection cancels the request.
 
 const (
-	socketName   = "supervisor.sock"
-	listenerName = "listener" // the held descriptor of the listening socket
+	socketName   = guard.Socket
+	listenerName = guard.HeldListener
 )
 
 // Message is one line of an answer. The last one has Final set.
@@ -55,6 +56,7 @@ type UpOptions struct {
 	RecreateDeps    bool           `json:"recreateDeps,omitempty"`
 	NoStart         bool           `json:"noStart,omitempty"`
 	RemoveOrphans   bool           `json:"removeOrphans,omitempty"`
+	IgnoreOrphans   bool           `json:"ignoreOrphans,omitempty"`
 	RenewAnonymous  bool           `json:"renewAnonymous,omitempty"`
 	StopTimeout     *time.Duration `json:"stopTimeout,omitempty"`
 	Wait            bool           `json:"wait,omitempty"`

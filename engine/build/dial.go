@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/build/request"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/engine/cgroup"
+	"github.com/stack-run/stack/internal/lock"
+	"github.com/stack-run/stack/internal/sock"
 )
 
 // ReadyFD is the descriptor on which a daemon that Dial starts says that it is
@@ -42,7 +45,7 @@ func dial(ctx context.Context, o Options) (*client.Client, error) {
 		return nil, err
 	}
 	// While this is held the daemon does not leave.
-	use, err := flock.Shared(ctx, filepath.Join(dir, "use"))
+	use, err := lock.Shared(ctx, filepath.Join(dir, "use"))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +53,7 @@ func dial(ctx context.Context, o Options) (*client.Client, error) {
 	if c, err := connect(ctx, o.RunRoot); err == nil || !isAbsent(err) {
 		return c, err
 	}
-	start, err := flock.Exclusive(ctx, filepath.Join(dir, "start"))
+	start, err := lock.Exclusive(ctx, filepath.Join(dir, "start"))
 	if err != nil {
 		return nil, err
 	}
@@ -73,12 +76,15 @@ func isAbsent(err error) bool {
 // so that from then on the connection keeps it.
 func connect(ctx context.Context, runRoot string) (*client.Client, error) {
 	path := request.Socket(runRoot)
-	probe, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	probe, err := sock.Dial(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	defer probe.Close()
-	c, err := client.New(ctx, "unix://"+path)
+	// The address says what a message calls it, and the dialer where it is.
+	c, err := client.New(ctx, "unix://"+path, client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return sock.Dial(ctx, path)
+	}))
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +119,14 @@ func startDaemon(ctx context.Context, o Options) error {
 	if o.Idle != 0 {
 		args = append(args, "--idle", o.Idle.String())
 	}
-	p, err := os.StartProcess(o.Program, args, &os.ProcAttr{
-		Dir: "/", Env: environ(o), Files: []*os.File{null, log, log, tell}, Sys: Isolation(),
-	})
+	pid, err := startApart(o, args, []uintptr{null.Fd(), log.Fd(), log.Fd(), tell.Fd()})
 	tell.Close()
 	if err != nil {
 		return fmt.Errorf("cannot start %s: %w", o.Program, err)
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
 	}
 	exited := make(chan *os.ProcessState, 1)
 	go func() {
@@ -126,6 +134,29 @@ func startDaemon(ctx context.Context, o Options) error {
 		exited <- state
 	}()
 	return awaitReady(ctx, exited, ready, log.Name())
+}
+
+// GroupsVar names the control groups that the daemon removes at its end.
+const GroupsVar = "STACK_BUILDER_GROUPS"
+
+// daemonThreads is how many threads the daemon needs room for.
+const daemonThreads = 64
+
+// startApart starts the daemon in control groups of its own, see cgroup.Shelter.
+func startApart(o Options, args []string, files []uintptr) (pid int, err error) {
+	sum := sha256.Sum256([]byte(request.Dir(o.RunRoot)))
+	// What cannot be left, the daemon stays in: the next build starts another.
+	shelter, _ := cgroup.NewShelter(fmt.Sprintf("stack-builder-%x", sum[:3]))
+	defer shelter.Close()
+	if err = shelter.Room(daemonThreads); err == nil {
+		pid, err = shelter.Start(o.Program, args, &syscall.ProcAttr{
+			Dir: "/", Env: append(environ(o), GroupsVar+"="+strings.Join(shelter.Groups(), "\n")), Files: files, Sys: Isolation(),
+		})
+	}
+	if err != nil {
+		cgroup.RemoveGroups(shelter.Groups())
+	}
+	return pid, err
 }
 
 // Isolation is how the daemon's process is started.

@@ -15,8 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // At is the blobs below dir/blobs, which another program keeps. It is for
@@ -83,7 +83,7 @@ func (s *Store) Size() (count int, bytes int64, err error) {
 // DeleteCorrupt removes d if it still is what Verify called corrupt; a blob that
 // was stored anew meanwhile stays.
 func (s *Store) DeleteCorrupt(ctx context.Context, d digest.Digest) error {
-	l, err := flock.Exclusive(ctx, s.lockPath())
+	l, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (s *Store) DeleteCorrupt(ctx context.Context, d digest.Digest) error {
 	if err := os.Remove(s.Path(d)); err != nil {
 		return blobError("delete", d, err)
 	}
-	return atomicfile.SyncDir(filepath.Dir(s.Path(d)))
+	return durable.SyncDir(filepath.Dir(s.Path(d)))
 }
 
 // Leftovers are what killed processes left: no harm, but room.
@@ -149,12 +149,12 @@ func (s *Store) eachFree(dir, suffix string, fn func(path string) error) error {
 			continue
 		}
 		path := filepath.Join(s.dir, dir, e.Name())
-		lock, free, err := flock.TryExclusive(path)
+		held, free, err := lock.TryExclusive(path)
 		if err != nil || !free {
 			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, fn(path), lock.Unlock())
+		errs = append(errs, fn(path), held.Unlock())
 	}
 	return errors.Join(errs...)
 }

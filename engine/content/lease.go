@@ -18,22 +18,22 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Lease keeps blobs from collection while their user lives. It is safe for
 // concurrent use.
 type Lease struct {
 	s    *Store
-	lock *flock.Lock
+	lock *lock.Held
 	mu   sync.Mutex
 	has  map[digest.Digest]bool
 }
 
 // Lease returns a new lease that protects nothing yet.
 func (s *Store) Lease(ctx context.Context) (*Lease, error) {
-	l, err := flock.Exclusive(ctx, filepath.Join(s.dir, "leases", randomName()))
+	l, err := lock.Exclusive(ctx, filepath.Join(s.dir, "leases", randomName()))
 	if err != nil {
 		return nil, fmt.Errorf("cannot take a lease on blobs: %w", err)
 	}
@@ -54,7 +54,7 @@ func (l *Lease) Protect(ctx context.Context, digests ...digest.Digest) error {
 	if lines.Len() == 0 {
 		return nil
 	}
-	shared, err := flock.Shared(ctx, l.s.lockPath())
+	shared, err := lock.Shared(ctx, l.s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
@@ -93,11 +93,11 @@ type CollectOptions struct {
 // returns them. keep is called with additions locked out, so it sees every
 // reference there is. A Collect that is killed half-way has removed less.
 func (s *Store) Collect(ctx context.Context, opts CollectOptions, keep func() (map[digest.Digest]bool, error)) ([]Info, error) {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	kept, err := keep()
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func (s *Store) Collect(ctx context.Context, opts CollectOptions, keep func() (m
 		return nil
 	})
 	for dir := range dirs {
-		err = errors.Join(err, atomicfile.SyncDir(dir))
+		err = errors.Join(err, durable.SyncDir(dir))
 	}
 	if !opts.DryRun {
 		err = errors.Join(err, s.removePartials(opts.PartialAge))
@@ -151,7 +151,7 @@ func (s *Store) leased() (map[digest.Digest]bool, error) {
 	leased := make(map[digest.Digest]bool)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		l, free, err := flock.TryExclusive(path)
+		l, free, err := lock.TryExclusive(path)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read leases: %w", err)
 		}
@@ -194,7 +194,7 @@ func (s *Store) removePartials(age time.Duration) error {
 		if resumable && (age == 0 || time.Since(fi.ModTime()) < age) {
 			continue
 		}
-		l, free, err := flock.TryExclusive(path + ".lock")
+		l, free, err := lock.TryExclusive(path + ".lock")
 		if err != nil || !free {
 			continue
 		}

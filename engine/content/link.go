@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
+	"github.com/stack-run/stack/internal/durable"
 )
 
 // Link gives the file at path, which is the content of d, a name in the store. It
@@ -52,5 +52,5 @@ func (s *Store) link(want Want, path string) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return atomicfile.SyncDir(dir)
+	return durable.SyncDir(dir)
 }

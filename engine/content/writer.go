@@ -14,8 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // flushEvery is how many bytes are written before the kernel is asked to start
@@ -37,7 +37,7 @@ type Writer struct {
 	s       *Store
 	lease   *Lease
 	want    Want
-	lock    *flock.Lock
+	lock    *lock.Held
 	f       *os.File
 	hash    hash.Hash
 	n       int64
@@ -73,20 +73,20 @@ func (s *Store) Ingest(ctx context.Context, lease *Lease, key string, want Want)
 		sum := sha256.Sum256([]byte(key))
 		path = filepath.Join(s.dir, "ingest", hex.EncodeToString(sum[:16]))
 	}
-	lock, err := flock.Exclusive(ctx, path+".lock")
+	held, err := lock.Exclusive(ctx, path+".lock", lock.Patiently())
 	if err != nil {
 		return nil, err
 	}
 	if want.Digest != "" && s.has(want) {
-		lock.Remove()
+		held.Remove()
 		return nil, ErrExists
 	}
 	f, err := os.OpenFile(path+".data", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		lock.Remove()
+		held.Remove()
 		return nil, fmt.Errorf("cannot store blob: %w", err)
 	}
-	w := &Writer{s: s, lease: lease, want: want, lock: lock, f: f, hash: alg.Hash(), follow: newFollower(0)}
+	w := &Writer{s: s, lease: lease, want: want, lock: held, f: f, hash: alg.Hash(), follow: newFollower(0)}
 	w.n, err = io.Copy(w.hash, ctxReader{ctx, f})
 	if err != nil {
 		w.Close()
@@ -196,7 +196,7 @@ func (w *Writer) commit(ctx context.Context, d digest.Digest) error {
 	if err := os.Rename(w.f.Name(), path); err != nil {
 		return err
 	}
-	if err := atomicfile.SyncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return err
 	}
 	w.done = true

@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine/content"
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Problem is one thing that Check found wrong.
@@ -51,11 +51,11 @@ func (s *Store) Check(ctx context.Context, opts CheckOptions) ([]Problem, error)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	c := checker{s: s, opts: opts, corrupt: make(map[digest.Digest]bool), good: make(map[recordKey]bool)}
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) error { return c.blobs(ctx, bad) },
@@ -223,7 +223,7 @@ func (c *checker) index(context.Context) error {
 	if !broken || !c.opts.Repair {
 		return nil
 	}
-	return atomicfile.Write(c.s.indexPath(), kept, 0o600)
+	return durable.Write(c.s.indexPath(), kept, 0o600)
 }
 
 // names looks for names that lead to images that are not complete.
@@ -275,7 +275,7 @@ func (c *checker) temporaries(context.Context) error {
 func (s *Store) removeTemporaries() error {
 	var errs []error
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, "records")} {
-		old, err := filepath.Glob(filepath.Join(dir, atomicfile.TempPrefix+"*"))
+		old, err := filepath.Glob(filepath.Join(dir, durable.TempPrefix+"*"))
 		errs = append(errs, err)
 		for _, path := range old {
 			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {

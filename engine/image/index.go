@@ -17,8 +17,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // entry is what a name leads to.
@@ -69,18 +69,17 @@ func (ix index) lookup(name string) (entry, bool, error) {
 	return e, err == nil, err
 }
 
-// containing returns the entries whose line contains text; "" for all.
+// containing returns the entries whose line contains text; "" for all. A line
+// that cannot be read stops only the name that it is of.
 func (ix index) containing(text string) ([]entry, error) {
 	var found []entry
 	for line := range bytes.Lines(ix) {
 		if !bytes.Contains(line, []byte(text)) {
 			continue
 		}
-		e, err := parseLine(line)
-		if err != nil {
-			return nil, err
+		if e, err := parseLine(line); err == nil {
+			found = append(found, e)
 		}
-		found = append(found, e)
 	}
 	return found, nil
 }
@@ -103,11 +102,11 @@ type names map[string]entry
 // update changes the index under the store's lock. If fn fails, or changes
 // nothing, nothing is written.
 func (s *Store) update(ctx context.Context, fn func(names) (changed bool, err error)) error {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	return s.updateLocked(fn)
 }
 
@@ -142,7 +141,7 @@ func (s *Store) writeNames(all names) error {
 		b.Write(data)
 		b.WriteByte('\n')
 	}
-	return atomicfile.Write(s.indexPath(), b.Bytes(), 0o600)
+	return durable.Write(s.indexPath(), b.Bytes(), 0o600)
 }
 
 // ofImage returns the names that lead to id, in order.

@@ -14,8 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine/content"
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Tag gives the image src the further name dst. If another image had that name,
@@ -75,11 +75,11 @@ type Removed struct {
 // Remove takes the name ref from its image, and deletes the image if that was
 // its last name. If ref is an ID, the image goes with all its names.
 func (s *Store) Remove(ctx context.Context, ref string, opts RemoveOptions) (Removed, error) {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return Removed{}, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	ix, err := s.readIndex()
 	if err != nil {
 		return Removed{}, err
@@ -101,11 +101,11 @@ func (s *Store) Remove(ctx context.Context, ref string, opts RemoveOptions) (Rem
 // RemovePlatform deletes of the image that ref means that for a platform only, and
 // leaves the name to the others, if there are any.
 func (s *Store) RemovePlatform(ctx context.Context, ref, platform string, opts RemoveOptions) (Removed, error) {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return Removed{}, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	img, err := s.resolveFor(ctx, ref, platform)
 	if err != nil {
 		return Removed{}, err
@@ -222,7 +222,7 @@ func (s *Store) drop(ctx context.Context, ids []digest.Digest, dropped []entry, 
 		}
 	}
 	if len(gone) > 0 {
-		if err := atomicfile.SyncDir(filepath.Join(s.dir, "records")); err != nil {
+		if err := durable.SyncDir(filepath.Join(s.dir, "records")); err != nil {
 			return err
 		}
 	}
@@ -312,11 +312,11 @@ func (s *Store) collect(ctx context.Context, opts content.CollectOptions, kept [
 // after an error, which its own error must not hide: what it leaves, Prune
 // removes.
 func (s *Store) discard(ctx context.Context, blobs []digest.Digest) {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	records, err := s.records()
 	if err != nil {
 		return

@@ -9,7 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine/content"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // partialAge is how long an interrupted download is kept for resuming.
@@ -32,11 +32,11 @@ type PruneOptions struct {
 // Prune removes images that nothing uses, and blobs that belong to no image.
 // Killed at any moment, it has removed less, and what is left is whole.
 func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Removed, error) {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return Removed{}, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	records, err := s.records()
 	if err != nil {
 		return Removed{}, err

@@ -13,7 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/stack-run/stack/engine/content"
-	"github.com/stack-run/stack/engine/content/atomicfile"
+	"github.com/stack-run/stack/internal/durable"
 )
 
 const recordVersion = 1
@@ -50,7 +50,7 @@ func (r record) image() (Image, error) {
 	if c.Created != nil {
 		img.Created = *c.Created
 	}
-	img.Platform = c.Platform()
+	img.Platform = ocispec.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion, OSFeatures: c.OSFeatures}
 	return img, nil
 }
 
@@ -94,7 +94,7 @@ func (s *Store) writeRecord(r record) error {
 	if err != nil {
 		return fmt.Errorf("cannot write image record: %w", err)
 	}
-	return atomicfile.Write(path, data, 0o600)
+	return durable.Write(path, data, 0o600)
 }
 
 // recordKey is what a record's file name says.
@@ -121,7 +121,9 @@ func (s *Store) recordKeys(prefix string) ([]recordKey, error) {
 	return keys, nil
 }
 
-// records reads all records.
+// records reads all records. One that cannot be read is an image that must be
+// pulled, loaded or built again, and is left out; what a later version wrote is
+// not to be touched, nor anything that it may need.
 func (s *Store) records() ([]record, error) {
 	keys, err := s.recordKeys("")
 	if err != nil {
@@ -130,11 +132,11 @@ func (s *Store) records() ([]record, error) {
 	var all []record
 	for _, k := range keys {
 		r, err := s.readRecord(k.id, k.manifest)
-		if errors.Is(err, ErrNotFound) {
-			continue // removed just now
+		if errors.Is(err, errNewer) {
+			return nil, err
 		}
 		if err != nil {
-			return nil, err
+			continue // or removed just now
 		}
 		all = append(all, r)
 	}

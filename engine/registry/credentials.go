@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
+	"github.com/stack-run/stack/internal/durable"
 )
 
 // Credential is how one logs in. With IdentityToken, Username and Password are
@@ -215,7 +215,7 @@ func (c *Credentials) write(all map[string]json.RawMessage, conf dockerConfig) e
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	return atomicfile.Write(path, data, 0o600)
+	return durable.Write(path, data, 0o600)
 }
 
 // tokenUser is the user name with which a helper tells an identity token.

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/content"
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Problem is one thing that Check found wrong.
@@ -104,11 +104,11 @@ func (c *layerCheck) note(p Problem) {
 // layer compares one layer with its archive.
 func (c *layerCheck) layer(ctx context.Context, l content.Layer) error {
 	s, name := c.s, "check-"+l.DiffID.Encoded()
-	lock, err := flock.Exclusive(ctx, filepath.Join(s.layers, "locks", name))
+	held, err := lock.Exclusive(ctx, filepath.Join(s.layers, "locks", name), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Remove()
+	defer held.Remove()
 	tmp := filepath.Join(s.layers, "tmp", name)
 	defer removeTree(tmp)
 	if err := removeTree(tmp); err != nil {
@@ -157,16 +157,16 @@ func (c *layerCheck) layer(ctx context.Context, l content.Layer) error {
 // describe gives the layer name, whose files are right, what is known about that
 // in tmp. Containers do not notice.
 func (c *layerCheck) describe(ctx context.Context, tmp, name string) (string, error) {
-	lock, err := flock.Exclusive(ctx, c.s.lockPath())
+	held, err := lock.Exclusive(ctx, c.s.lockPath(), lock.Patiently())
 	if err != nil {
 		return "", err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	data, err := os.ReadFile(filepath.Join(tmp, infoFile))
 	if err != nil {
 		return "", err
 	}
-	err = atomicfile.Write(filepath.Join(c.s.layers, name, infoFile), data, 0o600)
+	err = durable.Write(filepath.Join(c.s.layers, name, infoFile), data, 0o600)
 	if errors.Is(err, os.ErrNotExist) { // removed meanwhile
 		return "", nil
 	}
@@ -176,11 +176,11 @@ func (c *layerCheck) describe(ctx context.Context, tmp, name string) (string, er
 // replace puts the layer in tmp in the place of the layer name, unless a running
 // container has that. It returns what it did.
 func (c *layerCheck) replace(ctx context.Context, tmp, name string) (string, error) {
-	lock, err := flock.Exclusive(ctx, c.s.lockPath())
+	held, err := lock.Exclusive(ctx, c.s.lockPath(), lock.Patiently())
 	if err != nil {
 		return "", err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	busy := func() (bool, error) {
 		users, err := c.s.usersOf(name)
 		return c.opts.Running != nil && slices.ContainsFunc(users, c.opts.Running), err
@@ -218,7 +218,7 @@ func (c *layerCheck) replace(ctx context.Context, tmp, name string) (string, err
 			}
 		}
 	}
-	return "unpacked again", atomicfile.SyncDir(c.s.layers)
+	return "unpacked again", durable.SyncDir(c.s.layers)
 }
 
 // usersOf returns the IDs of the containers that have the layer directory name.
@@ -269,11 +269,11 @@ func (c *layerCheck) lent() error {
 
 // stacks looks for stacks that cannot be read or that lack a layer.
 func (c *layerCheck) stacks(ctx context.Context) error {
-	lock, err := flock.Exclusive(ctx, c.s.lockPath())
+	held, err := lock.Exclusive(ctx, c.s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	dir := filepath.Join(c.s.layers, "stacks")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -281,7 +281,7 @@ func (c *layerCheck) stacks(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if strings.HasPrefix(e.Name(), atomicfile.TempPrefix) {
+		if strings.HasPrefix(e.Name(), durable.TempPrefix) {
 			if c.opts.Repair {
 				os.Remove(path)
 			}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Collected is what Collect and RemoveLayer removed.
@@ -39,11 +39,11 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions, keep func() (map[
 	if !o.DryRun {
 		o = CollectOptions{}
 	}
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return Collected{}, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	kept, err := keep()
 	if err != nil {
 		return Collected{}, err
@@ -63,11 +63,11 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions, keep func() (map[
 // RemoveLayer removes unpacked layers, except those that a container has or that
 // are lent.
 func (s *Store) RemoveLayer(ctx context.Context, diffIDs ...digest.Digest) (Collected, error) {
-	lock, err := flock.Exclusive(ctx, s.lockPath())
+	held, err := lock.Exclusive(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return Collected{}, err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	return s.removeLayers(ctx, diffIDs, CollectOptions{})
 }
 
@@ -119,16 +119,16 @@ func (s *Store) removeLayers(ctx context.Context, diffIDs []digest.Digest, o Col
 			return c, fmt.Errorf("cannot remove layer %s: %w", short(name), err)
 		}
 	}
-	return c, atomicfile.SyncDir(s.layers)
+	return c, durable.SyncDir(s.layers)
 }
 
 // removeDir deletes the directory of one layer: at once as far as its name goes.
 func (s *Store) removeDir(ctx context.Context, name string) error {
-	lock, err := flock.Exclusive(ctx, filepath.Join(s.layers, "locks", name))
+	held, err := lock.Exclusive(ctx, filepath.Join(s.layers, "locks", name), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Remove()
+	defer held.Remove()
 	tmp := filepath.Join(s.layers, "tmp", name)
 	if err := removeTree(tmp); err != nil {
 		return err
@@ -171,7 +171,7 @@ func (s *Store) removeStacks(gone map[string]bool) ([]string, error) {
 			return nil, fmt.Errorf("cannot remove layer stack: %w", err)
 		}
 	}
-	if err := atomicfile.SyncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(fixes, func(name string) bool { return kept[name] }), nil
@@ -259,9 +259,9 @@ func (s *Store) removeLeftovers() error {
 		return fmt.Errorf("cannot list leftovers: %w", err)
 	}
 	for _, e := range entries {
-		lock, free, err := flock.TryExclusive(filepath.Join(dir, e.Name()))
+		held, free, err := lock.TryExclusive(filepath.Join(dir, e.Name()))
 		if err == nil && free {
-			err = lock.Remove()
+			err = held.Remove()
 		}
 		if err != nil {
 			return fmt.Errorf("cannot remove leftovers: %w", err)
@@ -273,7 +273,7 @@ func (s *Store) removeLeftovers() error {
 // removeTemporaries deletes stacks that were not written to their end. With the
 // store's lock held nobody writes one.
 func (s *Store) removeTemporaries() error {
-	old, err := filepath.Glob(filepath.Join(s.layers, "stacks", atomicfile.TempPrefix+"*"))
+	old, err := filepath.Glob(filepath.Join(s.layers, "stacks", durable.TempPrefix+"*"))
 	for _, path := range old {
 		err = errors.Join(err, os.Remove(path))
 	}
@@ -288,7 +288,7 @@ func (s *Store) eachLeftover(fn func(path string) error) error {
 		return fmt.Errorf("cannot list leftovers: %w", err)
 	}
 	for _, e := range entries {
-		lock, free, err := flock.TryExclusive(filepath.Join(s.layers, "locks", e.Name()))
+		held, free, err := lock.TryExclusive(filepath.Join(s.layers, "locks", e.Name()))
 		if err != nil {
 			return fmt.Errorf("cannot list leftovers: %w", err)
 		}
@@ -296,7 +296,7 @@ func (s *Store) eachLeftover(fn func(path string) error) error {
 			continue
 		}
 		err = fn(filepath.Join(dir, e.Name()))
-		if err := errors.Join(err, lock.Remove()); err != nil {
+		if err := errors.Join(err, held.Remove()); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Prepare makes the writable layer of a container over an unpacked image. Done
@@ -28,11 +29,11 @@ func (s *Store) Prepare(ctx context.Context, containerID string, diffIDs []diges
 		return err
 	}
 	// Layers cannot be removed before the container is seen to use them.
-	lock, err := flock.Shared(ctx, s.lockPath())
+	held, err := lock.Shared(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	st, err := s.readStack(diffIDs)
 	if err != nil {
 		return err
@@ -51,11 +52,11 @@ func (s *Store) Pin(ctx context.Context, containerID string, diffIDs []digest.Di
 	if err != nil {
 		return err
 	}
-	lock, err := flock.Shared(ctx, s.lockPath())
+	held, err := lock.Shared(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	st, err := s.readStack(diffIDs)
 	if err != nil {
 		return err
@@ -103,11 +104,7 @@ func (s *Store) makeContainer(dir string, st stack) error {
 		}
 	}
 	// Written last: where it is, all is.
-	tmp := filepath.Join(dir, ".lower.json")
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(dir, "lower.json"))
+	return durable.WriteVolatile(filepath.Join(dir, "lower.json"), data, 0o600)
 }
 
 func mkdir(path string, mode os.FileMode) error {
@@ -134,9 +131,9 @@ func (s *Store) lower(containerID string) (dir string, st stack, err error) {
 	if err != nil {
 		return "", st, err
 	}
-	data, err := os.ReadFile(filepath.Join(dir, "lower.json"))
-	if err == nil && json.Unmarshal(data, &st) != nil {
-		err = fs.ErrNotExist // power failed before it was written
+	err = durable.ReadJSON(filepath.Join(dir, "lower.json"), &st)
+	if durable.Broken(err) != nil {
+		err = fs.ErrNotExist // power failed before it was written: Prepare writes it again
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(st.Dirs) == 0 {
 		return "", st, fmt.Errorf("cannot use container %s: %w", short(containerID), ErrNotPrepared)

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // fixDir is the name of the layer that corrects directories implied by the
@@ -56,11 +56,11 @@ func (s *Store) makeFix(ctx context.Context, chain digest.Digest, info LayerInfo
 	if _, err := os.Lstat(filepath.Join(s.layers, name)); err == nil {
 		return name, nil
 	}
-	lock, err := flock.Exclusive(ctx, filepath.Join(s.layers, "locks", name))
+	held, err := lock.Exclusive(ctx, filepath.Join(s.layers, "locks", name), lock.Patiently())
 	if err != nil {
 		return "", err
 	}
-	defer lock.Remove()
+	defer held.Remove()
 	if _, err := os.Lstat(filepath.Join(s.layers, name)); err == nil {
 		return name, nil
 	}

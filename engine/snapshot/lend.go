@@ -11,8 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // ErrUnlike says that a layer cannot stand in for a directory.
@@ -56,11 +56,11 @@ func (s *Store) lend(ctx context.Context, diffID digest.Digest, dir string, chec
 		return fmt.Errorf("cannot lend layer %q: %w", diffID, err)
 	}
 	// Collect has not begun, or will see the link.
-	lock, err := flock.Shared(ctx, s.lockPath())
+	held, err := lock.Shared(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	if err := check(); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (s *Store) replaceByLink(dir, tree string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, old, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
 		return errors.Join(err, os.Remove(old))
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	return removeTree(old)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
+	"github.com/stack-run/stack/internal/durable"
 )
 
 var (
@@ -211,7 +211,7 @@ func (s *Store) writeStack(st stack) error {
 	if err != nil {
 		return fmt.Errorf("cannot write layer stack: %w", err)
 	}
-	return atomicfile.Write(s.stackPath(chainID(st.DiffIDs)), data, 0o600)
+	return durable.Write(s.stackPath(chainID(st.DiffIDs)), data, 0o600)
 }
 
 func (s *Store) lockPath() string { return filepath.Join(s.layers, "lock") }

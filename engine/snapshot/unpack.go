@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/content"
-	"github.com/stack-run/stack/engine/content/atomicfile"
 	"github.com/stack-run/stack/engine/content/compression"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Unpack unpacks those of an image's layers, lowest first, that are not unpacked
@@ -68,11 +68,11 @@ func (s *Store) UnpackLayer(ctx context.Context, diffID digest.Digest, open func
 	if s.unpacked(diffID) {
 		return nil
 	}
-	lock, err := flock.Exclusive(ctx, filepath.Join(s.layers, "locks", diffID.Encoded()))
+	held, err := lock.Exclusive(ctx, filepath.Join(s.layers, "locks", diffID.Encoded()), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Remove()
+	defer held.Remove()
 	if s.unpacked(diffID) {
 		return nil
 	}
@@ -156,7 +156,7 @@ func (s *Store) publish(tmp, dir string) error {
 	if err := os.Rename(tmp, dir); err != nil {
 		return err
 	}
-	return atomicfile.SyncDir(s.layers)
+	return durable.SyncDir(s.layers)
 }
 
 // syncTree syncs the file system that dir is on, which for thousands of files
@@ -176,11 +176,11 @@ func syncTree(dir string) error {
 // makeStack writes the stack of layers that are unpacked, with removal locked
 // out. It returns ErrNotUnpacked if one of them has gone.
 func (s *Store) makeStack(ctx context.Context, diffIDs []digest.Digest) error {
-	lock, err := flock.Shared(ctx, s.lockPath())
+	held, err := lock.Shared(ctx, s.lockPath(), lock.Patiently())
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	st := stack{DiffIDs: diffIDs}
 	for i, d := range diffIDs {
 		info, err := s.readInfo(d.Encoded())

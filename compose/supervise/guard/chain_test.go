@@ -2,10 +2,12 @@ package guard_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,7 +54,7 @@ func supervise() {
 		if err != nil {
 			select {} // it makes way
 		}
-		buf := make([]byte, 100)
+		buf := make([]byte, 4096)
 		n, _ := conn.Read(buf)
 		switch command := string(buf[:n]); {
 		case command == "leave":
@@ -89,10 +91,17 @@ type chain struct {
 	dir string
 }
 
-func start(t *testing.T) *chain {
-	dir := t.TempDir()
+func start(t *testing.T) *chain { return startIn(t, t.TempDir()) }
+
+// startIn starts a chain as a client does. The directory may be another's.
+func startIn(t *testing.T, dir string) *chain {
+	t.Helper()
 	c := &chain{t, dir}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "s")})
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(filepath.Join(dir, guard.Socket))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, guard.Socket)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +133,7 @@ func start(t *testing.T) *chain {
 func (c *chain) ask(line string) int {
 	c.t.Helper()
 	for range 100 {
-		conn, err := net.Dial("unix", filepath.Join(c.dir, "s"))
+		conn, err := net.Dial("unix", filepath.Join(c.dir, guard.Socket))
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -179,7 +188,7 @@ func (c *chain) leave() {
 	defer unix.Close(warden)
 	// One that makes way just now may get the word, and does not pass it on.
 	for range 50 {
-		if conn, err := net.Dial("unix", filepath.Join(c.dir, "s")); err == nil {
+		if conn, err := net.Dial("unix", filepath.Join(c.dir, guard.Socket)); err == nil {
 			fmt.Fprint(conn, "leave")
 			conn.Close()
 		}
@@ -300,4 +309,182 @@ func TestNewChildrenRunTheHeldProgram(t *testing.T) {
 		t.Errorf("the guardian runs %s", got)
 	}
 	c.leave()
+}
+
+// living lists the processes of chains in the directory that have not ended.
+func (c *chain) living() (pids []int) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // empty for a zombie
+		title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(env), guard.EnvDir+"="+c.dir+"\x00") && strings.HasPrefix(string(title), "stack: ") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// becomes waits until so many processes of chains are there.
+func (c *chain) becomes(n int) {
+	c.t.Helper()
+	var pids []int
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if pids = c.living(); len(pids) == n {
+			return
+		}
+	}
+	var titles []string
+	for _, pid := range pids {
+		title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		titles = append(titles, fmt.Sprintf("%d %q", pid, title))
+	}
+	c.t.Errorf("%d processes are there, want %d: %s", len(pids), n, strings.Join(titles, ", "))
+}
+
+// exitFile is where the status of a child is written that lost its supervisor.
+func (c *chain) exitFile(pid int) string {
+	c.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return filepath.Join(c.dir, "exits", fmt.Sprintf("%d.%s", pid, strings.Fields(string(b))[21]))
+}
+
+// exitKept waits for the status of a child.
+func (c *chain) exitKept(path string) {
+	c.t.Helper()
+	var got []byte
+	var err error
+	for range 1000 {
+		if got, err = os.ReadFile(path); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if string(got) != "42 0\n" {
+		c.t.Errorf("%s holds %q, %v", path, got, err)
+	}
+}
+
+// A child of a supervisor that ends with 42 when the file is made.
+func (c *chain) child() (pid int, end func()) {
+	file := filepath.Join(c.t.TempDir(), "end")
+	pid = c.ask("child while [ ! -e " + file + " ]; do sleep 0.01; done; exit 42")
+	return pid, func() { os.WriteFile(file, nil, 0o600) }
+}
+
+func TestKilledAtAnyMoment(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, 0))
+			c := start(t)
+			first := c.ask("pid")
+			child, end := c.child()
+			if c.ask("pid") != first {
+				t.Fatal("another supervisor has the child")
+			}
+			exit := c.exitFile(child)
+			c.kill(first) // from now on it is an orphan
+			for range 6 {
+				// Whatever is there just now, while the last kills are being mended, but
+				// for one: from all there is no way back.
+				pids := c.living()
+				random.Shuffle(len(pids), func(i, j int) { pids[i], pids[j] = pids[j], pids[i] })
+				if len(pids) > 1 {
+					for _, pid := range pids[:1+random.IntN(len(pids)-1)] {
+						unix.Kill(pid, unix.SIGKILL)
+					}
+				}
+				time.Sleep(time.Duration(random.IntN(30_000)) * time.Microsecond)
+			}
+			if len(c.living()) == 0 {
+				t.Skip("the last one was about to end by itself")
+			}
+			c.becomes(3)
+			// A child of others has outlived all who could have been its parents.
+			kept := slices.Contains(c.living(), parent(child))
+			end()
+			if kept {
+				c.exitKept(exit)
+			}
+			c.leave()
+			c.becomes(0)
+		})
+	}
+}
+
+func parent(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(b), ") ")
+	ppid, _ := strconv.Atoi(strings.Fields(after + " - -")[1])
+	return ppid
+}
+
+func TestDeletedDirectoryIsMadeAgain(t *testing.T) {
+	for _, killed := range [][]string{{""}, {"", guard.Guardian}, {"", guard.Warden}, {guard.Warden}, {guard.Guardian, guard.Warden}} {
+		t.Run(strings.Join(killed, ","), func(t *testing.T) {
+			c := start(t)
+			first := c.ask("pid")
+			child, end := c.child()
+			exit := c.exitFile(child)
+			var pids []int
+			for _, role := range killed {
+				if role == "" {
+					pids = append(pids, first)
+				} else {
+					pids = append(pids, c.pid(role))
+				}
+			}
+			if err := os.RemoveAll(c.dir); err != nil {
+				t.Fatal(err)
+			}
+			c.kill(pids...)
+			for range 1000 {
+				if _, err := os.Stat(filepath.Join(c.dir, guard.Socket)); err == nil {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if again := c.ask("pid"); again == first {
+				t.Error("the first supervisor answers on the new socket")
+			}
+			end()
+			c.exitKept(exit)
+			c.becomes(3)
+			c.leave()
+			c.becomes(0)
+		})
+	}
+}
+
+func TestSecondChainTakesADeletedDirectoryOver(t *testing.T) {
+	c := start(t)
+	first := c.ask("pid")
+	child, end := c.child()
+	exit := c.exitFile(child)
+	if err := os.RemoveAll(c.dir); err != nil {
+		t.Fatal(err)
+	}
+	second := startIn(t, c.dir)
+	now := second.ask("pid")
+	c.kill(first) // as it ends by itself when it sees the directory go
+	// The first warden is left, as the child's parent.
+	c.becomes(4)
+	if got := second.ask("pid"); got != now {
+		t.Errorf("%d answers, must be %d", got, now)
+	}
+	end()
+	c.exitKept(exit)
+	c.becomes(3)
+	second.leave()
+	c.becomes(0)
 }

@@ -19,10 +19,17 @@
 //	warden and guardian killed   the supervisor turns warden (see Deserted)
 //
 // Kills that come while a chain mends itself can leave several processes that
-// think they must turn warden. A warden therefore holds a lock; who does not get
-// it ends.
+// think they must turn warden. A warden therefore holds a lock. Who does not get
+// it starts nothing, but stays as the reaper of the containers that it is the
+// parent of, so that no exit status is lost, and ends after the last of them.
 //
-// A child that exits with status 0 had nothing left to own: its parent follows.
+// The run directory may be deleted by somebody else. The supervisor then ends as if
+// it were killed, and the guardian with it; the warden makes the directory and the
+// socket in it again, unless another chain has been started there meanwhile: then
+// it is the one that does not get the lock.
+//
+// A child that exits with status 0 had nothing left to own: its parent follows. The
+// warden is the last and removes the control groups of the chain.
 //
 // After an upgrade the supervisor has the new program held, see HeldProgram, and
 // ends as if it were killed.
@@ -64,6 +71,23 @@ const (
 // there is none, they run their parent's.
 const HeldProgram = "program"
 
+// HeldListener is the held descriptor of the listening socket.
+const HeldListener = "listener"
+
+// Files in the run directory.
+const (
+	// Socket is where the supervisor listens.
+	Socket = "supervisor.sock"
+	// SpawnLock is held by who makes the directory and the socket.
+	SpawnLock = "spawn.lock"
+	// Shelter lists the chain's control groups: the directory of each and, on the
+	// next line, a file cgroup.procs to which the last process in it writes itself.
+	// While it is locked, who locked it removes them after the chain's end.
+	Shelter = "shelter"
+
+	wardenLock = "warden.lock"
+)
+
 // ControlFD is the control socket to the parent. A warden has none to talk to.
 const ControlFD = 3
 
@@ -75,7 +99,7 @@ func init() {
 	if role != Warden && role != Guardian {
 		return
 	}
-	g := &guard{role: role}
+	g := &guard{role: role, lock: -1, shelter: -1}
 	g.dir, _ = syscall.Getenv(EnvDir)
 	g.name, _ = syscall.Getenv(EnvName)
 	list, _ := syscall.Getenv(EnvFDs)
@@ -102,39 +126,62 @@ type guard struct {
 	child   int // pid, 0 while there is none
 	control int // our end of the child's control socket, -1 while there is none
 	promote bool
+
+	// The warden's.
+	lock    int    // descriptor
+	shelter int    // descriptor of the file, -1 for none
+	groups  string // what is in it
 }
 
 func (g *guard) run() int {
 	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0); errno != 0 {
 		return 70
 	}
-	if g.role == Warden && !lock(g.dir+"/warden.lock") {
-		return 73 // there is one
-	}
 	setName("stack-" + g.role)
 	ignoreTerminalSignals()
-	replaceFile(g.dir+"/"+g.role+".pid", itoa(syscall.Getpid())+"\n")
-	if g.role == Guardian {
+	switch g.role {
+	case Warden:
+		if !g.found() {
+			return g.reapOnly()
+		}
+	case Guardian:
+		g.writePid()
 		go g.watchParent()
 	}
 	var lives int
 	for {
 		start := monotonic()
+		if g.promoted() {
+			g.becomeWarden()
+			return 72
+		}
 		if err := g.spawn(); err != 0 {
 			return 71
 		}
 		status := g.reap()
-		g.mu.Lock()
-		promote := g.promote
-		g.mu.Unlock()
 		switch {
-		case promote:
+		case g.promoted():
 			g.becomeWarden()
 			return 72
-		case status.Exited() && status.ExitStatus() == 0, !exists(g.dir):
+		case status.Exited() && status.ExitStatus() == 0:
 			// The supervisor removed the run directory, under its lock: by now
 			// the files in it may be those of a new chain.
+			g.dissolve()
 			return 0
+		case !g.ownsDir():
+			// Somebody else removed it.
+			if g.role == Guardian {
+				// All is the warden's to make, unless it was killed just now.
+				pause(successionGrace)
+				if g.promoted() {
+					g.becomeWarden()
+				}
+				return 74
+			}
+			pause(deletionGrace)
+			if !g.found() {
+				return g.reapOnly()
+			}
 		}
 		// A child that dies at once, again and again, must not take a whole CPU.
 		if monotonic()-start > int64(2e9) {
@@ -144,6 +191,112 @@ func (g *guard) run() int {
 			pause(int64(1e8) << min(lives-3, 6))
 		}
 	}
+}
+
+// deletionGrace is how long a warden waits whose run directory is being deleted, so
+// that what it makes is not deleted as well.
+const deletionGrace = 1e8 // ns
+
+// found takes the warden's lock and completes the run directory. It fails when
+// another warden has the lock.
+func (g *guard) found() bool {
+	for {
+		makeDirs(g.dir)
+		if g.lock >= 0 {
+			syscall.Close(g.lock)
+		}
+		spawn := lock(g.dir+"/"+SpawnLock, true)
+		g.lock = lock(g.dir+"/"+wardenLock, false)
+		switch {
+		case g.lock >= 0 && spawn >= 0 && g.holdsLock():
+			g.complete()
+			syscall.Close(spawn)
+			return true
+		case spawn >= 0:
+			syscall.Close(spawn)
+		}
+		if g.lock < 0 && exists(g.dir+"/"+wardenLock) {
+			return false // there is one
+		}
+		pause(deletionGrace) // the directory is being deleted
+	}
+}
+
+// complete makes what is missing in the run directory.
+func (g *guard) complete() {
+	g.writePid()
+	syscall.Mkdir(g.dir+"/exits", 0o700)
+	if g.shelter < 0 {
+		g.openShelter()
+	}
+	if g.shelter >= 0 && !exists(g.dir+"/"+Shelter) {
+		syscall.Close(g.shelter)
+		writeFile(g.dir+"/"+Shelter, g.groups)
+		g.openShelter()
+	}
+	if exists(g.dir + "/" + Socket) {
+		return
+	}
+	if l := listen(g.dir, Socket); l >= 0 {
+		g.mu.Lock()
+		g.drop(HeldListener)
+		g.held = append(g.held, heldFD{HeldListener, l})
+		g.mu.Unlock()
+	}
+}
+
+func (g *guard) openShelter() {
+	fd, err := syscall.Open(g.dir+"/"+Shelter, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		g.shelter = -1
+		return
+	}
+	g.shelter, g.groups = fd, readAll(fd)
+}
+
+// ownsDir tells whether the run directory is there and this chain's.
+func (g *guard) ownsDir() bool {
+	return exists(g.dir+"/"+Socket) && readFile(g.pidFile()) == itoa(syscall.Getpid())+"\n" && (g.role != Warden || g.holdsLock())
+}
+
+// holdsLock tells whether the lock that is held is the one in the run directory.
+func (g *guard) holdsLock() bool {
+	var held, now syscall.Stat_t
+	return syscall.Fstat(g.lock, &held) == nil && syscall.Lstat(g.dir+"/"+wardenLock, &now) == nil &&
+		held.Ino == now.Ino && held.Dev == now.Dev
+}
+
+// reapOnly is what a warden without a chain does.
+func (g *guard) reapOnly() int {
+	for {
+		pid := nextExited()
+		if pid <= 0 {
+			g.openShelter()
+			g.dissolve()
+			return 73
+		}
+		recordExit(g.dir, pid, startTicks(pid))
+	}
+}
+
+// dissolve removes the chain's control groups, which this is the last process in,
+// unless a client waits for that and will do it. This process moves to another
+// group for that, which can take tens of milliseconds.
+func (g *guard) dissolve() {
+	if g.shelter < 0 || g.groups == "" || syscall.Flock(g.shelter, syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return
+	}
+	lines := split(g.groups)
+	for i := 0; i+1 < len(lines); i += 2 {
+		writeFile(lines[i+1], "0")
+		syscall.Rmdir(lines[i])
+	}
+}
+
+func (g *guard) pidFile() string { return g.dir + "/" + g.role + ".pid" }
+
+func (g *guard) writePid() {
+	replaceFile(g.pidFile(), itoa(syscall.Getpid())+"\n")
 }
 
 // spawn starts the next process of the chain with all held descriptors.
@@ -188,6 +341,9 @@ func (g *guard) spawn() syscall.Errno {
 		return errno(err)
 	}
 	g.child, g.control = pid, pair[0]
+	if g.promote {
+		syscall.Shutdown(g.control, syscall.SHUT_RDWR) // as watchParent would have
+	}
 	go g.serve(pair[0])
 	return 0
 }
@@ -284,6 +440,12 @@ func (g *guard) watchParent() {
 		g.mu.Unlock()
 		return
 	}
+}
+
+func (g *guard) promoted() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.promote
 }
 
 func (g *guard) becomeWarden() {

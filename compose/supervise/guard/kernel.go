@@ -18,6 +18,8 @@ const (
 
 	sysPidfdOpen = 434 // pidfd_open(2), on every architecture but alpha
 	pollIn       = 1   // POLLIN, poll(2)
+
+	oPath = 0x200000 // O_PATH, open(2)
 )
 
 // siginfo is the head of siginfo_t for SIGCHLD on 64-bit Linux.
@@ -161,10 +163,82 @@ func endsWithin(pid int, ns int64) bool {
 	return errno == 0 && n > 0
 }
 
-// lock takes a lock that lasts as long as this process, flock(2).
-func lock(path string) bool {
+// lock takes a lock, flock(2), that lasts until its descriptor, which it returns, is
+// closed. Without wait it is -1 where another process has it.
+func lock(path string, wait bool) int {
 	fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
-	return err == nil && syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) == nil
+	if err != nil {
+		return -1
+	}
+	how := syscall.LOCK_EX
+	if !wait {
+		how |= syscall.LOCK_NB
+	}
+	for {
+		err := syscall.Flock(fd, how)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			syscall.Close(fd)
+			return -1
+		}
+		return fd
+	}
+}
+
+// listen makes a listening unix socket. Its path may be longer than a socket's
+// address can hold, so it goes through a descriptor of the directory.
+func listen(dir, name string) int {
+	at, err := syscall.Open(dir, oPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	defer syscall.Close(at)
+	path := "/proc/self/fd/" + itoa(at) + "/" + name
+	const half = ".new"
+	syscall.Unlink(path + half)
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1
+	}
+	if syscall.Bind(fd, &syscall.SockaddrUnix{Name: path + half}) != nil || syscall.Chmod(path+half, 0o600) != nil ||
+		syscall.Listen(fd, syscall.SOMAXCONN) != nil || syscall.Rename(path+half, path) != nil {
+		syscall.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+// makeDirs makes a directory and its parents.
+func makeDirs(dir string) {
+	for i := 1; i < len(dir); i++ {
+		if dir[i] == '/' {
+			syscall.Mkdir(dir[:i], 0o711)
+		}
+	}
+	syscall.Mkdir(dir, 0o700)
+}
+
+func readFile(path string) string {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer syscall.Close(fd)
+	return readAll(fd)
+}
+
+func readAll(fd int) string {
+	var buf [4096]byte
+	text := ""
+	for {
+		n, _ := syscall.Read(fd, buf[:])
+		if n <= 0 {
+			return text
+		}
+		text += string(buf[:n])
+	}
 }
 
 func exists(path string) bool {

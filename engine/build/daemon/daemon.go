@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -37,10 +36,11 @@ import (
 
 	"github.com/stack-run/stack/engine/build"
 	"github.com/stack-run/stack/engine/build/request"
-	"github.com/stack-run/stack/engine/content/atomicfile"
-	"github.com/stack-run/stack/engine/content/flock"
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/lock"
+	"github.com/stack-run/stack/internal/sock"
 )
 
 // Options say what a daemon serves.
@@ -58,21 +58,21 @@ type Options struct {
 
 // Lock is held by the one daemon of a run root. Lock waits for one that is just
 // leaving.
-func Lock(ctx context.Context, runRoot string) (*flock.Lock, error) {
+func Lock(ctx context.Context, runRoot string) (*lock.Held, error) {
 	dir := request.Dir(runRoot)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := flock.Exclusive(ctx, filepath.Join(dir, "lock"))
+	held, err := lock.Exclusive(ctx, filepath.Join(dir, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("another builder serves %s: %w", runRoot, err)
 	}
-	return lock, nil
+	return held, nil
 }
 
 // TryLock is Lock if nobody holds it; ok tells whether it did.
-func TryLock(runRoot string) (lock *flock.Lock, ok bool, err error) {
-	return flock.TryExclusive(filepath.Join(request.Dir(runRoot), "lock"))
+func TryLock(runRoot string) (held *lock.Held, ok bool, err error) {
+	return lock.TryExclusive(filepath.Join(request.Dir(runRoot), "lock"))
 }
 
 // Serve serves BuildKit's API, under Lock, until ctx ends or nobody has been
@@ -131,7 +131,7 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 // deletes those of a killed one.
 func useTemp(dir string) error {
 	// Of the files beside it, the last builder may have been killed writing one.
-	half, err := filepath.Glob(filepath.Join(filepath.Dir(dir), atomicfile.TempPrefix+"*"))
+	half, err := filepath.Glob(filepath.Join(filepath.Dir(dir), durable.TempPrefix+"*"))
 	for _, path := range append(half, dir) {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
@@ -150,9 +150,7 @@ func listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	old := syscall.Umask(0o177)
-	defer syscall.Umask(old)
-	return net.Listen("unix", path)
+	return sock.Listen(path)
 }
 
 func newController(ctx context.Context, w *worker, dir string) (*control.Controller, error) {
@@ -234,12 +232,12 @@ func (i *idle) elapsed() {
 	if i.connected > 0 {
 		return
 	}
-	lock, free, err := flock.TryExclusive(i.use)
+	held, free, err := lock.TryExclusive(i.use)
 	if err != nil || !free {
 		i.timer.Reset(i.after)
 		return
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	i.leave()
 }
 

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/stack-run/stack/engine/content/atomicfile"
+	"github.com/stack-run/stack/internal/durable"
 )
 
 // Dir is the builder's directory below a run root.
@@ -27,7 +27,7 @@ func usagePath(dataRoot string) string { return filepath.Join(StateDir(dataRoot)
 func WriteUsage(dataRoot string, r Records) error {
 	data, err := json.Marshal(r)
 	if err == nil {
-		err = atomicfile.Write(usagePath(dataRoot), data, 0o600)
+		err = durable.Write(usagePath(dataRoot), data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot note the build cache's usage: %w", err)

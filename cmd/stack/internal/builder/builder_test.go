@@ -153,4 +153,33 @@ func TestRun(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("given up before it listens to signals, it was given up", func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		why := errors.New("enough")
+		started, begin, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer started.Close()
+		go func() {
+			started.Read(make([]byte, 1))
+			cancel(why)
+		}()
+		var got message
+		err = Run(ctx, script(t, "echo; read -r q <&3; read -r q <&3"), "verb", nil, Streams{Out: begin}, message{}, &got)
+		begin.Close()
+		if !errors.Is(err, why) {
+			t.Error(err)
+		}
+	})
+	t.Run("a signal that it got is told, unless it came from the user's side", func(t *testing.T) {
+		for signal, code := range map[string]int{"INT": 130, "HUP": 129, "PIPE": 141, "TERM": 0, "KILL": 0} {
+			var got message
+			err := Run(context.Background(), script(t, "kill -"+signal+" $$"), "verb", nil, streams, message{}, &got)
+			var exit ExitError
+			if errors.As(err, &exit); exit.Code != code || code == 0 && !strings.Contains(err.Error(), "by signal") {
+				t.Errorf("%s: %v", signal, err)
+			}
+		}
+	})
 }

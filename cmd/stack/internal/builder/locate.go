@@ -16,7 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/stack-run/stack/engine/build/request"
-	"github.com/stack-run/stack/engine/content/flock"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // Name is the builder program's.
@@ -65,11 +65,11 @@ func unpack(ctx context.Context, files fs.FS, name, digest, dir string) (program
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	lock, err := flock.Exclusive(ctx, filepath.Join(dir, "lock"))
+	held, err := lock.Exclusive(ctx, filepath.Join(dir, "lock"))
 	if err != nil {
 		return "", err
 	}
-	defer lock.Unlock()
+	defer held.Unlock()
 	if _, err := os.Stat(program); err == nil {
 		return program, nil // somebody else has unpacked it meanwhile
 	}

@@ -65,11 +65,10 @@ func Run(ctx context.Context, program, verb string, environ []string, s Streams,
 	case errors.As(err, &exit):
 		answered.Close()
 		<-readErr
-		code := exit.ExitCode()
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			return fmt.Errorf("the builder was ended by signal %d (%s)", ws.Signal(), ws.Signal())
+			return ended(ctx, ws.Signal())
 		}
-		return ExitError{code}
+		return ExitError{exit.ExitCode()}
 	case err != nil && ctx.Err() == nil:
 		return fmt.Errorf("cannot run the builder: %w", err)
 	case ctx.Err() != nil:
@@ -79,4 +78,23 @@ func Run(ctx context.Context, program, verb string, environ []string, s Streams,
 		return fmt.Errorf("the builder gave no answer: %w", errors.Join(err, <-writeErr))
 	}
 	return nil
+}
+
+// ended is the error of a program that a signal ended. It takes up its signals only
+// after its large libraries have initialised, so that a build that is given up early
+// ends like this too.
+func ended(ctx context.Context, signal syscall.Signal) error {
+	switch signal {
+	case syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE:
+		// From the terminal, or for want of one: the user knows.
+		return ExitError{128 + int(signal)}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	hint := ""
+	if signal == syscall.SIGKILL {
+		hint = "; where nobody has sent it, memory ran out: see the kernel's log (dmesg)"
+	}
+	return fmt.Errorf("the builder was ended by signal %d (%s)%s", signal, signal, hint)
 }

@@ -121,7 +121,7 @@ func (b *builder) spec() engine.Spec {
 	s.Expose = b.expose()
 	s.PublishAll = f.PublishAll
 	b.network(&s)
-	for _, fault := range s.Faults() {
+	for _, fault := range engine.Faults(s) {
 		flag, ok := map[string]string{
 			"logging": "log-driver", "cpuset": "cpuset-cpus", "blkio_config.weight": "blkio-weight", "userns_mode": "userns", "cgroup": "cgroupns",
 			"mem_limit": "memory", "memswap_limit": "memory-swap", "mem_reservation": "memory-reservation", "mem_swappiness": "memory-swappiness",

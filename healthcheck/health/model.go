@@ -1,4 +1,7 @@
-package healthcheck
+// Package health is what is asked of a container's health check and what came
+// of it, and the rules that lead from one to the other: plain data and a state
+// machine without a clock.
+package health
 
 import "time"
 
@@ -31,3 +34,17 @@ type Result struct {
 	ExitCode int       `json:"exitCode"` // 0 healthy; -1 when the probe could not run or timed out
 	Output   string    `json:"output"`   // at most 4096 bytes
 }
+
+// State is a container's health with its history, as it is stored and shown.
+type State struct {
+	Status        Status   `json:"status"`
+	FailingStreak int      `json:"failingStreak"`
+	Log           []Result `json:"log,omitempty"` // oldest first, at most MaxResults
+}
+
+const (
+	// MaxResults is how many results are kept, MaxOutput how many bytes of a
+	// probe's output.
+	MaxResults = 5
+	MaxOutput  = 4096
+)

@@ -1,4 +1,6 @@
-package volumes
+// Package volume is what volumes and mounts are asked to be and are: plain data,
+// which packages may speak of that touch no file.
+package volume
 
 import "time"
 

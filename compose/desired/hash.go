@@ -1,4 +1,4 @@
-package spec
+package desired
 
 import (
 	"cmp"
@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/netns"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // HashVersion is the version of the rules by which Hash is made. Hashes of
@@ -24,11 +24,11 @@ const HashVersion = "v1:"
 // hex digits. It is the same for all replicas of a service, and it does not
 // change with the image's ID, the number of replicas, the place of the Compose
 // file, the order of what has no order, or a release of stack: a field that a
-// later release adds to engine.Spec must be omitempty.
-func Hash(s *engine.Spec) string {
+// later release adds to container.Spec must be omitempty.
+func Hash(s *container.Spec) string {
 	data, err := json.Marshal(Comparable(s))
 	if err != nil {
-		// engine.Spec has no type that JSON cannot hold.
+		// container.Spec has no type that JSON cannot hold.
 		panic("internal error: cannot encode a container spec: " + err.Error())
 	}
 	sum := sha256.Sum256(data)
@@ -39,7 +39,7 @@ func Hash(s *engine.Spec) string {
 // wanted spec with nothing to recreate for: ImageID (compared on its own), what
 // numbers a replica, labels of ours, contents (their digests stay), and order
 // where it means nothing.
-func Comparable(s *engine.Spec) engine.Spec {
+func Comparable(s *container.Spec) container.Spec {
 	c := *s
 	if generatedName(s) {
 		c.Name = ""
@@ -55,18 +55,18 @@ func Comparable(s *engine.Spec) engine.Spec {
 	c.Network.Names = slices.DeleteFunc(slices.Clone(s.Network.Names), func(n string) bool { return n == s.Name })
 	c.Network.Ports = slices.Clone(s.Network.Ports)
 	slices.SortStableFunc(c.Network.Ports, comparePorts)
-	c.Mounts = make([]volumes.Mount, len(s.Mounts))
+	c.Mounts = make([]volume.Mount, len(s.Mounts))
 	for i, m := range s.Mounts {
 		m.Content, m.ContentFrom, m.Origin = nil, "", ""
 		c.Mounts[i] = m
 	}
-	slices.SortStableFunc(c.Mounts, func(a, b volumes.Mount) int { return strings.Compare(a.Target, b.Target) })
+	slices.SortStableFunc(c.Mounts, func(a, b volume.Mount) int { return strings.Compare(a.Target, b.Target) })
 	c.Process.Env = slices.Clone(s.Process.Env)
 	slices.Sort(c.Process.Env)
 	return c
 }
 
-func comparePorts(a, b netns.Port) int {
+func comparePorts(a, b endpoint.Port) int {
 	return cmp.Or(
 		cmp.Compare(a.ContainerPort, b.ContainerPort),
 		strings.Compare(a.Protocol, b.Protocol),
@@ -77,7 +77,7 @@ func comparePorts(a, b netns.Port) int {
 
 // generatedName says that the container's name is made from project, service
 // and number, and is not a container_name.
-func generatedName(s *engine.Spec) bool {
+func generatedName(s *container.Spec) bool {
 	for _, separator := range []string{"-", "_"} {
 		parts := []string{s.Labels[LabelProject], s.Labels[LabelService], s.Labels[LabelContainerNumber]}
 		if s.Name == strings.Join(parts, separator) {
@@ -89,7 +89,7 @@ func generatedName(s *engine.Spec) bool {
 
 // ServiceHashes are the lines of "config --hash": service and hash, by name,
 // for the services named or all. A service scaled to 0 has no hash.
-func (d *Desired) ServiceHashes(names ...string) ([]string, error) {
+func (d *Project) ServiceHashes(names ...string) ([]string, error) {
 	if len(names) == 0 {
 		names = slices.Collect(maps.Keys(d.Services))
 	}
@@ -98,7 +98,7 @@ func (d *Desired) ServiceHashes(names ...string) ([]string, error) {
 	for _, name := range names {
 		s, ok := d.Services[name]
 		if !ok {
-			return nil, fmt.Errorf("no such service: %q%s", name, didYouMean(name, slices.Sorted(maps.Keys(d.Services))))
+			return nil, fmt.Errorf("no such service: %q%s", name, DidYouMean(name, slices.Sorted(maps.Keys(d.Services))))
 		}
 		if len(s.Replicas) > 0 {
 			lines = append(lines, name+" "+s.Replicas[0].Hash)

@@ -1,29 +1,30 @@
-package spec
+package desired
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/volumes"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // WithoutSecrets is a copy of d that may be stored: the content of secrets is
 // left out, their digest stays. Hashes stay the same.
-func (d *Desired) WithoutSecrets() *Desired {
-	return d.mapSpecs(func(s *engine.Spec) { s.Mounts = withoutSecrets(s.Mounts) })
+func (d *Project) WithoutSecrets() *Project {
+	return d.mapSpecs(func(s *container.Spec) { s.Mounts = withoutSecrets(s.Mounts) })
 }
 
 // SpecWithoutSecrets is a copy of s that may be stored.
-func SpecWithoutSecrets(s engine.Spec) engine.Spec {
+func SpecWithoutSecrets(s container.Spec) container.Spec {
 	s.Mounts = withoutSecrets(s.Mounts)
 	return s
 }
 
-func withoutSecrets(mounts []volumes.Mount) []volumes.Mount {
+func withoutSecrets(mounts []volume.Mount) []volume.Mount {
 	out := slices.Clone(mounts)
 	for i := range out {
 		if out[i].Secret {
@@ -34,14 +35,11 @@ func withoutSecrets(mounts []volumes.Mount) []volumes.Mount {
 }
 
 // WithSecrets is a copy of d with the content of secrets read again from where
-// they came from. read is os.ReadFile if nil. The value of an environment
+// they came from. The value of an environment
 // variable is gone: such a secret is an error, which "stack up" mends.
-func (d *Desired) WithSecrets(read func(string) ([]byte, error)) (*Desired, error) {
-	if read == nil {
-		read = os.ReadFile
-	}
+func (d *Project) WithSecrets(read func(string) ([]byte, error)) (*Project, error) {
 	var errs []error
-	out := d.mapSpecs(func(s *engine.Spec) {
+	out := d.mapSpecs(func(s *container.Spec) {
 		mounts := slices.Clone(s.Mounts)
 		for i := range mounts {
 			m := &mounts[i]
@@ -59,14 +57,14 @@ func (d *Desired) WithSecrets(read func(string) ([]byte, error)) (*Desired, erro
 				continue
 			}
 			m.Content = content
-			m.ContentDigest = digest(content)
+			m.ContentDigest = Digest(content)
 		}
 		s.Mounts = mounts
 	})
 	return out, errors.Join(errs...)
 }
 
-func (d *Desired) mapSpecs(change func(*engine.Spec)) *Desired {
+func (d *Project) mapSpecs(change func(*container.Spec)) *Project {
 	out := *d
 	out.Services = make(map[string]*Service, len(d.Services))
 	for name, s := range d.Services {
@@ -78,4 +76,9 @@ func (d *Desired) mapSpecs(change func(*engine.Spec)) *Desired {
 		out.Services[name] = &service
 	}
 	return &out
+}
+
+func Digest(content []byte) string {
+	sum := sha256.Sum256(content)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }

@@ -1,9 +1,9 @@
-package spec
+package desired
 
 import "fmt"
 
-// didYouMean is `; did you mean "db"?` for the nearest candidate, or "".
-func didYouMean(name string, candidates []string) string {
+// DidYouMean is `; did you mean "db"?` for the nearest candidate, or "".
+func DidYouMean(name string, candidates []string) string {
 	if best := Nearest(name, candidates); best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}

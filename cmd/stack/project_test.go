@@ -1,0 +1,255 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine"
+)
+
+const oneService = "services:\n  web:\n    image: shop/web\n"
+
+// lay writes files below a directory that is in no project.
+func lay(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestWhatNamesAProject says when "run" is about a service and not an image.
+func TestWhatNamesAProject(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		files   map[string]string
+		args    string
+		environ []string
+		outside bool
+	}{
+		{name: "nothing", outside: true},
+		{name: "a file here", files: map[string]string{"compose.yaml": oneService}},
+		{name: "-f", files: map[string]string{"d/prod.yml": oneService}, args: "-f d/prod.yml"},
+		{name: "--file=", files: map[string]string{"d/prod.yml": oneService}, args: "--file=d/prod.yml"},
+		{name: "--project-directory", files: map[string]string{"d/compose.yaml": oneService}, args: "--project-directory d"},
+		{name: "--workdir", files: map[string]string{"d/compose.yaml": oneService}, args: "--workdir d"},
+		{name: "-p and a file", files: map[string]string{"d/prod.yml": oneService}, args: "-p x -f d/prod.yml"},
+		{name: "behind other flags", files: map[string]string{"d/prod.yml": oneService}, args: "--ansi never --profile x -f d/prod.yml"},
+		{name: "COMPOSE_FILE", files: map[string]string{"d/prod.yml": oneService}, environ: []string{"COMPOSE_FILE=d/prod.yml"}},
+		{name: "COMPOSE_FILE in .env", files: map[string]string{"d/prod.yml": oneService, ".env": "COMPOSE_FILE=d/prod.yml\n"}},
+		{name: "COMPOSE_FILE in a given env file", files: map[string]string{"d/prod.yml": oneService, "my.env": "COMPOSE_FILE=d/prod.yml\n"}, args: "--env-file my.env"},
+		{name: "an .env of something else", files: map[string]string{".env": "PORT=80\n"}, outside: true},
+		{name: "an .env that is not to be read", files: map[string]string{".env": "COMPOSE_FILE=d/prod.yml\n"}, environ: []string{"COMPOSE_DISABLE_ENV_FILE=1"}, outside: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSession(t, lay(t, tt.files))
+			s.environ = append(s.environ, tt.environ...)
+			_, errOut, code := s.do(t, slices.Concat(strings.Fields(tt.args), strings.Fields("run --rm -T web true"))...)
+			if code != 0 {
+				t.Fatalf("exit code %d: %s", code, errOut)
+			}
+			calls := strings.Join(s.fake.noted(), "\n")
+			if tt.outside != (calls == `run web  ["true"]`) || !tt.outside && calls != `run shop/web web ["true"]` {
+				t.Errorf("got %s", calls)
+			}
+		})
+	}
+}
+
+// TestVerbsFindTheFileOfDotEnv runs verbs that do not load the whole file.
+func TestVerbsFindTheFileOfDotEnv(t *testing.T) {
+	dir := lay(t, map[string]string{"shop/prod.yml": oneService, ".env": "COMPOSE_FILE=shop/prod.yml\n"})
+	for line, want := range map[string]string{
+		"exec -T web true": `exec a00 ["true"]`,
+		"stop web":         "stop shop:web",
+		"logs web":         "logs shop:web all follow=false tail=-1 since=0001-01-01T00:00:00Z",
+		"pause":            "pause shop:",
+		"ps -q web":        "",
+	} {
+		s := newSession(t, dir)
+		if _, errOut, code := s.do(t, strings.Fields(line)...); code != 0 {
+			t.Errorf("%s: exit code %d: %s", line, code, errOut)
+		}
+		if got := strings.Join(s.fake.noted(), "\n"); got != want {
+			t.Errorf("%s: got %s, want %s", line, got, want)
+		}
+	}
+}
+
+// TestSettingsOfDotEnv says that what sets docker compose up may stand in .env.
+func TestSettingsOfDotEnv(t *testing.T) {
+	for _, tt := range []struct{ dotEnv, environ, line, want string }{
+		{"COMPOSE_REMOVE_ORPHANS=true", "", "up -d", "RemoveOrphans:true"},
+		{"COMPOSE_REMOVE_ORPHANS=true", "", "down", "orphans=true"},
+		{"COMPOSE_REMOVE_ORPHANS=true", "COMPOSE_REMOVE_ORPHANS=0", "down", "orphans=false"},
+		{"COMPOSE_IGNORE_ORPHANS=1", "", "up -d", "IgnoreOrphans:true"},
+		{"", "COMPOSE_IGNORE_ORPHANS=1", "create", "IgnoreOrphans:true"},
+		{"COMPOSE_PARALLEL_LIMIT=3", "", "up -d", "Parallel:3"},
+	} {
+		s := newSession(t, lay(t, map[string]string{"compose.yaml": oneService, ".env": tt.dotEnv + "\n"}))
+		if tt.environ != "" {
+			s.environ = append(s.environ, tt.environ)
+		}
+		s.must(t, strings.Fields(tt.line)...)
+		if got := strings.Join(s.fake.noted(), "\n"); !strings.Contains(got, tt.want) {
+			t.Errorf("%s with %s: got %s", tt.line, tt.dotEnv, got)
+		}
+	}
+}
+
+func TestRmOutsideAProject(t *testing.T) {
+	for _, tt := range []struct {
+		line, want string
+		code       int
+	}{
+		{"rm -f box", "remove 5 all force", 0},
+		{"rm -fv box", "remove 5 all force volumes", 0},
+		{"rm shop-migrate-1", "remove e all", 0},
+		{"rm -s box", "stop box\nremove 5 all", 1}, // the fake's container runs on
+		{"rm box", "", 1},
+		{"rm -f nosuch", "", 0},
+		{"rm nosuch", "", 1},
+		{"rm", "", 1},
+	} {
+		s := newSession(t, t.TempDir())
+		_, errOut, code := s.do(t, strings.Fields(tt.line)...)
+		got := strings.ReplaceAll(strings.Join(s.fake.noted(), "\n"), "00", "")
+		if code != tt.code || tt.code == 0 && got != tt.want {
+			t.Errorf("%s: exit code %d, calls %q: %s", tt.line, code, got, errOut)
+		}
+	}
+}
+
+// TestExecFindsOneOffs prefers the service's own containers.
+func TestExecFindsOneOffs(t *testing.T) {
+	s := newSession(t, "shop")
+	oneOff := engine.Container{
+		ID: id('1'), Project: "shop", Service: "migrate", OneOff: true,
+		Spec: engine.Spec{Name: "shop-migrate-run-1"}, State: engine.State{Phase: engine.Running},
+	}
+	ofWeb := oneOff
+	ofWeb.ID, ofWeb.Service, ofWeb.Spec.Name = id('2'), "web", "shop-web-run-1"
+	s.fake.containers = append([]engine.Container{oneOff, ofWeb}, s.fake.containers...)
+	s.fake.definition["shop"] = &spec.Desired{Project: "shop", Services: map[string]*spec.Service{"web": {}, "migrate": {}}}
+	s.must(t, "exec", "-T", "migrate", "true")
+	s.must(t, "exec", "-T", "web", "true")
+	if got := strings.Join(s.fake.noted(), "\n"); got != "exec 100 [\"true\"]\nexec a00 [\"true\"]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestFaultsOfOthers runs verbs on a service beside one with a fault.
+func TestFaultsOfOthers(t *testing.T) {
+	const beside = `
+  b: {image: b}
+  needs: {image: n, depends_on: [a]}
+`
+	for name, a := range map[string]string{
+		"gpus":              "a: {image: a, gpus: all}",
+		"secret file":       "a: {image: a, secrets: [s]}",
+		"env file":          "a: {image: a, env_file: nosuch.env}",
+		"label file":        "a: {image: a, label_file: nosuch.labels}",
+		"container name":    "a: {image: a, container_name: x}\n  c: {image: a, container_name: x}",
+		"undefined network": "a: {image: a, networks: [nosuch]}",
+		"cycle":             "a: {image: a, depends_on: [c]}\n  c: {image: a, depends_on: [a]}",
+		"provider":          "a: {provider: {type: x}}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t, lay(t, map[string]string{
+				"compose.yaml": "services:\n  " + a + beside + "secrets: {s: {file: ./nosuch}}\n",
+			}))
+			for line, works := range map[string]bool{
+				"up -d b":               true,
+				"create b":              true,
+				"plan b":                true,
+				"run -T --rm b true":    true,
+				"--dry-run build b":     true,
+				"up -d --no-deps needs": true,
+				"config -q b":           true,
+				"up -d":                 false,
+				"up -d a":               false,
+				"up -d needs":           false,
+				"run -T --rm a true":    false,
+			} {
+				_, errOut, code := s.do(t, strings.Fields(line)...)
+				if name == "container name" && !works && line != "up -d" {
+					continue // c, with the same name, is not touched
+				}
+				if (code == 0) != works {
+					t.Errorf("%s: exit code %d: %s", line, code, errOut)
+				}
+			}
+		})
+	}
+}
+
+// TestFaultyServiceStaysAsItWas says what becomes of a service that ran before
+// its part of the file broke.
+func TestFaultyServiceStaysAsItWas(t *testing.T) {
+	files := map[string]string{
+		"s":            "secret",
+		"compose.yaml": "name: shop\nservices:\n  a: {image: a, secrets: [s], networks: [n], volumes: [\"vol:/v\"]}\n  b: {image: b, depends_on: [a]}\n  c: {image: c, depends_on: [a]}\nsecrets: {s: {file: ./s}}\nnetworks: {n: }\nvolumes: {vol: }\n",
+	}
+	dir := lay(t, files)
+	s := newSession(t, dir)
+	earlier := s.desired(t)
+	if err := os.Remove(filepath.Join(dir, "s")); err != nil {
+		t.Fatal(err)
+	}
+	load := func() *spec.Desired {
+		t.Helper()
+		p, err := s.app.loadProject(t.Context(), loadRequest{Services: []string{"b"}, NoDeps: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Desired
+	}
+	d := load()
+	if d.Services["a"] != nil || d.Services["c"] != nil || !slices.Equal(d.Disabled, []string{"a", "c"}) || len(d.Services["b"].DependsOn) > 0 {
+		t.Errorf("new: services %v, disabled %v", d.Services, d.Disabled)
+	}
+	s.fake.definition["shop"] = earlier
+	d = load()
+	if d.Services["a"] != earlier.Services["a"] || d.Services["c"] == nil || len(d.Disabled) > 0 || d.Networks["n"] == nil || d.Volumes["vol"] == nil {
+		t.Errorf("known: services %v, disabled %v", d.Services, d.Disabled)
+	}
+	if _, ok := d.Services["b"].DependsOn["a"]; !ok {
+		t.Error("b forgot what it depends on")
+	}
+}
+
+func TestFilesWithoutServices(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{"compose.yaml": "name: p\nnetworks: {n: }\nvolumes: {v: }\n"}))
+	for _, line := range []string{"config -q", "config", "--dry-run up", "up -d", "create"} {
+		s.must(t, strings.Fields(line)...)
+	}
+	if d := s.desired(t); d.Networks["n"] == nil || d.Volumes["v"] == nil {
+		t.Errorf("got networks %v, volumes %v", d.Networks, d.Volumes)
+	}
+	s = newSession(t, lay(t, map[string]string{"compose.yaml": "name: p\n"}))
+	if _, _, code := s.do(t, "config", "-q"); code == 0 {
+		t.Error("a file of nothing is taken")
+	}
+}
+
+func TestConfigChecksTheModelOnly(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{
+		"compose.yaml": "services:\n  a: {image: a, secrets: [s, t], configs: [c]}\nsecrets: {s: {file: ./nosuch}, t: {environment: NOSUCH}}\nconfigs: {c: {file: ./nosuch}}\n",
+	}))
+	s.must(t, "config", "-q")
+	s.must(t, "config")
+	if _, _, code := s.do(t, "up", "-d"); code == 0 {
+		t.Error("up works without the files")
+	}
+}

@@ -1,0 +1,22 @@
+package desired
+
+// The labels that Docker Compose puts on what it makes. They are kept so that
+// the tools around Compose (Traefik, Dozzle, lazydocker, Watchtower) recognise
+// a project.
+const (
+	LabelPrefix          = "com.docker.compose."
+	LabelProject         = LabelPrefix + "project"
+	LabelService         = LabelPrefix + "service"
+	LabelContainerNumber = LabelPrefix + "container-number"
+	LabelOneOff          = LabelPrefix + "oneoff"
+	LabelSlug            = LabelPrefix + "slug"
+	LabelConfigHash      = LabelPrefix + "config-hash"
+	LabelDependsOn       = LabelPrefix + "depends_on"
+	LabelWorkingDir      = LabelPrefix + "project.working_dir"
+	LabelConfigFiles     = LabelPrefix + "project.config_files"
+	LabelEnvironmentFile = LabelPrefix + "project.environment_file"
+	LabelVersion         = LabelPrefix + "version"
+	LabelImage           = LabelPrefix + "image" // set by the engine: the image's ID
+	LabelNetwork         = LabelPrefix + "network"
+	LabelVolume          = LabelPrefix + "volume"
+)

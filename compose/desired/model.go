@@ -1,0 +1,140 @@
+// Package desired is what a project must be: the Compose model translated into
+// the engine's terms. It is plain data, with the fingerprint that tells whether
+// a container was made from it.
+package desired
+
+import (
+	"slices"
+	"time"
+
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/netns/endpoint"
+	"github.com/stack-run/stack/volumes/volume"
+)
+
+// A reference to a sibling service inside an container.Spec is the placeholder
+// "service:NAME" and is resolved when the container is created, against the
+// container of NAME with the lowest number:
+//
+//	Network.Mode, Isolation.PIDMode, Isolation.IPCMode   "service:NAME"
+//	VolumesFrom                                          "service:NAME:rw" or ":ro"
+//
+// References to containers outside the project read "container:NAME" and, in
+// VolumesFrom, "container:NAME:rw" or ":ro".
+
+// Version is the schema version of Project.
+const Version = 1
+
+// Project is stored as the project's definition, so that a supervisor can bring
+// it up again after a crash or a boot.
+type Project struct {
+	Version     int                 `json:"version"` // of this schema, now 1
+	Project     string              `json:"project"`
+	WorkingDir  string              `json:"workingDir,omitempty"`
+	ConfigFiles []string            `json:"configFiles,omitempty"`
+	EnvFiles    []string            `json:"envFiles,omitempty"`
+	Profiles    []string            `json:"profiles,omitempty"`
+	Services    map[string]*Service `json:"services"`
+	// Networks and Volumes are by Compose key.
+	Networks map[string]*Network `json:"networks,omitempty"`
+	Volumes  map[string]*Volume  `json:"volumes,omitempty"`
+	// Disabled are the services that an inactive profile or a selection turns
+	// off: their containers are no orphans.
+	Disabled []string `json:"disabled,omitempty"`
+	// Environment is what a one-off's "-e NAME" without a value is looked up in.
+	// It is not stored.
+	Environment map[string]string `json:"-"`
+}
+
+// Service is one service of a project.
+type Service struct {
+	Name string `json:"name"`
+	// Replicas holds one spec per replica; index i is container number i+1.
+	Replicas  []Replica             `json:"replicas"`
+	DependsOn map[string]Dependency `json:"dependsOn,omitempty"`
+	// PullPolicy is "" where nothing was said, always, never, missing, build, or
+	// refresh, which pulls what has been here for PullEvery.
+	PullPolicy string        `json:"pullPolicy,omitempty"`
+	PullEvery  time.Duration `json:"pullEvery,omitempty"`
+	// HasBuild says that the service has a build section, OnlyBuilt that it names
+	// no image besides, so that no registry can have it.
+	HasBuild  bool `json:"hasBuild,omitempty"`
+	OnlyBuilt bool `json:"onlyBuilt,omitempty"`
+	// PostStart and PreStop are the lifecycle hooks.
+	PostStart []Hook `json:"postStart,omitempty"`
+	PreStop   []Hook `json:"preStop,omitempty"`
+	// NoAttach (attach: false) keeps the service's log out of a foreground up.
+	NoAttach bool `json:"noAttach,omitempty"`
+	// Profiles are those that the service is part of.
+	Profiles []string `json:"profiles,omitempty"`
+	// Labels are deploy.labels: the service's own, on no container.
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Replica is one container of a service.
+type Replica struct {
+	Index int            `json:"index"`
+	Spec  container.Spec `json:"spec"`
+	// Hash is "v1:" and 64 hex digits over Spec without ImageID, without what
+	// differs between replicas and without com.docker.compose.* labels (Hash).
+	Hash string `json:"hash"`
+}
+
+// Dependency is one entry of depends_on.
+type Dependency struct {
+	Condition string `json:"condition"` // service_started, service_healthy, service_completed_successfully
+	Restart   bool   `json:"restart,omitempty"`
+	Required  bool   `json:"required"`
+	// Implicit is set where network_mode, volumes_from, ipc, pid or links made it.
+	Implicit bool `json:"implicit,omitempty"`
+}
+
+// Hook is a lifecycle hook.
+type Hook struct {
+	Command    []string `json:"command"`
+	User       string   `json:"user,omitempty"`
+	Privileged bool     `json:"privileged,omitempty"`
+	WorkingDir string   `json:"workingDir,omitempty"`
+	Env        []string `json:"env,omitempty"`
+}
+
+// Network and Volume are the project's networks and volumes.
+type Network struct {
+	Spec     endpoint.NetworkSpec `json:"spec"`
+	External bool                 `json:"external,omitempty"`
+}
+
+type Volume struct {
+	Spec     volume.Spec `json:"spec"`
+	External bool        `json:"external,omitempty"`
+}
+
+// VolumeNames are the names of the volumes that are the project's own.
+func (d *Project) VolumeNames() []string {
+	names := []string{}
+	for _, v := range d.Volumes {
+		if !v.External {
+			names = append(names, v.Spec.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Images are those of services, or of all, that down --rmi takes away: with "all"
+// all, with "local" only those that were built, and else none.
+func (d *Project) Images(which string, services ...string) []string {
+	var out []string
+	for name, svc := range d.Services {
+		if len(services) > 0 && !slices.Contains(services, name) {
+			continue
+		}
+		for _, r := range svc.Replicas {
+			if (which == "all" || which == "local" && svc.HasBuild) && !slices.Contains(out, r.Spec.Image) {
+				out = append(out, r.Spec.Image)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}

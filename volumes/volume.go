@@ -1,0 +1,19 @@
+package volumes
+
+import "github.com/stack-run/stack/volumes/volume"
+
+// The words of package volume, for those that also make and mount them.
+type (
+	Spec      = volume.Spec
+	Volume    = volume.Volume
+	Mount     = volume.Mount
+	MountType = volume.MountType
+)
+
+const (
+	TypeVolume = volume.TypeVolume
+	TypeBind   = volume.TypeBind
+	TypeTmpfs  = volume.TypeTmpfs
+	TypeFile   = volume.TypeFile
+	TypeImage  = volume.TypeImage
+)
