@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/google/nftables/xt"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,19 +56,39 @@ func (p LinkPattern) match(in bool) Statement {
 	return s
 }
 
-// rules are what a chain needs for the links.
-func (p LinkPattern) rules(docker bool) []Rule {
+// rules are what a chain needs for the links. Where iptables reads the chain, ct
+// matches have to be in its own words, or it refuses the whole table.
+func (p LinkPattern) rules(docker, xtables bool) []Rule {
+	answers, published := established(), translated()
+	if xtables {
+		answers = xtConntrack("RELATED,ESTABLISHED", xtEstablished|xtRelated)
+		published = xtConntrack("DNAT", xtDNAT)
+	}
 	count := Statement{"counter", []expr.Any{&expr.Counter{}}}
 	out := []Rule{{p.match(true), count, accept()}}
 	switch {
 	case docker:
 		out = append(out, Rule{p.match(false), count, accept()})
 	case p.Open:
-		out = append(out, Rule{p.match(false), established(), count, accept()}, Rule{p.match(false), translated(), count, accept()})
+		out = append(out, Rule{p.match(false), answers, count, accept()}, Rule{p.match(false), published, count, accept()})
 	default:
-		out = append(out, Rule{p.match(false), established(), count, accept()})
+		out = append(out, Rule{p.match(false), answers, count, accept()})
 	}
 	return out
+}
+
+// States of xt_conntrack (linux/netfilter/xt_conntrack.h).
+const (
+	xtEstablished = 1 << 1
+	xtRelated     = 1 << 2
+	xtDNAT        = 1 << 7
+)
+
+// xtConntrack matches the state of a connection with the match of iptables(8).
+func xtConntrack(text string, states uint16) Statement {
+	info := &xt.ConntrackMtinfo3{}
+	info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), states
+	return Statement{"-m conntrack --ctstate " + text, []expr.Any{&expr.Match{Name: "conntrack", Rev: 3, Info: info}}}
 }
 
 // ForeignChain is a chain of another firewall that drops forwarded packets unless
@@ -105,7 +128,7 @@ func ForeignChains() ([]ForeignChain, error) {
 		if family == "" || !forward && !docker || strings.HasPrefix(ch.Table.Name, "stack_") {
 			continue
 		}
-		rules, err := c.GetRules(ch.Table, ch)
+		rules, err := rulesOf(c, ch)
 		if err != nil {
 			continue // gone meanwhile
 		}
@@ -135,7 +158,7 @@ func ForeignChains() ([]ForeignChain, error) {
 		default:
 			f.By = "nft"
 		}
-		f.admits = slices.ContainsFunc(rules, acceptsTranslated)
+		f.admits = slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return !isOurs(r) && acceptsTranslated(r) })
 		out = append(out, f)
 	}
 	return out, nil
@@ -178,7 +201,7 @@ func (t sameTable) dropsAll(r *nftables.Rule, depth int) bool {
 				if next == nil || depth > 3 {
 					return false
 				}
-				rules, err := t.c.GetRules(t.table, next)
+				rules, err := rulesOf(t.c, next)
 				return err == nil && slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return t.dropsAll(r, depth+1) })
 			}
 			return false
@@ -189,12 +212,56 @@ func (t sameTable) dropsAll(r *nftables.Rule, depth int) bool {
 	return false
 }
 
-// acceptsTranslated recognises "ct status dnat accept", which admits all published
-// ports. It is what firewalld has, and what our hints propose.
+// rulesOf lists the rules of a chain. Where one has an expression that the library
+// cannot read, all come without their expressions.
+func rulesOf(c *nftables.Conn, ch *nftables.Chain) ([]*nftables.Rule, error) {
+	rules, err := c.GetRules(ch.Table, ch)
+	if err == nil {
+		return rules, nil
+	}
+	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP)
+	r.AddRawData([]byte{byte(ch.Table.Family), unix.NFNETLINK_V0, 0, 0}) // struct nfgenmsg
+	r.AddData(nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(ch.Table.Name)))
+	r.AddData(nl.NewRtAttr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(ch.Name)))
+	messages, err := r.Execute(unix.NETLINK_NETFILTER, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list rules of firewall chain %s %s: %w", ch.Table.Name, ch.Name, err)
+	}
+	for _, m := range messages {
+		if len(m) < 4 {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(m[4:])
+		if err != nil {
+			return nil, fmt.Errorf("cannot read rules of firewall chain %s %s: %w", ch.Table.Name, ch.Name, err)
+		}
+		// Some condition stands for those that are not known.
+		rule := &nftables.Rule{Table: ch.Table, Chain: ch, Exprs: []expr.Any{&expr.Meta{}}}
+		for _, a := range attrs {
+			switch a.Attr.Type &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER) {
+			case unix.NFTA_RULE_HANDLE:
+				rule.Handle = binary.BigEndian.Uint64(a.Value)
+			case unix.NFTA_RULE_USERDATA:
+				rule.UserData = a.Value
+			}
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+// acceptsTranslated recognises "ct status dnat accept" without conditions on the
+// packet, which admits all published ports. It is what firewalld has.
 func acceptsTranslated(r *nftables.Rule) bool {
 	asks, accepts := false, false
 	for _, e := range r.Exprs {
 		switch e := e.(type) {
+		case *expr.Payload:
+			return false
+		case *expr.Match:
+			if info, ok := e.Info.(*xt.ConntrackMtinfo3); ok {
+				asks = asks || info.StateMask&xtDNAT != 0
+			}
 		case *expr.Ct:
 			asks = asks || e.Key == expr.CtKeySTATUS
 		case *expr.Verdict:
@@ -219,7 +286,7 @@ func (f ForeignChain) has(l LinkPattern) bool {
 			n++
 		}
 	}
-	return n == len(l.rules(f.By == "docker"))
+	return n == len(l.rules(f.By == "docker", false))
 }
 
 // Accepted reports whether all chains of other firewalls have our rules.
@@ -270,7 +337,7 @@ func AcceptForward(links []LinkPattern) error {
 
 func (f ForeignChain) add(c *nftables.Conn, l LinkPattern) {
 	docker := f.By == "docker"
-	for _, r := range l.rules(docker) {
+	for _, r := range l.rules(docker, f.By == "ufw" || f.By == "iptables") {
 		rule := &nftables.Rule{Table: f.chain.Table, Chain: f.chain, Exprs: r.exprs(),
 			UserData: userdata.AppendString(nil, userdata.TypeComment, l.comment())}
 		switch {
@@ -299,7 +366,7 @@ func UnacceptForward(links []LinkPattern) error {
 		if !forward && ch.Name != dockerUser || strings.HasPrefix(ch.Table.Name, "stack_") {
 			continue
 		}
-		rules, err := c.GetRules(ch.Table, ch)
+		rules, err := rulesOf(c, ch)
 		if err != nil {
 			continue // gone meanwhile
 		}
@@ -313,7 +380,7 @@ func UnacceptForward(links []LinkPattern) error {
 		if !gone {
 			continue
 		}
-		if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) { // it went meanwhile
 			errs = append(errs, fmt.Errorf("cannot remove rules from firewall chain %s %s: %w", ch.Table.Name, ch.Name, err))
 		}
 	}
@@ -321,20 +388,20 @@ func UnacceptForward(links []LinkPattern) error {
 }
 
 // Admits reports whether the chain is known to let other hosts reach a published
-// port whose packets go to target: all of them, or by one of ufw's own rules.
+// port whose packets go to target: all of them, or this one by a rule with its address.
 func (f ForeignChain) Admits(target netip.AddrPort) bool {
 	if f.By == "docker" || f.admits || f.Family == "ip" && target.Addr().Is6() || f.Family == "ip6" && target.Addr().Is4() {
 		return true
 	}
-	if f.By != "ufw" {
-		return false
+	rules := f.rules
+	if f.By == "ufw" {
+		name := "ufw-user-forward"
+		if f.Family == "ip6" {
+			name = "ufw6-user-forward"
+		}
+		rules, _ = rulesOf(&nftables.Conn{}, &nftables.Chain{Name: name, Table: f.chain.Table})
 	}
-	name := "ufw-user-forward"
-	if f.Family == "ip6" {
-		name = "ufw6-user-forward"
-	}
-	rules, err := (&nftables.Conn{}).GetRules(f.chain.Table, &nftables.Chain{Name: name, Table: f.chain.Table})
-	return err == nil && slices.ContainsFunc(rules, func(r *nftables.Rule) bool {
+	return slices.ContainsFunc(rules, func(r *nftables.Rule) bool {
 		names, accepts := false, false
 		for _, e := range r.Exprs {
 			switch e := e.(type) {
@@ -362,5 +429,9 @@ func (f ForeignChain) Command(links string, proto string, hostPort uint16, targe
 		}
 		return fmt.Sprintf("%s -I FORWARD -o %s+ -p %s -m conntrack --ctstate DNAT --ctorigdstport %d -j ACCEPT", program, links, proto, hostPort)
 	}
-	return fmt.Sprintf(`nft insert rule %s oifname "%s*" meta l4proto %s ct status dnat ct original proto-dst %d accept`, f, links, proto, hostPort)
+	family := "ip"
+	if target.Addr().Is6() {
+		family = "ip6"
+	}
+	return fmt.Sprintf("nft insert rule %s %s daddr %s %s dport %d accept", f, family, target.Addr(), proto, target.Port())
 }
