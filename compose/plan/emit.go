@@ -85,13 +85,15 @@ func (c *computer) emit() {
 // for it but a port or name that it holds.
 func (c *computer) emitRemovals() {
 	for _, r := range c.removals {
-		r.done = c.plan.add(c.op(RemoveContainer, r.container, r.service, r.cause), c.stop(r.container, r.service, r.cause))
+		op := c.op(RemoveContainer, r.container, r.service, r.cause)
+		op.Volumes = true // nobody is left who knows of its anonymous ones
+		r.done = c.plan.add(op, c.stop(r.container, r.service, r.cause))
 		c.freeVolumes(r.container, r.done)
 	}
 }
 
 func (c *computer) op(kind OpKind, x *Container, service, cause string) *Op {
-	return &Op{Kind: kind, Service: service, Index: x.Index, Name: x.Name, ContainerID: x.ID, Cause: cause}
+	return &Op{Kind: kind, Service: service, Index: x.Index, Name: x.Name, ContainerID: x.ID, OneOff: x.OneOff, Cause: cause}
 }
 
 // stop stops a container once, or is nil if it does not run.
@@ -138,13 +140,16 @@ func (c *computer) emitReplica(d *decision) {
 		c.emitRecreate(d)
 	case replace:
 		stopped := c.stop(d.old, d.service, joinDiffs(d.diffs))
-		removed := c.plan.add(c.op(RemoveContainer, d.old, d.service, joinDiffs(d.diffs)), stopped)
+		remove := c.op(RemoveContainer, d.old, d.service, joinDiffs(d.diffs))
+		remove.Volumes = true
+		removed := c.plan.add(remove, stopped)
 		c.freeVolumes(d.old, removed)
 		made := c.emitCreate(d, "", removed)
 		made.Replaces, made.Diffs, made.Cause = d.old.ID, d.diffs, joinDiffs(d.diffs)
 		c.emitStart(d, made, made)
 	case restart:
 		stopped := c.stop(d.old, d.service, d.cause)
+		stopped.KeepNetwork = len(c.onNetwork[d.old.ID]) == 0
 		c.emitStart(d, nil, stopped)
 	case start:
 		c.emitStart(d, nil, c.emitRename(d))
@@ -219,6 +224,7 @@ func (c *computer) emitRecreate(d *decision) {
 	made.Diffs = d.diffs
 	made.Replaces = old.ID
 	made.KeepVolumes = !c.opts.RenewAnonymous
+	c.abandoned(d)
 	var after []*Op
 	switch {
 	case len(c.onNetwork[old.ID]) > 0:
@@ -245,7 +251,7 @@ func (c *computer) emitStart(d *decision, made *Op, after *Op) {
 	if c.opts.NoStart && d.action != restart {
 		return
 	}
-	op := &Op{Kind: StartContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, Cause: d.cause, makes: made}
+	op := &Op{Kind: StartContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, Cause: d.cause, Again: d.again, makes: made}
 	if made == nil {
 		op.ContainerID = d.old.ID
 	}
