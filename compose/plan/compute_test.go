@@ -79,9 +79,9 @@ func running(d *spec.Desired) plan.Observed {
 	}
 	for name, s := range d.Services {
 		for _, r := range s.Replicas {
-			c := plan.Container{ID: strings.Repeat(name[:2]+"00", 16), Name: r.Spec.Name, Service: name, Index: r.Index, Hash: r.Hash, Phase: engine.Running, Health: healthcheck.Healthy, Spec: &r.Spec}
+			c := plan.Container{ID: strings.Repeat((name + "__")[:2]+"00", 16), Name: r.Spec.Name, Service: name, Index: r.Index, Hash: r.Hash, Phase: engine.Running, Health: healthcheck.Healthy, Spec: &r.Spec}
 			if r.Index > 1 {
-				c.ID = strings.Repeat(name[:2]+"11", 16)
+				c.ID = strings.Repeat((name + "__")[:2]+"11", 16)
 			}
 			if name == "migrate" {
 				c.Phase, c.Health = engine.Exited, ""

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/netns/endpoint"
 )
 
@@ -79,6 +80,32 @@ func (c *computer) emit() {
 			}
 		}
 	}
+	c.portsInOrder()
+}
+
+// portsInOrder has the replicas of a service that share a range of host ports
+// start one after the other: each takes the first port that is free, and so the
+// same one each time.
+func (c *computer) portsInOrder() {
+	for _, name := range c.order {
+		if s := c.desired.Services[name]; len(s.Replicas) == 0 || !takesFromRange(&s.Replicas[0].Spec) {
+			continue
+		}
+		var before *Op
+		for _, op := range c.starts[name] {
+			if op.Kind != StartContainer {
+				continue
+			}
+			if before != nil {
+				op.after = append(op.after, before)
+			}
+			before = op
+		}
+	}
+}
+
+func takesFromRange(s *container.Spec) bool {
+	return slices.ContainsFunc(s.Network.Ports, func(p endpoint.Port) bool { return p.HostPortEnd > p.HostPort })
 }
 
 // emitRemovals stops and removes what has to go: at once, since nothing waits
