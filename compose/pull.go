@@ -69,20 +69,25 @@ func Pull(ctx context.Context, e *engine.Engine, ops []plan.ImageOp, o PullOptio
 				mu.Unlock()
 				return nil
 			}
-			if ctx.Err() == nil {
-				p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Error", Done: true, Text: err.Error()})
+			if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
+				return err // another one has failed
 			}
+			// Why is told once, by whoever gets the error.
+			p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Error", Done: true})
+			mu.Lock()
+			failed = errors.Join(failed, err)
+			mu.Unlock()
 			if o.KeepGoing {
-				mu.Lock()
-				failed = errors.Join(failed, err)
-				mu.Unlock()
 				return nil
 			}
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := group.Wait(); err != nil && failed == nil {
 		return nil, err
+	}
+	if failed != nil && !o.KeepGoing {
+		return nil, failed
 	}
 	return build, failed
 }

@@ -44,17 +44,22 @@ func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions,
 				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Pushed", Done: true})
 				return nil
 			}
-			if ctx.Err() == nil {
-				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true, Text: err.Error()})
+			if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
+				return err // another one has failed
 			}
-			if !o.KeepGoing {
-				return err
-			}
+			// Why is told once, by whoever gets the error.
+			p.tell(apply.Event{Kind: "Image", Name: name, Status: "Error", Done: true})
 			mu.Lock()
 			failed = errors.Join(failed, err)
 			mu.Unlock()
-			return nil
+			if o.KeepGoing {
+				return nil
+			}
+			return err
 		})
 	}
-	return errors.Join(group.Wait(), failed)
+	if err := group.Wait(); err != nil && failed == nil {
+		return err
+	}
+	return failed
 }

@@ -188,6 +188,19 @@ func TestPull(t *testing.T) {
 			t.Errorf("%v", res)
 		}
 	})
+	t.Run("a registry that is not there is told once, and soon", func(t *testing.T) {
+		b.compose(t, "services: {a: {image: 127.0.0.1:1/one}, b: {image: 127.0.0.1:1/two}}")
+		start := time.Now()
+		for _, verb := range [][]string{{"up", "-d"}, {"pull"}, {"container", "run", "--rm", "127.0.0.1:1/one", "true"}} {
+			res := b.fails(t, verb...)
+			if n := strings.Count(res.stderr, "cannot reach registry 127.0.0.1:1: connection refused"); n < 1 || n > strings.Count(res.stderr, " Error") || strings.Count(res.stderr, "127.0.0.1:1/one:latest: cannot") > 1 {
+				t.Errorf("%v: %v", verb, res)
+			}
+		}
+		if d := time.Since(start); d > 20*time.Second {
+			t.Errorf("it took %s", d)
+		}
+	})
 	t.Run("the store is sound", func(t *testing.T) { b.ok(t, "system", "check") })
 }
 

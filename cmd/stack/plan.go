@@ -22,7 +22,7 @@ func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *c
 	cmd := &cobra.Command{
 		Use:   "plan [OPTIONS] [SERVICE...]",
 		Short: "Show what up would do",
-		Long:  "Show what up would do. The exit code is 0 when there is nothing to do and 2 when there are changes.",
+		Long:  "Show what up would do. The exit code is 0 when all is as the files say and 2 when there are changes.",
 		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			o.Services = args
 			if err := o.createOptions.check(a, cmd.Flags()); err != nil {
@@ -99,5 +99,6 @@ func printPlanJSON(a *app, p *plan.Plan) error {
 	return err
 }
 
-// hasChanges reports whether up would do anything.
-func hasChanges(p *plan.Plan) bool { return !p.Empty() }
+// hasChanges reports whether anything is not as it is wanted. That up would run a
+// finished job again is no difference.
+func hasChanges(p *plan.Plan) bool { return !p.Converged() }

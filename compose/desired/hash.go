@@ -57,7 +57,7 @@ func Comparable(s *container.Spec) container.Spec {
 	slices.SortStableFunc(c.Network.Ports, comparePorts)
 	c.Mounts = make([]volume.Mount, len(s.Mounts))
 	for i, m := range s.Mounts {
-		m.Content, m.ContentFrom, m.Origin = nil, "", ""
+		m.Content, m.ContentFrom, m.Origin, m.ImageID = nil, "", "", ""
 		c.Mounts[i] = m
 	}
 	slices.SortStableFunc(c.Mounts, func(a, b volume.Mount) int { return strings.Compare(a.Target, b.Target) })

@@ -60,6 +60,9 @@ type Service struct {
 	// no image besides, so that no registry can have it.
 	HasBuild  bool `json:"hasBuild,omitempty"`
 	OnlyBuilt bool `json:"onlyBuilt,omitempty"`
+	// Once (x-once: true) is of a job that, once it has succeeded, is not run again
+	// before it changes.
+	Once bool `json:"once,omitempty"`
 	// PostStart and PreStop are the lifecycle hooks.
 	PostStart []Hook `json:"postStart,omitempty"`
 	PreStop   []Hook `json:"preStop,omitempty"`

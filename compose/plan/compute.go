@@ -26,25 +26,80 @@ func Compute(wanted *desired.Project, observed Observed, o Options) (*Plan, erro
 	if o.RecreateDeps && o.NoRecreate {
 		return nil, fmt.Errorf("--always-recreate-deps and --no-recreate exclude each other; use one")
 	}
+	if o.RenewAnonymous && o.NoRecreate {
+		return nil, fmt.Errorf("--renew-anon-volumes and --no-recreate exclude each other; use one")
+	}
 	c, err := newComputer(wanted, observed, o)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.networks(); err != nil {
+	if err := c.decideAll(); err != nil {
 		return nil, err
 	}
+	c.emit()
+	c.waitUp()
+	return c.plan, c.plan.finish()
+}
+
+// decideAll decides everything; nothing is planned where something is wrong.
+func (c *computer) decideAll() error {
+	if err := c.networks(); err != nil {
+		return err
+	}
 	if err := c.volumes(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range c.order {
 		if err := c.decide(name); err != nil {
-			return nil, err
+			return err
+		}
+	}
+	for _, name := range c.order {
+		for _, d := range c.decisions[name] {
+			if d.starts() && c.inScope[name] {
+				if err := c.checkShared(name, &d.replica.Spec, !c.opts.NoStart); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	c.orphans()
 	c.early()
-	c.emit()
-	return c.plan, c.plan.finish()
+	return nil
+}
+
+// checkShared refuses a container that is to share namespaces or volumes of a
+// service that has no container for it, before anything is stopped for its sake.
+func (c *computer) checkShared(service string, s *container.Spec, starts bool) error {
+	shared := sharedBy(s)
+	for _, attribute := range slices.Sorted(maps.Keys(shared)) {
+		name := shared[attribute]
+		if c.inScope[name] {
+			continue
+		}
+		attribute := strings.TrimSuffix(attribute, " "+name)
+		existing := c.containers(name)
+		if len(existing) == 0 {
+			return fmt.Errorf("service %q has %s: service:%s, and service %q has no container; start it with \"stack up -d %s\", or leave --no-deps out", service, attribute, name, name, name)
+		}
+		if starts && attribute != "volumes_from" && !slices.ContainsFunc(existing, (*Container).live) {
+			return fmt.Errorf("service %q has %s: service:%s, and service %q does not run; start it with \"stack start %s\", or leave --no-deps out", service, attribute, name, name, name)
+		}
+	}
+	return nil
+}
+
+// waitUp ends the plan with waiting for the services that were asked for.
+func (c *computer) waitUp() {
+	if !c.opts.Wait {
+		return
+	}
+	after := c.plan.starting()
+	for _, name := range c.order {
+		if c.targets[name] && len(c.desired.Services[name].Replicas) > 0 {
+			c.plan.add(&Op{Kind: WaitFor, Service: name, Name: name, Condition: Up, Timeout: waitLimit(c.opts.WaitTimeout), Cause: "--wait"}, after...)
+		}
+	}
 }
 
 // computer holds what Compute builds up.
@@ -76,6 +131,8 @@ type computer struct {
 	made   map[string][]*Op // creates, by service
 	starts map[string][]*Op // by service
 	waits  map[string]*Op   // by service and condition
+
+	oneOff *container.Spec // a container outside the graph, which needs networks and volumes
 }
 
 type action int
@@ -98,6 +155,7 @@ type decision struct {
 	action  action
 	diffs   []FieldDiff
 	cause   string
+	again   bool // a job that is done is run again
 	rename  bool // an interrupted recreate left it with a temporary name
 	// leftovers are further containers of the same number.
 	leftovers []*Container
@@ -138,7 +196,10 @@ func newComputer(wanted *desired.Project, observed Observed, o Options) (*comput
 		return nil, err
 	}
 	c.order = order
-	targets, scope := inScope(wanted, o.Services, o.NoDeps)
+	var targets, scope []string
+	if len(o.Services) > 0 || !o.only {
+		targets, scope = inScope(wanted, o.Services, o.NoDeps)
+	}
 	for _, name := range targets {
 		c.targets[name] = true
 	}
@@ -182,6 +243,12 @@ func (c *computer) networks() error {
 			}
 		}
 	}
+	byOneOff := map[string]bool{}
+	if c.oneOff != nil {
+		for _, a := range c.oneOff.Network.Networks {
+			byOneOff[a.Network] = true
+		}
+	}
 	existing := map[string]*endpoint.Network{}
 	for i := range c.observed.Networks {
 		existing[c.observed.Networks[i].Name] = &c.observed.Networks[i]
@@ -189,7 +256,7 @@ func (c *computer) networks() error {
 	for _, key := range slices.Sorted(maps.Keys(c.desired.Networks)) {
 		want := c.desired.Networks[key]
 		name := want.Spec.Name
-		if len(c.opts.Services) > 0 && !used[name] {
+		if (len(c.opts.Services) > 0 || c.opts.only) && !used[name] && !byOneOff[name] {
 			continue
 		}
 		have := existing[name]
@@ -201,6 +268,8 @@ func (c *computer) networks() error {
 			c.networkOps[name] = c.plan.add(&Op{Kind: CreateNetwork, Name: name, Key: key, Cause: "does not exist"})
 		case have.Project != want.Spec.Project:
 			c.plan.Warnings = append(c.plan.Warnings, foreign("network", name, have.Project))
+		case !used[name] && byOneOff[name]:
+			// A container on the side is no reason to restart others.
 		default:
 			if diffs := diffNetworks(have.NetworkSpec, want.Spec); len(diffs) > 0 {
 				c.recreateNetwork(key, want, diffs)
@@ -247,10 +316,16 @@ func (c *computer) volumes() error {
 			}
 		}
 	}
+	byOneOff := map[string]bool{}
+	if c.oneOff != nil {
+		for _, m := range c.oneOff.Mounts {
+			byOneOff[m.Source] = m.Type == volume.TypeVolume
+		}
+	}
 	for _, key := range slices.Sorted(maps.Keys(c.desired.Volumes)) {
 		want := c.desired.Volumes[key]
 		name := want.Spec.Name
-		if len(c.opts.Services) > 0 && !used[name] {
+		if (len(c.opts.Services) > 0 || c.opts.only) && !used[name] && !byOneOff[name] {
 			continue
 		}
 		i := slices.IndexFunc(c.observed.Volumes, func(v volume.Volume) bool { return v.Name == name })
@@ -262,6 +337,7 @@ func (c *computer) volumes() error {
 			c.volumeOps[name] = c.plan.add(&Op{Kind: CreateVolume, Name: name, Key: key, Cause: "does not exist"})
 		case c.observed.Volumes[i].Project != want.Spec.Project:
 			c.plan.Warnings = append(c.plan.Warnings, foreign("volume", name, c.observed.Volumes[i].Project))
+		case !used[name] && byOneOff[name]:
 		default:
 			diffs := diffVolumes(c.observed.Volumes[i].Spec, want.Spec)
 			if len(diffs) == 0 {
@@ -283,30 +359,28 @@ func (c *computer) volumes() error {
 }
 
 // orphans are containers of services that the project no longer has, and
-// one-offs that have ended.
+// one-offs that have ended. Those of another application are none.
 func (c *computer) orphans() {
-	var names []string
+	var orphans, others []*Container
 	for i := range c.observed.Containers {
 		x := &c.observed.Containers[i]
-		_, known := c.desired.Services[x.Service]
-		known = known || slices.Contains(c.desired.Disabled, x.Service)
-		if known && (!x.OneOff || x.live()) {
-			continue
-		}
-		if x.OneOff && !c.opts.RemoveOrphans {
-			continue // an ended one-off is no reason for a warning
-		}
-		if c.opts.RemoveOrphans {
-			c.removals = append(c.removals, &removal{container: x, service: x.Service, cause: fmt.Sprintf("orphan: the project has no service %q", x.Service)})
-			if x.OneOff {
-				c.removals[len(c.removals)-1].cause = "one-off that has ended"
+		known := declares(c.desired, x.Service)
+		switch {
+		case known && (!x.OneOff || x.live()):
+		case !x.from(c.desired):
+			others = append(others, x)
+		case x.OneOff && known:
+			if c.opts.RemoveOrphans { // else an ended one-off is no reason for a warning
+				c.removals = append(c.removals, &removal{container: x, service: x.Service, cause: "one-off that has ended"})
 			}
-			continue
+		case c.opts.RemoveOrphans:
+			c.removals = append(c.removals, &removal{container: x, service: x.Service, cause: fmt.Sprintf("orphan: the project has no service %q", x.Service)})
+		default:
+			orphans = append(orphans, x)
 		}
-		names = append(names, x.Name)
 	}
-	if len(names) > 0 && !c.opts.IgnoreOrphans {
-		slices.Sort(names)
-		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("the project has orphan containers, of services that it no longer has: %s; remove them with --remove-orphans", strings.Join(names, ", ")))
+	if !c.opts.IgnoreOrphans {
+		c.plan.tellOthers(others)
+		c.plan.tellOrphans(orphans)
 	}
 }

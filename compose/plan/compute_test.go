@@ -35,6 +35,7 @@ services:
   migrate:
     image: web
     command: migrate
+    x-once: true
     networks: [back]
     depends_on:
       db: {condition: service_healthy}
@@ -50,7 +51,7 @@ volumes:
   data:
 `
 
-func desired(t *testing.T, yaml string) *spec.Desired {
+func wanted(t *testing.T, yaml string) *spec.Desired {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(yaml), 0o644); err != nil {
@@ -78,9 +79,9 @@ func running(d *spec.Desired) plan.Observed {
 	}
 	for name, s := range d.Services {
 		for _, r := range s.Replicas {
-			c := plan.Container{ID: strings.Repeat(name[:2]+"00", 16), Name: r.Spec.Name, Service: name, Index: r.Index, Hash: r.Hash, Phase: engine.Running, Health: healthcheck.Healthy, Spec: &r.Spec}
+			c := plan.Container{ID: strings.Repeat((name + "__")[:2]+"00", 16), Name: r.Spec.Name, Service: name, Index: r.Index, Hash: r.Hash, Phase: engine.Running, Health: healthcheck.Healthy, Spec: &r.Spec}
 			if r.Index > 1 {
-				c.ID = strings.Repeat(name[:2]+"11", 16)
+				c.ID = strings.Repeat((name + "__")[:2]+"11", 16)
 			}
 			if name == "migrate" {
 				c.Phase, c.Health = engine.Exited, ""
@@ -138,22 +139,21 @@ create worker 1,2
 `,
 		},
 		{
-			name:    "second up does nothing",
-			options: plan.Options{KeepCompleted: true},
-			want:    "nothing to do\n",
+			name: "second up does nothing",
+			want: "nothing to do\n",
 		},
 		{
 			name: "second up runs a completed job again, as docker compose does",
-			want: "start migrate: exited with code 0\n",
+			yaml: strings.Replace(shop, "    x-once: true\n", "", 1),
+			want: "start migrate: is done, exited with code 0; up runs it again, unless it says x-once: true\n",
 			graph: `[1] wait for db: service_healthy
-[2] start container shop-migrate-1: exited with code 0 [after 1]
+[2] start container shop-migrate-1: is done, exited with code 0; up runs it again, unless it says x-once: true [after 1]
 `,
 		},
 		{
-			name:    "one variable changes",
-			yaml:    strings.Replace(shop, "LOG_LEVEL: info", "LOG_LEVEL: debug", 1),
-			options: plan.Options{KeepCompleted: true},
-			want:    "recreate web: environment.LOG_LEVEL \"info\" → \"debug\"\n",
+			name: "one variable changes",
+			yaml: strings.Replace(shop, "LOG_LEVEL: info", "LOG_LEVEL: debug", 1),
+			want: "recreate web: environment.LOG_LEVEL \"info\" → \"debug\"\n",
 			graph: `[1] create container shop-web-1 as we00we00we00_shop-web-1: environment.LOG_LEVEL "info" → "debug"
 [2] wait for db: service_healthy
 [3] wait for migrate: service_completed_successfully
@@ -164,15 +164,13 @@ create worker 1,2
 `,
 		},
 		{
-			name:    "a password is not printed",
-			yaml:    strings.Replace(shop, "DB_PASSWORD: one", "DB_PASSWORD: two", 1),
-			options: plan.Options{KeepCompleted: true},
-			want:    "recreate web: environment.DB_PASSWORD\n",
+			name: "a password is not printed",
+			yaml: strings.Replace(shop, "DB_PASSWORD: one", "DB_PASSWORD: two", 1),
+			want: "recreate web: environment.DB_PASSWORD\n",
 		},
 		{
-			name:    "a dependency with restart: true is recreated",
-			yaml:    strings.Replace(shop, "image: postgres", "image: postgres:18", 1),
-			options: plan.Options{KeepCompleted: true},
+			name: "a dependency with restart: true is recreated",
+			yaml: strings.Replace(shop, "image: postgres", "image: postgres:18", 1),
 			want: `recreate db: image "postgres" → "postgres:18"
 restart web: depends on db, which is recreated
 `,
@@ -188,29 +186,25 @@ restart web: depends on db, which is recreated
 `,
 		},
 		{
-			name:    "the image has a new ID",
-			options: plan.Options{KeepCompleted: true},
+			name: "the image has a new ID",
 			change: func(o *plan.Observed) {
 				find(*o, "shop-worker-1").ImageID = "sha256:aaaaaaaaaaaaaaaa"
 			},
 			want: "nothing to do\n", // not known what the wanted one is
 		},
 		{
-			name:    "scale down",
-			yaml:    strings.Replace(shop, "scale: 2", "scale: 1", 1),
-			options: plan.Options{KeepCompleted: true},
-			want:    "remove worker 2: scaled down to 1\n",
+			name: "scale down",
+			yaml: strings.Replace(shop, "scale: 2", "scale: 1", 1),
+			want: "remove worker 2: scaled down to 1\n",
 		},
 		{
-			name:    "scale up leaves the first alone",
-			yaml:    strings.Replace(shop, "scale: 2", "scale: 3", 1),
-			options: plan.Options{KeepCompleted: true},
-			want:    "create worker 3\n",
+			name: "scale up leaves the first alone",
+			yaml: strings.Replace(shop, "scale: 2", "scale: 3", 1),
+			want: "create worker 3\n",
 		},
 		{
-			name:    "a network changes",
-			yaml:    strings.Replace(shop, "internal: true", "internal: false", 1),
-			options: plan.Options{KeepCompleted: true},
+			name: "a network changes",
+			yaml: strings.Replace(shop, "internal: true", "internal: false", 1),
 			want: `recreate network shop_back: internal removed: true
 restart web: its network is made anew
 restart db: its network is made anew
@@ -218,23 +212,21 @@ restart worker 1,2: its network is made anew
 `,
 		},
 		{
-			name:    "a volume changes",
-			yaml:    strings.Replace(shop, "volumes:\n  data:\n", "volumes:\n  data: {driver_opts: {size: 1g}}\n", 1),
-			options: plan.Options{KeepCompleted: true},
-			want:    "keep volume data: its definition changed (driver_opts.size added: \"1g\")\n",
+			name: "a volume changes",
+			yaml: strings.Replace(shop, "volumes:\n  data:\n", "volumes:\n  data: {driver_opts: {size: 1g}}\n", 1),
+			want: "keep volume data: its definition changed (driver_opts.size added: \"1g\")\n",
 		},
 		{
 			name:    "a volume changes and may go",
 			yaml:    strings.Replace(shop, "volumes:\n  data:\n", "volumes:\n  data: {driver_opts: {size: 1g}}\n", 1),
-			options: plan.Options{KeepCompleted: true, AssumeYes: true},
+			options: plan.Options{AssumeYes: true},
 			want: `recreate volume shop_data: driver_opts.size added: "1g"
 restart web: depends on db, which is recreated
 recreate db: volume shop_data is made anew
 `,
 		},
 		{
-			name:    "an orphan stays with a warning",
-			options: plan.Options{KeepCompleted: true},
+			name: "an orphan stays with a warning",
 			change: func(o *plan.Observed) {
 				o.Containers = append(o.Containers, plan.Container{ID: "x", Name: "shop-old-1", Service: "old", Index: 1, Phase: engine.Running})
 			},
@@ -242,15 +234,14 @@ recreate db: volume shop_data is made anew
 		},
 		{
 			name:    "an orphan goes",
-			options: plan.Options{KeepCompleted: true, RemoveOrphans: true},
+			options: plan.Options{RemoveOrphans: true},
 			change: func(o *plan.Observed) {
 				o.Containers = append(o.Containers, plan.Container{ID: "x", Name: "shop-old-1", Service: "old", Index: 1, Phase: engine.Running})
 			},
 			want: "remove old: orphan: the project has no service \"old\"\n",
 		},
 		{
-			name:    "a stopped container is started",
-			options: plan.Options{KeepCompleted: true},
+			name: "a stopped container is started",
 			change: func(o *plan.Observed) {
 				c := find(*o, "shop-worker-2")
 				c.Phase, c.ExitCode = engine.Exited, 3
@@ -259,12 +250,11 @@ recreate db: volume shop_data is made anew
 		},
 		{
 			name:    "forced, one service",
-			options: plan.Options{KeepCompleted: true, ForceRecreate: true, Services: []string{"worker"}},
+			options: plan.Options{ForceRecreate: true, Services: []string{"worker"}},
 			want:    "recreate worker 1,2: --force-recreate\n",
 		},
 		{
-			name:    "interrupted recreate, before the rename",
-			options: plan.Options{KeepCompleted: true},
+			name: "interrupted recreate, before the rename",
 			change: func(o *plan.Observed) {
 				c := find(*o, "shop-worker-2")
 				c.Name, c.Phase = "0123456789ab_shop-worker-2", engine.Created
@@ -272,8 +262,7 @@ recreate db: volume shop_data is made anew
 			want: "rename worker 2: an interrupted recreate left it as 0123456789ab_shop-worker-2\nstart worker 2: was created but not started\n",
 		},
 		{
-			name:    "interrupted recreate, both there",
-			options: plan.Options{KeepCompleted: true},
+			name: "interrupted recreate, both there",
 			change: func(o *plan.Observed) {
 				c := *find(*o, "shop-worker-2")
 				c.ID, c.Name, c.Phase = "fresh", "0123456789ab_shop-worker-2", engine.Created
@@ -282,17 +271,16 @@ recreate db: volume shop_data is made anew
 			want: "remove worker 2: left over from an interrupted recreate\n",
 		},
 		{
-			name:    "hash of another version, same fields",
-			options: plan.Options{KeepCompleted: true},
-			change:  func(o *plan.Observed) { find(*o, "shop-web-1").Hash = "v0:1234" },
-			want:    "nothing to do\n",
+			name:   "hash of another version, same fields",
+			change: func(o *plan.Observed) { find(*o, "shop-web-1").Hash = "v0:1234" },
+			want:   "nothing to do\n",
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var o plan.Observed
 			if !tt.empty {
-				o = running(desired(t, shop))
+				o = running(wanted(t, shop))
 			}
 			if tt.change != nil {
 				tt.change(&o)
@@ -301,7 +289,7 @@ recreate db: volume shop_data is made anew
 			if want == "" {
 				want = shop
 			}
-			p, err := plan.Compute(desired(t, want), o, tt.options)
+			p, err := plan.Compute(wanted(t, want), o, tt.options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -320,7 +308,7 @@ recreate db: volume shop_data is made anew
 // Who shares a service's namespaces must not be left with those of a container that
 // is gone, though only that service was asked for.
 func TestSharersOfARecreatedService(t *testing.T) {
-	d := desired(t, `
+	d := wanted(t, `
 name: home
 services:
   vpn: {image: vpn}
@@ -338,7 +326,7 @@ services:
 }
 
 func TestDownPlan(t *testing.T) {
-	d := desired(t, shop)
+	d := wanted(t, shop)
 	p, err := plan.Down(d, running(d), plan.DownOptions{Volumes: true})
 	if err != nil {
 		t.Fatal(err)
@@ -361,59 +349,8 @@ func TestDownPlan(t *testing.T) {
 	}
 }
 
-func TestDownOfOneServiceTakesItsDependentsAndNoSharedNetwork(t *testing.T) {
-	d := desired(t, shop)
-	p, err := plan.Down(d, running(d), plan.DownOptions{Services: []string{"migrate"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "remove web: down\nremove migrate: down\nremove network shop_front: down\n"
-	if got := p.String(); got != want {
-		t.Errorf("got:\n%s\nwant:\n%s", got, want)
-	}
-}
-
-func TestStartStopRestartFollowTheGraph(t *testing.T) {
-	d := desired(t, shop)
-	o := running(d)
-	p, err := plan.Stop(d, o, plan.StopOptions{Services: []string{"web", "db"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "[1] stop container shop-web-1: stop\n[2] stop container shop-db-1: stop [after 1]\n"; p.Graph() != want {
-		t.Errorf("stop: got:\n%s\nwant:\n%s", p.Graph(), want)
-	}
-	p, err = plan.Restart(d, o, plan.StopOptions{Services: []string{"db"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `[1] stop container shop-web-1: restart
-[2] stop container shop-db-1: restart [after 1]
-[3] start container shop-db-1: restart [after 2]
-[4] wait for db: service_healthy [after 3]
-[5] start container shop-web-1: restart [after 1 4]
-`
-	if diff := cmp.Diff(want, p.Graph()); diff != "" {
-		t.Errorf("restart (-want +got):\n%s", diff)
-	}
-	for i := range o.Containers {
-		o.Containers[i].Phase = engine.Exited
-	}
-	p, err = plan.Start(d, o, plan.StopOptions{Services: []string{"worker"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want = `[1] start container shop-db-1: exited with code 0
-[2] start container shop-worker-1: exited with code 0 [after 1]
-[3] start container shop-worker-2: exited with code 0 [after 1]
-`
-	if diff := cmp.Diff(want, p.Graph()); diff != "" {
-		t.Errorf("start (-want +got):\n%s", diff)
-	}
-}
-
 func TestPlanErrorsSayWhatToDo(t *testing.T) {
-	d := desired(t, shop)
+	d := wanted(t, shop)
 	tests := map[string]struct {
 		change  func(*spec.Desired)
 		options plan.Options
@@ -427,7 +364,7 @@ func TestPlanErrorsSayWhatToDo(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			d = desired(t, shop)
+			d = wanted(t, shop)
 			tt.change(d)
 			_, err := plan.Compute(d, plan.Observed{}, tt.options)
 			if err == nil || err.Error() != tt.want {

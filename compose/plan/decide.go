@@ -2,11 +2,13 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/volumes/volume"
 )
 
 // decide says what happens to each replica of a service. Dependencies have been
@@ -23,11 +25,21 @@ func (c *computer) decide(name string) error {
 		byIndex[x.Index] = append(byIndex[x.Index], x)
 	}
 	shared := c.sharedRecreated(s)
+	stale := c.outdone(s, byIndex, shared)
 	for i := range s.Replicas {
 		r := &s.Replicas[i]
 		d := &decision{service: name, replica: r}
-		c.choose(d, byIndex[r.Index])
-		delete(byIndex, r.Index)
+		if other := stale[r.Index]; other != nil {
+			for _, x := range byIndex[r.Index] {
+				c.removals = append(c.removals, &removal{container: x, cause: fmt.Sprintf("scaled down to %d, and %s is up to date", len(s.Replicas), other.Name), service: name})
+			}
+			delete(byIndex, r.Index)
+			d.replica, d.old = numberedAs(r, other), other
+			delete(byIndex, other.Index)
+		} else {
+			c.choose(d, byIndex[r.Index])
+			delete(byIndex, r.Index)
+		}
 		c.decideReplica(d, shared)
 		c.decisions[name] = append(c.decisions[name], d)
 	}
@@ -48,6 +60,45 @@ func (c *computer) decide(name string) error {
 		}
 	}
 	return nil
+}
+
+// outdone finds replicas whose containers, if they have any, are not up to date
+// while one with a higher number than there will be is: that one takes the place,
+// as in Docker Compose. The result is by the replica's number.
+func (c *computer) outdone(s *desired.Service, byIndex map[int][]*Container, shared []FieldDiff) map[int]*Container {
+	n := len(s.Replicas)
+	if n == 0 || len(shared) > 0 || len(c.onVolume) > 0 {
+		return nil
+	}
+	fits := func(r *desired.Replica, x *Container) bool {
+		d := &decision{service: s.Name, replica: r, old: x}
+		lender, shares := strings.CutPrefix(r.Spec.Network.Mode, "service:")
+		return x.live() && !x.Stopping && len(c.specDiffs(r, x)) == 0 && len(c.recreateDiffs(d, nil)) == 0 && !(shares && c.lostNetwork(lender, x))
+	}
+	var spare []*Container // up to date, with a number too high
+	for _, index := range slices.Sorted(maps.Keys(byIndex)) {
+		if list := byIndex[index]; index > n && len(list) == 1 && fits(numberedAs(&s.Replicas[0], list[0]), list[0]) {
+			spare = append(spare, list[0])
+		}
+	}
+	out := map[int]*Container{}
+	for i := range s.Replicas {
+		r := &s.Replicas[i]
+		if len(spare) == 0 {
+			break
+		}
+		if !slices.ContainsFunc(byIndex[r.Index], func(x *Container) bool { return fits(r, x) }) {
+			out[r.Index], spare = spare[0], spare[1:]
+		}
+	}
+	return out
+}
+
+// numberedAs is the replica with the name of a container that has another number.
+func numberedAs(r *desired.Replica, x *Container) *desired.Replica {
+	out := *r
+	out.Index, out.Spec.Name = x.Index, x.Name
+	return &out
 }
 
 // decideOutside looks at a service that was not asked for: it is left alone,
@@ -139,11 +190,17 @@ func (c *computer) decideReplica(d *decision, shared []FieldDiff) {
 	switch {
 	case old.Phase == container.Paused:
 		d.action, d.cause = unpause, "is paused"
+	case old.Stopping:
+		d.action, d.cause = restart, "is being stopped"
 	case old.live():
 		if len(c.onNetwork[old.ID]) > 0 {
 			d.action, d.cause, d.early = restart, "its network is made anew", true
 		}
-	case c.opts.KeepCompleted && c.completed(d):
+	case c.completed(d):
+		if s := c.desired.Services[d.service]; s == nil || !s.Once {
+			d.action, d.again = start, true
+			d.cause = "is done, exited with code 0; up runs it again, unless it says x-once: true"
+		}
 	default:
 		d.action, d.cause = start, whyStart(old)
 	}
@@ -165,6 +222,8 @@ func (c *computer) lostNetwork(service string, x *Container) bool {
 
 func whyStart(x *Container) string {
 	switch {
+	case x.waits():
+		return "waits to be restarted"
 	case x.Phase == container.Created:
 		return "was created but not started"
 	case x.StoppedByUser:
@@ -173,27 +232,14 @@ func whyStart(x *Container) string {
 	return fmt.Sprintf("exited with code %d", x.ExitCode)
 }
 
-// completed says that the replica is a job that is done: it ended with 0, is
-// not restarted, and whoever depends on it waits for its completion only.
+// completed says that the replica is a job that is done: it ended by itself and
+// with 0, and no policy starts it again.
 func (c *computer) completed(d *decision) bool {
-	if d.old.Phase != container.Exited || d.old.ExitCode != 0 || d.old.StoppedByUser {
-		return false
-	}
 	switch d.replica.Spec.Restart.Policy {
 	case "", "no", "on-failure":
-	default:
-		return false
+		return d.old.succeeded()
 	}
-	awaited := false
-	for _, s := range c.desired.Services {
-		if dep, ok := s.DependsOn[d.service]; ok {
-			if dep.Condition != "service_completed_successfully" {
-				return false
-			}
-			awaited = true
-		}
-	}
-	return awaited
+	return false
 }
 
 // recreateDiffs are the named reasons to make the container anew.
@@ -216,7 +262,27 @@ func (c *computer) recreateDiffs(d *decision, shared []FieldDiff) []FieldDiff {
 	if force {
 		return []FieldDiff{{Path: flag}}
 	}
+	if c.opts.RenewAnonymous && len(d.old.Anonymous) > 0 {
+		return []FieldDiff{{Path: "--renew-anon-volumes"}}
+	}
 	return nil
+}
+
+// abandoned tells of the anonymous volumes that a new container does not take
+// over, since the file no longer asks for them.
+func (c *computer) abandoned(d *decision) {
+	if d.old.Spec == nil || c.opts.RenewAnonymous {
+		return
+	}
+	for _, m := range d.old.Spec.Mounts {
+		name := d.old.Anonymous[m.Target]
+		if name == "" || slices.ContainsFunc(d.replica.Spec.Mounts, func(w volume.Mount) bool {
+			return w.Target == m.Target && w.Type == volume.TypeVolume && w.Source == ""
+		}) {
+			continue
+		}
+		c.plan.warn("%s no longer has its anonymous volume at %s: its data stays in volume %s until \"stack down\" or \"stack volume prune\"", d.old.Name, m.Target, name)
+	}
 }
 
 // specDiffs compares a container with the replica that it should be.
@@ -236,8 +302,27 @@ func (c *computer) specDiffs(r *desired.Replica, old *Container) []FieldDiff {
 	if r.Spec.ImageID != "" && old.ImageID != "" && r.Spec.ImageID != old.ImageID {
 		diffs = append(diffs, FieldDiff{Path: "image ID", Old: short(old.ImageID), New: short(r.Spec.ImageID)})
 	}
+	diffs = append(diffs, imageMountDiffs(old, r)...)
 	if len(diffs) == 0 && old.Name != r.Spec.Name && !isTempName(old.Name, r.Spec.Name) {
 		diffs = append(diffs, FieldDiff{Path: "container_name", Old: old.Name, New: r.Spec.Name})
+	}
+	return diffs
+}
+
+// imageMountDiffs are the mounted images that are others than when the container
+// was made.
+func imageMountDiffs(old *Container, r *desired.Replica) []FieldDiff {
+	if old.Spec == nil {
+		return nil
+	}
+	var diffs []FieldDiff
+	for _, m := range r.Spec.Mounts {
+		for _, had := range old.Spec.Mounts {
+			if m.Type == volume.TypeImage && had.Type == volume.TypeImage && m.Target == had.Target && m.Source == had.Source &&
+				m.ImageID != had.ImageID && m.ImageID != "" && had.ImageID != "" {
+				diffs = append(diffs, FieldDiff{Path: "volumes." + m.Target + " (image ID)", Old: short(had.ImageID), New: short(m.ImageID)})
+			}
+		}
 	}
 	return diffs
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/netns/endpoint"
 )
 
@@ -79,19 +80,47 @@ func (c *computer) emit() {
 			}
 		}
 	}
+	c.portsInOrder()
+}
+
+// portsInOrder has the replicas of a service that share a range of host ports
+// start one after the other: each takes the first port that is free, and so the
+// same one each time.
+func (c *computer) portsInOrder() {
+	for _, name := range c.order {
+		if s := c.desired.Services[name]; len(s.Replicas) == 0 || !takesFromRange(&s.Replicas[0].Spec) {
+			continue
+		}
+		var before *Op
+		for _, op := range c.starts[name] {
+			if op.Kind != StartContainer {
+				continue
+			}
+			if before != nil {
+				op.after = append(op.after, before)
+			}
+			before = op
+		}
+	}
+}
+
+func takesFromRange(s *container.Spec) bool {
+	return slices.ContainsFunc(s.Network.Ports, func(p endpoint.Port) bool { return p.HostPortEnd > p.HostPort })
 }
 
 // emitRemovals stops and removes what has to go: at once, since nothing waits
 // for it but a port or name that it holds.
 func (c *computer) emitRemovals() {
 	for _, r := range c.removals {
-		r.done = c.plan.add(c.op(RemoveContainer, r.container, r.service, r.cause), c.stop(r.container, r.service, r.cause))
+		op := c.op(RemoveContainer, r.container, r.service, r.cause)
+		op.Volumes = true // nobody is left who knows of its anonymous ones
+		r.done = c.plan.add(op, c.stop(r.container, r.service, r.cause))
 		c.freeVolumes(r.container, r.done)
 	}
 }
 
 func (c *computer) op(kind OpKind, x *Container, service, cause string) *Op {
-	return &Op{Kind: kind, Service: service, Index: x.Index, Name: x.Name, ContainerID: x.ID, Cause: cause}
+	return &Op{Kind: kind, Service: service, Index: x.Index, Name: x.Name, ContainerID: x.ID, OneOff: x.OneOff, Cause: cause}
 }
 
 // stop stops a container once, or is nil if it does not run.
@@ -138,13 +167,16 @@ func (c *computer) emitReplica(d *decision) {
 		c.emitRecreate(d)
 	case replace:
 		stopped := c.stop(d.old, d.service, joinDiffs(d.diffs))
-		removed := c.plan.add(c.op(RemoveContainer, d.old, d.service, joinDiffs(d.diffs)), stopped)
+		remove := c.op(RemoveContainer, d.old, d.service, joinDiffs(d.diffs))
+		remove.Volumes = true
+		removed := c.plan.add(remove, stopped)
 		c.freeVolumes(d.old, removed)
 		made := c.emitCreate(d, "", removed)
 		made.Replaces, made.Diffs, made.Cause = d.old.ID, d.diffs, joinDiffs(d.diffs)
 		c.emitStart(d, made, made)
 	case restart:
 		stopped := c.stop(d.old, d.service, d.cause)
+		stopped.KeepNetwork = len(c.onNetwork[d.old.ID]) == 0
 		c.emitStart(d, nil, stopped)
 	case start:
 		c.emitStart(d, nil, c.emitRename(d))
@@ -219,6 +251,7 @@ func (c *computer) emitRecreate(d *decision) {
 	made.Diffs = d.diffs
 	made.Replaces = old.ID
 	made.KeepVolumes = !c.opts.RenewAnonymous
+	c.abandoned(d)
 	var after []*Op
 	switch {
 	case len(c.onNetwork[old.ID]) > 0:
@@ -245,7 +278,7 @@ func (c *computer) emitStart(d *decision, made *Op, after *Op) {
 	if c.opts.NoStart && d.action != restart {
 		return
 	}
-	op := &Op{Kind: StartContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, Cause: d.cause, makes: made}
+	op := &Op{Kind: StartContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, Cause: d.cause, Again: d.again, makes: made}
 	if made == nil {
 		op.ContainerID = d.old.ID
 	}

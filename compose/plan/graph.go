@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
 )
 
 // dependencyOrder lists services so that each stands after what it depends on;
@@ -121,11 +122,14 @@ func checkServices(d *desired.Project, names []string) error {
 // sharedServices are the services whose namespaces or volumes a spec uses, by
 // the attribute that says so.
 func sharedServices(s *desired.Service) map[string]string {
-	out := map[string]string{}
 	if len(s.Replicas) == 0 {
-		return out
+		return nil
 	}
-	c := &s.Replicas[0].Spec
+	return sharedBy(&s.Replicas[0].Spec)
+}
+
+func sharedBy(c *container.Spec) map[string]string {
+	out := map[string]string{}
 	for attribute, mode := range map[string]string{"network_mode": c.Network.Mode, "pid": c.Isolation.PIDMode, "ipc": c.Isolation.IPCMode} {
 		if name, ok := strings.CutPrefix(mode, "service:"); ok {
 			out[attribute] = name

@@ -1,11 +1,14 @@
 package plan
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/stack-run/stack/compose/desired"
 )
 
 // OpKind is what an operation does.
@@ -18,13 +21,26 @@ const (
 	RemoveVolume     OpKind = "remove volume"
 	CreateContainer  OpKind = "create container"
 	StartContainer   OpKind = "start container"
+	PauseContainer   OpKind = "pause container"
 	UnpauseContainer OpKind = "unpause container"
+	KillContainer    OpKind = "kill container"
 	StopContainer    OpKind = "stop container"
 	RemoveContainer  OpKind = "remove container"
 	RenameContainer  OpKind = "rename container"
-	// WaitFor waits until a service meets a condition of depends_on.
+	// WaitFor waits until a service, or a container, meets a condition.
 	WaitFor OpKind = "wait for"
 )
+
+// Conditions that are waited for: those of depends_on, and Up, which a container
+// is that is healthy, that runs and stays up, or whose job ended with 0.
+const (
+	Started   = "service_started"
+	Healthy   = "service_healthy"
+	Completed = "service_completed_successfully"
+	Up        = "up"
+)
+
+func condition(d desired.Dependency) string { return cmp.Or(d.Condition, Started) }
 
 // Plan is a graph of operations, ordered so that each stands after those that
 // it depends on.
@@ -35,6 +51,9 @@ type Plan struct {
 	// Confirm are volumes whose definition changed. They stay as they are unless
 	// the plan is made again with their keys in Options.RecreateVolumes.
 	Confirm []Question `json:"confirm,omitempty"`
+	// KeepGoing has what does not depend on a failed operation go on, and the
+	// errors joined; else the first error ends all that is under way.
+	KeepGoing bool `json:"keepGoing,omitempty"`
 
 	replicas map[string]int // wanted replicas per service, for the print
 }
@@ -50,8 +69,10 @@ type Question struct {
 type Op struct {
 	ID   int    `json:"id"` // from 1
 	Kind OpKind `json:"kind"`
-	// Deps are the operations that must have succeeded before.
-	Deps []int `json:"deps,omitempty"`
+	// Deps are the operations that must have succeeded before, or, with Anyway,
+	// have ended.
+	Deps   []int `json:"deps,omitempty"`
+	Anyway bool  `json:"anyway,omitempty"`
 
 	// Service and Index say which container; Name is its name, or the network's
 	// or volume's, or, with WaitFor, the service's. Key is the Compose key of a
@@ -60,6 +81,8 @@ type Op struct {
 	Index   int    `json:"index,omitempty"`
 	Name    string `json:"name"`
 	Key     string `json:"key,omitempty"`
+	// OneOff says that CreateContainer makes Request.OneOff and no replica.
+	OneOff bool `json:"oneOff,omitempty"`
 	// ContainerID is the observed container that is acted on. With 0 in Creates
 	// it is set; otherwise the container is the one that operation Creates makes.
 	ContainerID string `json:"containerID,omitempty"`
@@ -73,11 +96,22 @@ type Op struct {
 	KeepVolumes bool   `json:"keepVolumes,omitempty"`
 	// Volumes has RemoveContainer take anonymous volumes away too.
 	Volumes bool `json:"volumes,omitempty"`
-	// Condition is WaitFor's. If Optional is set, failing stops nothing.
+	// Condition is WaitFor's, for the numbered containers of Service, or for
+	// ContainerID alone where that is set. If Optional is set, failing stops nothing.
 	Condition string `json:"condition,omitempty"`
 	Optional  bool   `json:"optional,omitempty"`
-	// Timeout is StopContainer's grace period; nil: the container's own.
+	// Timeout is StopContainer's grace period (nil: the container's own), or the
+	// longest that WaitFor waits (nil: as long as it takes).
 	Timeout *time.Duration `json:"timeout,omitempty"`
+	// Signal is KillContainer's, or StopContainer's first one; "" for the usual.
+	Signal string `json:"signal,omitempty"`
+	// KeepNetwork says that a start of the same container follows its stop, Final
+	// that its removal does.
+	KeepNetwork bool `json:"keepNetwork,omitempty"`
+	Final       bool `json:"final,omitempty"`
+	// Again says that StartContainer starts a job that is done: nothing differs from
+	// what is wanted, but up runs jobs again.
+	Again bool `json:"again,omitempty"`
 
 	// Cause is why; Diffs are the differences behind it.
 	Cause string      `json:"cause,omitempty"`
@@ -117,6 +151,26 @@ func joinDiffs(diffs []FieldDiff) string {
 
 // Empty says that there is nothing to do.
 func (p *Plan) Empty() bool { return len(p.Ops) == 0 }
+
+// Converged says that all is as it is wanted: at most, jobs run again.
+func (p *Plan) Converged() bool {
+	return !slices.ContainsFunc(p.Ops, func(op *Op) bool { return op.Kind != WaitFor && !op.Again })
+}
+
+func (p *Plan) warn(format string, args ...any) {
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
+}
+
+// starting are the operations that bring containers to run.
+func (p *Plan) starting() []*Op {
+	var ops []*Op
+	for _, op := range p.Ops {
+		if op.Kind == StartContainer || op.Kind == UnpauseContainer {
+			ops = append(ops, op)
+		}
+	}
+	return ops
+}
 
 // JSON is the plan for programs.
 func (p *Plan) JSON() ([]byte, error) {
@@ -174,6 +228,9 @@ func (p *Plan) finish() error {
 		op.Deps = slices.Compact(op.Deps)
 		if op.makes != nil {
 			op.Creates = op.makes.ID
+		}
+		if op.Kind == StopContainer {
+			op.Final = slices.ContainsFunc(ordered, func(o *Op) bool { return o.Kind == RemoveContainer && o.ContainerID == op.ContainerID })
 		}
 	}
 	return nil

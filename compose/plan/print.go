@@ -29,6 +29,8 @@ func (op *Op) line() string {
 	switch {
 	case op.Kind == CreateContainer && op.TempName != "":
 		text += " as " + op.TempName
+	case (op.Kind == KillContainer || op.Kind == StopContainer) && op.Signal != "":
+		text += " with " + op.Signal
 	case op.Kind == WaitFor:
 		text += ": " + op.Condition
 		if op.Optional {
@@ -108,7 +110,7 @@ func (p *Plan) changes() []change {
 	}
 	for _, op := range p.Ops {
 		what := op.Service
-		if what == "" {
+		if what == "" || op.OneOff {
 			what = op.Name
 		}
 		switch op.Kind {
@@ -149,6 +151,14 @@ func (p *Plan) changes() []change {
 			if op.ContainerID != "" && !p.stops(op.ContainerID) {
 				add("start", what, op.Cause, op.Service, op.Index)
 			}
+		case KillContainer:
+			signal := op.Signal
+			if signal == "" {
+				signal = "SIGKILL"
+			}
+			add("kill", what, signal, op.Service, op.Index)
+		case PauseContainer:
+			add("pause", what, op.Cause, op.Service, op.Index)
 		case UnpauseContainer:
 			add("unpause", what, op.Cause, op.Service, op.Index)
 		case RenameContainer:

@@ -1,11 +1,13 @@
 package plan
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/engine/container"
@@ -139,7 +141,7 @@ func TestApplyingAPlanLeavesNothingToDo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
 		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
-		opts := Options{KeepCompleted: true, AssumeYes: true, RemoveOrphans: true}
+		opts := Options{AssumeYes: true, RemoveOrphans: true}
 		for round := range 3 {
 			d, jobs := drawDesired(t, fmt.Sprintf("round %d: ", round))
 			w.oneOff = jobs
@@ -161,7 +163,7 @@ func TestApplyingAPlanLeavesNothingToDo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !again.Empty() {
+			if !again.Converged() {
 				t.Fatalf("a second up would do:\n%s\nafter:\n%s", again.Graph(), p.Graph())
 			}
 			if rapid.Bool().Draw(t, "something dies") && len(w.Containers) > 0 {
@@ -202,6 +204,153 @@ func TestDownLeavesNothing(t *testing.T) {
 	})
 }
 
+// disturb does to the containers of a world what people and accidents do.
+func disturb(t *rapid.T, w *world) {
+	for i := range w.Containers {
+		c := &w.Containers[i]
+		if w.oneOff[c.Service] {
+			continue
+		}
+		spec := *c.Spec
+		spec.Restart.Policy = rapid.SampledFrom([]string{"", "always", "unless-stopped", "on-failure"}).Draw(t, c.Name+" policy")
+		c.Spec = &spec
+		c.StartedAt = time.Unix(2, 0)
+		switch rapid.IntRange(0, 9).Draw(t, c.Name+" is disturbed") {
+		case 0:
+			c.Phase, c.ExitCode = container.Exited, 1
+		case 1:
+			c.Phase, c.ExitCode, c.StoppedByUser, c.FinishedAt = container.Exited, 143, true, time.Unix(3, 0)
+		case 2:
+			c.Phase = container.Paused
+		case 3:
+			c.Stopping = true
+		case 4:
+			c.Phase, c.RestartPending, c.ExitCode = container.Exited, true, 1
+		case 5:
+			c.Phase, c.StartedAt = container.Created, time.Time{}
+		}
+	}
+}
+
+// What every verb promises, on any state of a project: the world obeys its plan
+// in any order that the plan allows, and is then as the verb says. A request that
+// was stored and read again has the same plan.
+func TestEveryVerbDoesWhatItSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+		d, jobs := drawDesired(t, "")
+		w.oneOff = jobs
+		p, err := Make(Request{Verb: VerbUp, Desired: d}, w.Observed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.apply(d, p, -1, order); err != nil {
+			t.Fatal(err)
+		}
+		disturb(t, w)
+		names := slices.Sorted(maps.Keys(d.Services))
+		r := Request{Desired: d, Verb: rapid.SampledFrom([]Verb{
+			VerbStart, VerbStop, VerbRestart, VerbKill, VerbPause, VerbUnpause, VerbRemove, VerbResume, VerbRun, VerbDown, VerbUp,
+		}).Draw(t, "verb"), RemoveOrphans: true, Wait: rapid.Bool().Draw(t, "wait")}
+		var meant []string // containers
+		switch rapid.IntRange(0, 2).Draw(t, "selection") {
+		case 0:
+			r.Services = rapid.SliceOfNDistinct(rapid.SampledFrom(names), 1, len(names), rapid.ID).Draw(t, "services")
+			if r.Verb == VerbStart {
+				r.Services = slices.DeleteFunc(r.Services, func(s string) bool { return len(d.Services[s].Replicas) == 0 })
+			}
+		case 1:
+			if r.Verb != VerbUp && r.Verb != VerbDown && r.Verb != VerbRun {
+				for _, c := range w.Containers {
+					// The engine refuses what is named and cannot be.
+					refused := r.Verb == VerbKill && !c.live() || r.Verb == VerbPause && c.Phase != container.Running || r.Verb == VerbUnpause && c.Phase != container.Paused || r.Verb == VerbRemove && c.live()
+					if !refused && rapid.Bool().Draw(t, c.Name+" is named") {
+						r.Containers = append(r.Containers, c.ID)
+					}
+				}
+			}
+		}
+		if r.Verb == VerbPause { // what is paused already is refused as well
+			for i := range w.Containers {
+				if w.Containers[i].Phase == container.Paused {
+					w.Containers[i].Phase = container.Running
+				}
+			}
+		}
+		if r.Verb == VerbStart && len(r.Services)+len(r.Containers) == 0 && len(w.Containers) == 0 {
+			return
+		}
+		for _, c := range w.Containers {
+			if slices.Contains(r.Containers, c.ID) || slices.Contains(r.Services, c.Service) || len(r.Services)+len(r.Containers) == 0 {
+				meant = append(meant, c.ID)
+			}
+		}
+		if r.Verb == VerbRemove {
+			r.Force = rapid.Bool().Draw(t, "force")
+		}
+		if r.Verb == VerbRun {
+			service := names[rapid.IntRange(0, len(names)-1).Draw(t, "runs")]
+			if len(d.Services[service].Replicas) == 0 {
+				return
+			}
+			spec := d.Services[service].Replicas[0].Spec
+			spec.Name, spec.Network.Ports = "shop-run", nil
+			w.single, r.OneOff = &spec, &OneOff{Service: service, Spec: spec}
+		}
+		// Restart is asked for whatever else there is; at boot, and for a start,
+		// what a user stopped or never started may be missing.
+		w.lax = r.Verb == VerbRestart
+		w.broken = r.Verb == VerbResume
+		p, err = Make(r, w.Observed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPlan(t, p)
+		data, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read Request
+		if err := json.Unmarshal(data, &read); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := Make(read, w.Observed); err != nil || again.Graph() != p.Graph() {
+			t.Fatalf("read again (%v):\n%s\nbefore:\n%s", err, again.Graph(), p.Graph())
+		}
+		if err := w.apply(d, p, -1, order); err != nil {
+			t.Fatalf("%s: %v", r.Verb, err)
+		}
+		for _, id := range meant {
+			c := w.container(id)
+			ok := true
+			switch r.Verb {
+			case VerbStart, VerbRestart:
+				ok = c.Phase == container.Running || w.oneOff[c.Service]
+				if r.Verb == VerbStart && slices.Contains(r.Containers, id) {
+					ok = ok && !c.Stopping
+				}
+			case VerbStop, VerbKill:
+				ok = !c.live()
+			case VerbPause:
+				ok = c.Phase != container.Running
+			case VerbUnpause:
+				ok = c.Phase != container.Paused
+			case VerbRemove:
+				ok = c == nil || c.live() && !r.Force
+			case VerbDown:
+				ok = c == nil
+			}
+			if !ok {
+				t.Fatalf("%s: %s is %s\n%s", r.Verb, c.Name, c.Phase, p.Graph())
+			}
+		}
+		if r.Verb == VerbRun && !slices.ContainsFunc(w.Containers, func(c Container) bool { return c.Name == "shop-run" && (c.live() || w.oneOff[c.Service]) }) {
+			t.Fatalf("run: it does not run\n%s", p.Graph())
+		}
+	})
+}
+
 // An unchanged service is never recreated because of what it merely depends on.
 func TestOnlyChangedServicesAreRecreated(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -209,7 +358,7 @@ func TestOnlyChangedServicesAreRecreated(t *testing.T) {
 		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
 		d, jobs := drawDesired(t, "")
 		w.oneOff = jobs
-		opts := Options{KeepCompleted: true}
+		opts := Options{}
 		p, err := Compute(d, w.Observed, opts)
 		if err != nil {
 			t.Fatal(err)

@@ -17,6 +17,11 @@ type world struct {
 	Observed
 	serial int
 	oneOff map[string]bool // services that end with 0 as soon as they start
+	// lax starts containers whatever their dependencies are: it was asked to.
+	lax bool
+	// broken lets a wait fail, and what comes after it be left out.
+	broken bool
+	single *container.Spec // what a run makes
 }
 
 func newWorld() *world { return &world{Observed: Observed{Project: "shop"}, oneOff: map[string]bool{}} }
@@ -36,6 +41,7 @@ func (w *world) container(id string) *Container {
 func (w *world) apply(d *desired.Project, p *Plan, n int, order *rand.Rand) error {
 	made := map[int]string{}
 	done := map[int]bool{}
+	failed := map[int]bool{}
 	left := slices.Clone(p.Ops)
 	for n != 0 && len(left) > 0 {
 		n--
@@ -52,10 +58,19 @@ func (w *world) apply(d *desired.Project, p *Plan, n int, order *rand.Rand) erro
 		if op.Creates != 0 {
 			id = made[op.Creates]
 		}
-		if err := w.run(d, op, id, made); err != nil {
+		done[op.ID] = true
+		if !op.Anyway && slices.ContainsFunc(op.Deps, func(dep int) bool { return failed[dep] }) {
+			failed[op.ID] = true
+			continue
+		}
+		err := w.run(d, op, id, made)
+		if err != nil && op.Kind == WaitFor && (w.broken || op.Optional) {
+			failed[op.ID] = !op.Optional
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("[%d] %s: %w\n%s", op.ID, op.line(), err, p.Graph())
 		}
-		done[op.ID] = true
 	}
 	return nil
 }
@@ -89,12 +104,20 @@ func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) 
 	case StartContainer:
 		return w.start(d, x, op)
 	case UnpauseContainer:
+		if x.Phase != container.Paused {
+			return fmt.Errorf("is not paused")
+		}
 		x.Phase = container.Running
-	case StopContainer:
+	case PauseContainer:
+		if x.Phase != container.Running {
+			return fmt.Errorf("does not run")
+		}
+		x.Phase = container.Paused
+	case StopContainer, KillContainer:
 		if !x.live() {
 			return fmt.Errorf("does not run")
 		}
-		x.Phase, x.ExitCode = container.Exited, 143
+		x.Phase, x.ExitCode, x.Stopping, x.RestartPending = container.Exited, 143, false, false
 	case RemoveContainer:
 		if x.live() {
 			return fmt.Errorf("still runs")
@@ -116,6 +139,10 @@ func (w *world) hasNetwork(name string) bool {
 }
 
 func (w *world) create(d *desired.Project, op *Op, made map[int]string) error {
+	if op.OneOff {
+		d = &desired.Project{Services: map[string]*desired.Service{op.Service: {Replicas: []desired.Replica{{Spec: *w.single}}}}}
+		op = &Op{ID: op.ID, Service: op.Service, Index: 1, Name: op.Name, OneOff: true}
+	}
 	replica := d.Services[op.Service].Replicas[op.Index-1]
 	name := op.Name
 	if op.TempName != "" {
@@ -138,7 +165,7 @@ func (w *world) create(d *desired.Project, op *Op, made map[int]string) error {
 	id := fmt.Sprintf("%012x%052d", w.serial, 0)
 	made[op.ID] = id
 	s := replica.Spec
-	w.Containers = append(w.Containers, Container{ID: id, Name: name, Service: op.Service, Index: op.Index, Hash: replica.Hash, ImageID: s.ImageID, Phase: container.Created, Spec: &s})
+	w.Containers = append(w.Containers, Container{ID: id, Name: name, Service: op.Service, Index: op.Index, OneOff: op.OneOff, Hash: replica.Hash, ImageID: s.ImageID, Phase: container.Created, Spec: &s})
 	return nil
 }
 
@@ -146,9 +173,10 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 	if x == nil {
 		return fmt.Errorf("no such container")
 	}
-	if x.live() {
+	if x.live() && !x.waits() {
 		return fmt.Errorf("runs already")
 	}
+	x.RestartPending = false
 	for _, c := range w.Containers {
 		if c.live() && portsClash(c.Spec.Network.Ports, x.Spec.Network.Ports) {
 			return fmt.Errorf("port in use by %s", c.Name)
@@ -159,10 +187,10 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 			return fmt.Errorf("no network %s", a.Network)
 		}
 	}
-	if s := d.Services[op.Service]; s != nil {
+	if s := d.Services[op.Service]; s != nil && !w.lax {
 		for dep, how := range s.DependsOn {
 			for _, c := range w.Containers {
-				if c.Service == dep && how.Required && !met(how.Condition, &c) && !isTempName(c.Name, c.Spec.Name) && len(d.Services[dep].Replicas) >= c.Index {
+				if c.Service == dep && !c.OneOff && how.Required && !met(how.Condition, &c) && !isTempName(c.Name, c.Spec.Name) && len(d.Services[dep].Replicas) >= c.Index {
 					return fmt.Errorf("%s is %s", c.Name, c.Phase)
 				}
 			}
@@ -178,8 +206,11 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 func (w *world) wait(op *Op) error {
 	for i := range w.Containers {
 		c := &w.Containers[i]
-		if c.Service != op.Service || c.OneOff {
+		if c.Service != op.Service || c.OneOff != op.OneOff || op.ContainerID != "" && op.ContainerID != c.ID {
 			continue
+		}
+		if c.RestartPending { // so does a restart
+			c.Phase, c.Health, c.RestartPending = container.Running, health.Healthy, false
 		}
 		if w.oneOff[c.Service] && c.live() {
 			c.Phase, c.ExitCode = container.Exited, 0 // it ends while it is waited for
@@ -195,8 +226,10 @@ func met(condition string, c *Container) bool {
 	switch condition {
 	case "service_healthy":
 		return c.Phase == container.Running && c.Health == health.Healthy
-	case "service_completed_successfully":
+	case Completed:
 		return c.Phase == container.Exited && c.ExitCode == 0
+	case Up:
+		return c.Phase == container.Running || c.Phase == container.Exited && c.ExitCode == 0
 	}
 	return c.live() || c.Phase == container.Exited
 }

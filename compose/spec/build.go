@@ -287,6 +287,7 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		PreStop:   hooks(s.PreStop),
 		NoAttach:  s.Attach != nil && !*s.Attach,
 		Profiles:  slices.Clone(s.Profiles),
+		Once:      b.once(s),
 	}
 	if s.Deploy != nil {
 		out.Labels = maps.Clone(s.Deploy.Labels)
@@ -315,6 +316,19 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 	}
 	b.fixedPorts(out, path)
 	d.Services[s.Name] = out
+}
+
+// once reads x-once, which Compose leaves to others: a job that runs once.
+func (b *builder) once(s types.ServiceConfig) bool {
+	value, ok := s.Extensions["x-once"]
+	if !ok {
+		return false
+	}
+	once, ok := value.(bool)
+	if !ok {
+		b.fail("services."+s.Name+".x-once", "x-once is true or false, not %v", value)
+	}
+	return once
 }
 
 // dependencies merges depends_on with what shared namespaces, volumes_from and

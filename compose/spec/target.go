@@ -40,17 +40,24 @@ func Targets(p *types.Project, host HostFacts, o TargetOptions) ([]request.Targe
 		names = p.ServiceNames()
 	}
 	var out []request.Target
-	seen := map[string]bool{}
+	seen, needed := map[string]bool{}, map[string]bool{}
 	for len(names) > 0 {
 		name := names[0]
 		names = names[1:]
 		s, ok := p.Services[name]
+		if !ok && needed[name] {
+			// An image that another one is built from need not run itself: the profile
+			// of its service may be inactive.
+			s, ok = p.DisabledServices[name]
+		}
 		if seen[name] || !ok || s.Build == nil {
 			continue
 		}
 		seen[name] = true
 		t := b.target(s, o)
-		names = append(names, t.Needs()...)
+		for _, other := range t.Needs() {
+			names, needed[other] = append(names, other), true
+		}
 		out = append(out, t)
 	}
 	if len(b.errs) > 0 {
@@ -169,7 +176,11 @@ func (b *builder) contexts(path string, in types.Mapping) map[string]string {
 	for name, value := range in {
 		at := path + ".additional_contexts." + name
 		if service, ok := strings.CutPrefix(value, types.ServicePrefix); ok {
-			if s, ok := b.project.Services[service]; !ok || s.Build == nil {
+			s, ok := b.project.Services[service]
+			if !ok {
+				s, ok = b.project.DisabledServices[service]
+			}
+			if !ok || s.Build == nil {
 				b.fail(at, "there is no service %q with a build section to take the context from%s", service, didYouMean(service, b.project.ServiceNames()))
 			}
 			out[name] = request.TargetPrefix + service

@@ -180,3 +180,52 @@ secrets:
 		}
 	}
 }
+
+// The base of another image is built, though the profile of its service is not
+// active; nothing else of that profile is.
+func TestTargetsOfInactiveProfiles(t *testing.T) {
+	ts, _, err := targets(t, `
+services:
+  a: {build: {context: app, additional_contexts: {b: "service:base"}}}
+  base: {build: app, profiles: [never]}
+  other: {build: app, profiles: [never]}
+`, spec.TargetOptions{Services: []string{"a", "other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, x := range ts {
+		names = append(names, x.Name)
+	}
+	if diff := cmp.Diff([]string{"a", "base"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if ts[1].Context != "DIR/app" {
+		t.Errorf("context %s", ts[1].Context)
+	}
+}
+
+func TestOnce(t *testing.T) {
+	for yaml, want := range map[string]string{
+		"services: {a: {image: a, x-once: true}}":  "",
+		"services: {a: {image: a, x-once: maybe}}": "x-once is true or false, not maybe",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(yaml), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		l, err := load.Load(context.Background(), load.Options{WorkingDir: dir, Environ: []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, _, err := spec.Build(l.Project, spec.HostFacts{})
+		switch {
+		case want != "":
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", yaml, err)
+			}
+		case err != nil || !d.Services["a"].Once:
+			t.Errorf("%s: %v", yaml, err)
+		}
+	}
+}

@@ -25,8 +25,14 @@ const (
 	maxIndexMembers = 1000
 )
 
+// MaxNesting is how many indexes may be in one another.
+const MaxNesting = 4
+
 // errIncomplete says that a blob an image needs is not in the store.
 var errIncomplete = errors.New("image is incomplete")
+
+// errNoImage says that a manifest is for something else than an image.
+var errNoImage = errors.New("it is not a container image")
 
 // AddOptions say what else Add does.
 type AddOptions struct {
@@ -52,7 +58,7 @@ func (s *Store) Add(ctx context.Context, lease *content.Lease, target ocispec.De
 			return nil, err
 		}
 	}
-	records, err := s.readTarget(ctx, lease, &target)
+	records, err := s.readTarget(ctx, lease, &target, map[digest.Digest]bool{}, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +102,9 @@ func (s *Store) Add(ctx context.Context, lease *content.Lease, target ocispec.De
 	return images, err
 }
 
-// readTarget reads and verifies what target leads to, and completes target.
-func (s *Store) readTarget(ctx context.Context, lease *content.Lease, target *ocispec.Descriptor) ([]record, error) {
+// readTarget reads and verifies what target leads to, and completes target. What
+// is in seen was read; depth is in how many indexes target is.
+func (s *Store) readTarget(ctx context.Context, lease *content.Lease, target *ocispec.Descriptor, seen map[digest.Digest]bool, depth int) ([]record, error) {
 	data, err := s.readManifest(target)
 	if err != nil {
 		return nil, err
@@ -117,22 +124,28 @@ func (s *Store) readTarget(ctx context.Context, lease *content.Lease, target *oc
 	if len(idx.Manifests) > maxIndexMembers {
 		return nil, fmt.Errorf("cannot read image index %s: it has %d manifests, more than %d", target.Digest, len(idx.Manifests), maxIndexMembers)
 	}
-	return s.readMembers(ctx, lease, *target, idx)
+	if depth == MaxNesting {
+		return nil, fmt.Errorf("cannot read image index %s: it is in an index that is in an index, and so on, more than %d", target.Digest, MaxNesting)
+	}
+	return s.readMembers(ctx, lease, *target, idx, seen, depth+1)
 }
 
 // readMembers reads those images of an index that are complete.
-func (s *Store) readMembers(ctx context.Context, lease *content.Lease, target ocispec.Descriptor, idx ocispec.Index) ([]record, error) {
+func (s *Store) readMembers(ctx context.Context, lease *content.Lease, target ocispec.Descriptor, idx ocispec.Index, seen map[digest.Digest]bool, depth int) ([]record, error) {
 	var records []record
 	var missing []string
 	for _, desc := range idx.Manifests {
-		if isAttestation(desc) {
+		// Indexes that list each other many times would otherwise be read without
+		// an end.
+		if isAttestation(desc) || seen[desc.Digest] {
 			continue
 		}
+		seen[desc.Digest] = true
 		if err := lease.Protect(ctx, desc.Digest); err != nil {
 			return nil, err
 		}
-		members, err := s.readTarget(ctx, lease, &desc)
-		if errors.Is(err, errIncomplete) || errors.Is(err, content.ErrNotFound) {
+		members, err := s.readTarget(ctx, lease, &desc, seen, depth)
+		if errors.Is(err, errIncomplete) || errors.Is(err, content.ErrNotFound) || errors.Is(err, errNoImage) {
 			missing = append(missing, err.Error())
 			continue
 		}
@@ -140,6 +153,9 @@ func (s *Store) readMembers(ctx context.Context, lease *content.Lease, target oc
 			return nil, err
 		}
 		records = append(records, members...)
+	}
+	if len(records) == 0 && depth > 1 {
+		return nil, fmt.Errorf("%w: index %s has no image that is here", errIncomplete, target.Digest)
 	}
 	if len(records) == 0 {
 		return nil, fmt.Errorf("cannot add image %s: %w for each of its platforms: %s", target.Digest, errIncomplete, strings.Join(missing, "; "))
@@ -210,7 +226,7 @@ func (s *Store) readImage(lease *content.Lease, desc ocispec.Descriptor, data []
 	switch m.Config.MediaType {
 	case ocispec.MediaTypeImageConfig, dockerConfig, "":
 	default:
-		return fail("its config has media type %q, so it is not a container image", m.Config.MediaType)
+		return fail("%w: its config has media type %q", errNoImage, m.Config.MediaType)
 	}
 	if m.Config.Digest.Validate() != nil || m.Config.Digest.Algorithm() != digest.SHA256 {
 		return fail("its config has digest %q, which is not a sha256 digest", m.Config.Digest)
@@ -228,9 +244,6 @@ func (s *Store) readImage(lease *content.Lease, desc ocispec.Descriptor, data []
 	var c Config
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return fail("its config cannot be read: %w", err)
-	}
-	if c.OS == "" || c.Architecture == "" {
-		return fail("its config names no platform (os %q, architecture %q)", c.OS, c.Architecture)
 	}
 	if c.RootFS.Type != "layers" {
 		return fail("its config has a root file system of type %q, not \"layers\"", c.RootFS.Type)

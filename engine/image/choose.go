@@ -5,43 +5,58 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ChooseManifest picks the manifest of an index that is for platform, "" meaning
-// this machine's. The error lists the platforms that there are.
-func ChooseManifest(idx ocispec.Index, platform string) (ocispec.Descriptor, error) {
+// Candidate is a member of an index that may be the image that is wanted.
+type Candidate struct {
+	ocispec.Descriptor
+	// Unsaid says that the index does not tell the platform: the member, which may
+	// be an index itself, must be looked at.
+	Unsaid bool
+}
+
+// Candidates returns the members of an index that are for platform, "" meaning
+// this machine's, the best first, and after them those whose platform the index
+// does not tell. It also returns the platforms that the index has.
+func Candidates(idx ocispec.Index, platform string) (found []Candidate, have []string, err error) {
 	want, err := ParsePlatform(platform)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return nil, nil, err
 	}
-	best, score := ocispec.Descriptor{}, 0
-	var have []string
+	var unsaid []Candidate
+	scores := map[digest.Digest]int{}
 	for _, d := range idx.Manifests {
-		if isAttestation(d) {
+		switch {
+		case isAttestation(d):
 			continue
-		}
-		if d.Platform == nil {
-			// It is not said; where it is the only one, its config will tell.
-			if len(idx.Manifests) == 1 {
-				return d, nil
-			}
+		case d.Platform == nil || d.Platform.OS == "" || d.Platform.Architecture == "":
+			unsaid = append(unsaid, Candidate{Descriptor: d, Unsaid: true})
 			continue
 		}
 		if name := FormatPlatform(*d.Platform); !slices.Contains(have, name) {
 			have = append(have, name)
 		}
-		if n := matches(want, *d.Platform); n > score {
-			best, score = d, n
+		if n := matches(want, *d.Platform); n > 0 && scores[d.Digest] == 0 {
+			scores[d.Digest] = n
+			found = append(found, Candidate{Descriptor: d})
 		}
 	}
-	if score > 0 {
-		return best, nil
+	slices.SortStableFunc(found, func(a, b Candidate) int { return scores[b.Digest] - scores[a.Digest] })
+	return append(found, unsaid...), have, nil
+}
+
+// NoneFor is the error for an image that is not there for platform.
+func NoneFor(platform string, have []string) error {
+	want, err := ParsePlatform(platform)
+	if err != nil {
+		return err
 	}
 	if len(have) == 0 {
-		return best, fmt.Errorf("%w: the index lists no image for any platform", ErrNotFound)
+		return fmt.Errorf("%w for %s; the index lists no image for any platform", ErrNotFound, FormatPlatform(want))
 	}
-	return best, fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), strings.Join(have, ", "))
+	return fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), strings.Join(have, ", "))
 }
 
 // forPlatforms returns the images that are for one of the platforms, all if none
@@ -88,18 +103,31 @@ func forPlatforms(records []record, platforms []string) ([]record, error) {
 // just one that runs there.
 func isFor(want, have ocispec.Platform) bool { return matches(want, have) >= 50 }
 
-// CheckPlatform compares an image with a platform that was asked for.
+// CheckPlatform compares an image with a platform that was asked for, "" meaning
+// any.
 func CheckPlatform(c Config, platform string) error {
-	if platform == "" {
+	if platform == "" || c.RunsOn(platform) {
 		return nil
 	}
+	return NoneFor(platform, []string{FormatPlatform(c.Platform())})
+}
+
+// RunsOn tells whether an image is for platform, "" meaning this machine's.
+func (c Config) RunsOn(platform string) bool {
 	want, err := ParsePlatform(platform)
-	if err != nil {
-		return err
+	return err == nil && matches(want, c.Platform()) > 0
+}
+
+// Platform is what the image runs on. One that does not say so is taken for this
+// machine's, as Docker does.
+func (c Config) Platform() ocispec.Platform {
+	p := ocispec.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion, OSFeatures: c.OSFeatures}
+	host := hostPlatform()
+	if p.OS == "" {
+		p.OS = host.OS
 	}
-	have := ocispec.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant}
-	if matches(want, have) == 0 {
-		return fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), FormatPlatform(have))
+	if p.Architecture == "" {
+		p.Architecture, p.Variant = host.Architecture, host.Variant
 	}
-	return nil
+	return p
 }

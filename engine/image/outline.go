@@ -74,6 +74,9 @@ func (s *Store) outline(ctx context.Context, lease *content.Lease, d ocispec.Des
 	}
 	for _, c := range s.children(d.Digest) {
 		if isIndex(c.MediaType) || c.MediaType == ocispec.MediaTypeImageManifest || c.MediaType == DockerManifest {
+			if out.has(c.Digest) {
+				continue
+			}
 			if err := s.outline(ctx, lease, c, out); err != nil {
 				return err
 			}
@@ -89,10 +92,14 @@ func (s *Store) outline(ctx context.Context, lease *content.Lease, d ocispec.Des
 			out.Blobs = append(out.Blobs, c)
 		}
 	}
-	if !slices.ContainsFunc(out.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == d.Digest }) {
+	if !out.has(d.Digest) {
 		out.Manifests = append(out.Manifests, d)
 	}
 	return nil
+}
+
+func (o *Outline) has(manifest digest.Digest) bool {
+	return slices.ContainsFunc(o.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == manifest })
 }
 
 // Repositories are the repositories of a registry that are known to have blobs,

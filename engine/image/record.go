@@ -50,7 +50,7 @@ func (r record) image() (Image, error) {
 	if c.Created != nil {
 		img.Created = *c.Created
 	}
-	img.Platform = ocispec.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion, OSFeatures: c.OSFeatures}
+	img.Platform = c.Platform()
 	return img, nil
 }
 

@@ -179,6 +179,15 @@ func (img Image) digests() []digest.Digest {
 // reachable returns all that an index leads to, or an error if some of it is not
 // here.
 func (s *Store) reachable(ctx context.Context, lease *content.Lease, d digest.Digest) ([]digest.Digest, error) {
+	return s.reachableFrom(ctx, lease, d, map[digest.Digest]bool{})
+}
+
+// reachableFrom is reachable without what was seen.
+func (s *Store) reachableFrom(ctx context.Context, lease *content.Lease, d digest.Digest, seen map[digest.Digest]bool) ([]digest.Digest, error) {
+	if seen[d] {
+		return nil, nil
+	}
+	seen[d] = true
 	if err := lease.Protect(ctx, d); err != nil {
 		return nil, err
 	}
@@ -188,7 +197,7 @@ func (s *Store) reachable(ctx context.Context, lease *content.Lease, d digest.Di
 	all := []digest.Digest{d}
 	for _, c := range s.children(d) {
 		if isIndex(c.MediaType) || c.MediaType == ocispec.MediaTypeImageManifest || c.MediaType == DockerManifest {
-			more, err := s.reachable(ctx, lease, c.Digest)
+			more, err := s.reachableFrom(ctx, lease, c.Digest, seen)
 			if err != nil {
 				return nil, err
 			}

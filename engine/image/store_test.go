@@ -402,7 +402,6 @@ func TestAddRefusesManifestsThatLie(t *testing.T) {
 		"diff ID": {func(m *ocispec.Manifest, c *Config, _ *ocispec.Descriptor) {
 			c.RootFS.DiffIDs = []digest.Digest{"sha256:x"}
 		}, "not a sha256 digest"},
-		"no platform":       {func(m *ocispec.Manifest, c *Config, _ *ocispec.Descriptor) { c.OS = "" }, "names no platform"},
 		"target size":       {func(_ *ocispec.Manifest, _ *Config, d *ocispec.Descriptor) { d.Size = 5 }, "announced with 5"},
 		"target media type": {func(_ *ocispec.Manifest, _ *Config, d *ocispec.Descriptor) { d.MediaType = ocispec.MediaTypeImageIndex }, "announced with"},
 		"target digest":     {func(_ *ocispec.Manifest, _ *Config, d *ocispec.Descriptor) { d.Digest = "sha256:abc" }, "not a sha256 digest"},

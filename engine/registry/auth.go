@@ -13,61 +13,32 @@ import (
 	"time"
 )
 
-// challenge is one WWW-Authenticate (RFC 9110, section 11.6.1).
-type challenge struct {
-	scheme string // lower case
-	params map[string]string
-}
-
-// parseChallenge reads `Scheme key="value",key=value`.
-func parseChallenge(s string) challenge {
-	scheme, rest, _ := strings.Cut(strings.TrimSpace(s), " ")
-	c := challenge{scheme: strings.ToLower(scheme), params: map[string]string{}}
-	for rest = strings.TrimLeft(rest, " ,"); rest != ""; rest = strings.TrimLeft(rest, " ,") {
-		key, after, ok := strings.Cut(rest, "=")
-		if !ok {
-			break
+// authorize answers challenges with an Authorization header, "" if there are no
+// credentials to answer them with. A token is taken before the password itself,
+// whichever the registry names first.
+func (c *Client) authorize(ctx context.Context, e *endpoint, challenges []challenge, scope string) (string, error) {
+	var unusable error
+	for _, ch := range challenges {
+		if ch.scheme != "bearer" {
+			continue
 		}
-		var value strings.Builder
-		if strings.HasPrefix(after, `"`) {
-			i := 1
-			for ; i < len(after) && after[i] != '"'; i++ {
-				if after[i] == '\\' && i+1 < len(after) {
-					i++
-				}
-				value.WriteByte(after[i])
-			}
-			rest = after[min(i+1, len(after)):]
-		} else {
-			i := strings.IndexAny(after, ", ")
-			if i < 0 {
-				i = len(after)
-			}
-			value.WriteString(after[:i])
-			rest = after[i:]
+		realm, err := url.Parse(ch.params["realm"])
+		if err == nil && realm.Host != "" {
+			return c.token(ctx, e, ch, realm, scope)
 		}
-		c.params[strings.ToLower(strings.TrimSpace(key))] = value.String()
+		unusable = fmt.Errorf("cannot log in to registry %s: it names no token server", e)
 	}
-	return c
-}
-
-// authorize answers a challenge with an Authorization header, "" if there are no
-// credentials to answer it with.
-func (c *Client) authorize(ctx context.Context, e *endpoint, challenges []string, scope string) (string, error) {
-	for _, text := range challenges {
-		ch := parseChallenge(text)
-		switch ch.scheme {
-		case "bearer":
-			return c.token(ctx, e, ch, scope)
-		case "basic":
-			cred, err := c.creds.Get(ctx, e.registry)
-			if err != nil || cred.Username == "" {
-				return "", err
-			}
-			return basic(cred), nil
+	for _, ch := range challenges {
+		if ch.scheme != "basic" {
+			continue
 		}
+		cred, err := c.creds.Get(ctx, e.registry)
+		if err != nil || cred.Username == "" {
+			return "", err
+		}
+		return basic(cred), nil
 	}
-	return "", nil
+	return "", unusable
 }
 
 func basic(cred Credential) string {
@@ -75,11 +46,7 @@ func basic(cred Credential) string {
 }
 
 // token gets a bearer token (distribution, docs/spec/auth/token.md and oauth.md).
-func (c *Client) token(ctx context.Context, e *endpoint, ch challenge, scope string) (string, error) {
-	realm, err := url.Parse(ch.params["realm"])
-	if err != nil || realm.Host == "" {
-		return "", fmt.Errorf("cannot log in to registry %s: it names no token server", e)
-	}
+func (c *Client) token(ctx context.Context, e *endpoint, ch challenge, realm *url.URL, scope string) (string, error) {
 	if realm.Scheme != "https" && !(e.base.Scheme == "http" || loopback(realm.Host) || c.config.IsInsecure(realm.Host)) {
 		return "", fmt.Errorf("cannot log in to registry %s: its token server %s is plain HTTP, and would let others read the password", e, realm.Host)
 	}
@@ -120,9 +87,12 @@ func (c *Client) token(ctx context.Context, e *endpoint, ch challenge, scope str
 		return "", err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return "", refusal(e, resp, time.Now())
+		fail := refusal(e, resp, time.Now())
+		fail.ofLogin = cred != Credential{}
+		return "", fail
 	}
 	defer resp.Body.Close()
+	atOnce(resp)
 	var answer struct {
 		Token       string `json:"token"`
 		AccessToken string `json:"access_token"`

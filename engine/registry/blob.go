@@ -8,16 +8,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/stack-run/stack/engine/content"
 )
-
-// errStalled ends a connection by which nothing comes any more.
-var errStalled = errors.New("nothing came any more")
 
 // progressStep is how much a try must bring to count as progress, which is what
 // a connection that breaks again and again may cost no tries for.
@@ -88,8 +84,6 @@ func (r *repository) blobFrom(ctx context.Context, e *endpoint, d ocispec.Descri
 
 // blobOnce asks for what is missing and writes what comes.
 func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descriptor, w *content.Writer, got func(n int64)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	offset := w.Offset()
 	q := r.get(d.Digest)
 	if offset > 0 {
@@ -101,8 +95,6 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 		return err
 	}
 	defer resp.Body.Close()
-	stall := time.AfterFunc(r.c.o.StallTimeout, func() { cancel(errStalled) })
-	defer stall.Stop()
 	// A server that does not know ranges sends all of it again.
 	var skip int64
 	if offset > 0 && resp.StatusCode == http.StatusOK {
@@ -113,7 +105,6 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := resp.Body.Read(buf)
-		stall.Reset(r.c.o.StallTimeout)
 		p := buf[:n]
 		if skip > 0 {
 			k := min(skip, int64(n))
@@ -132,8 +123,8 @@ func (r *repository) blobOnce(ctx context.Context, e *endpoint, d ocispec.Descri
 		switch {
 		case err == io.EOF:
 			return nil
-		case err != nil && errors.Is(context.Cause(ctx), errStalled):
-			return fmt.Errorf("registry %s: %w for %s", e, errStalled, r.c.o.StallTimeout)
+		case errors.Is(err, errStalled):
+			return fmt.Errorf("registry %s: %w", e, err)
 		case err != nil:
 			return err
 		}

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -27,8 +28,13 @@ type Options struct {
 	MaxWait time.Duration
 }
 
-// attempts is how often a request is sent before its failure counts.
-const attempts = 5
+const (
+	// attempts is how often a request is sent before its failure counts.
+	attempts = 5
+	// firstAttempts is the same for a server that has not answered yet. Most of
+	// these never will: their name is misspelt, or this machine is not connected.
+	firstAttempts = 2
+)
 
 // Client speaks to registries. It is safe for concurrent use.
 type Client struct {
@@ -36,10 +42,9 @@ type Client struct {
 	config Config
 	creds  *Credentials
 
-	settling sync.Mutex
-	mu       sync.Mutex
-	known    map[string][]*endpoint
-	tokens   map[string]string // Authorization headers by endpoint and scope
+	mu     sync.Mutex
+	known  map[string][]*endpoint
+	tokens map[string]string // Authorization headers by endpoint and scope
 }
 
 // NewClient returns a client. It reads the settings and connects to nothing.
@@ -94,11 +99,11 @@ func (c *Client) do(ctx context.Context, e *endpoint, r call) (*http.Response, e
 		if err == nil {
 			return resp, nil
 		}
-		if try == attempts && transient(err) {
-			return nil, exhausted{err}
-		}
-		if !transient(err) {
+		switch {
+		case !transient(err):
 			return nil, err
+		case try == attempts, !e.answers.Load() && (try == firstAttempts || hopeless(err)):
+			return nil, exhausted{err}
 		}
 		if wait := c.pause(ctx, err, try); wait != nil {
 			return nil, wait
@@ -149,7 +154,7 @@ func (c *Client) authorized(ctx context.Context, e *endpoint, r call) (*http.Res
 		if slices.Contains(r.ok, resp.StatusCode) {
 			return resp, nil
 		}
-		challenges := resp.Header.Values("WWW-Authenticate")
+		challenges := parseChallenges(resp.Header.Values("WWW-Authenticate"))
 		fail := refusal(e, resp, time.Now())
 		if resp.StatusCode != http.StatusUnauthorized || asked || len(challenges) == 0 {
 			return nil, fail
@@ -180,13 +185,38 @@ func (c *Client) send(ctx context.Context, e *endpoint, r call, authorization st
 			return nil, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
+	ctx, cancel := context.WithCancel(ctx)
+	var out *sent
+	if body != nil {
+		// A line that is slow has much in its buffers, and asks for more in bursts.
+		out = newSent(body, c.o.HeaderTimeout+c.o.StallTimeout, cancel)
+		defer out.timer.Stop()
+		body = out
+	}
+	resp, err := c.sendOnce(ctx, e, r, target, authorization, body, size)
+	if err != nil {
+		cancel()
+		if out != nil && out.stalled.Load() {
+			err = fmt.Errorf("registry %s takes no more: %w", e, stalledFor(out.timeout))
+		}
+		return nil, err
+	}
+	e.answers.Store(true)
+	resp.Body = newReceived(resp.Body, c.o.StallTimeout, cancel)
+	return resp, nil
+}
+
+func (c *Client) sendOnce(ctx context.Context, e *endpoint, r call, target, authorization string, body io.ReadCloser, size int64) (*http.Response, error) {
+	if body != nil && size == 0 {
+		body.Close()
+		body = nil
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, target, nil)
 	if err != nil {
 		return nil, err
 	}
-	req.ContentLength = size
-	if size == 0 {
-		req.Body = http.NoBody
+	if body != nil {
+		req.Body, req.ContentLength = body, size
 	}
 	for k, v := range r.header {
 		req.Header[k] = v
@@ -202,7 +232,10 @@ func (c *Client) send(ctx context.Context, e *endpoint, r call, authorization st
 	return resp, nil
 }
 
+// drain reads what is left of a short answer, so that its connection can be used
+// again.
 func drain(resp *http.Response) {
+	atOnce(resp)
 	io.Copy(io.Discard, io.LimitReader(resp.Body, maxErrorBody))
 	resp.Body.Close()
 }

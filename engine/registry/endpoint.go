@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,13 +21,19 @@ const (
 	hubHost = "registry-1.docker.io"
 )
 
+// dialTimeout is how long a server may take to accept a connection. It is the
+// time that its lost packets are sent again four times in (RFC 6298).
+const dialTimeout = 15 * time.Second
+
 // endpoint is one server that has a registry's content: itself, or a mirror.
 type endpoint struct {
 	registry string // as credentials are stored for it
 	base     url.URL
 	client   *http.Client
-	settled  bool // the scheme is known
-	plain    bool // plain HTTP is allowed
+	plain    bool          // plain HTTP is allowed
+	answers  atomic.Bool   // it has answered
+	settling chan struct{} // holds a token while nobody finds out the scheme
+	settled  bool          // the scheme is known
 }
 
 // endpoints are the servers to ask for a registry's content, in order.
@@ -76,7 +83,8 @@ func (c *Client) endpoints(ctx context.Context, registry string, mirrors bool) (
 
 func (c *Client) endpoint(registry string, base url.URL) (*endpoint, error) {
 	insecure := c.config.IsInsecure(base.Host)
-	e := &endpoint{registry: registry, base: base, plain: insecure || loopback(base.Host)}
+	e := &endpoint{registry: registry, base: base, plain: insecure || loopback(base.Host), settling: make(chan struct{}, 1)}
+	e.settling <- struct{}{}
 	e.base.Path = strings.TrimSuffix(e.base.Path, "/")
 	e.settled = !e.plain
 	conf, err := c.tlsConfig(base.Host)
@@ -84,18 +92,19 @@ func (c *Client) endpoint(registry string, base url.URL) (*endpoint, error) {
 		return nil, err
 	}
 	conf.InsecureSkipVerify = insecure
-	dial := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	dial := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
 	e.client = &http.Client{
 		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           dial.DialContext,
-			TLSClientConfig:       conf,
-			TLSHandshakeTimeout:   20 * time.Second,
-			ResponseHeaderTimeout: c.o.HeaderTimeout,
-			MaxIdleConnsPerHost:   16,
-			IdleConnTimeout:       30 * time.Second,
-			DisableCompression:    true,
-			ReadBufferSize:        64 << 10,
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            dial.DialContext,
+			TLSClientConfig:        conf,
+			TLSHandshakeTimeout:    20 * time.Second,
+			ResponseHeaderTimeout:  c.o.HeaderTimeout,
+			MaxIdleConnsPerHost:    16,
+			IdleConnTimeout:        30 * time.Second,
+			DisableCompression:     true,
+			ReadBufferSize:         64 << 10,
+			MaxResponseHeaderBytes: 1 << 20,
 			// HTTP/2 would send all layers through one connection, with one
 			// window and one loss slowing all of them.
 			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
@@ -106,6 +115,13 @@ func (c *Client) endpoint(registry string, base url.URL) (*endpoint, error) {
 			}
 			if r.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
 				return fmt.Errorf("it was redirected from HTTPS to plain HTTP, to %s", r.URL.Host)
+			}
+			// Another port, or a host below this one, is another server. Once away,
+			// the request does not get its credentials back.
+			for _, u := range append(via, r) {
+				if u.URL.Host != via[0].URL.Host {
+					r.Header.Del("Authorization")
+				}
 			}
 			return nil
 		},
@@ -151,18 +167,26 @@ func (c *Client) tlsConfig(host string) (*tls.Config, error) {
 
 // settle finds out whether an endpoint that may speak plain HTTP does.
 func (c *Client) settle(ctx context.Context, e *endpoint) error {
-	c.settling.Lock()
-	defer c.settling.Unlock()
+	select {
+	case <-e.settling:
+		defer func() { e.settling <- struct{}{} }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if e.settled {
 		return nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url("/v2/"), nil)
 	if err != nil {
 		return err
 	}
 	resp, err := e.client.Do(req)
 	if err == nil {
+		resp.Body = newReceived(resp.Body, c.o.StallTimeout, cancel)
 		drain(resp)
+		e.answers.Store(true)
 		e.settled = true
 		return nil
 	}

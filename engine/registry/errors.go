@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,15 +24,44 @@ type Error struct {
 	Code   string // such as MANIFEST_UNKNOWN (distribution-spec, "Error Codes"), may be empty
 	Text   string // the registry's own words, or the status in words
 	Hint   string
-	wait   time.Duration // Retry-After
+	// Meaning is what the refusal says about what was asked for, where the
+	// registry's own words do not.
+	Meaning string
+	wait    time.Duration // Retry-After
+	ofLogin bool          // the token server refused credentials
 }
 
 func (e *Error) Error() string {
 	s := fmt.Sprintf("registry %s says: %s", e.Host, e.Text)
+	if e.Meaning != "" {
+		return fmt.Sprintf("%s (%s)", e.Meaning, s)
+	}
 	if e.Hint != "" {
 		s += "; " + e.Hint
 	}
 	return s
+}
+
+// explain says what a refusal means for an image that was asked for. Registries do
+// not tell images that are not there from those that one may not see, and call
+// both unauthorized.
+func (c *Client) explain(ctx context.Context, e *endpoint, err error) {
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		return
+	}
+	switch refusal.Status {
+	case http.StatusNotFound:
+		refusal.Hint = "check the name and the tag"
+	case http.StatusUnauthorized, http.StatusForbidden:
+		cred, _ := c.creds.Get(ctx, e.registry)
+		switch {
+		case cred == Credential{}:
+			refusal.Meaning = fmt.Sprintf("it does not exist, or needs \"stack login%s\"", loginArgument(e.registry))
+		case !refusal.ofLogin:
+			refusal.Meaning = fmt.Sprintf("it does not exist, or is not for the account that \"stack login%s\" was done with", loginArgument(e.registry))
+		}
+	}
 }
 
 // maxErrorBody is how much of an error's body is read.
@@ -41,6 +71,7 @@ const maxErrorBody = 64 << 10
 func refusal(e *endpoint, resp *http.Response, now time.Time) *Error {
 	defer resp.Body.Close()
 	out := &Error{Host: e.String(), Status: resp.StatusCode}
+	atOnce(resp)
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var body struct {
 		Errors []struct {
@@ -140,6 +171,10 @@ func (c *Client) networkError(e *endpoint, err error) error {
 	host := e.String()
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err // what was asked for is told by others
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
@@ -147,6 +182,9 @@ func (c *Client) networkError(e *endpoint, err error) error {
 		return fmt.Errorf("cannot reach registry %s: there is no host %q; check the spelling and the name server", host, dns.Name)
 	case errors.As(err, &dns) && dns.IsTimeout:
 		return fmt.Errorf("cannot reach registry %s: no name server answers for %q; is this machine connected?", host, dns.Name)
+	case errors.As(err, &dns):
+		// The name server's address and port are of no use to the user.
+		return fmt.Errorf("cannot reach registry %s: %q cannot be looked up: %w; is this machine connected?", host, dns.Name, lookupError{dns})
 	case errors.As(err, &cert):
 		dir := "/etc/docker/certs.d"
 		if len(c.config.CertDirs) > 0 {
@@ -161,7 +199,28 @@ func (c *Client) networkError(e *endpoint, err error) error {
 	return fmt.Errorf("cannot reach registry %s: %w", host, err)
 }
 
+// lookupError is a DNSError in few words.
+type lookupError struct{ *net.DNSError }
+
+func (e lookupError) Error() string {
+	if i := strings.LastIndex(e.Err, ": "); i >= 0 {
+		return e.Err[i+2:]
+	}
+	return e.Err
+}
+
+func (e lookupError) Unwrap() error { return e.DNSError }
+
 func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// hopeless tells of an error of a server that has never answered whether asking
+// again would only make its user wait: its name cannot be looked up, or it did
+// not answer in the time it had.
+func hopeless(err error) bool {
+	var dns *net.DNSError
+	var timeout net.Error
+	return errors.As(err, &dns) || errors.As(err, &timeout) && timeout.Timeout()
+}
 
 // transient tells whether an error may be gone the next time.
 func transient(err error) bool {

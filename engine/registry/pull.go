@@ -101,7 +101,8 @@ func (c *Client) pull(ctx context.Context, to Target, ref reference.Named, o Pul
 	}
 	manifest, body := target, data
 	if isIndex(target.MediaType) {
-		if manifest, body, err = p.choose(ctx, data); err != nil {
+		ch := chooser{p: p, seen: map[digest.Digest]bool{}}
+		if manifest, body, err = ch.choose(ctx, data, 0); err != nil {
 			return Pulled{}, err
 		}
 	}
@@ -165,10 +166,7 @@ func (p *pull) root(ctx context.Context, ref reference.Named) (ocispec.Descripto
 		if ctx.Err() != nil {
 			return desc, nil, context.Cause(ctx)
 		}
-		var refusal *Error
-		if errors.As(err, &refusal) && (refusal.Status == http.StatusNotFound || refusal.Status == http.StatusUnauthorized) && refusal.Hint == "" {
-			refusal.Hint = "check the name and the tag"
-		}
+		p.repo.c.explain(ctx, e, err)
 		errs = append(errs, err)
 	}
 	return ocispec.Descriptor{}, nil, errors.Join(errs...)
@@ -196,69 +194,42 @@ func (p *pull) manifest(ctx context.Context, e *endpoint, what string, want dige
 	if want != "" && want.Algorithm() != digest.SHA256 {
 		return d, nil, fmt.Errorf("%s is not a sha256 digest", want)
 	}
+	if d.MediaType, err = documentType(data, resp.Header.Get("Content-Type")); err != nil {
+		return d, nil, fmt.Errorf("registry %s sends what cannot be used: %w", e, err)
+	}
+	_, err = p.to.Images.Content().Put(ctx, p.lease, data)
+	return d, data, err
+}
+
+// documentType is the media type of a manifest or index: what it says itself, or
+// what the sender says, or what it looks like. Anything else is an error.
+func documentType(data []byte, sender string) (string, error) {
 	var kind struct {
 		MediaType     string            `json:"mediaType"`
 		SchemaVersion int               `json:"schemaVersion"`
 		Manifests     []json.RawMessage `json:"manifests"`
 	}
 	if err := json.Unmarshal(data, &kind); err != nil {
-		return d, nil, fmt.Errorf("registry %s sends a manifest that cannot be read: %w", e, err)
+		return "", fmt.Errorf("it is no manifest: %w", err)
 	}
-	header, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	d.MediaType = kind.MediaType
+	header, _, _ := mime.ParseMediaType(sender)
+	mediaType := kind.MediaType
 	switch {
-	case d.MediaType != "":
+	case mediaType != "":
 	case isIndex(header), isManifest(header):
-		d.MediaType = header
+		mediaType = header
 	case kind.Manifests != nil:
-		d.MediaType = ocispec.MediaTypeImageIndex
+		mediaType = ocispec.MediaTypeImageIndex
 	default:
-		d.MediaType = ocispec.MediaTypeImageManifest
+		mediaType = ocispec.MediaTypeImageManifest
 	}
 	if kind.SchemaVersion == 1 {
-		return d, nil, errors.New("it is in the format of schema version 1, which is obsolete; push the image again with a current tool")
+		return "", errors.New("it is in the format of schema version 1, which is obsolete; push the image again with a current tool")
 	}
-	if !isIndex(d.MediaType) && !isManifest(d.MediaType) {
-		return d, nil, fmt.Errorf("it is of type %q and no container image", printable(d.MediaType))
+	if !isIndex(mediaType) && !isManifest(mediaType) {
+		return "", fmt.Errorf("it is of type %q and no container image", printable(mediaType))
 	}
-	_, err = p.to.Images.Content().Put(ctx, p.lease, data)
-	return d, data, err
-}
-
-// choose takes the platform that is wanted out of an index.
-func (p *pull) choose(ctx context.Context, data []byte) (ocispec.Descriptor, []byte, error) {
-	var idx ocispec.Index
-	if err := json.Unmarshal(data, &idx); err != nil {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("the image index cannot be read: %w", err)
-	}
-	want, err := image.ChooseManifest(idx, p.o.Platform)
-	if err != nil {
-		return want, nil, err
-	}
-	// A manifest of the same platform for an image that is here need not come again.
-	if body, err := p.to.Images.Content().ReadAll(want.Digest, maxDocument); err == nil {
-		if err := p.lease.Protect(ctx, want.Digest); err != nil {
-			return want, nil, err
-		}
-		if _, err := p.to.Images.Content().Stat(want.Digest); err == nil {
-			return want, body, nil
-		}
-	}
-	var errs []error
-	for _, e := range p.repo.endpoints {
-		d, body, err := p.manifest(ctx, e, want.Digest.String(), want.Digest)
-		switch {
-		case err == nil && d.Size != want.Size:
-			err = fmt.Errorf("registry %s sends manifest %s with %d bytes, not the %d that the index says", e, want.Digest, d.Size, want.Size)
-		case err == nil && isIndex(d.MediaType):
-			err = fmt.Errorf("index %s has an index in it", want.Digest)
-		case err == nil:
-			want.MediaType = d.MediaType
-			return want, body, nil
-		}
-		errs = append(errs, err)
-	}
-	return want, nil, errors.Join(errs...)
+	return mediaType, nil
 }
 
 // image brings the config and the layers of a manifest.
@@ -270,22 +241,9 @@ func (p *pull) image(ctx context.Context, desc ocispec.Descriptor, data []byte) 
 	if err := checkManifest(m); err != nil {
 		return fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
-	blobs := p.to.Images.Content()
-	if err := p.lease.Protect(ctx, m.Config.Digest); err != nil {
-		return err
-	}
-	raw, err := blobs.ReadAll(m.Config.Digest, maxDocument)
+	config, err := p.config(ctx, m.Config)
 	if err != nil {
-		if raw, err = p.repo.small(ctx, m.Config); err != nil {
-			return err
-		}
-		if _, err := blobs.Put(ctx, p.lease, raw); err != nil {
-			return err
-		}
-	}
-	var config image.Config
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return fmt.Errorf("config %s cannot be read: %w", m.Config.Digest, err)
+		return err
 	}
 	if err := image.CheckPlatform(config, p.o.Platform); err != nil {
 		return err
@@ -296,17 +254,43 @@ func (p *pull) image(ctx context.Context, desc ocispec.Descriptor, data []byte) 
 	return p.layers(ctx, m.Layers, config.RootFS.DiffIDs)
 }
 
+// config brings an image's config.
+func (p *pull) config(ctx context.Context, d ocispec.Descriptor) (image.Config, error) {
+	var config image.Config
+	blobs := p.to.Images.Content()
+	if err := p.lease.Protect(ctx, d.Digest); err != nil {
+		return config, err
+	}
+	raw, err := blobs.ReadAll(d.Digest, maxDocument)
+	if err != nil {
+		if raw, err = p.repo.small(ctx, d); err != nil {
+			return config, err
+		}
+		if _, err := blobs.Put(ctx, p.lease, raw); err != nil {
+			return config, err
+		}
+	}
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return config, fmt.Errorf("config %s cannot be read: %w", d.Digest, err)
+	}
+	return config, nil
+}
+
+// maxLayers is how many directories overlayfs stacks (OVL_MAX_STACK in the
+// kernel's fs/overlayfs/params.h).
+const maxLayers = 500
+
 // checkManifest refuses what cannot be an image before anything large is asked for.
 func checkManifest(m ocispec.Manifest) error {
 	if m.Config.Digest.Validate() != nil || m.Config.Size <= 0 || m.Config.Size > maxDocument {
 		return fmt.Errorf("its config has digest %q and %d bytes, which cannot be", m.Config.Digest, m.Config.Size)
 	}
+	if len(m.Layers) > maxLayers {
+		return fmt.Errorf("it has %d layers, more than the %d that the kernel can stack", len(m.Layers), maxLayers)
+	}
 	for i, l := range m.Layers {
 		if err := l.Digest.Validate(); err != nil || l.Size <= 0 {
 			return fmt.Errorf("layer %d has digest %q and %d bytes, which cannot be", i, l.Digest, l.Size)
-		}
-		if strings.Contains(l.MediaType, "foreign") || strings.Contains(l.MediaType, "nondistributable") {
-			return fmt.Errorf("layer %d is not in the registry (%s): its maker wants it fetched from elsewhere, which is not supported", i, l.MediaType)
 		}
 		if strings.Contains(l.MediaType, "encrypted") {
 			return fmt.Errorf("layer %d is encrypted (%s), which is not supported", i, l.MediaType)
@@ -398,6 +382,10 @@ func (p *pull) layerOnce(ctx context.Context, l ocispec.Descriptor, diffID diges
 	}()
 	meter := meter(p.o.Event, name, "Downloading", w.Offset(), l.Size)
 	err = p.repo.blob(ctx, l, w, meter)
+	var refusal *Error
+	if isForeign(l.MediaType) && errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
+		err = fmt.Errorf("it is not in the registry (%s): its maker wants it fetched from elsewhere, which is not supported", l.MediaType)
+	}
 	if err == nil {
 		p.o.Event(Event{Layer: name, Status: "Download complete"})
 		if _, err = w.Commit(ctx); err != nil {
@@ -414,6 +402,12 @@ func (p *pull) layerOnce(ctx context.Context, l ocispec.Descriptor, diffID diges
 		p.o.Event(Event{Layer: name, Status: "Pull complete", Done: true})
 	}
 	return err
+}
+
+// isForeign tells whether a layer may be kept elsewhere than in the registry.
+// Many registries have it all the same.
+func isForeign(mediaType string) bool {
+	return strings.Contains(mediaType, "foreign") || strings.Contains(mediaType, "nondistributable")
 }
 
 // meterStep is the least time between two events about bytes.

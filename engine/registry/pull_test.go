@@ -35,7 +35,7 @@ type hostile struct {
 	serve func(w http.ResponseWriter, r *http.Request, n int, data []byte) bool
 }
 
-func newHostile(t *testing.T) *hostile {
+func newHostile(t testing.TB) *hostile {
 	t.Helper()
 	var raw bytes.Buffer
 	w := tar.NewWriter(&raw)

@@ -187,6 +187,9 @@ func (p *push) upload(ctx context.Context, b ocispec.Descriptor, tell func(Event
 	if err != nil || resp.Header.Get("Location") == "" {
 		return "", fmt.Errorf("registry %s does not say where to send blobs to", p.e)
 	}
+	if location.Scheme != resp.Request.URL.Scheme && location.Scheme != "https" {
+		return "", fmt.Errorf("registry %s wants blobs sent to %s by plain HTTP, where others could read them", p.e, printable(location.Host))
+	}
 	q := location.Query()
 	q.Set("digest", b.Digest.String())
 	location.RawQuery = q.Encode()

@@ -73,6 +73,9 @@ type Mount struct {
 	// Labels and DriverOpts go on a volume that is made for the mount.
 	Labels     map[string]string `json:"labels,omitempty"`
 	DriverOpts map[string]string `json:"driverOpts,omitempty"`
+	// ImageID is the image's, of a TypeImage, when it was asked for; "" if it is not
+	// known.
+	ImageID string `json:"imageID,omitempty"`
 	// Origin is where the user asked for it, for errors: "compose.yaml:12: services.web.volumes[0]".
 	Origin string `json:"-"`
 }
