@@ -220,7 +220,7 @@ func rulesOf(c *nftables.Conn, ch *nftables.Chain) ([]*nftables.Rule, error) {
 		return rules, nil
 	}
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP)
-	r.AddRawData([]byte{byte(ch.Table.Family), unix.NFNETLINK_V0, 0, 0}) // struct nfgenmsg
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: byte(ch.Table.Family), Version: nl.NFNETLINK_V0})
 	r.AddData(nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(ch.Table.Name)))
 	r.AddData(nl.NewRtAttr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(ch.Name)))
 	messages, err := r.Execute(unix.NETLINK_NETFILTER, 0)
