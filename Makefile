@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults kill-matrix walk race peer vm bench clean
+.PHONY: build setup images example test lint unit e2e faults kill-matrix walk corruption scarcity race peer vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -75,6 +75,14 @@ kill-matrix: setup
 ## walk: several clients give random commands for half an hour, compared with a model
 walk: setup
 	$(FAULTS) TestRandomWalk -walk 30m -clients 4
+
+## corruption: damage each kind of record in each way
+corruption: setup
+	$(FAULTS) TestCorruption -damages 0
+
+## scarcity: give commands without disk, inodes, descriptors, processes, memory
+scarcity: setup
+	$(FAULTS) TestScarcity -all
 
 ## race: the tests of lifecycle, health and kills with a race detector in stack; needs gcc
 race: setup
