@@ -94,8 +94,18 @@ func (r result) String() string {
 	case r.killed:
 		end = "killed"
 	}
-	return fmt.Sprintf("stack %s: %s after %v\n  stdout: %s\n  stderr: %s",
-		strings.Join(r.args, " "), end, r.took.Round(time.Millisecond), tail(r.stdout, 1500), tail(withoutProgress(r.stderr), 3000))
+	stderr, dump, _ := strings.Cut(withoutProgress(r.stderr), "SIGQUIT: quit")
+	var out strings.Builder
+	fmt.Fprintf(&out, "stack %s: %s after %v", strings.Join(r.args, " "), end, r.took.Round(time.Millisecond))
+	for name, text := range map[string]string{"stdout": tail(r.stdout, 1500), "stderr": tail(stderr, 3000)} {
+		if text != "" {
+			fmt.Fprintf(&out, "\n  %s: %s", name, text)
+		}
+	}
+	if dump != "" {
+		fmt.Fprintf(&out, "\n  where it is:%s", dump[:min(len(dump), 8000)])
+	}
+	return out.String()
 }
 
 var progress = regexp.MustCompile(`(?m)^ *(Container|Network|Volume|Image) \S+ +[A-Z][a-z]+( +\S.*)?$`)

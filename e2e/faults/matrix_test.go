@@ -85,8 +85,10 @@ type matrix struct {
 	took      map[string]time.Duration
 	changes   map[string]int // files changed, by verb
 	forgiven  map[string]bool
-	blind     bool // for a moment there was no keeper at all
-	detached  int  // tries of run -d
+	blind     bool // for a moment, since gap, there was no keeper at all
+	gap       time.Time
+	then      []run // the runs that there were at that moment
+	detached  int   // tries of run -d
 	told      []string
 }
 
@@ -283,6 +285,10 @@ func (m *matrix) strike(v verb, args, which []string, when moment, kills map[str
 		}
 		left := keepers(m.p.name)
 		m.blind = len(left["supervisor"])+len(left["guardian"])+len(left["warden"]) == 0
+		m.gap = time.Now()
+		if m.then, err = m.in.runs(); err != nil {
+			return result{}, err
+		}
 	}
 	r := c.wait()
 	m.tell("%v", r)
@@ -398,6 +404,9 @@ func (m *matrix) end() error {
 // settled compares the project with the model, and its logs with the facts.
 func (m *matrix) settled() error {
 	m.now.blind, m.now.forgiven = m.blind, m.forgiven
+	if err := m.forgive(); err != nil {
+		return err
+	}
 	if err := m.p.reaches(m.in, m.now); err != nil {
 		return err
 	}
@@ -411,7 +420,27 @@ func (m *matrix) settled() error {
 	if err != nil {
 		return err
 	}
-	return m.p.checkLogs(m.in)
+	return m.p.checkLogs(m.in, m.forgiven)
+}
+
+// forgive notes the runs that ended while there was no keeper.
+func (m *matrix) forgive() error {
+	if !m.blind {
+		return nil
+	}
+	runs, err := m.in.runs()
+	if err != nil {
+		return err
+	}
+	procs, err := livings("")
+	for _, r := range runs {
+		was := slices.ContainsFunc(m.then, func(t run) bool { return t.id() == r.id() })
+		is := slices.ContainsFunc(procs, func(l living) bool { return l.host == r.host && l.name == r.name })
+		if was && !r.noted.Before(m.gap.Add(-time.Second)) && (!is || r.code >= 0) {
+			m.forgiven[r.id()] = true
+		}
+	}
+	return err
 }
 
 // oneoffs looks for containers of run: those of --rm go by themselves, those of -d

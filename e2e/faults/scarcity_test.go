@@ -269,7 +269,10 @@ func (s scarcity) try(in *installation, begun bool, told *[]string) error {
 		}
 		r := in.command(s.wrap, args...)
 		*told = append(*told, r.String())
-		errs = append(errs, r.mustEnd())
+		if err := r.mustEnd(); err != nil {
+			errs = append(errs, err)
+			break // the others would be stuck as well
+		}
 		if crash := crashed(r.stderr); crash != "" {
 			errs = append(errs, fmt.Errorf("%s crashes: %s", strings.Join(args, " "), crash))
 		}
@@ -285,7 +288,7 @@ func (s scarcity) try(in *installation, begun bool, told *[]string) error {
 	if err := r.mustSucceed(); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("when there is room again: %w", err))...)
 	}
-	errs = append(errs, p.reaches(in, target{phase: "up"}), p.checkLogs(in))
+	errs = append(errs, p.reaches(in, target{phase: "up"}), p.checkLogs(in, nil))
 	r = in.run("down", "--volumes")
 	*told = append(*told, r.String())
 	return errors.Join(append(errs, r.mustSucceed(), in.nothingLeft())...)

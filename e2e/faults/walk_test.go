@@ -235,7 +235,7 @@ func (w *walk) check() error {
 		}
 		err := eventually(20*time.Second, func() error { return w.compare(p, may) })
 		if err == nil {
-			err = p.checkLogs(w.in)
+			err = p.checkLogs(w.in, nil)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
