@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults kill-matrix walk race peer vm bench clean
+.PHONY: build setup images example test lint unit e2e faults kill-matrix walk corruption scarcity systemd powercut race peer vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -75,6 +75,22 @@ kill-matrix: setup
 ## walk: several clients give random commands for half an hour, compared with a model
 walk: setup
 	$(FAULTS) TestRandomWalk -walk 30m -clients 4
+
+## corruption: damage each kind of record in each way
+corruption: setup
+	$(FAULTS) TestCorruption -damages 0
+
+## scarcity: give commands without disk, inodes, descriptors, processes, memory
+scarcity: setup
+	$(FAULTS) TestScarcity -all
+
+## systemd: a real one as process 1 stops units and ends sessions that started a project
+systemd: setup
+	$(FAULTS) TestSystemd -all
+
+## powercut: take the power from a virtual machine thirty times, at up, down, build and pull
+powercut: build
+	$(GO) test -count=1 -v -timeout 4h ./e2e/vm -run TestPowerCuts -cuts 30 $(if $(SEED),-seed $(SEED))
 
 ## race: the tests of lifecycle, health and kills with a race detector in stack; needs gcc
 race: setup

@@ -34,6 +34,10 @@ type Selector struct {
 	Singles  bool     // only containers that belong to no Compose project
 	IDs      []string // IDs, unambiguous ID prefixes, or names
 	Labels   []string // key or key=value
+	// Declared is what the Compose files say that the project is. With it, what
+	// they do not declare and what another application of the same name has is
+	// not selected.
+	Declared *spec.Desired
 }
 
 // UpOptions are the options of up and create.
@@ -69,9 +73,12 @@ type ImageOptions struct {
 
 // DownOptions are the options of down.
 type DownOptions struct {
-	Services []string `json:"services,omitempty"`
-	Volumes  bool     `json:"volumes,omitempty"`
-	Images   string   `json:"images,omitempty"` // "", "local", "all"
+	// Desired is what the Compose files say that the project is: what they do not
+	// declare stays. nil: all that carries the project's name goes.
+	Desired  *spec.Desired `json:"desired,omitempty"`
+	Services []string      `json:"services,omitempty"`
+	Volumes  bool          `json:"volumes,omitempty"`
+	Images   string        `json:"images,omitempty"` // "", "local", "all"
 	// Declared are the names of the volumes that the file declares, which alone
 	// Volumes is about. nil: those of the last up, or all.
 	Declared []string `json:"declared"`
@@ -88,6 +95,7 @@ type StopOptions struct {
 	Signal  string         `json:"signal,omitempty"`
 	NoDeps  bool           `json:"noDeps,omitempty"`
 	Force   bool           `json:"force,omitempty"`   // rm: kill first
+	Stop    bool           `json:"stop,omitempty"`    // rm: stop first
 	Volumes bool           `json:"volumes,omitempty"` // rm: anonymous volumes too
 }
 
@@ -188,6 +196,9 @@ type ProjectSummary struct {
 type Verbs interface {
 	// Plan says what Up would do. It writes nothing.
 	Plan(ctx context.Context, d *spec.Desired, o UpOptions) (*plan.Plan, error)
+	// Rehearse returns verbs that give their plans to show instead of carrying them
+	// out: the very plans, made from the same facts.
+	Rehearse(show func(*plan.Plan) error) Verbs
 	// EnsureImages pulls and builds the images that d needs, before anything of it
 	// is planned or touched.
 	EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptions, p Progress) error

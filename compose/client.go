@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/stack-run/stack/compose/apply"
@@ -41,6 +42,7 @@ type Client struct {
 	Engine   *engine.Engine
 	projects *supervise.ProjectStore
 	warn     func(string)
+	rehearse func(*plan.Plan) error
 }
 
 var _ Verbs = (*Client)(nil)
@@ -54,6 +56,13 @@ func Open(o Options) (*Client, error) {
 	return &Client{Engine: e, projects: supervise.NewProjectStore(e), warn: o.Warn}, nil
 }
 
+// Rehearse returns a client whose verbs give their plans to show.
+func (c *Client) Rehearse(show func(*plan.Plan) error) Verbs {
+	rehearsing := *c
+	rehearsing.rehearse = show
+	return &rehearsing
+}
+
 // supervisor is the client of a project's supervisor.
 func (c *Client) supervisor(project string) *supervise.Client {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
@@ -61,14 +70,15 @@ func (c *Client) supervisor(project string) *supervise.Client {
 		return key == "STACK_DATA_ROOT" || key == "STACK_RUN_ROOT"
 	})
 	return &supervise.Client{
-		Project: project,
+		Project: supervise.RealmOf(project),
 		Dir:     c.projectDir(project),
 		Env:     append(env, "STACK_DATA_ROOT="+c.Engine.DataRoot(), "STACK_RUN_ROOT="+c.Engine.RunRoot()),
 	}
 }
 
+// projectDir is the run directory of who supervises a project.
 func (c *Client) projectDir(project string) string {
-	return filepath.Join(c.Engine.RunRoot(), "projects", project)
+	return filepath.Join(c.Engine.RunRoot(), "projects", supervise.RealmOf(project))
 }
 
 func (c *Client) call(ctx context.Context, project, verb string, body, result any, p Progress) error {
@@ -79,21 +89,31 @@ func (c *Client) call(ctx context.Context, project, verb string, body, result an
 	return c.supervisor(project).Call(ctx, verb, body, result, events)
 }
 
+// apply has a verb carried out by the supervisor of its project, or rehearses it.
+func (c *Client) apply(ctx context.Context, req supervise.ApplyRequest, p Progress) error {
+	if c.rehearse != nil {
+		return c.rehearsed(req)
+	}
+	return c.call(ctx, req.Project, "apply", req, nil, p)
+}
+
+func (c *Client) rehearsed(req supervise.ApplyRequest) error {
+	planned, err := supervise.Plan(c.Engine, &req)
+	if err != nil {
+		return err
+	}
+	return c.rehearse(planned)
+}
+
 // Plan says what Up would do. It only reads.
 func (c *Client) Plan(_ context.Context, d *spec.Desired, o UpOptions) (*plan.Plan, error) {
-	observed, err := supervise.Observe(c.Engine, d.Project)
-	if err != nil {
-		return nil, err
-	}
-	if err := supervise.PinImages(c.Engine, d, supervise.UpOptions(o)); err != nil {
-		return nil, err
-	}
-	return supervise.ComputePlan(d, observed, supervise.UpOptions(o))
+	req := upRequest(d, o)
+	return supervise.Plan(c.Engine, &req)
 }
 
 // Up makes the project what d says.
 func (c *Client) Up(ctx context.Context, d *spec.Desired, o UpOptions, p Progress) error {
-	return c.call(ctx, d.Project, "up", supervise.UpRequest{Desired: d, Options: supervise.UpOptions(o)}, nil, p)
+	return c.apply(ctx, upRequest(d, o), p)
 }
 
 // Down takes a project away.
@@ -101,7 +121,7 @@ func (c *Client) Down(ctx context.Context, project string, o DownOptions, p Prog
 	if known, err := c.known(project); err != nil || !known && len(o.ImageNames) == 0 {
 		return err
 	}
-	return c.call(ctx, project, "down", supervise.DownRequest(o), nil, p)
+	return c.apply(ctx, downRequest(project, o), p)
 }
 
 // known tells whether anything of a project exists.
@@ -118,51 +138,101 @@ func (c *Client) known(project string) (bool, error) {
 		slices.ContainsFunc(o.Volumes, func(v volumes.Volume) bool { return v.Project == project }), nil
 }
 
-// Containers reads the records that s selects.
-func (c *Client) Containers(_ context.Context, s Selector) ([]engine.Container, error) {
-	if len(s.IDs) > 0 {
-		var out []engine.Container
-		for _, ref := range s.IDs {
-			r, err := c.Engine.Records.Find(ref)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, *r)
-		}
-		c.settle(out)
-		return out, nil
-	}
-	all, err := c.Engine.Records.List()
+// find returns a container by name or ID. If it runs and nobody sees to it any
+// more, its keepers are brought back.
+func (c *Client) find(ctx context.Context, ref string) (*engine.Container, error) {
+	r, err := c.Engine.Records.Find(ref)
 	if err != nil {
 		return nil, err
 	}
-	view := make([]engine.Container, len(all))
-	for i, r := range all {
-		view[i] = *r
+	if r.State.Pid != 0 && c.revive(ctx, r.Project) {
+		return c.Engine.Records.Read(r.ID)
 	}
-	c.settle(view)
-	return slices.DeleteFunc(view, func(r engine.Container) bool { return !s.matches(&r) }), nil
+	return r, nil
 }
 
-// settle corrects the records of containers that ended after all processes that
-// could have noted it were killed. Their next supervisor does so for good.
-func (c *Client) settle(all []engine.Container) {
-	supervised := map[string]bool{}
-	for i := range all {
-		r := &all[i]
-		if r.State.Pid == 0 {
-			continue
+// reviveBound is how long a verb that only looks waits for keepers that it starts.
+const reviveBound = 5 * time.Second
+
+// revive brings back the keepers of a project whose containers run on without any,
+// and tells whether it did. Whatever touches a project does: without a reader a
+// program blocks once its output pipe is full, and nobody notes how it ends.
+func (c *Client) revive(ctx context.Context, project string) bool {
+	s := c.supervisor(project)
+	if s.Alive() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, reviveBound)
+	defer cancel()
+	if err := s.Call(ctx, "ping", struct{}{}, nil, nil); err != nil {
+		if c.warn != nil {
+			c.warn(fmt.Sprintf("cannot bring back the supervisor of project %s: %v", supervise.RealmOf(project), err))
 		}
-		if _, known := supervised[r.Project]; !known {
-			supervised[r.Project] = c.supervisor(r.Project).Alive()
+		return false
+	}
+	return true
+}
+
+// Containers reads the records that s selects.
+func (c *Client) Containers(ctx context.Context, s Selector) ([]engine.Container, error) {
+	var found []*engine.Container
+	read := func() (err error) {
+		found = nil
+		if len(s.IDs) == 0 {
+			found, err = c.Engine.Records.List()
+			found = slices.DeleteFunc(found, func(r *engine.Container) bool { return !s.matches(r) })
+			return err
 		}
-		if supervised[r.Project] {
-			continue
+		for _, ref := range s.IDs {
+			r, err := c.Engine.Records.Find(ref)
+			if err != nil {
+				return err
+			}
+			found = append(found, r)
 		}
-		if code, ended := c.Engine.Ended(r); ended {
-			r.State.Phase, r.State.Pid, r.State.ExitCode = engine.Exited, 0, code
-			r.State.FinishedAt = time.Now().UTC() // at the latest
+		return nil
+	}
+	if err := read(); err != nil {
+		return nil, err
+	}
+	if c.reviveAll(ctx, found) {
+		if err := read(); err != nil {
+			return nil, err
 		}
+	}
+	view := make([]engine.Container, len(found))
+	for i, r := range found {
+		view[i] = *r
+		c.correct(&view[i])
+	}
+	// What has ended unseen is not selected any more.
+	if len(s.IDs) == 0 {
+		view = slices.DeleteFunc(view, func(r engine.Container) bool { return !s.matches(&r) })
+	}
+	return view, nil
+}
+
+// reviveAll is revive for all projects of the containers that have a process.
+func (c *Client) reviveAll(ctx context.Context, containers []*engine.Container) bool {
+	revived := false
+	seen := map[string]bool{}
+	for _, r := range containers {
+		if realm := supervise.RealmOf(r.Project); r.State.Pid != 0 && !seen[realm] {
+			seen[realm] = true
+			revived = c.revive(ctx, r.Project) || revived
+		}
+	}
+	return revived
+}
+
+// correct says of a container that it has ended, where nobody is there to note it.
+func (c *Client) correct(r *engine.Container) {
+	if r.State.Pid == 0 || c.supervisor(r.Project).Alive() {
+		return
+	}
+	if code, ended := c.Engine.Ended(r); ended {
+		r.State.Phase, r.State.Pid, r.State.ExitCode = engine.Exited, 0, code
+		r.State.FinishedAt = time.Now().UTC() // at the latest
 	}
 }
 
@@ -173,6 +243,7 @@ func (s Selector) matches(c *engine.Container) bool {
 		len(s.Services) > 0 && !slices.Contains(s.Services, c.Service),
 		s.Index > 0 && c.Index != s.Index,
 		!s.OneOff && c.OneOff && s.Project != "",
+		s.Declared != nil && !plan.Belongs(c, s.Declared),
 		!s.All && !up(c.State.Phase):
 		return false
 	}
@@ -240,76 +311,73 @@ func (c *Client) Definition(_ context.Context, project string) (*spec.Desired, e
 	return d, err
 }
 
-// each asks the supervisors of all selected containers, one request a project.
-func (c *Client) each(ctx context.Context, s Selector, verb string, req supervise.VerbRequest, p Progress) error {
+// each applies a verb to all selected containers, one request a realm.
+func (c *Client) each(ctx context.Context, s Selector, p Progress, request func(project string, ids []string) supervise.ApplyRequest) error {
 	selected, err := c.Containers(ctx, s)
 	if err != nil {
 		return err
 	}
 	var order []string
-	byProject := map[string][]string{}
+	byRealm := map[string][]string{}
 	for _, r := range selected {
-		if byProject[r.Project] == nil {
-			order = append(order, r.Project)
+		realm := supervise.RealmOf(r.Project)
+		if byRealm[realm] == nil {
+			order = append(order, realm)
 		}
-		byProject[r.Project] = append(byProject[r.Project], r.ID)
+		byRealm[realm] = append(byRealm[realm], r.ID)
 	}
-	errs := make([]error, len(order))
-	done := make(chan struct{}, len(order))
-	for i, project := range order {
-		go func() {
-			req := req
-			req.IDs = byProject[project]
-			errs[i] = c.call(ctx, project, verb, req, nil, p)
-			done <- struct{}{}
-		}()
+	return together(order, func(realm string) error {
+		return c.apply(ctx, request(realm, byRealm[realm]), p)
+	})
+}
+
+// together calls do for each name at once and joins the errors.
+func together(names []string, do func(name string) error) error {
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { errs[i] = do(name) })
 	}
-	for range order {
-		<-done
-	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
 // Start starts stopped containers, in the graph's order.
 func (c *Client) Start(ctx context.Context, s Selector, o StartOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, "start", supervise.VerbRequest{Wait: o.Wait, WaitTimeout: o.WaitTimeout, NoDeps: o.NoDeps}, p)
+	return c.each(ctx, s, p, func(project string, ids []string) supervise.ApplyRequest { return startRequest(project, ids, o) })
 }
 
 // Stop stops running containers, dependents first.
 func (c *Client) Stop(ctx context.Context, s Selector, o StopOptions, p Progress) error {
-	return c.each(ctx, s, "stop", request(o), p)
+	return c.each(ctx, s, p, verbRequest(plan.VerbStop, o))
 }
 
 // Restart stops and starts containers; their networks stay.
 func (c *Client) Restart(ctx context.Context, s Selector, o StopOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, "restart", request(o), p)
+	return c.each(ctx, s, p, verbRequest(plan.VerbRestart, o))
 }
 
 // Kill sends a signal, SIGKILL by default.
 func (c *Client) Kill(ctx context.Context, s Selector, o StopOptions, p Progress) error {
-	return c.each(ctx, s, "kill", request(o), p)
+	return c.each(ctx, s, p, verbRequest(plan.VerbKill, o))
 }
 
 // Pause freezes all processes of the containers.
 func (c *Client) Pause(ctx context.Context, s Selector, p Progress) error {
-	return c.each(ctx, s, "pause", supervise.VerbRequest{}, p)
+	return c.each(ctx, s, p, verbRequest(plan.VerbPause, StopOptions{}))
 }
 
 // Unpause thaws paused containers.
 func (c *Client) Unpause(ctx context.Context, s Selector, p Progress) error {
-	return c.each(ctx, s, "unpause", supervise.VerbRequest{}, p)
+	return c.each(ctx, s, p, verbRequest(plan.VerbUnpause, StopOptions{}))
 }
 
 // Remove removes stopped containers, with Force running ones too.
 func (c *Client) Remove(ctx context.Context, s Selector, o StopOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, "remove", request(o), p)
-}
-
-func request(o StopOptions) supervise.VerbRequest {
-	return supervise.VerbRequest{Timeout: o.Timeout, Signal: o.Signal, NoDeps: o.NoDeps, Force: o.Force, Volumes: o.Volumes}
+	return c.each(ctx, s, p, verbRequest(plan.VerbRemove, o))
 }
 
 // Wait returns the exit code of a container once it has ended for good.
@@ -319,7 +387,7 @@ func (c *Client) Wait(ctx context.Context, container string) (int, error) {
 		return 0, err
 	}
 	var res supervise.WaitResult
-	err = c.call(ctx, r.Project, "wait", supervise.VerbRequest{IDs: []string{r.ID}}, &res, nil)
+	err = c.call(ctx, r.Project, "wait", supervise.ContainerRequest{ID: r.ID}, &res, nil)
 	return res.ExitCode, err
 }
 
@@ -330,26 +398,18 @@ func (c *Client) Resume(ctx context.Context, p Progress) error {
 	if err != nil {
 		return err
 	}
-	var projects []string
+	var realms []string
 	for _, r := range all {
-		if !slices.Contains(projects, r.Project) {
-			projects = append(projects, r.Project)
+		if realm := supervise.RealmOf(r.Project); !slices.Contains(realms, realm) {
+			realms = append(realms, realm)
 		}
 	}
-	errs := make([]error, len(projects))
-	done := make(chan struct{}, len(projects))
-	for i, project := range projects {
-		go func() {
-			if err := c.call(ctx, project, "resume", struct{}{}, nil, p); err != nil {
-				errs[i] = fmt.Errorf("cannot resume project %s: %w", project, err)
-			}
-			done <- struct{}{}
-		}()
-	}
-	for range projects {
-		<-done
-	}
-	return errors.Join(errs...)
+	return together(realms, func(realm string) error {
+		if err := c.apply(ctx, resumeRequest(realm), p); err != nil {
+			return fmt.Errorf("cannot resume project %s: %w", realm, err)
+		}
+		return nil
+	})
 }
 
 // Inspect returns a container in the shape of "docker container inspect".

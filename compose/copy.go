@@ -18,7 +18,7 @@ import (
 
 // files opens a container's files. It also returns the container's name.
 func (c *Client) files(ctx context.Context, container string) (*engine.Files, string, error) {
-	r, err := c.Engine.Records.Find(container)
+	r, err := c.find(ctx, container)
 	if err != nil {
 		return nil, "", err
 	}

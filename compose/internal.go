@@ -54,5 +54,5 @@ func supervisor() error {
 	if err != nil {
 		return err
 	}
-	return supervise.Run(context.Background(), supervise.Options{Project: project, Dir: dir, Engine: e, Keeper: keeper})
+	return supervise.Run(context.Background(), supervise.Options{Realm: project, Dir: dir, Engine: e, Keeper: keeper})
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -113,6 +114,10 @@ func ignoreCanceled(err error) error {
 func (f *follower) add(ctx context.Context, containers []engine.Container) error {
 	for _, r := range containers {
 		if f.seen[r.ID] {
+			// It may have got its name since, see plan's RenameContainer.
+			if i := slices.IndexFunc(f.sources, func(s engine.Container) bool { return s.ID == r.ID }); f.sources[i].Spec.Name != r.Spec.Name {
+				f.sources[i].Spec.Name = r.Spec.Name
+			}
 			continue
 		}
 		if err := os.MkdirAll(f.client.Engine.LogDir(r.ID), 0o700); err != nil {

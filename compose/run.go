@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/logs"
@@ -25,19 +26,25 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 	project := o.Project
 	if project == "" {
 		// A project of its own, named after the container.
-		project = singleProject(o.Spec.Name)
+		project = supervise.SingleProject(o.Spec.Name)
 	}
 	o.Spec.Process.StdinOnce = o.Spec.Process.Stdin && !o.Detach
+	req := supervise.CreateRequest{
+		Project: project, Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps, Follows: !o.CreateOnly,
+	}
+	if c.rehearse != nil {
+		whole := req.Apply()
+		whole.CreateOnly = o.CreateOnly
+		return 0, c.rehearsed(whole)
+	}
 	var created supervise.CreateResult
-	err := c.call(ctx, project, "create", supervise.CreateRequest{
-		Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps, Follows: !o.CreateOnly,
-	}, &created, p)
-	if err != nil {
+	if err := c.call(ctx, project, "create", req, &created, p); err != nil {
 		return exitCode(err), err
 	}
 	if o.IDFile != "" {
 		if err := writeIDFile(o.IDFile, created.ID); err != nil {
-			return 125, errors.Join(err, c.call(detached(ctx), project, "remove", supervise.VerbRequest{IDs: []string{created.ID}, Force: true, Volumes: true}, nil, nil))
+			remove := verbRequest(plan.VerbRemove, StopOptions{Force: true, Volumes: true})(project, []string{created.ID})
+			return 125, errors.Join(err, c.apply(detached(ctx), remove, nil))
 		}
 	}
 	if o.Started != nil {
@@ -56,10 +63,6 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 	}
 	return c.attached(ctx, r, o, true, p)
 }
-
-// singleProject is the project of a container that belongs to no Compose file.
-// The dot keeps it apart from Compose's project names, which have none.
-func singleProject(name string) string { return "single." + name }
 
 func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
@@ -85,7 +88,7 @@ func exitCode(err error) int {
 
 // Attach connects the caller's streams to a running container.
 func (c *Client) Attach(ctx context.Context, container string, o RunOptions) (int, error) {
-	r, err := c.Engine.Records.Find(container)
+	r, err := c.find(ctx, container)
 	if err != nil {
 		return 1, err
 	}
@@ -150,7 +153,7 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 	}()
 	if !o.NoSigProxy && !r.Spec.Process.TTY {
 		stop := forwardSignals(func(sig unix.Signal) {
-			c.call(detached(ctx), r.Project, "kill", supervise.VerbRequest{IDs: []string{r.ID}, Signal: fmt.Sprint(int(sig))}, nil, nil)
+			c.apply(detached(ctx), verbRequest(plan.VerbKill, StopOptions{Signal: fmt.Sprint(int(sig))})(r.Project, []string{r.ID}), nil)
 		})
 		defer stop()
 	}

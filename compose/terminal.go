@@ -146,7 +146,7 @@ func forwardSignals(send func(unix.Signal)) (stop func()) {
 // command is this process' child: no supervisor is involved, unless it is to go
 // on alone.
 func (c *Client) Exec(ctx context.Context, container string, o ExecOptions) (int, error) {
-	r, err := c.Engine.Records.Find(container)
+	r, err := c.find(ctx, container)
 	if err != nil {
 		return 1, err
 	}

@@ -18,7 +18,7 @@ import (
 // Top returns the processes of a container as ps(1) shows them, with the host's
 // process IDs, like "docker top".
 func (c *Client) Top(ctx context.Context, container string, psArgs []string) ([]string, [][]string, error) {
-	r, err := c.Engine.Records.Find(container)
+	r, err := c.find(ctx, container)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -403,7 +403,7 @@ func TestRunOutlivesItsKeepers(t *testing.T) {
 		t.Run("a foreground run sees the end after kill -9 of "+strings.Join(which, ", "), func(t *testing.T) {
 			j := b.start(t, "container", "run", "--name", "fg", "busybox", "sh", "-c", "echo one; sleep 1; echo two; exit 6")
 			j.out.until(t, 5*time.Second, "one\n")
-			b.killKeepers(t, "single.fg", which...)
+			b.killKeepers(t, "single.", which...)
 			if code := j.wait(t, 10*time.Second); code != 6 || j.out.String() != "one\ntwo\n" {
 				t.Errorf("exit %d: %q", code, j.out)
 			}
@@ -415,7 +415,7 @@ func TestRunOutlivesItsKeepers(t *testing.T) {
 		for range 3 {
 			b.ok(t, "container", "run", "--detach", "--name", "gone", "busybox", "sh", "-c", "sleep 0.3; exit 4")
 			pid := b.look(t, "gone").State.Pid
-			b.killKeepers(t, "single.gone", "warden", "guardian", "supervisor")
+			b.killKeepers(t, "single.", "warden", "guardian", "supervisor")
 			eventually(t, 5*time.Second, func() error {
 				if exists(fmt.Sprintf("/proc/%d", pid)) {
 					return errors.New("it runs")

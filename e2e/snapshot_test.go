@@ -6,11 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stack-run/stack/e2e/machine"
+
+	"golang.org/x/sys/unix"
 )
 
 // snap looks at the kernel and at the box's directories.
@@ -26,6 +29,7 @@ func snap(t *testing.T, b *box) *machine.Snapshot {
 // kernel's deferred clean-up (network namespaces) may take a moment.
 func (b *box) nothingLeft(t *testing.T, before *machine.Snapshot, keep ...string) {
 	t.Helper()
+	b.endLinger()
 	eventually(t, 3*time.Second, func() error {
 		var left []string
 	lines:
@@ -42,6 +46,18 @@ func (b *box) nothingLeft(t *testing.T, before *machine.Snapshot, keep ...string
 		}
 		return nil
 	})
+}
+
+// endLinger has the supervisor of single containers leave at once where it has
+// nothing left to own; it stays for some seconds otherwise, for the next one.
+func (b *box) endLinger() {
+	text, err := os.ReadFile(filepath.Join(b.runRoot(), "projects", "single.", "supervisor.pid"))
+	if err != nil {
+		return // there is none
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+		unix.Kill(pid, unix.SIGTERM)
+	}
 }
 
 // volumeFile begins the snapshot lines of a volume that is kept.

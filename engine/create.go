@@ -35,6 +35,9 @@ type CreateOptions struct {
 	Volumes map[string]string
 	// ID, when set, is used instead of a fresh one.
 	ID string
+	// StartWithin, when set, is how long a container that removes itself waits to be
+	// started, see State.StartBy.
+	StartWithin time.Duration
 }
 
 // Create makes a container without starting it: record, name, writable layer.
@@ -76,6 +79,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	}
 	if err := e.unpack(ctx, img); err != nil {
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
+	if o.StartWithin > 0 {
+		c.State.StartBy = time.Now().UTC().Add(o.StartWithin)
 	}
 	if err := e.Records.Insert(c); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/load"
+	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -144,6 +145,9 @@ func (a *app) engine(context.Context) (compose.Verbs, error) {
 		v, err := a.open(a.roots(), func(w string) { a.warn("%s", w) })
 		if err != nil {
 			return nil, err
+		}
+		if a.global.DryRun {
+			v = v.Rehearse(func(p *plan.Plan) error { return printPlan(a, p) })
 		}
 		a.verbs = v
 	}

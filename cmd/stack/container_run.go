@@ -128,8 +128,8 @@ func runContainerRun(ctx context.Context, a *app, o *containerRunOptions) error 
 		return exitError{code: exitEngine, cause: err}
 	}
 	if a.global.DryRun {
-		fmt.Fprintf(a.err, " DRY-RUN MODE -  Container %s  would run\n", r.Spec.Name)
-		return nil
+		_, err := v.Run(ctx, compose.RunOptions{Spec: r.Spec, CreateOnly: o.CreateOnly}, nil)
+		return err
 	}
 	if err := a.ensureImage(ctx, v, r.Spec, o.Pull, o.Quiet); err != nil {
 		return exitError{code: exitEngine, cause: err}

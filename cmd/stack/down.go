@@ -63,15 +63,13 @@ func runDown(ctx context.Context, a *app, o *downOptions) error {
 	if err := a.check(ctx, v, s, "", o.Services); err != nil {
 		return err
 	}
-	if a.global.DryRun {
-		return a.rehearse(ctx, v, "remove", compose.Selector{Project: s.name, Services: o.Services, All: true})
+	d, err := a.declared(ctx, v, s.name)
+	if err != nil {
+		return err
 	}
-	down := compose.DownOptions{Services: o.Services, Volumes: o.Volumes, Images: o.RMI, Orphans: o.RemoveOrphans, Timeout: o.Timeout}
-	if o.RMI != "" || o.Volumes {
-		if p, err := a.loadProject(ctx, loadRequest{NoServices: true}); err == nil && p.Desired.Project == s.name { // else the engine's own knowledge has to do
-			down.Declared = p.Desired.VolumeNames()
-			down.ImageNames = p.Desired.Images(o.RMI, o.Services...)
-		}
+	down := compose.DownOptions{Desired: d, Services: o.Services, Volumes: o.Volumes, Images: o.RMI, Orphans: o.RemoveOrphans, Timeout: o.Timeout}
+	if d != nil {
+		down.Declared, down.ImageNames = d.VolumeNames(), d.Images(o.RMI, o.Services...)
 	}
 	return a.watch("Running", func(p compose.Progress) error { return v.Down(ctx, s.name, down, p) })
 }

@@ -88,6 +88,8 @@ func (f *fakeVerbs) Plan(context.Context, *spec.Desired, compose.UpOptions) (*pl
 	return cmp.Or(f.plan, &plan.Plan{}), nil
 }
 
+func (f *fakeVerbs) Rehearse(func(*plan.Plan) error) compose.Verbs { return f }
+
 func (f *fakeVerbs) EnsureImages(context.Context, *spec.Desired, compose.ImageOptions, compose.Progress) error {
 	return nil
 }
@@ -122,7 +124,7 @@ func stopText(o compose.StopOptions) string {
 	for _, flag := range []struct {
 		name string
 		set  bool
-	}{{" nodeps", o.NoDeps}, {" force", o.Force}, {" volumes", o.Volumes}} {
+	}{{" nodeps", o.NoDeps}, {" force", o.Force}, {" stop", o.Stop}, {" volumes", o.Volumes}} {
 		if flag.set {
 			text += flag.name
 		}

@@ -33,22 +33,10 @@ func (a *app) act(ctx context.Context, verb string, names []string, work func(co
 	if err != nil {
 		return err
 	}
-	if a.global.DryRun {
-		return a.rehearse(ctx, v, verb, sel.Selector)
-	}
-	return a.watch("Running", func(p compose.Progress) error { return work(v, sel.Selector, p) })
-}
-
-// rehearse says which containers a verb would touch.
-func (a *app) rehearse(ctx context.Context, v compose.Verbs, verb string, sel compose.Selector) error {
-	cs, err := v.Containers(ctx, sel)
-	if err != nil {
+	if err := a.declare(ctx, v, &sel); err != nil {
 		return err
 	}
-	for _, c := range cs {
-		fmt.Fprintf(a.err, " DRY-RUN MODE -  Container %s  would %s\n", c.Spec.Name, verb)
-	}
-	return nil
+	return a.watch("Running", func(p compose.Progress) error { return work(v, sel.Selector, p) })
 }
 
 type startOptions struct {

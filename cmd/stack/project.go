@@ -177,6 +177,42 @@ func (a *app) scope(ctx context.Context, v compose.Verbs) (scope, error) {
 	return scope{name: id.Name}, nil
 }
 
+// declared is what the Compose files say that the project of a name is, nil where
+// there are none: then all that carries the name is meant. What was last brought
+// up from the same files is as good as reading them again, and costs less.
+func (a *app) declared(ctx context.Context, v compose.Verbs, name string) (*spec.Desired, error) {
+	o, err := a.loadOptions()
+	if err != nil {
+		return nil, err
+	}
+	id, err := load.Identify(ctx, o)
+	if err != nil || len(id.Files) == 0 || id.Name != name {
+		return nil, err
+	}
+	last, err := v.Definition(ctx, name)
+	if err == nil && (last.WorkingDir != id.WorkingDir || !slices.Equal(last.ConfigFiles, id.Files)) {
+		last = nil
+	}
+	if last != nil {
+		return last, nil
+	}
+	p, err := a.loadProject(ctx, loadRequest{NoServices: true})
+	if err != nil {
+		return nil, err
+	}
+	return p.Desired, nil
+}
+
+// declare restricts a selection to what the Compose files declare.
+func (a *app) declare(ctx context.Context, v compose.Verbs, sel *selection) error {
+	if sel.Project == "" {
+		return nil
+	}
+	d, err := a.declared(ctx, v, sel.Project)
+	sel.Declared = d
+	return err
+}
+
 func scopeOf(d *spec.Desired) scope {
 	s := scope{name: d.Project, services: slices.Sorted(maps.Keys(d.Services))}
 	for name, service := range d.Services {

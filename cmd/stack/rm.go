@@ -62,6 +62,9 @@ func runRm(ctx context.Context, a *app, o *rmOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := a.declare(ctx, v, &sel); err != nil {
+		return err
+	}
 	sel.All = true
 	cs, err := v.Containers(ctx, sel.Selector)
 	if err != nil {
@@ -80,23 +83,15 @@ func runRm(ctx context.Context, a *app, o *rmOptions) error {
 	for _, c := range cs {
 		ids, names = append(ids, c.ID), append(names, c.Spec.Name)
 	}
-	if a.global.DryRun {
-		return a.rehearse(ctx, v, "be removed", compose.Selector{IDs: ids, All: true})
-	}
 	fmt.Fprintf(a.err, "Going to remove %s\n", strings.Join(names, ", "))
-	if !o.Force {
+	if !o.Force && !a.global.DryRun {
 		ok, err := a.confirm("Are you sure? [yN] ")
 		if err != nil || !ok {
 			return err
 		}
 	}
 	return a.watch("Running", func(p compose.Progress) error {
-		if o.Stop {
-			if err := v.Stop(ctx, compose.Selector{IDs: ids}, compose.StopOptions{}, p); err != nil {
-				return err
-			}
-		}
-		return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Volumes: o.Volumes}, p)
+		return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Stop: o.Stop, Volumes: o.Volumes}, p)
 	})
 }
 

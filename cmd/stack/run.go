@@ -160,8 +160,8 @@ func runRun(ctx context.Context, a *app, o *runOptions) error {
 		return err
 	}
 	if a.global.DryRun {
-		fmt.Fprintf(a.err, " DRY-RUN MODE -  Container %s  would run\n", s.Name)
-		return nil
+		_, err := v.Run(ctx, compose.RunOptions{Spec: s, Project: d.Project, Service: o.Service, Desired: d, NoDeps: o.NoDeps}, nil)
+		return err
 	}
 	if err := a.interruptible(ctx, func(ctx context.Context) error {
 		return a.ensureImages(ctx, v, d, &o.createOptions, []string{o.Service}, o.NoDeps, a.buildHook(p, o.QuietBuild || o.Quiet))

@@ -16,8 +16,9 @@ type Options struct {
 	// KeepGoing runs what does not depend on a failed operation and joins the
 	// errors, as a teardown must. Else the first error cancels all others.
 	KeepGoing bool
-	// TolerateFailed lets an operation run although one it waits for failed.
-	TolerateFailed bool
+	// Anyway tells of an operation that it runs although one it waits for failed.
+	// nil: none does.
+	Anyway func(i int) bool
 }
 
 // errSkipped marks operations that did not run because one before them failed.
@@ -45,7 +46,7 @@ func Run(ctx context.Context, n int, deps func(i int) []int, o Options, do func(
 	one := func(i int) error {
 		for _, d := range deps(i) {
 			<-finished[d]
-			if results[d] != nil && !o.TolerateFailed {
+			if results[d] != nil && (o.Anyway == nil || !o.Anyway(i)) {
 				return errSkipped
 			}
 		}

@@ -417,6 +417,18 @@ func (l *lifecycle) wait(name string, how desired.Dependency, after []*Op) *Op {
 	return l.waits[key]
 }
 
+// waitFor waits for one container that is started.
+func (l *lifecycle) waitFor(start *Op, how desired.Dependency) *Op {
+	key := fmt.Sprint(start.ContainerID, condition(how), how.Required)
+	if l.waits[key] == nil {
+		l.waits[key] = l.plan.add(&Op{
+			Kind: WaitFor, Service: start.Service, Index: start.Index, Name: start.Service, ContainerID: start.ContainerID,
+			Condition: condition(how), Optional: !how.Required, Anyway: !how.Required, Cause: "depends_on",
+		}, start)
+	}
+	return l.waits[key]
+}
+
 // waitUp ends the plan with waiting for containers to be up.
 func (l *lifecycle) waitUp(chosen []*Container) {
 	if !l.request.Wait {
@@ -496,7 +508,10 @@ func (l *lifecycle) readyAgain(service string) []*Op {
 		case condition(how) == Started:
 			ops = append(ops, starting...)
 		default:
-			ops = append(ops, l.wait(name, how, starting))
+			// Another container of the service may be down, and is not waited for.
+			for _, start := range starting {
+				ops = append(ops, l.waitFor(start, how))
+			}
 		}
 	}
 	return ops

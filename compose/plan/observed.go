@@ -67,6 +67,10 @@ func FromRecord(c *container.Record) Container {
 			networkOf = ""
 		}
 	}
+	phase := c.State.Phase
+	if c.State.Doomed {
+		phase = container.Removing // it has been killed, and goes once it has ended
+	}
 	return Container{
 		ID:            c.ID,
 		Name:          c.Spec.Name,
@@ -75,10 +79,11 @@ func FromRecord(c *container.Record) Container {
 		OneOff:        c.OneOff,
 		Hash:          c.Hash,
 		ImageID:       c.Spec.ImageID,
-		Phase:         c.State.Phase,
+		Phase:         phase,
 		Health:        c.State.Health,
 		ExitCode:      c.State.ExitCode,
 		StoppedByUser: c.State.StoppedByUser,
+		Stopping:      c.State.Stopping,
 		Created:       c.Created,
 		StartedAt:     c.State.StartedAt,
 		FinishedAt:    c.State.FinishedAt,
@@ -156,6 +161,13 @@ func (c *Container) from(d *desired.Project) bool {
 		}
 	}
 	return false
+}
+
+// Belongs says that a container is of a service that a project declares, and was
+// not made by another application of the same name.
+func Belongs(c *container.Record, d *desired.Project) bool {
+	x := FromRecord(c)
+	return declares(d, c.Service) && x.from(d)
 }
 
 // declares says that the project has the service, be it disabled. What belongs to

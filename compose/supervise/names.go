@@ -10,19 +10,19 @@ import (
 	"github.com/stack-run/stack/netns"
 )
 
-// refreshNames gives the resolver the containers that run now. Callers hold mu.
+// refreshNames gives the resolver the containers that run now.
 func (s *Supervisor) refreshNames() {
+	s.naming.Lock()
+	defer s.naming.Unlock()
 	var table []netns.Entry
-	for _, u := range s.units {
-		ep := u.c.State.Endpoint
-		if u.task == nil || ep == nil {
-			continue
+	for _, v := range s.views() {
+		if ep := v.State.Endpoint; v.live() && ep != nil {
+			ready := v.State.Health == healthcheck.None || v.State.Health == healthcheck.Healthy
+			table = append(table, netns.Entry{Endpoint: ep, NotReady: !ready})
 		}
-		ready := u.c.State.Health == healthcheck.None || u.c.State.Health == healthcheck.Healthy
-		table = append(table, netns.Entry{Endpoint: ep, NotReady: !ready})
 	}
-	if err := s.resolver.SetTable(table); err != nil {
-		s.warnLocked(fmt.Errorf("cannot publish the names of project %s: %w", s.project, err))
+	if err := s.runner.Publish(table); err != nil {
+		s.warn(fmt.Errorf("cannot publish the names of project %s: %w", s.realm, err))
 	}
 }
 

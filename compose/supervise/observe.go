@@ -11,81 +11,90 @@ import (
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/volumes"
 )
 
-// Observe reads what exists of a project, and the machine's networks and volumes.
+// Observe reads what exists of a project, or of all single containers, and the
+// machine's networks and volumes.
 func Observe(e *engine.Engine, project string) (plan.Observed, error) {
-	o := plan.Observed{Project: project}
 	all, err := e.Records.List()
 	if err != nil {
-		return o, err
+		return plan.Observed{}, err
 	}
-	for _, c := range all {
-		if c.Project == project {
-			o.Containers = append(o.Containers, plan.FromRecord(c))
+	if project == Singles {
+		for i, c := range all {
+			if RealmOf(c.Project) == Singles {
+				one := *c
+				one.Project = Singles
+				all[i] = &one
+			}
 		}
 	}
 	nets, err := e.Networks()
 	if err != nil {
-		return o, err
+		return plan.Observed{}, err
 	}
-	if o.Networks, err = nets.List(); err != nil {
-		return o, err
+	networks, err := nets.List()
+	if err != nil {
+		return plan.Observed{}, err
 	}
 	vols, err := e.Volumes()
 	if err != nil {
-		return o, err
+		return plan.Observed{}, err
 	}
-	o.Volumes, err = vols.List()
-	return o, err
+	there, err := vols.List()
+	return plan.Observe(project, all, networks, there), err
 }
 
 // PinImages resolves the images of all replicas and pins their IDs, so that what
 // is planned is what is run. All that are missing are named at once; those of
 // services that the options leave alone may be missing.
-func PinImages(e *engine.Engine, d *spec.Desired, o UpOptions) error {
+func PinImages(e *engine.Engine, d *spec.Desired, services []string, noDeps bool) error {
 	images, err := e.Images()
 	if err != nil {
 		return err
 	}
-	scope := plan.InScope(d, o.Services, o.NoDeps)
+	scope := plan.InScope(d, services, noDeps)
 	type key struct{ image, platform string }
-	ids := map[key]string{}
+	type found struct {
+		id  string
+		err error
+	}
+	known := map[key]found{}
+	resolve := func(ref, platform string) found {
+		k := key{ref, platform}
+		if f, ok := known[k]; ok {
+			return f
+		}
+		img, err := images.ResolvePlatform(context.Background(), ref, platform)
+		known[k] = found{string(img.ID), err}
+		return known[k]
+	}
+	told := map[key]bool{}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 		svc := d.Services[name]
 		for i := range svc.Replicas {
 			sp := &svc.Replicas[i].Spec
-			k := key{sp.Image, sp.Platform}
-			id, known := ids[k]
-			if !known {
-				img, err := images.ResolvePlatform(context.Background(), k.image, k.platform)
-				switch {
-				case errors.Is(err, image.ErrNotFound) && !slices.Contains(scope, name):
-					continue
-				case errors.Is(err, image.ErrNotFound) && svc.HasBuild:
-					err = fmt.Errorf("service %s: image %s is not built yet; run \"stack build %s\"", name, k.image, name)
-				case err != nil:
-					err = fmt.Errorf("service %s: %w", name, err)
+			f := resolve(sp.Image, sp.Platform)
+			sp.ImageID = f.id
+			for j := range sp.Mounts {
+				// One that is missing is told of when it is mounted, and where.
+				if m := &sp.Mounts[j]; m.Type == volumes.TypeImage {
+					m.ImageID = resolve(m.Source, "").id
 				}
-				if err != nil {
-					errs = append(errs, err)
-				}
-				id = string(img.ID)
-				ids[k] = id
 			}
-			sp.ImageID = id
+			k := key{sp.Image, sp.Platform}
+			if f.err == nil || told[k] || errors.Is(f.err, image.ErrNotFound) && !slices.Contains(scope, name) {
+				continue
+			}
+			told[k] = true
+			err := fmt.Errorf("service %s: %w", name, f.err)
+			if errors.Is(f.err, image.ErrNotFound) && svc.HasBuild {
+				err = fmt.Errorf("service %s: image %s is not built yet; run \"stack build %s\"", name, sp.Image, name)
+			}
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// ComputePlan is plan.Compute with the options of up.
-func ComputePlan(d *spec.Desired, observed plan.Observed, o UpOptions) (*plan.Plan, error) {
-	return plan.Compute(d, observed, plan.Options{
-		Services: o.Services, NoDeps: o.NoDeps, ForceRecreate: o.ForceRecreate, NoRecreate: o.NoRecreate,
-		RecreateDeps: o.RecreateDeps, NoStart: o.NoStart, RemoveOrphans: o.RemoveOrphans, IgnoreOrphans: o.IgnoreOrphans,
-		RenewAnonymous: o.RenewAnonymous, StopTimeout: o.StopTimeout, KeepCompleted: true,
-		AssumeYes: o.AssumeYes, RecreateVolumes: o.RecreateVolumes,
-	})
 }

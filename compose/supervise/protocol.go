@@ -2,9 +2,10 @@ package supervise
 
 import (
 	"encoding/json"
-	"time"
+	"strings"
 
 	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/compose/supervise/guard"
 	"github.com/stack-run/stack/engine"
@@ -19,6 +20,23 @@ import (
 // object a line. The status line is sent before any work begins: a client that
 // sees the connection end without one knows that nothing was done and may ask
 // again. Closing the connection cancels the request.
+
+// Singles is the realm of all containers that belong to no Compose file: they share
+// one supervisor. The dot keeps it apart from Compose's project names, which have
+// none.
+const Singles = "single."
+
+// SingleProject is the project of a container that belongs to no Compose file.
+func SingleProject(name string) string { return Singles + name }
+
+// RealmOf is whose supervisor a project's containers have: each project its own, but
+// for single containers.
+func RealmOf(project string) string {
+	if strings.HasPrefix(project, Singles) {
+		return Singles
+	}
+	return project
+}
 
 const (
 	socketName   = guard.Socket
@@ -41,63 +59,28 @@ type Final struct {
 	Leaving bool `json:"leaving,omitempty"`
 }
 
-// UpRequest is the body of "up".
-type UpRequest struct {
-	Desired *spec.Desired `json:"desired"`
-	Options UpOptions     `json:"options"`
+// ApplyRequest is the body of "apply": a verb of one or more containers, as the plan
+// decides it.
+type ApplyRequest struct {
+	Project string `json:"project"` // or a realm
+	plan.Request
+	// Parallel bounds the operations under way at once; 0 does not.
+	Parallel int `json:"parallel,omitempty"`
+	// RemoveImages, "local" or "all", has down remove images of the project; Images
+	// are further ones, of a file whose project is down already.
+	RemoveImages string   `json:"removeImages,omitempty"`
+	Images       []string `json:"images,omitempty"`
 }
 
-// UpOptions are compose.UpOptions.
-type UpOptions struct {
-	Services        []string       `json:"services,omitempty"`
-	NoDeps          bool           `json:"noDeps,omitempty"`
-	ForceRecreate   bool           `json:"forceRecreate,omitempty"`
-	NoRecreate      bool           `json:"noRecreate,omitempty"`
-	RecreateDeps    bool           `json:"recreateDeps,omitempty"`
-	NoStart         bool           `json:"noStart,omitempty"`
-	RemoveOrphans   bool           `json:"removeOrphans,omitempty"`
-	IgnoreOrphans   bool           `json:"ignoreOrphans,omitempty"`
-	RenewAnonymous  bool           `json:"renewAnonymous,omitempty"`
-	StopTimeout     *time.Duration `json:"stopTimeout,omitempty"`
-	Wait            bool           `json:"wait,omitempty"`
-	WaitTimeout     time.Duration  `json:"waitTimeout,omitempty"`
-	Parallel        int            `json:"parallel,omitempty"`
-	AssumeYes       bool           `json:"assumeYes,omitempty"`
-	RecreateVolumes []string       `json:"recreateVolumes,omitempty"`
-}
-
-// DownRequest is the body of "down".
-type DownRequest struct {
-	Services []string `json:"services,omitempty"`
-	Volumes  bool     `json:"volumes,omitempty"`
-	Images   string   `json:"images,omitempty"`
-	// Declared are the names of the volumes that the file declares, which alone
-	// Volumes is about. nil: those of the last up, or all.
-	Declared []string `json:"declared"`
-	// ImageNames are further images to remove: those of a file whose project is
-	// down already.
-	ImageNames []string       `json:"imageNames,omitempty"`
-	Orphans    bool           `json:"orphans,omitempty"`
-	Timeout    *time.Duration `json:"timeout,omitempty"`
-}
-
-// VerbRequest is the body of start, stop, restart, kill, pause, unpause and
-// remove. The containers are known to the client, which selected them.
-type VerbRequest struct {
-	IDs     []string       `json:"ids"`
-	Timeout *time.Duration `json:"timeout,omitempty"`
-	Signal  string         `json:"signal,omitempty"`
-	NoDeps  bool           `json:"noDeps,omitempty"`
-	Force   bool           `json:"force,omitempty"`
-	Volumes bool           `json:"volumes,omitempty"`
-	// Wait has start answer once the containers are up, see UpOptions.
-	Wait        bool          `json:"wait,omitempty"`
-	WaitTimeout time.Duration `json:"waitTimeout,omitempty"`
+// ContainerRequest names a container by its ID.
+type ContainerRequest struct {
+	ID string `json:"id"`
 }
 
 // CreateRequest is the body of "create": one container outside the graph. With
-// Desired and DependsOn the networks, volumes and dependencies come up first.
+// Desired the networks, volumes and dependencies of its service come up first.
 type CreateRequest struct {
+	Project string        `json:"project"`
 	Spec    engine.Spec   `json:"spec"`
 	Service string        `json:"service,omitempty"`
 	Hash    string        `json:"hash,omitempty"`

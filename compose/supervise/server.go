@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/engine"
@@ -26,6 +28,9 @@ type reply struct {
 func (r *reply) event(kind, name, status, text string, done bool) {
 	r.send(Message{Event: &apply.Event{Time: r.s.now(), Kind: kind, Name: name, Status: status, Text: text, Done: done}})
 }
+
+// pass passes an event on.
+func (r *reply) pass(e apply.Event) { r.send(Message{Event: &e}) }
 
 func (r *reply) send(m Message) {
 	r.mu.Lock()
@@ -52,28 +57,25 @@ func handle[T any](h func(context.Context, T, *reply) (any, error)) handler {
 
 func (s *Supervisor) handlers() map[string]handler {
 	return map[string]handler{
-		"ping":    func(context.Context, json.RawMessage, *reply) (any, error) { return nil, nil },
-		"up":      handle(s.up),
-		"down":    handle(s.down),
-		"resume":  func(ctx context.Context, _ json.RawMessage, r *reply) (any, error) { return nil, s.resume(ctx, r) },
-		"start":   handle(s.verbStart),
-		"stop":    handle(s.verbStop),
-		"restart": handle(s.verbRestart),
-		"kill":    handle(s.verbKill),
-		"pause":   handle(s.verbPause),
-		"unpause": handle(s.verbUnpause),
-		"remove":  handle(s.verbRemove),
-		"create":  handle(s.createSingle),
-		"run":     handle(s.run),
-		"wait":    handle(s.verbWait),
-		"fd":      handle(s.descriptor),
-		"exec":    handle(s.exec),
+		"ping":   s.ping,
+		"apply":  handle(s.apply),
+		"create": handle(s.create),
+		"run":    handle(s.run),
+		"wait":   handle(s.wait),
+		"fd":     handle(s.descriptor),
+		"exec":   handle(s.exec),
 
 		"handover": handle(s.handOver),
 		"rename":   handle(s.rename),
 		"update":   handle(s.update),
 		"connect":  handle(s.connect),
 	}
+}
+
+// ping answers once all that was told to containers is done: a supervisor that was
+// started just now has then adopted what there is, and noted what has ended.
+func (s *Supervisor) ping(ctx context.Context, _ json.RawMessage, _ *reply) (any, error) {
+	return nil, s.await(ctx, func([]*view) (bool, time.Time, error) { return !s.working(), time.Time{}, nil })
 }
 
 // serve answers requests until ctx ends.
@@ -112,6 +114,20 @@ func (s *Supervisor) serve(ctx context.Context) error {
 	return server.Serve(l)
 }
 
+// survive has a fault of the program end the request, not the supervisor, and tells
+// of it.
+func (s *Supervisor) survive(h handler) handler {
+	return func(ctx context.Context, body json.RawMessage, r *reply) (result any, err error) {
+		defer func() {
+			if fault := recover(); fault != nil {
+				err = fmt.Errorf("internal error: %v; supervisor.log in %s has more", fault, s.dir)
+				fmt.Fprintf(os.Stderr, "%v\n%s\n", err, debug.Stack())
+			}
+		}()
+		return h(ctx, body, r)
+	}
+}
+
 func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler) {
 	if s.leaving.Load() || s.handing.Load() {
 		panic(http.ErrAbortHandler) // no status line: the client asks the next supervisor
@@ -127,7 +143,7 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 	s.mu.Lock()
 	s.replies[r] = true
 	s.mu.Unlock()
-	result, err := h(req.Context(), body, r)
+	result, err := s.survive(h)(req.Context(), body, r)
 	s.mu.Lock()
 	delete(s.replies, r)
 	s.mu.Unlock()
@@ -140,12 +156,8 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 			final.Error = "internal error: " + err.Error()
 		}
 	}
-	s.settle(req.Context())
-	s.mu.Lock()
-	s.busy--
-	final.Leaving = s.idleLocked()
-	s.busy++
-	s.mu.Unlock()
+	s.awaitCleanup(req.Context())
+	final.Leaving = s.realm != Singles && s.idleBut(1)
 	r.send(Message{Final: &final})
 	if s.handedOver.Load() {
 		os.Exit(exitHandOver)

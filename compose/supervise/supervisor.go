@@ -2,19 +2,25 @@
 // is parent to the project's containers and owns what outlives a command line
 // (exit codes, restart policies, health checks, names, log pumps).
 //
-// Events come in (a process ended, a probe reported, a request arrived), are
-// decided by pure functions (restartAfter, package plan) and applied through
-// package engine. Nothing here is precious: a supervisor that is killed is
-// followed by one that adopts what runs, from records and kernel facts. The
-// process chain around it is in package guard.
+// It decides nothing. What a verb does is decided by package plan and carried out
+// by package apply, for which the supervisor is the host; what becomes of one
+// container by package machine. Each container has one goroutine (actor), which
+// alone holds its record and performs what the machine says through package
+// engine; everybody else reads views, which do not change.
+//
+// Nothing here is precious: a supervisor that is killed is followed by one that
+// adopts what runs, from records and kernel facts. The process chain around it is
+// in package guard.
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -24,6 +30,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/compose/machine"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/netns"
@@ -31,39 +38,45 @@ import (
 
 // Options make a supervisor.
 type Options struct {
-	Project string
-	Dir     string // the project's run directory
-	Engine  *engine.Engine
-	Keeper  *Keeper
+	Realm  string // whose containers it owns, see [RealmOf]
+	Dir    string // the realm's run directory
+	Engine *engine.Engine
+	Keeper *Keeper
 }
 
-// Supervisor owns the containers of one project.
+// Supervisor owns the containers of one realm.
 type Supervisor struct {
-	project  string
+	realm    string
 	dir      string
 	engine   *engine.Engine
+	runner   runner
 	keeper   *Keeper
 	resolver *netns.Resolver
 	ctx      context.Context
 	events   *eventLog
 	store    *ProjectStore
 
-	applying chan struct{} // 1 slot: one plan at a time
+	applying chan struct{} // 1 slot: one plan of the whole project at a time
 	leaving  *atomic.Bool
 	// interrupt ends the up that is under way, nil for none.
-	interrupt context.CancelCauseFunc
+	interrupt atomic.Pointer[context.CancelCauseFunc]
 	// handing is set while a hand-over is decided on, handedOver when it was.
 	handing, handedOver atomic.Bool
+	desired             atomic.Pointer[spec.Desired] // nil while the project is not up
+	// usesDefault says that the default network was held once, and perhaps nobody
+	// is on it any more.
+	usesDefault atomic.Bool
+
+	naming sync.Mutex // one goroutine at a time publishes names
 
 	mu       sync.Mutex
-	units    map[string]*unit // by container ID
-	desired  *spec.Desired
-	changed  chan struct{}   // closed and replaced whenever something above changes
-	busy     int             // requests and background work under way
-	jobs     int             // background work alone
-	expected []func()        // see expectRequest
-	trimmer  *time.Timer     // see trim
-	replies  map[*reply]bool // those under way
+	actors   map[string]*actor // by container ID
+	changed  chan struct{}     // closed and replaced whenever a view or something below changes
+	busy     int               // requests and background work under way
+	jobs     int               // background work alone
+	expected []func()          // see expectRequest
+	trimmer  *time.Timer       // see trim
+	replies  map[*reply]bool   // those under way
 	warned   map[string]bool
 }
 
@@ -74,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	go func() {
 		o.Keeper.lost()
 		leaving.Store(true)
-		o.Keeper.succeed(o.Project)
+		o.Keeper.succeed(o.Realm)
 	}()
 	lock, err := lockFile(filepath.Join(o.Dir, "supervisor.lock"))
 	if err != nil {
@@ -92,26 +105,33 @@ func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &Supervisor{
-		project: o.Project, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
-		applying: make(chan struct{}, 1), units: map[string]*unit{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
+		realm: o.Realm, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
+		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
 		store: NewProjectStore(o.Engine), leaving: &leaving,
 	}
+	s.runner = engineRunner{s}
 	o.Engine.OnWarn(s.tell)
 	nets, err := o.Engine.Networks()
 	if err != nil {
 		return err
 	}
-	s.resolver = nets.NewResolver(netns.ResolverOptions{Owner: o.Project})
+	s.resolver = nets.NewResolver(netns.ResolverOptions{Owner: o.Realm})
 	if s.events, err = openEventLog(filepath.Join(o.Dir, eventLogName)); err != nil {
 		return err
 	}
 	s.expectRequest() // whoever started us has one
-	if s.desired, err = s.store.Definition(o.Project); err != nil && !errors.Is(err, os.ErrNotExist) {
+	d, err := s.store.Definition(o.Realm)
+	switch {
+	case err == nil:
+		s.desired.Store(d)
+	case !errors.Is(err, os.ErrNotExist):
 		s.warn(err)
 	}
 	if err := s.adopt(ctx); err != nil {
 		return err
 	}
+	// What killed processes left goes with the next command on any project.
+	s.background(s.sweep)
 	failed := make(chan error, 1)
 	go func() {
 		if err := s.serve(ctx); err != nil {
@@ -119,13 +139,18 @@ func Run(ctx context.Context, o Options) error {
 			cancel()
 		}
 	}()
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGTERM)
 	for {
-		if err := s.await(ctx, func() (bool, error) { return s.idleLocked(), nil }); err != nil {
+		if err := s.await(ctx, func([]*view) (bool, time.Time, error) { return s.idle(), time.Time{}, nil }); err != nil {
 			select {
 			case err = <-failed:
 			default:
 			}
 			return err
+		}
+		if !s.stayIdle(ctx, asked) {
+			continue
 		}
 		left, err := s.leave()
 		if err != nil || left {
@@ -134,26 +159,64 @@ func Run(ctx context.Context, o Options) error {
 	}
 }
 
+func (s *Supervisor) exitsDir() string { return filepath.Join(s.dir, "exits") }
+
 func (s *Supervisor) now() time.Time { return time.Now().UTC() }
 
-// changedLocked wakes all who await. Callers hold mu.
-func (s *Supervisor) changedLocked() {
+// changedView wakes all who await, and with names has the resolver know.
+func (s *Supervisor) changedView(names bool) {
+	if names {
+		s.refreshNames()
+	}
+	s.wake()
+}
+
+// wake has all who await look again.
+func (s *Supervisor) wake() {
+	s.mu.Lock()
+	s.wakeLocked()
+	s.mu.Unlock()
+}
+
+// wakeLocked wakes all who await. Callers hold mu.
+func (s *Supervisor) wakeLocked() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// await returns when cond, called with mu held after each change, says so.
-func (s *Supervisor) await(ctx context.Context, cond func() (bool, error)) error {
+// views are all containers as they are now, ordered by project, service and number.
+func (s *Supervisor) views() []*view {
+	actors := s.all()
+	out := make([]*view, len(actors))
+	for i, a := range actors {
+		out[i] = a.view.Load()
+	}
+	slices.SortFunc(out, func(a, b *view) int {
+		return cmp.Or(cmp.Compare(a.Project, b.Project), cmp.Compare(a.Service, b.Service), a.Index-b.Index, a.Created.Compare(b.Created))
+	})
+	return out
+}
+
+// await returns when cond, called after each change, says so. The time that cond
+// returns, if it is not zero, is when it wants to look again at the latest.
+func (s *Supervisor) await(ctx context.Context, cond func([]*view) (bool, time.Time, error)) error {
 	for {
 		s.mu.Lock()
-		ok, err := cond()
 		changed := s.changed
 		s.mu.Unlock()
+		ok, again, err := cond(s.views())
 		if ok || err != nil {
 			return err
 		}
+		var due <-chan time.Time
+		if !again.IsZero() {
+			timer := time.NewTimer(time.Until(again))
+			defer timer.Stop()
+			due = timer.C
+		}
 		select {
 		case <-changed:
+		case <-due:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -164,7 +227,7 @@ func (s *Supervisor) await(ctx context.Context, cond func() (bool, error)) error
 func (s *Supervisor) done() {
 	s.mu.Lock()
 	s.busy--
-	s.changedLocked()
+	s.wakeLocked()
 	s.mu.Unlock()
 }
 
@@ -205,7 +268,7 @@ func (s *Supervisor) background(work func(context.Context) error) {
 		defer func() {
 			s.mu.Lock()
 			s.jobs--
-			s.changedLocked()
+			s.wakeLocked()
 			s.mu.Unlock()
 		}()
 		return work(ctx)
@@ -225,17 +288,63 @@ func (s *Supervisor) linger(work func(context.Context) error) {
 	}()
 }
 
-// idleLocked tells whether there is no reason to stay. Callers hold mu.
-func (s *Supervisor) idleLocked() bool { return s.busy == 0 && !s.ownsLocked() }
+// idle tells whether there is no reason to stay.
+func (s *Supervisor) idle() bool { return s.idleBut(0) }
 
-// ownsLocked tells whether a container runs or is about to. Callers hold mu.
-func (s *Supervisor) ownsLocked() bool {
-	for _, u := range s.units {
-		if u.task != nil || u.restart != nil {
+// idleBut is idle but for some requests that are about to end.
+func (s *Supervisor) idleBut(requests int) bool {
+	s.mu.Lock()
+	busy := s.busy
+	s.mu.Unlock()
+	return busy == requests && !s.owns() && !s.working()
+}
+
+// owns tells whether a container runs or is about to.
+func (s *Supervisor) owns() bool {
+	return slices.ContainsFunc(s.all(), func(a *actor) bool { return a.view.Load().busy })
+}
+
+// working tells whether a container has been told something that is not done.
+func (s *Supervisor) working() bool {
+	return slices.ContainsFunc(s.all(), func(a *actor) bool { return a.box.pending() })
+}
+
+func (s *Supervisor) all() []*actor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.actors))
+}
+
+// lingerSingles is how long the supervisor of single containers stays when the last
+// one is gone: whoever runs one is likely to run another, and starting a chain of
+// processes is a third of what that takes.
+const lingerSingles = 3 * time.Second
+
+// stayIdle is the time between idleness and leaving. It tells whether the supervisor
+// is to leave: nobody came meanwhile. SIGTERM makes it short.
+func (s *Supervisor) stayIdle(ctx context.Context, asked <-chan os.Signal) bool {
+	if s.realm != Singles {
+		return true
+	}
+	timer := time.NewTimer(lingerSingles)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		s.mu.Unlock()
+		if !s.idle() {
+			return false
+		}
+		select {
+		case <-timer.C:
 			return true
+		case <-asked:
+			return true
+		case <-changed:
+		case <-ctx.Done():
+			return false
 		}
 	}
-	return false
 }
 
 // idleAfter is how long after the last request memory is given back.
@@ -263,16 +372,21 @@ func (s *Supervisor) trim() {
 	s.trimmer.Reset(idleAfter)
 }
 
-// settleBound is how long an answer waits for what goes on behind it.
-const settleBound = 5 * time.Second
+// cleanupBound is how long an answer waits for what goes on behind it.
+const cleanupBound = 5 * time.Second
 
-// settle waits, when nothing is left to own, for the background work that cleans
-// up, so that the caller finds nothing left behind.
-func (s *Supervisor) settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, settleBound)
+// awaitCleanup waits, when nothing is left to own, for the background work that
+// cleans up, so that the caller finds nothing left behind.
+func (s *Supervisor) awaitCleanup(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, cleanupBound)
 	defer cancel()
 	// An error is the bound's: the answer goes out without.
-	_ = s.await(ctx, func() (bool, error) { return s.jobs == 0 || s.ownsLocked(), nil })
+	_ = s.await(ctx, func([]*view) (bool, time.Time, error) {
+		s.mu.Lock()
+		jobs := s.jobs
+		s.mu.Unlock()
+		return s.owns() || jobs == 0 && !s.working(), time.Time{}, nil
+	})
 }
 
 // leave takes the run directory away, unless a request arrived. The spawn lock
@@ -288,10 +402,7 @@ func (s *Supervisor) leave() (bool, error) {
 	socket := filepath.Join(s.dir, socketName)
 	aside := socket + ".leaving"
 	moved := os.Rename(socket, aside) == nil
-	s.mu.Lock()
-	idle := s.idleLocked()
-	s.mu.Unlock()
-	if !idle || s.pendingConnection() {
+	if !s.idle() || s.pendingConnection() {
 		if !moved {
 			return false, nil
 		}
@@ -299,6 +410,14 @@ func (s *Supervisor) leave() (bool, error) {
 	}
 	s.leaving.Store(true)
 	s.resolver.Close()
+	if s.usesDefault.Load() || s.realm == Singles {
+		if err := s.engine.DropDefaultNetwork(s.ctx, false); err != nil {
+			s.warn(err) // it is tried again with the next container
+		}
+	}
+	if err := s.sweep(s.ctx); err != nil {
+		s.warn(err)
+	}
 	if err := s.engine.Tidy(); err != nil {
 		s.warn(err)
 	}
@@ -307,6 +426,12 @@ func (s *Supervisor) leave() (bool, error) {
 		return false, err
 	}
 	return true, os.RemoveAll(gone)
+}
+
+// sweep removes what killed processes left behind.
+func (s *Supervisor) sweep(ctx context.Context) error {
+	_, err := s.engine.Sweep(ctx)
+	return err
 }
 
 // pendingConnection tells whether a client waits to be accepted.
@@ -365,82 +490,61 @@ func flock(f *os.File, how int) error {
 }
 
 // warn reports what no request is there to hear, once per sentence: to the
-// supervisor's own log and as an event.
+// supervisor's own log.
 func (s *Supervisor) warn(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.warnLocked(err)
+	if s.warned[err.Error()] {
+		return
+	}
+	s.warned[err.Error()] = true
+	fmt.Fprintf(os.Stderr, "%s %s: %v\n", s.now().Format(time.RFC3339Nano), s.realm, err)
 }
 
 // tell passes on what the engine has to say about the host to all who wait for an
 // answer now.
 func (s *Supervisor) tell(text string) {
-	fmt.Fprintf(os.Stderr, "%s %s: %s\n", s.now().Format(time.RFC3339Nano), s.project, text)
+	fmt.Fprintf(os.Stderr, "%s %s: %s\n", s.now().Format(time.RFC3339Nano), s.realm, text)
 	s.mu.Lock()
 	replies := slices.Collect(maps.Keys(s.replies))
 	s.mu.Unlock()
 	for _, r := range replies {
-		r.event("Project", s.project, "Warning", text, false)
+		r.event("Project", s.realm, "Warning", text, false)
 	}
 }
 
-// warnLocked is warn for callers that hold mu.
-func (s *Supervisor) warnLocked(err error) {
-	if s.warned[err.Error()] {
-		return
-	}
-	s.warned[err.Error()] = true
-	fmt.Fprintf(os.Stderr, "%s %s: %v\n", s.now().Format(time.RFC3339Nano), s.project, err)
-}
-
-// adopt rebuilds the units from the records and the kernel.
+// adopt gives each container of the realm its goroutine, from the records and the
+// kernel.
 func (s *Supervisor) adopt(ctx context.Context) error {
 	all, err := s.engine.Records.List()
 	if err != nil {
 		return err
 	}
 	live := map[string]bool{}
-	var running []*unit
+	var ours []*actor
 	for _, c := range all {
-		if c.Project != s.project {
-			continue
-		}
-		u := newUnit(c)
-		s.mu.Lock()
-		s.units[c.ID] = u
-		s.mu.Unlock()
-		switch c.State.Phase {
-		case engine.Running, engine.Paused:
-			if err := s.adoptRunning(ctx, u); err != nil {
-				s.warn(err)
-				continue
-			}
-			running = append(running, u)
-		case engine.Restarting:
+		if RealmOf(c.Project) == s.realm {
+			a := newActor(s, c)
+			ours = append(ours, a)
+			live[c.ID] = true
 			s.mu.Lock()
-			u.lastDelay = firstDelay
-			u.restart = time.AfterFunc(firstDelay, func() { s.restartDue(u) })
+			s.actors[c.ID] = a
 			s.mu.Unlock()
-		case engine.Removing:
-			s.background(func(ctx context.Context) error { return s.remove(ctx, u, removeOptions{force: true}) })
 		}
-		live[c.ID] = true
 	}
 	s.dropStale(live)
 	// First know all names, then answer.
-	s.mu.Lock()
 	s.refreshNames()
-	s.mu.Unlock()
-	for _, u := range running {
-		s.mu.Lock()
-		ep, task := u.c.State.Endpoint, u.task
-		s.mu.Unlock()
-		if ep != nil {
-			if err := s.serveNames(ep); err != nil {
-				s.warn(err)
+	for _, a := range ours {
+		a.box.post(func() {
+			a.adopt(ctx)
+			if ep := a.record.State.Endpoint; a.task != nil && ep != nil {
+				if err := s.serveNames(ep); err != nil {
+					s.warn(err)
+				}
 			}
-		}
-		go s.watch(u, task)
+		})
+		go a.run()
 	}
 	return nil
 }
@@ -454,35 +558,35 @@ func (s *Supervisor) dropStale(live map[string]bool) {
 	}
 }
 
-// adoptRunning takes over a container that ran under an earlier supervisor. It
-// may have ended since: then its exit is handled as if it were seen now.
-func (s *Supervisor) adoptRunning(ctx context.Context, u *unit) error {
-	c := *u.c
-	task, err := s.engine.Adopt(ctx, &c, s.keeper, filepath.Join(s.dir, "exits"))
-	if err != nil {
-		return fmt.Errorf("cannot adopt container %s: %w", c.Spec.Name, err)
-	}
+// insert makes a created container one of ours.
+func (s *Supervisor) insert(c *engine.Container) *actor {
+	a := newActor(s, c)
 	s.mu.Lock()
-	u.c, u.task = &c, task
-	s.startHealth(u)
+	s.actors[c.ID] = a
+	s.wakeLocked()
 	s.mu.Unlock()
-	return nil
-}
-
-// claim finds a unit by container ID and takes its operation slot.
-func (s *Supervisor) claim(ctx context.Context, id string) (u *unit, end func(), err error) {
-	if u, err = s.lookup(id); err == nil {
-		end, err = u.begin(ctx)
+	s.emit(c, "create", nil)
+	if by := c.State.StartBy; !by.IsZero() {
+		a.box.post(func() { a.arm(machine.Expired, by) })
 	}
-	return u, end, err
+	go a.run()
+	return a
 }
 
-// lookup finds a unit by container ID.
-func (s *Supervisor) lookup(id string) (*unit, error) {
+// forget lets go of a container that is gone.
+func (s *Supervisor) forget(a *actor) {
+	s.mu.Lock()
+	delete(s.actors, a.id)
+	s.mu.Unlock()
+	s.changedView(true)
+}
+
+// lookup finds a container by its ID.
+func (s *Supervisor) lookup(id string) (*actor, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if u := s.units[id]; u != nil {
-		return u, nil
+	if a := s.actors[id]; a != nil {
+		return a, nil
 	}
 	return nil, fmt.Errorf("%w: %s", engine.ErrNotFound, id)
 }

@@ -9,8 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +33,10 @@ type installation struct {
 	clean  *machine.Snapshot // with images, without projects
 }
 
-func newInstallation() (*installation, error) {
+func newInstallation() (*installation, error) { return newInstallationOn(nil) }
+
+// newInstallationOn makes one after prepare has made its roots.
+func newInstallationOn(prepare func(*installation) error) (*installation, error) {
 	root, err := os.MkdirTemp(shared.Temp, "")
 	if err != nil {
 		return nil, err
@@ -48,6 +52,11 @@ func newInstallation() (*installation, error) {
 	}
 	if in.before, err = in.Take(); err != nil {
 		return nil, err
+	}
+	if prepare != nil {
+		if err := prepare(in); err != nil {
+			return nil, errors.Join(err, in.destroy())
+		}
 	}
 	for ref, img := range shared.Images {
 		args := []string{"image", "import"}
@@ -65,19 +74,6 @@ func newInstallation() (*installation, error) {
 // destroy takes everything of the installation away, whatever state it is in.
 func (in *installation) destroy() error {
 	return errors.Join(in.Clear(in.before), os.RemoveAll(in.Root))
-}
-
-// machineOf makes the installation of a test, which skips itself without root.
-func machineOf(t *testing.T) *installation {
-	t.Helper()
-	if shared == nil {
-		t.Skip("needs root")
-	}
-	in, err := newInstallation()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return in
 }
 
 // result is what a finished command left.
@@ -98,12 +94,36 @@ func (r result) String() string {
 	case r.killed:
 		end = "killed"
 	}
-	return fmt.Sprintf("stack %s: %s after %v\n  stdout: %s\n  stderr: %s",
-		strings.Join(r.args, " "), end, r.took.Round(time.Millisecond), tail(r.stdout, 1500), tail(r.stderr, 3000))
+	stderr, dump, _ := strings.Cut(withoutProgress(r.stderr), "SIGQUIT: quit")
+	var out strings.Builder
+	fmt.Fprintf(&out, "stack %s: %s after %v", strings.Join(r.args, " "), end, r.took.Round(time.Millisecond))
+	for name, text := range map[string]string{"stdout": tail(r.stdout, 1500), "stderr": tail(stderr, 3000)} {
+		if text != "" {
+			fmt.Fprintf(&out, "\n  %s: %s", name, text)
+		}
+	}
+	if dump != "" {
+		fmt.Fprintf(&out, "\n  where it is:%s", dump[:min(len(dump), 8000)])
+	}
+	return out.String()
 }
 
+var progress = regexp.MustCompile(`(?m)^ *(Container|Network|Volume|Image) \S+ +[A-Z][a-z]+( +\S.*)?$`)
+
+// withoutProgress leaves out the lines that tell of what went well.
+func withoutProgress(s string) string {
+	return progress.ReplaceAllStringFunc(s, func(l string) string {
+		if strings.Contains(l, "Error") {
+			return l
+		}
+		return ""
+	})
+}
+
+var blank = regexp.MustCompile(`\n\s*\n`)
+
 func tail(s string, n int) string {
-	s = strings.TrimSpace(s)
+	s = strings.TrimSpace(blank.ReplaceAllString(s, "\n"))
 	if len(s) > n {
 		s = "…" + s[len(s)-n:]
 	}
@@ -137,17 +157,27 @@ type client struct {
 
 // start starts a command in the project's directory.
 func (in *installation) start(env []string, args ...string) (*client, error) {
-	c := &client{cmd: exec.Command(shared.Stack, args...), begin: time.Now(), done: make(chan struct{})}
+	c := in.prepare(env, args...)
+	return c, c.begins()
+}
+
+func (in *installation) prepare(env []string, args ...string) *client {
+	c := &client{cmd: exec.Command(shared.Stack, args...), done: make(chan struct{})}
 	c.cmd.Dir = filepath.Join(in.Root, "app")
 	c.cmd.Env = append(in.Environ(), env...)
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.err
 	// What it leaves behind with its output must not keep the harness.
 	c.cmd.WaitDelay = 2 * time.Second
+	return c
+}
+
+func (c *client) begins() error {
+	c.begin = time.Now()
 	if err := c.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	go func() { c.cmd.Wait(); close(c.done) }()
-	return c, nil
+	return nil
 }
 
 // wait waits for a command's end. One that is stuck has to say where, and dies.
@@ -173,6 +203,26 @@ func (c *client) wait() result {
 
 // run runs a command to its end.
 func (in *installation) run(args ...string) result { return in.runWith(nil, args...) }
+
+// command runs a command that another one starts, if wrap is not empty.
+func (in *installation) command(wrap []string, args ...string) result {
+	if len(wrap) == 0 {
+		return in.run(args...)
+	}
+	c := in.prepare(nil, args...)
+	c.cmd.Args = append(append(slices.Clone(wrap), shared.Stack), args...)
+	path, err := exec.LookPath(wrap[0])
+	if err != nil {
+		return result{args: args, code: -1, stderr: err.Error()}
+	}
+	c.cmd.Path = path
+	if err := c.begins(); err != nil {
+		return result{args: args, code: -1, stderr: err.Error()}
+	}
+	r := c.wait()
+	r.args = args
+	return r
+}
 
 func (in *installation) runWith(env []string, args ...string) result {
 	c, err := in.start(env, args...)
@@ -263,12 +313,33 @@ func jsonLines[T any](s string) (out []T, err error) {
 	return out, nil
 }
 
+// strays is an error if something of a container is there that is in none of the
+// rows, which are those of all projects.
+func (in *installation) strays(rows []row) (errs []error) {
+	for _, dir := range []string{
+		filepath.Join(in.DataRoot(), "containers"), filepath.Join(in.DataRoot(), "containers-rw"),
+		filepath.Join(in.DataRoot(), "logs"), filepath.Join(in.RunRoot(), "containers"),
+	} {
+		entries, _ := os.ReadDir(dir) // an installation that had no container has none of them
+		for _, e := range entries {
+			known := slices.ContainsFunc(rows, func(r row) bool { return strings.HasPrefix(e.Name(), r.ID) })
+			if len(e.Name()) == 64 && !known {
+				errs = append(errs, fmt.Errorf("left of a container that there is not: %s", filepath.Join(dir, e.Name())))
+			}
+		}
+	}
+	return errs
+}
+
 // state shows what is needed to understand a failure.
 func (in *installation) state() string {
 	var out strings.Builder
 	if now, err := in.Take(); err == nil {
-		lines := now.Since(in.clean)
-		fmt.Fprintf(&out, "  on the machine (%d things):\n    %s\n", len(lines), strings.Join(lines[:min(len(lines), 40)], "\n    "))
+		lines := slices.DeleteFunc(now.Since(in.clean), func(l string) bool {
+			// One hierarchy says it all.
+			return strings.HasPrefix(l, "cgroup ") && !strings.HasPrefix(l, "cgroup /pids/")
+		})
+		fmt.Fprintf(&out, "  on the machine (%d things):\n    %s\n", len(lines), strings.Join(lines[:min(len(lines), 25)], "\n    "))
 	}
 	for _, root := range []string{in.RunRoot(), in.DataRoot()} {
 		filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {

@@ -107,9 +107,7 @@ type done struct {
 }
 
 func TestRandomWalk(t *testing.T) {
-	if shared == nil {
-		t.Skip("needs root")
-	}
+	begin(t)
 	s := seed(t)
 	var w *walk
 	var err error
@@ -150,6 +148,7 @@ func newWalk() (*walk, error) {
 	for i, name := range []string{"one", "two"} {
 		p := walkProject(in, name, 18100+i)
 		w.projects = append(w.projects, p)
+		err = errors.Join(err, p.write(in)) // where files are given, this one is not meant
 		err = errors.Join(err, os.WriteFile(filepath.Join(in.Root, "app", name+".yaml"), []byte(p.text), 0o644))
 		for _, c := range walked {
 			w.is[containerName(name, c.service, c.index)] = none
@@ -236,12 +235,23 @@ func (w *walk) check() error {
 		}
 		err := eventually(20*time.Second, func() error { return w.compare(p, may) })
 		if err == nil {
-			err = p.checkLogs(w.in)
+			err = p.checkLogs(w.in, nil)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
 		}
 	}
+	errs = append(errs, eventually(10*time.Second, func() error {
+		var all []row
+		for _, p := range w.projects {
+			rows, err := w.in.ps(p.name)
+			if err != nil {
+				return err
+			}
+			all = append(all, rows...)
+		}
+		return errors.Join(w.in.strays(all)...)
+	}))
 	return errors.Join(errs...)
 }
 

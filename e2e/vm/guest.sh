@@ -73,7 +73,118 @@ check() {
 	is "the store" $? 0
 }
 
+# everything is what must hold whenever the machine has been started again.
+everything() {
+	stack system check
+	is "boot $boot: the store" $? 0
+	for r in $(find /var/lib/stack -name '*.json' -not -path '*/upper/*' -not -path '*/layers/*' -not -path '*/_data/*'); do
+		# A record is complete, the old one or the new one; it may be removed meanwhile.
+		case $(tail -c 2 "$r" 2>/dev/null | tr -d '\n') in
+		*"}" | *"]" | "") [ -s "$r" ] || [ ! -e "$r" ] || say "not ok boot $boot: $r is empty" ;;
+		*) say "not ok boot $boot: $r is cut" ;;
+		esac
+	done
+	stack system resume
+	is "boot $boot: resume" $? 0
+	for list in "ls --all" "container ls --all" "image ls" "volume ls" "network ls"; do
+		out=$(stack $list 2>&1)
+		is "boot $boot: $list${out:+ }" $? 0
+	done
+	cd /app
+	stack --progress plain up -d
+	is "boot $boot: up" $? 0
+	for i in $(seq 30); do
+		[ "$(stack ps -q | wc -l)" = 2 ] && break
+		sleep 1
+	done
+	is "boot $boot: what runs" "$(stack ps -q | wc -l)" 2
+	is "boot $boot: a published port" "$(wget -q -O - http://127.0.0.1:8080/index.html)" page
+}
+
+# nothing is what is left after down: one link, no control group, no overlay.
+nothing() {
+	cd /app
+	stack --progress plain down -v
+	is "boot $boot: down" $? 0
+	is "boot $boot: containers that are left" "$(stack container ls -a -q | wc -l)" 0
+	is "boot $boot: volumes that are left" "$(stack volume ls -q | wc -l)" 0
+	is "boot $boot: files that are left" "$(find /var/lib/stack/containers /var/lib/stack/containers-rw /var/lib/stack/networks /var/lib/stack/names /var/lib/stack/projects -type f 2>/dev/null | head -5 | tr '\n' ' ')" ""
+	is "boot $boot: logs that are left" "$(ls /var/lib/stack/logs 2>/dev/null | wc -l)" 0
+	for i in $(seq 5); do [ "$(find /sys/fs/cgroup -name 'stack*' | wc -l)" = 0 ] && break; sleep 1; done
+	is "boot $boot: control groups that are left" "$(find /sys/fs/cgroup -name 'stack*' | wc -l)" 0
+	is "boot $boot: links that are left" "$(ls /sys/class/net | wc -l)" 1
+	is "boot $boot: overlays that are left" "$(grep -c ' overlay ' /proc/mounts)" 0
+}
+
+# work writes without end what the power may go away from.
+work() {
+	n=0
+	while :; do
+		n=$((n + 1))
+		case $(((n + boot) % 4)) in
+		0)
+			stack --progress plain up -d --force-recreate
+			stack --progress plain down
+			;;
+		1)
+			printf 'FROM box\nRUN echo %s.%s > /round && head -c 300000 /dev/urandom > /random\n' "$boot" "$n" >/build/Dockerfile
+			stack --progress plain image build -q -t built /build
+			;;
+		2)
+			stack --progress plain up -d
+			stack --progress plain restart -t 1
+			;;
+		3)
+			stack image pull -q 127.0.0.1:5000/box:1
+			stack image rm 127.0.0.1:5000/box:1
+			;;
+		esac >/dev/null 2>&1
+	done
+}
+
+# scarce tries inotify's limits, which are the whole kernel's.
+scarce() {
+	cd /app
+	for f in max_user_instances max_user_watches; do
+		was=$(cat /proc/sys/fs/inotify/$f)
+		echo 0 >/proc/sys/fs/inotify/$f
+		for verb in "ps" "logs --tail 1" "up -d" "restart -t 1 web" "up -d --force-recreate"; do
+			out=$(timeout 60 stack --progress plain $verb 2>&1)
+			code=$?
+			case $code:$out in
+			0:* | *inotify* | *"too many open files"* | *"no space left on device"*) say "ok without $f: $verb: exit $code" ;;
+			*) say "not ok without $f: $verb: exit $code: $(echo "$out" | tail -n 2 | tr '\n' ' ')" ;;
+			esac
+		done
+		echo "$was" >/proc/sys/fs/inotify/$f
+		stack --progress plain up -d
+		is "with $f again: up" $? 0
+	done
+}
+
+boot=$(sed -n 's/.*boot=\([0-9]*\).*/\1/p' /proc/cmdline)
 case $(cat /proc/cmdline) in
+*stage=cut*)
+	mkdir -p /build /app /var/lib/stack/registry
+	printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/stack/registry}}\nhttp: {addr: "127.0.0.1:5000"}\n' >/registry.yml
+	OTEL_TRACES_EXPORTER=none registry serve /registry.yml >/dev/null 2>&1 &
+	if [ "$boot" = 0 ]; then
+		stack image import /img.tar box --change 'CMD ["sh"]'
+		stack image tag box 127.0.0.1:5000/box:1
+		for i in $(seq 30); do stack image push -q 127.0.0.1:5000/box:1 && break; sleep 1; done
+		is "push" $? 0
+		project
+		scarce
+	else
+		cat >/app/compose.yaml </var/lib/stack/compose.yaml
+		everything
+		case $((boot % 5)) in 0) nothing ;; esac
+	fi
+	cp /app/compose.yaml /var/lib/stack/compose.yaml
+	sync /var/lib/stack/compose.yaml
+	say "at work" # the power goes off soon
+	work
+	;;
 *stage=first*)
 	limits
 	project

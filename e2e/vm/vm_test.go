@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,12 @@ import (
 	"github.com/stack-run/stack/e2e/peer"
 )
 
-var withVM = flag.Bool("vm", false, "boot virtual machines (needs qemu-system-x86, cpio, kmod, e2fsprogs)")
+var (
+	withVM   = flag.Bool("vm", false, "boot virtual machines (needs qemu-system-x86, cpio, kmod, e2fsprogs)")
+	cuts     = flag.Int("cuts", 0, "how often the power is taken away from a machine at work")
+	patience = flag.Duration("patience", 5*time.Minute, "how long a boot may take, more on a machine that is busy")
+	seedFlag = flag.Uint64("seed", 0, "what the moments come from, 0 for the clock")
+)
 
 //go:embed guest.sh
 var guest string
@@ -71,6 +77,9 @@ func newMachine(t *testing.T) machine {
 		}
 	}
 	must(t, peer.Build(t.Context(), "../..", "./cmd/stack", filepath.Join(root, "bin/stack")))
+	registry, err := peer.RegistryProgram(t.Context())
+	must(t, err)
+	run(t, "", "cp", registry, filepath.Join(root, "bin/registry"))
 	version := modules(t, dir, root)
 	run(t, "", "depmod", "-b", root, version)
 	img, err := os.Create(filepath.Join(root, "img.tar"))
@@ -128,10 +137,22 @@ func modules(t *testing.T, dir, root string) (version string) {
 // It returns what was looked at.
 func (m machine) boot(t *testing.T, stage string) (checks []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	checks, ok := m.run(t, "stage="+stage, "stage done", 0)
+	if !ok {
+		t.FailNow()
+	}
+	t.Logf("stage %s:\n%s", stage, strings.Join(checks, "\n"))
+	return checks
+}
+
+// run starts the machine, and takes its power away so long after it has printed a
+// line. It returns what was looked at, and whether the line came.
+func (m machine) run(t *testing.T, what, until string, after time.Duration) (checks []string, ok bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), *patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-m", "3072", "-smp", "2", "-nographic", "-no-reboot",
-		"-kernel", m.kernel, "-initrd", m.initrd, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init stage="+stage,
+		"-kernel", m.kernel, "-initrd", m.initrd, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+what,
 		"-drive", "file="+m.disk+",if=virtio,format=raw,cache=writeback")
 	out, err := cmd.StdoutPipe()
 	must(t, err)
@@ -139,6 +160,7 @@ func (m machine) boot(t *testing.T, stage string) (checks []string) {
 	defer cmd.Wait()
 	defer cmd.Process.Kill() // without a word to the guest
 	var all strings.Builder
+	failed := false
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
@@ -147,17 +169,46 @@ func (m machine) boot(t *testing.T, stage string) (checks []string) {
 		case strings.HasPrefix(line, "ok "):
 			checks = append(checks, line)
 		case strings.HasPrefix(line, "not ok "):
-			t.Errorf("stage %s: %s", stage, line)
-		case line == "stage done":
-			if t.Failed() {
-				t.Logf("stage %s:\n%s", stage, &all)
+			failed = true
+			t.Errorf("%s: %s", what, line)
+		case line == until:
+			if failed {
+				t.Logf("%s:\n%s", what, &all)
 			}
-			t.Logf("stage %s:\n%s", stage, strings.Join(checks, "\n"))
-			return checks
+			<-time.After(after)
+			return checks, true
 		}
 	}
-	t.Fatalf("stage %s ended too early (%v):\n%s", stage, ctx.Err(), &all)
-	return nil
+	t.Errorf("%s ended too early (%v):\n%s", what, ctx.Err(), &all)
+	return checks, false
+}
+
+// TestPowerCuts takes the power away at random moments of up, down, build and pull.
+// What the guest has not flushed is lost with its page cache; what it has, the
+// host's cache keeps, as a disk with a battery does.
+func TestPowerCuts(t *testing.T) {
+	if *cuts == 0 {
+		t.Skip("needs -cuts")
+	}
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano()) % 1e9
+	}
+	t.Logf("-seed %d", seed)
+	m := newMachine(t)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for boot := range *cuts + 1 {
+		moment := time.Duration(random.Float64() * float64(4*time.Second))
+		checks, ok := m.run(t, fmt.Sprintf("stage=cut boot=%d", boot), "at work", moment)
+		t.Logf("boot %d: %d things are as they must be, cut %v after it was at work", boot, len(checks), moment.Round(time.Millisecond))
+		if !ok {
+			t.Fatal("the machine does not get to work")
+		}
+	}
+	// What the last cut left.
+	if checks, ok := m.run(t, fmt.Sprintf("stage=cut boot=%d", (*cuts+5)/5*5), "at work", 0); !ok || len(checks) < 10 {
+		t.Errorf("after the last cut only %d things were looked at", len(checks))
+	}
 }
 
 func must(t *testing.T, err error) {

@@ -198,7 +198,25 @@ type State struct {
 	FinishedAt   time.Time `json:"finishedAt,omitzero"`
 	RestartCount int       `json:"restartCount,omitempty"`
 	// StoppedByUser says that a stop was asked for, which restart policies respect.
-	StoppedByUser bool               `json:"stoppedByUser,omitempty"`
+	StoppedByUser bool `json:"stoppedByUser,omitempty"`
+	// Stopping says that a stop is under way: StopSignal was sent, and at StopBy, if
+	// it is set, all processes are killed. With StartAgain the container is started
+	// once it has ended.
+	Stopping   bool      `json:"stopping,omitempty"`
+	StopSignal int       `json:"stopSignal,omitempty"`
+	StopBy     time.Time `json:"stopBy,omitzero"`
+	StartAgain bool      `json:"startAgain,omitempty"`
+	// RestartAt is when the restart policy starts it again, RestartDelay the last
+	// delay, from which the next one is reckoned.
+	RestartAt    time.Time     `json:"restartAt,omitzero"`
+	RestartDelay time.Duration `json:"restartDelay,omitempty"`
+	// StartBy is set on a container that was made to be run at once and to be removed
+	// afterwards: if it was not started by then, nobody wants it any more.
+	StartBy time.Time `json:"startBy,omitzero"`
+	// Doomed says that it is removed once it has ended, with DoomedVolumes its
+	// anonymous volumes too.
+	Doomed        bool               `json:"doomed,omitempty"`
+	DoomedVolumes bool               `json:"doomedVolumes,omitempty"`
 	Health        health.Status      `json:"health,omitempty"`
 	FailingStreak int                `json:"failingStreak,omitempty"`
 	HealthLog     []health.Result    `json:"healthLog,omitempty"`

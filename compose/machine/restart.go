@@ -1,9 +1,9 @@
-package supervise
+package machine
 
 import (
 	"time"
 
-	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/container"
 )
 
 // Back-off of Docker's restart monitor: 100 ms, doubled each time up to a
@@ -24,7 +24,7 @@ type ended struct {
 }
 
 // restartAfter decides whether and after which delay a container starts again.
-func restartAfter(r engine.Restart, e ended) (again bool, delay time.Duration) {
+func restartAfter(r container.Restart, e ended) (again bool, delay time.Duration) {
 	if e.StoppedByUser {
 		return false, 0
 	}
@@ -48,18 +48,4 @@ func restartAfter(r engine.Restart, e ended) (again bool, delay time.Duration) {
 		return true, firstDelay
 	}
 	return true, min(2*e.LastDelay, longestDelay)
-}
-
-// startsAtBoot decides whether a container that ran or restarted before a
-// reboot, or was left stopped, starts again when the project is resumed.
-func startsAtBoot(r engine.Restart, stoppedByUser, wasRunning bool) bool {
-	switch r.Policy {
-	case "always":
-		return true
-	case "unless-stopped":
-		return !stoppedByUser
-	case "on-failure":
-		return wasRunning && !stoppedByUser
-	}
-	return false
 }

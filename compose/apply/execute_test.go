@@ -1,0 +1,190 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stack-run/stack/compose/plan"
+)
+
+// fakeHost does nothing and notes what it was to do.
+type fakeHost struct {
+	mu    sync.Mutex
+	did   []string
+	fails map[string]error // by what it was to do
+	made  int
+}
+
+func (f *fakeHost) note(format string, args ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	what := fmt.Sprintf(format, args...)
+	f.did = append(f.did, what)
+	return f.fails[what]
+}
+
+func (f *fakeHost) CreateNetwork(_ context.Context, op *plan.Op) error {
+	return f.note("create network %s", op.Name)
+}
+func (f *fakeHost) RemoveNetwork(_ context.Context, op *plan.Op) error {
+	return f.note("remove network %s", op.Name)
+}
+func (f *fakeHost) CreateVolume(_ context.Context, op *plan.Op) error {
+	return f.note("create volume %s", op.Name)
+}
+func (f *fakeHost) RemoveVolume(_ context.Context, op *plan.Op) error {
+	return f.note("remove volume %s", op.Name)
+}
+func (f *fakeHost) CreateContainer(_ context.Context, op *plan.Op) (string, error) {
+	f.mu.Lock()
+	f.made++
+	id := fmt.Sprint("new", f.made)
+	f.mu.Unlock()
+	return id, f.note("create %s", op.Name)
+}
+func (f *fakeHost) StartContainer(_ context.Context, id string, _ *plan.Op) error {
+	return f.note("start %s", id)
+}
+func (f *fakeHost) StopContainer(_ context.Context, id string, _ *plan.Op, again bool) error {
+	if again {
+		return f.note("restart %s", id)
+	}
+	return f.note("stop %s", id)
+}
+func (f *fakeHost) KillContainer(_ context.Context, id string, _ *plan.Op) error {
+	return f.note("kill %s", id)
+}
+func (f *fakeHost) PauseContainer(_ context.Context, id string, _ *plan.Op) error {
+	return f.note("pause %s", id)
+}
+func (f *fakeHost) UnpauseContainer(_ context.Context, id string, _ *plan.Op) error {
+	return f.note("unpause %s", id)
+}
+func (f *fakeHost) RemoveContainer(_ context.Context, id string, _ *plan.Op) error {
+	return f.note("remove %s", id)
+}
+func (f *fakeHost) RenameContainer(_ context.Context, id string, op *plan.Op) error {
+	return f.note("rename %s %s", id, op.Name)
+}
+func (f *fakeHost) Await(_ context.Context, op *plan.Op) error {
+	return f.note("await %s %s", op.Name, op.Condition)
+}
+
+// graph numbers operations.
+func graph(ops ...*plan.Op) *plan.Plan {
+	for i, op := range ops {
+		op.ID = i + 1
+	}
+	return &plan.Plan{Ops: ops}
+}
+
+func TestExecute(t *testing.T) {
+	broken := errors.New("broken")
+	recreate := func() *plan.Plan {
+		return graph(
+			&plan.Op{Kind: plan.CreateContainer, Name: "web", TempName: "old_web", Replaces: "old", Cause: "image changed"},
+			&plan.Op{Kind: plan.WaitFor, Name: "db", Condition: "service_healthy", Deps: []int{1}},
+			&plan.Op{Kind: plan.StopContainer, Name: "web", ContainerID: "old", Deps: []int{2}},
+			&plan.Op{Kind: plan.RemoveContainer, Name: "web", ContainerID: "old", Deps: []int{3}},
+			&plan.Op{Kind: plan.RenameContainer, Name: "web", Creates: 1, Deps: []int{4}},
+			&plan.Op{Kind: plan.StartContainer, Name: "web", Creates: 1, Deps: []int{5}},
+		)
+	}
+	for _, tt := range []struct {
+		name        string
+		plan        *plan.Plan
+		fails       map[string]error
+		did, events []string
+		err         string
+	}{
+		{
+			name: "a container takes the place of another",
+			plan: recreate(),
+			did:  []string{"create web", "await db service_healthy", "stop old", "remove old", "rename new1 web", "start new1"},
+			events: []string{
+				"Container web Recreate image changed", "Container web Recreated", "Container web Stopping", "Container web Stopped",
+				"Container web Removing", "Container web Removed", "Container web Starting", "Container web Started",
+			},
+		},
+		{
+			name:  "what could not take another's place goes, the other stays",
+			plan:  recreate(),
+			fails: map[string]error{"await db service_healthy": broken},
+			did:   []string{"create web", "await db service_healthy", "remove new1"},
+			events: []string{
+				"Container web Recreate image changed", "Container web Recreated",
+			},
+			err: "broken",
+		},
+		{
+			name:   "once the other is gone, what takes its place stays",
+			plan:   recreate(),
+			fails:  map[string]error{"start new1": broken},
+			did:    []string{"create web", "await db service_healthy", "stop old", "remove old", "rename new1 web", "start new1"},
+			events: []string{"Container web Recreate image changed", "Container web Recreated", "Container web Stopping", "Container web Stopped", "Container web Removing", "Container web Removed", "Container web Starting", "Container web Error broken"},
+			err:    "broken",
+		},
+		{
+			name: "a first container that does not start stays as it was created",
+			plan: graph(
+				&plan.Op{Kind: plan.CreateContainer, Name: "web"},
+				&plan.Op{Kind: plan.StartContainer, Name: "web", Creates: 1, Deps: []int{1}},
+			),
+			fails:  map[string]error{"start new1": broken},
+			did:    []string{"create web", "start new1"},
+			events: []string{"Container web Creating", "Container web Created", "Container web Starting", "Container web Error broken"},
+			err:    "broken",
+		},
+		{
+			name: "a stop with its start is a restart",
+			plan: graph(
+				&plan.Op{Kind: plan.StopContainer, Name: "web", ContainerID: "1", KeepNetwork: true},
+				&plan.Op{Kind: plan.StartContainer, Name: "web", ContainerID: "1", Deps: []int{1}},
+			),
+			did:    []string{"restart 1", "start 1"},
+			events: []string{"Container web Restarting", "Container web Started"},
+		},
+		{
+			name: "a start that waits for more is none",
+			plan: graph(
+				&plan.Op{Kind: plan.StopContainer, Name: "web", ContainerID: "1", KeepNetwork: true},
+				&plan.Op{Kind: plan.RemoveNetwork, Name: "net", Deps: []int{1}},
+				&plan.Op{Kind: plan.StartContainer, Name: "web", ContainerID: "1", Deps: []int{1, 2}},
+			),
+			did:    []string{"stop 1", "remove network net", "start 1"},
+			events: []string{"Container web Stopping", "Container web Stopped", "Network net Removing", "Network net Removed", "Container web Starting", "Container web Started"},
+		},
+		{
+			name: "an optional dependency that fails is told",
+			plan: graph(
+				&plan.Op{Kind: plan.WaitFor, Name: "db", Condition: "service_healthy", Optional: true},
+				&plan.Op{Kind: plan.StartContainer, Name: "web", ContainerID: "1", Deps: []int{1}},
+			),
+			fails:  map[string]error{"await db service_healthy": broken},
+			did:    []string{"await db service_healthy", "start 1"},
+			events: []string{`Service db Warning optional dependency "db" failed to start: broken`, "Container web Starting", "Container web Started"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &fakeHost{fails: tt.fails}
+			var events []string
+			err := Execute(t.Context(), tt.plan, h, func(e Event) {
+				events = append(events, strings.TrimSpace(strings.Join([]string{e.Kind, e.Name, e.Status, e.Text}, " ")))
+			}, 1)
+			if text := fmt.Sprint(err); err == nil && tt.err != "" || err != nil && text != tt.err {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+			if !slices.Equal(h.did, tt.did) {
+				t.Errorf("it did\n%s\nand should have\n%s", strings.Join(h.did, "\n"), strings.Join(tt.did, "\n"))
+			}
+			if !slices.Equal(events, tt.events) {
+				t.Errorf("it told\n%s\nand should have\n%s", strings.Join(events, "\n"), strings.Join(tt.events, "\n"))
+			}
+		})
+	}
+}

@@ -1,0 +1,346 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stack-run/stack/compose/machine"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/netns"
+)
+
+// fakeRunner runs containers of which there is nothing but goroutines.
+type fakeRunner struct {
+	mu      sync.Mutex
+	did     []string
+	current *fakeProcess
+	stored  engine.State
+	// lives is how long a process runs by itself, 0 for ever; obeys how long it
+	// takes to end once it is asked to, below 0 for ever.
+	lives, obeys time.Duration
+	startErr     error
+	check        *healthcheck.Spec
+	probe        func() healthcheck.Result
+}
+
+func (f *fakeRunner) note(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.did = append(f.did, what)
+}
+
+// notes returns what was done since the last call.
+func (f *fakeRunner) notes() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	text := strings.Join(f.did, ", ")
+	f.did = nil
+	return text
+}
+
+type fakeProcess struct {
+	f    *fakeRunner
+	done chan struct{}
+	once sync.Once
+	code int
+}
+
+func (p *fakeProcess) end(code int) {
+	p.once.Do(func() {
+		p.code = code
+		close(p.done)
+	})
+}
+
+func (p *fakeProcess) Done() <-chan struct{}     { return p.done }
+func (p *fakeProcess) Finish() engine.Exit       { return engine.Exit{Code: p.code} }
+func (p *fakeProcess) Deaf(string) (bool, error) { return false, nil }
+func (p *fakeProcess) Signal(name string) error {
+	p.f.note("signal " + name)
+	if p.f.obeys >= 0 {
+		time.AfterFunc(p.f.obeys, func() { p.end(143) })
+	}
+	return nil
+}
+func (p *fakeProcess) Kill() error {
+	p.f.note("kill")
+	p.end(137)
+	return nil
+}
+func (p *fakeProcess) Freeze(context.Context) error { p.f.note("freeze"); return nil }
+func (p *fakeProcess) Thaw() error                  { p.f.note("thaw"); return nil }
+
+func (f *fakeRunner) Start(_ context.Context, c *engine.Container) (process, error) {
+	f.note("start")
+	if f.startErr != nil {
+		return nil, f.startErr
+	}
+	p := &fakeProcess{f: f, done: make(chan struct{})}
+	f.mu.Lock()
+	f.current = p
+	f.mu.Unlock()
+	c.State.Phase, c.State.Pid, c.State.StartedAt = engine.Running, 1, time.Now().UTC()
+	if f.lives > 0 {
+		time.AfterFunc(f.lives, func() { p.end(1) })
+	}
+	return p, nil
+}
+
+func (f *fakeRunner) Adopt(context.Context, *engine.Container) (process, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.current, nil
+}
+func (f *fakeRunner) Ended(*engine.Container) (int, bool) { return 255, true }
+func (f *fakeRunner) Unplug(context.Context, *engine.Container) error {
+	f.note("unplug")
+	return nil
+}
+func (f *fakeRunner) Remove(context.Context, *engine.Container, bool) error {
+	f.note("remove")
+	return nil
+}
+func (f *fakeRunner) Forget(string, *netns.Endpoint) {}
+func (f *fakeRunner) Save(c *engine.Container, _ machine.Durability) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stored = c.State
+	return nil
+}
+func (f *fakeRunner) Health(*engine.Container) *healthcheck.Spec { return f.check }
+func (f *fakeRunner) Probe(context.Context, *engine.Container, *healthcheck.Spec) healthcheck.Result {
+	return f.probe()
+}
+func (f *fakeRunner) StopSignal(*engine.Container) string { return "SIGTERM" }
+func (f *fakeRunner) Publish([]netns.Entry) error         { return nil }
+
+// supervised returns a supervisor with one container that was created.
+func supervised(t *testing.T, f *fakeRunner, sp engine.Spec) (*Supervisor, *actor) {
+	t.Helper()
+	return supervisedAs(t, f, sp, engine.State{Phase: engine.Created})
+}
+
+func supervisedAs(t *testing.T, f *fakeRunner, sp engine.Spec, st engine.State) (*Supervisor, *actor) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	events, err := openEventLog(filepath.Join(t.TempDir(), eventLogName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Supervisor{
+		realm: "shop", ctx: ctx, runner: f, events: events, leaving: &atomic.Bool{},
+		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
+	}
+	sp.Name = "shop-web-1"
+	a := s.insert(&engine.Container{ID: strings.Repeat("a", 64), Project: "shop", Service: "web", Index: 1, Spec: sp, State: st})
+	t.Cleanup(func() {
+		// Its goroutine ends with the container, or, in one that was killed, with it.
+		if s.leaving.Load() {
+			a.box.post(func() { a.record.Under = machine.Gone })
+			return
+		}
+		a.removeIt(context.Background(), removeOptions{force: true})
+		cancel()
+		events.f.Close()
+		os.Remove(events.path)
+	})
+	return s, a
+}
+
+func phase(a *actor) machine.Phase { return a.view.Load().phase }
+
+func TestStopWaitsForTheGracePeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{obeys: -1}
+		_, a := supervised(t, f, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		f.notes()
+		before := time.Now()
+		if err := a.stopIt(t.Context(), stopOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(before); took != engine.DefaultStopGrace {
+			t.Errorf("it took %v", took)
+		}
+		if did := f.notes(); did != "signal 15, kill, unplug" {
+			t.Errorf("it did: %s", did)
+		}
+		if v := a.view.Load(); v.phase != machine.Exited || v.State.ExitCode != 137 || !v.State.StoppedByUser {
+			t.Errorf("it is %s: %+v", v.phase, v.State)
+		}
+	})
+}
+
+func TestAStopThatIsGivenUpGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{obeys: 5 * time.Second}
+		_, a := supervised(t, f, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := a.stopIt(ctx, stopOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		if phase(a) != machine.Stopping {
+			t.Fatalf("it is %s", phase(a))
+		}
+		// Who wants it to run gets it running, once it has ended.
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if v := a.view.Load(); v.phase != machine.Running || v.starts != 2 || v.ends != 1 {
+			t.Errorf("it is %s after %d starts and %d ends", v.phase, v.starts, v.ends)
+		}
+	})
+}
+
+func TestRestartsBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{lives: time.Millisecond}
+		_, a := supervised(t, f, engine.Spec{Restart: engine.Restart{Policy: "always"}})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		time.Sleep(100*time.Millisecond + 200*time.Millisecond + 400*time.Millisecond + 10*time.Millisecond)
+		synctest.Wait()
+		if v := a.view.Load(); v.starts != 4 || v.State.RestartCount != 3 {
+			t.Errorf("%d starts, restart count %d after %v", v.starts, v.State.RestartCount, time.Since(begun))
+		}
+		if err := a.stopIt(t.Context(), stopOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		f.notes()
+		time.Sleep(time.Hour)
+		if did := f.notes(); did != "" {
+			t.Errorf("after a stop it did: %s", did)
+		}
+	})
+}
+
+func TestASuccessorGoesOnWithAStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{obeys: -1}
+		s, a := supervised(t, f, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		a.stopIt(ctx, stopOptions{})
+		s.leaving.Store(true) // killed, as far as this process is concerned
+		f.mu.Lock()
+		stored := f.stored
+		f.mu.Unlock()
+		f.notes()
+
+		next, b := supervisedAs(t, f, engine.Spec{}, stored)
+		b.box.post(func() { b.adopt(next.ctx) })
+		before := time.Now()
+		if err := b.stopIt(t.Context(), stopOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(before); took != 6*time.Second {
+			t.Errorf("what was left of the grace period took %v", took)
+		}
+		if did := f.notes(); !strings.HasSuffix(did, "kill, unplug") {
+			t.Errorf("it did: %s", did)
+		}
+	})
+}
+
+func TestWhatIsNotStartedInTimeGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{}
+		s, a := supervisedAs(t, f, engine.Spec{AutoRemove: true}, engine.State{Phase: engine.Created, StartBy: time.Now().Add(startBound)})
+		if s.idle() {
+			t.Error("the supervisor leaves before")
+		}
+		time.Sleep(startBound)
+		synctest.Wait()
+		if phase(a) != machine.Gone || !s.idle() {
+			t.Errorf("it is %s", phase(a))
+		}
+	})
+}
+
+func TestWishesInAnyOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{obeys: time.Second}
+		_, a := supervised(t, f, engine.Spec{})
+		var errs []error
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 20 {
+			for name, do := range map[string]func() error{
+				"start":   func() error { return a.startIt(t.Context(), nil) },
+				"stop":    func() error { return a.stopIt(t.Context(), stopOptions{}) },
+				"restart": func() error { return a.stopIt(t.Context(), stopOptions{again: true}) },
+				"kill":    func() error { return a.killIt(t.Context(), "KILL") },
+				"pause":   func() error { return a.pauseIt(t.Context()) },
+				"unpause": func() error { return a.unpauseIt(t.Context()) },
+			} {
+				wg.Go(func() {
+					err := do()
+					if err != nil && !strings.HasPrefix(err.Error(), "cannot "+name) {
+						mu.Lock()
+						errs = append(errs, err)
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if len(errs) > 0 {
+			t.Error(errs)
+		}
+		if err := a.removeIt(t.Context(), removeOptions{force: true}); err != nil {
+			t.Error(err)
+		}
+		if phase(a) != machine.Gone {
+			t.Errorf("it is %s", phase(a))
+		}
+	})
+}
+
+func TestProbesReachTheRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		results := []int{1, 0, 1, 1, 1}
+		f := &fakeRunner{check: &healthcheck.Spec{Test: []string{"CMD", "x"}, Interval: time.Second, Timeout: time.Second, Retries: 3}}
+		f.probe = func() healthcheck.Result {
+			code := results[0]
+			if len(results) > 1 {
+				results = results[1:]
+			}
+			return healthcheck.Result{Start: time.Now(), End: time.Now(), ExitCode: code}
+		}
+		s, a := supervised(t, f, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		var seen []healthcheck.Status
+		err := s.await(t.Context(), func(views []*view) (bool, time.Time, error) {
+			if h := views[0].State.Health; len(seen) == 0 || seen[len(seen)-1] != h {
+				seen = append(seen, h)
+			}
+			return len(seen) == 3, time.Time{}, nil
+		})
+		if err != nil || !slices.Equal(seen, []healthcheck.Status{healthcheck.Starting, healthcheck.Healthy, healthcheck.Unhealthy}) {
+			t.Errorf("it was %v, %v", seen, err)
+		}
+	})
+}
