@@ -62,6 +62,7 @@ func newLAN(t *testing.T) *lan {
 		err = errors.Join(plug("lo", "", "", "", ""), plug("eth0", lanV4+"/24", lanV6+"/64", hostV4, hostV6))
 	})
 	must(t, err)
+	awaitLinkLocal(t, "lan0")
 	l.serveDNS(t)
 	l.serveHTTP(t)
 
@@ -72,6 +73,28 @@ func newLAN(t *testing.T) *lan {
 	must(t, unix.Mount(resolv, target, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { unix.Unmount(target, unix.MNT_DETACH) })
 	return l
+}
+
+// awaitLinkLocal waits for the address, and so the route, that the kernel gives a
+// link some time after it carries packets: a snapshot of the machine is taken next.
+func awaitLinkLocal(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, 5*time.Second, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s has no link-local address", name)
+	})
 }
 
 func must(t *testing.T, err error) {

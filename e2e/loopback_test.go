@@ -50,6 +50,7 @@ func newSide(t *testing.T) *lan {
 		err = errors.Join(plug("lo", "", "", "", ""), plug("eth0", sidePeerV4+"/24", sidePeerV6+"/64", sideV4, sideV6))
 	})
 	must(t, err)
+	awaitLinkLocal(t, "side0")
 	return l
 }
 
