@@ -163,10 +163,9 @@ func (t *Task) deleteGroup(ctx context.Context) error {
 
 // abort ends a process that was started for nothing.
 func (t *Task) abort() error {
-	err := t.group.Kill(context.Background())
-	_, waitErr := t.proc.Wait()
+	err := errors.Join(t.group.Kill(context.Background()), t.proc.End(finishBound))
 	runtime.Unpin(t.engine.pinPath(t.id))
-	return errors.Join(err, waitErr, t.proc.Close())
+	return errors.Join(err, t.proc.Close())
 }
 
 // Signal sends a signal, by name or number, to the container's first process.
