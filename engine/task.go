@@ -252,6 +252,12 @@ func (e *Engine) Adopt(ctx context.Context, c *Container, k FDs, exits string) (
 	if err != nil {
 		return nil, err
 	}
+	// Probes and hooks of whoever had it before: nobody waits for them any more.
+	swept, cancel := context.WithTimeout(ctx, finishBound)
+	defer cancel()
+	if err := group.KillNested(swept, apartPrefix); err != nil {
+		e.Warnf("container %s: %v", c.Spec.Name, err)
+	}
 	t := &Task{engine: e, id: c.ID, group: group, exits: exits, fds: k, done: make(chan struct{}), pidHost: c.Spec.Isolation.PIDMode != ""}
 	t.proc, err = runtime.Adopt(c.State.Pid, c.State.StartTicks)
 	gone := errors.Is(err, runtime.ErrGone)

@@ -86,9 +86,14 @@ func freezeV1(ctx context.Context, dir string, on bool) error {
 	}
 }
 
-// Frozen tells whether the group is frozen.
+// Frozen tells whether the group is frozen, or about to be.
 func (g *Group) Frozen() (bool, error) {
 	if g.unified != "" {
+		on, err := readFile(filepath.Join(g.unified, "cgroup.freeze"))
+		if err != nil || strings.TrimSpace(on) == "1" {
+			return err == nil, err
+		}
+		// A group around it may be frozen.
 		n, err := readKey(filepath.Join(g.unified, "cgroup.events"), "frozen")
 		return n == 1, err
 	}
