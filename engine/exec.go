@@ -177,6 +177,9 @@ func (e *Engine) execProcess(c *Container, img ImageConfig, r ExecRequest, u spe
 		Cwd:          first(r.Process.WorkingDir, c.Spec.Process.WorkingDir, img.WorkingDir, "/"),
 		Capabilities: capabilitySets(caps, u.UID), NoNewPrivileges: sec.noNewPrivileges, Rlimits: rlimits(iso.Rlimits),
 	}
+	if sec.apparmor != "unconfined" && !r.Privileged && sec.apparmor != "" && thisHost(false).apparmor {
+		p.ApparmorProfile = sec.apparmor
+	}
 	if adj := c.Spec.Limits.OOMScoreAdj; adj != 0 {
 		p.OOMScoreAdj = &adj
 	}

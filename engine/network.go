@@ -269,7 +269,7 @@ func (e *Engine) writeNames(c *Container) error {
 			return err
 		}
 		for _, name := range etcFiles {
-			b, err := os.ReadFile(filepath.Join(e.Records.RunDir(donor.ID), name))
+			b, err := e.readEtc(donor.ID, name)
 			if err != nil {
 				return err
 			}
