@@ -25,7 +25,7 @@ func arrange(mounts []Mount, imageVolumes []string) ([]Mount, error) {
 			return nil, err
 		}
 		if m.Subpath != "" && !filepath.IsLocal(m.Subpath) {
-			return nil, refuse(m, nil, "cannot mount %q of %s: a subpath is a path below the volume's root, such as \"data/db\", without .. and / at its beginning", m.Subpath, m.describe())
+			return nil, refuse(m, nil, "cannot mount %q of %s: a subpath is a path below the volume's root, such as \"data/db\", without .. and / at its beginning", m.Subpath, describe(m))
 		}
 		if first, ok := at[m.Target]; ok {
 			also := ""
