@@ -225,6 +225,20 @@ func (t *Task) Freeze(ctx context.Context) error { return t.group.Freeze(ctx) }
 // Thaw ends a Freeze.
 func (t *Task) Thaw() error { return t.group.Thaw(context.Background()) }
 
+// DescribeProcess says what a process does that should have ended: its state and, if
+// it is known, where in the kernel it waits, proc_pid_wchan(5).
+func (e *Engine) DescribeProcess(pid int) string {
+	st, err := runtime.ReadStat(pid)
+	if err != nil {
+		return "it is gone"
+	}
+	where, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+	if err != nil || len(where) < 2 {
+		return fmt.Sprintf("state %c", st.State)
+	}
+	return fmt.Sprintf("state %c, in %s", st.State, where)
+}
+
 // Ended tells whether the process of a container that is recorded to run has
 // ended, and its exit code as far as the kernel remembers it. It is for when no
 // supervisor is there to see it.

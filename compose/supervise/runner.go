@@ -72,3 +72,5 @@ func (r engineRunner) Probe(ctx context.Context, c *engine.Container, check *hea
 func (r engineRunner) StopSignal(c *engine.Container) string { return r.s.engine.StopSignal(c) }
 
 func (r engineRunner) Publish(table []netns.Entry) error { return r.s.resolver.SetTable(table) }
+
+func (r engineRunner) Describe(pid int) string { return r.s.engine.DescribeProcess(pid) }
