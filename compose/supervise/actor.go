@@ -35,6 +35,8 @@ type runner interface {
 	// Ended tells how a container ended that nobody saw end.
 	Ended(c *engine.Container) (code int, ended bool)
 	Unplug(ctx context.Context, c *engine.Container) error
+	// Endpoint is what there is of a container in the networks, nil for nothing.
+	Endpoint(id string) (*netns.Endpoint, error)
 	Remove(ctx context.Context, c *engine.Container, anonymousVolumes bool) error
 	// Forget sees to what may take long once a container is gone: its log, which
 	// somebody may read, and an endpoint that it left.
@@ -549,6 +551,15 @@ func (a *actor) adopt(ctx context.Context) {
 			a.record.State = c.State
 		}
 	}
+	stray := false
+	if a.task == nil && a.record.State.Endpoint == nil {
+		// A start that was cut off may have left one that is not in the record.
+		ep, err := a.engine.Endpoint(a.id)
+		if err != nil {
+			a.s.warn(err)
+		}
+		a.record.State.Endpoint, stray = ep, ep != nil
+	}
 	if err := a.feed(ctx, machine.Event{Kind: machine.Adopted}); err != nil && ctx.Err() == nil {
 		a.s.warn(err)
 	}
@@ -560,6 +571,11 @@ func (a *actor) adopt(ctx context.Context) {
 			go a.watch(task)
 		}
 		return
+	}
+	if stray && !a.record.Busy() && a.record.Phase() != machine.Gone {
+		if err := a.unplug(); err != nil {
+			a.s.warn(err)
+		}
 	}
 	if a.record.Live() {
 		code, _ := a.engine.Ended(a.c)

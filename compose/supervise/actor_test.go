@@ -109,6 +109,7 @@ func (f *fakeRunner) Unplug(context.Context, *engine.Container) error {
 	f.note("unplug")
 	return nil
 }
+func (f *fakeRunner) Endpoint(string) (*netns.Endpoint, error) { return nil, nil }
 func (f *fakeRunner) Remove(context.Context, *engine.Container, bool) error {
 	f.note("remove")
 	return nil
