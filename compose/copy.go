@@ -14,6 +14,7 @@ import (
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // files opens a container's files. It also returns the container's name.
@@ -130,7 +131,6 @@ func unpack(files *engine.Files, name, link string, h *tar.Header, content io.Re
 	}
 	defer parent.Close()
 	base, at := path.Base(name), int(parent.Fd())
-	mode := uint32(h.Mode & 0o7777)
 	if h.Typeflag != tar.TypeDir {
 		if isMountPoint(at, base) {
 			return overwrite(at, base, h, content)
@@ -139,22 +139,17 @@ func unpack(files *engine.Files, name, link string, h *tar.Header, content io.Re
 			return err
 		}
 	}
+	kind := nodeType[h.Typeflag]
 	switch h.Typeflag {
 	case tar.TypeDir:
-		if err := unix.Mkdirat(at, base, mode); err != nil && err != unix.EEXIST {
+		kind = unix.S_IFDIR
+		if err := unix.Mkdirat(at, base, 0o700); err != nil && err != unix.EEXIST {
 			return err
 		}
 	case tar.TypeReg:
-		fd, err := unix.Openat(at, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-		if err != nil {
-			return err
-		}
-		f := os.NewFile(uintptr(fd), base)
-		_, err = io.Copy(f, content)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
+		return writeFile(at, base, h, content)
 	case tar.TypeSymlink:
+		kind = unix.S_IFLNK
 		if err := unix.Symlinkat(h.Linkname, at, base); err != nil {
 			return err
 		}
@@ -164,23 +159,49 @@ func unpack(files *engine.Files, name, link string, h *tar.Header, content io.Re
 			return err
 		}
 		defer old.Close()
-		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", old.Fd()), at, base, unix.AT_SYMLINK_FOLLOW)
+		return unix.Linkat(unix.AT_FDCWD, inode.Path(int(old.Fd())), at, base, unix.AT_SYMLINK_FOLLOW)
 	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
-		if err := unix.Mknodat(at, base, nodeType[h.Typeflag]|mode, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)))); err != nil {
+		if err := unix.Mknodat(at, base, kind|0o600, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)))); err != nil {
 			return err
 		}
 	default:
 		return fmt.Errorf("entries of type %q cannot be copied into a container", h.Typeflag)
 	}
-	if err := unix.Fchownat(at, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	// The container may have put something else there, now or long ago.
+	fd, err := inode.Open(at, base, kind)
+	if err != nil {
 		return err
 	}
-	if h.Typeflag == tar.TypeSymlink {
-		return nil
-	}
-	if err := unix.Fchmodat(at, base, mode, 0); err != nil {
+	defer unix.Close(fd)
+	return settle(fd, h)
+}
+
+// writeFile makes a file, which no container can have open before it has its
+// owner and mode.
+func writeFile(at int, base string, h *tar.Header, content io.Reader) error {
+	fd, err := unix.Openat(at, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
 		return err
 	}
-	when := []unix.Timespec{unix.NsecToTimespec(h.ModTime.UnixNano()), unix.NsecToTimespec(h.ModTime.UnixNano())}
-	return unix.UtimesNanoAt(at, base, when, unix.AT_SYMLINK_NOFOLLOW)
+	f := os.NewFile(uintptr(fd), base)
+	_, err = io.Copy(f, content)
+	if err == nil {
+		err = settle(fd, h)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// settle gives what is open its owner, mode and time. The owner comes first:
+// changing it takes set-user-ID away, chown(2).
+func settle(fd int, h *tar.Header) error {
+	if err := inode.Chown(fd, h.Uid, h.Gid); err != nil {
+		return err
+	}
+	if h.Typeflag != tar.TypeSymlink {
+		if err := inode.Chmod(fd, uint32(h.Mode&0o7777)); err != nil {
+			return err
+		}
+	}
+	when := unix.NsecToTimespec(h.ModTime.UnixNano())
+	return inode.SetTimes(fd, []unix.Timespec{when, when})
 }

@@ -219,7 +219,14 @@ func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (
 	}
 	defer x.Close()
 	pipes.started()
-	stop := forwardSignals(func(sig unix.Signal) { x.Signal(sig) })
+	stop := forwardSignals(func(sig unix.Signal) {
+		if sig != unix.SIGUSR1 && sig != unix.SIGUSR2 && x.Frozen() {
+			c.Engine.Warnf("container %s is paused and hears no signal, so the command was killed", r.Spec.Name)
+			x.Kill()
+			return
+		}
+		x.Signal(sig)
+	})
 	defer stop()
 	code, err := x.Wait()
 	pipes.finish()

@@ -37,7 +37,7 @@ func TestHealth(t *testing.T) {
 			hangs:
 				image: busybox
 				command: [sleep, infinity]
-				healthcheck: {test: "sleep 54321 & sleep 54321", interval: 100ms, timeout: 300ms, retries: 2}
+				healthcheck: {test: "sleep 54321 & setsid sleep 54321 & (sleep 54321 &); sleep 54321", interval: 100ms, timeout: 300ms, retries: 2}
 			patient:
 				image: busybox
 				command: [sleep, infinity]
@@ -70,6 +70,21 @@ func TestHealth(t *testing.T) {
 	})
 	t.Run("a check that hangs is killed with its children", func(t *testing.T) {
 		b.eventuallyHealth(t, "app-hangs-1", "unhealthy")
+		eventually(t, 20*time.Second, func() error {
+			if n := b.look(t, "app-hangs-1").State.Health.FailingStreak; n < 5 {
+				return fmt.Errorf("%d probes were made", n)
+			}
+			return nil
+		})
+		n := 0
+		for _, l := range now(t, machine.Processes) {
+			if strings.Contains(l, "sleep 54321") {
+				n++
+			}
+		}
+		if n > 5 { // one probe at a time: its shell and four sleeps
+			t.Errorf("%d processes of probes run", n)
+		}
 		b.ok(t, "stop", "--timeout", "0", "hangs")
 		b.ok(t, "start", "hangs")
 		eventually(t, 10*time.Second, func() error {
@@ -79,7 +94,7 @@ func TestHealth(t *testing.T) {
 					n++
 				}
 			}
-			if n > 3 { // one probe at a time: its shell and two sleeps
+			if n > 5 { // one probe at a time: its shell and four sleeps
 				return fmt.Errorf("%d processes of probes run", n)
 			}
 			return nil

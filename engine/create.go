@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -321,43 +320,6 @@ func (e *Engine) hostname(c *Container) string {
 		return h
 	}
 	return c.ID[:12]
-}
-
-// etcFiles are the generated files, bound over the container's own in /etc.
-var etcFiles = [...]string{"hosts", "hostname", "resolv.conf"}
-
-// writeEtc writes the files that are bound over the container's own.
-func (e *Engine) writeEtc(c *Container, hosts, resolv []byte) error {
-	dir := e.Records.RunDir(c.ID)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return err
-	}
-	for name, content := range map[string][]byte{
-		"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(e.hostname(c) + "\n"),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// etcMounts binds the generated files, except where the user mounts his own.
-func (e *Engine) etcMounts(c *Container) []volumes.Mount {
-	var out []volumes.Mount
-	for _, name := range etcFiles {
-		target := "/etc/" + name
-		covered := false
-		for _, m := range c.Spec.Mounts {
-			covered = covered || strings.TrimSuffix(m.Target, "/") == target
-		}
-		if !covered {
-			out = append(out, volumes.Mount{
-				Type: volumes.TypeBind, Source: filepath.Join(e.Records.RunDir(c.ID), name), Target: target, ReadOnly: c.Spec.ReadOnly,
-			})
-		}
-	}
-	return out
 }
 
 // deviceRule is the cgroup rule of one extra device.

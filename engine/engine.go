@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/content"
 	"github.com/stack-run/stack/engine/image"
@@ -108,10 +110,42 @@ func root(option, variable, fallback string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(p, 0o711); err != nil {
+	if err := os.MkdirAll(p, rootMode); err != nil {
 		return "", fmt.Errorf("cannot make %s: %w; run as root or set %s to a directory of yours", p, err, variable)
 	}
+	if err := closeToOthers(p); err != nil {
+		return "", fmt.Errorf("cannot close %s to other users, who could run set-user-ID programs that containers leave in their volumes: %w; set %s to a directory of its own", p, err, variable)
+	}
 	return p, nil
+}
+
+// rootMode lets nobody else through to what containers write.
+const rootMode = 0o710
+
+// closeToOthers takes the rights of others from a root that an earlier version, or
+// somebody else, made.
+func closeToOthers(root string) error {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == unix.EACCES {
+		return nil // not ours to list, so not ours to change; what needs it will say so
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	switch {
+	case st.Mode&0o027 == 0:
+		return nil
+	case root == "/" || st.Mode&unix.S_ISVTX != 0:
+		return errors.New("everybody uses this directory")
+	case st.Uid != uint32(os.Geteuid()):
+		return nil // its owner's affair
+	}
+	return unix.Fchmod(fd, st.Mode&0o7750)
 }
 
 // DataRoot and RunRoot are the engine's directories.

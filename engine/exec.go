@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/seccomp"
 	"github.com/stack-run/stack/healthcheck"
@@ -30,24 +31,41 @@ type ExecRequest struct {
 
 // Exec is a command that runs in a container, as a child of this process.
 type Exec struct {
-	proc *runtime.Process
+	proc  *runtime.Process
+	group *cgroup.Group
+	apart *cgroup.Nested // of the command and all it starts, or nil
 }
+
+// errPaused says that a container was frozen before a command got to run in it.
+var errPaused = errors.New("it is paused")
 
 // Exec starts a command in a running container: its namespaces, cgroup,
 // capabilities and seccomp filter, with its environment below the request's.
 func (e *Engine) Exec(ctx context.Context, c *Container, r ExecRequest) (*Exec, error) {
+	return e.execIn(ctx, c, r, false)
+}
+
+// execIn is Exec, in a cgroup of its own if apart.
+func (e *Engine) execIn(ctx context.Context, c *Container, r ExecRequest, apart bool) (*Exec, error) {
 	if err := e.CheckExec(c); err != nil {
 		return nil, err
 	}
-	proc, err := e.exec(ctx, c, r)
+	x, err := e.exec(ctx, c, r, apart)
 	if err != nil {
+		if errors.Is(err, errPaused) {
+			return nil, pausedError(c)
+		}
 		if _, ended := e.Ended(c); ended {
 			c.State.Pid = 0
 			return nil, e.CheckExec(c)
 		}
 		return nil, fmt.Errorf("cannot exec in container %s: %w", c.Spec.Name, err)
 	}
-	return &Exec{proc}, nil
+	return x, nil
+}
+
+func pausedError(c *Container) error {
+	return fmt.Errorf("cannot exec in container %s: %w; unpause it first", c.Spec.Name, errPaused)
 }
 
 // CheckExec tells why no command can be run in a container now.
@@ -56,12 +74,12 @@ func (e *Engine) CheckExec(c *Container) error {
 	case c.State.Pid == 0:
 		return fmt.Errorf("cannot exec in container %s: it is not running; start it first (stack start %s)", c.Spec.Name, first(c.Service, c.Spec.Name))
 	case c.State.Phase == Paused:
-		return fmt.Errorf("cannot exec in container %s: it is paused; unpause it first", c.Spec.Name)
+		return pausedError(c)
 	}
 	return nil
 }
 
-func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtime.Process, error) {
+func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest, apart bool) (_ *Exec, err error) {
 	base := e.base(c)
 	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", c.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -89,17 +107,46 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest) (*runtim
 	if err != nil {
 		return nil, err
 	}
-	entry, err := group.Entry()
+	// The record may be older than a pause.
+	if frozen, err := group.Frozen(); err == nil && frozen {
+		return nil, errPaused
+	}
+	x := &Exec{group: group}
+	defer func() {
+		if err != nil && x.apart != nil {
+			err = errors.Join(err, x.apart.Close())
+		}
+	}()
+	enter := group.Entry
+	if apart {
+		// Where no group can be made (limits of the container's own making), the
+		// command is with the others, and its children are looked for one by one.
+		if nested, err := group.Nest(apartPrefix + NewID()[:12]); err == nil {
+			x.apart, enter = nested, nested.Entry
+		}
+	}
+	entry, err := enter()
 	if err != nil {
 		return nil, err
 	}
 	defer entry.Close()
-	return runtime.Exec(ctx, &runtime.ExecConfig{
+	x.proc, err = runtime.Exec(ctx, &runtime.ExecConfig{
 		Target: c.State.Pid, StartTicks: c.State.StartTicks, Process: p, Seccomp: filter,
 		CgroupFD: entry.Dir, CgroupProcs: entry.Tasks, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
-		Warn: func(w string) { e.Warnf("%s", w) },
+		Stalled: func(*runtime.Process) error {
+			if frozen, err := group.Frozen(); err == nil && frozen {
+				return errPaused
+			}
+			return nil
+		},
+		Loosen: func(p *runtime.Process) { group.Release(p.PID) },
+		Warn:   func(w string) { e.Warnf("%s", w) },
 	})
+	return x, err
 }
+
+// apartPrefix is how the groups of probes and hooks are named below a container's.
+const apartPrefix = "apart-"
 
 // execProcess is the OCI process of an exec: the container's own with the
 // request's changes. Privileged gives all capabilities.
@@ -129,6 +176,9 @@ func (e *Engine) execProcess(c *Container, img ImageConfig, r ExecRequest, u spe
 		Terminal: r.Process.TTY, User: u, Args: slices.Concat(r.Process.Entrypoint, r.Process.Command), Env: env,
 		Cwd:          first(r.Process.WorkingDir, c.Spec.Process.WorkingDir, img.WorkingDir, "/"),
 		Capabilities: capabilitySets(caps, u.UID), NoNewPrivileges: sec.noNewPrivileges, Rlimits: rlimits(iso.Rlimits),
+	}
+	if sec.apparmor != "unconfined" && !r.Privileged && sec.apparmor != "" && thisHost(false).apparmor {
+		p.ApparmorProfile = sec.apparmor
 	}
 	if adj := c.Spec.Limits.OOMScoreAdj; adj != 0 {
 		p.OOMScoreAdj = &adj
@@ -161,6 +211,19 @@ func (x *Exec) Console() *os.File { return x.proc.Console }
 // Signal sends a signal to the command.
 func (x *Exec) Signal(sig unix.Signal) error { return x.proc.Signal(sig) }
 
+// Frozen tells whether the container is paused, so that the command reacts to no
+// signal.
+func (x *Exec) Frozen() bool {
+	frozen, err := x.group.Frozen()
+	return err == nil && frozen
+}
+
+// Kill ends the command, in a paused container too. What it started goes on.
+func (x *Exec) Kill() error {
+	x.group.Release(x.proc.PID)
+	return x.proc.Signal(unix.SIGKILL)
+}
+
 // Wait returns the exit code, 128+n when signal n ended the command.
 func (x *Exec) Wait() (int, error) {
 	st, err := x.proc.Wait()
@@ -168,7 +231,13 @@ func (x *Exec) Wait() (int, error) {
 }
 
 // Close lets go of the command; it goes on if it still runs.
-func (x *Exec) Close() error { return x.proc.Close() }
+func (x *Exec) Close() error {
+	var err error
+	if x.apart != nil {
+		err = x.apart.Close()
+	}
+	return errors.Join(err, x.proc.Close())
+}
 
 // outputLimit bounds what ExecOutput keeps.
 const outputLimit = 64 << 10
@@ -187,14 +256,12 @@ func (e *Engine) ExecOutput(ctx context.Context, c *Container, r ExecRequest) ([
 	}
 	defer out.Close()
 	r.Stdin, r.Stdout, r.Stderr = null, w, w
-	x, err := e.Exec(ctx, c, r)
+	x, err := e.execIn(ctx, c, r, true)
 	w.Close()
 	if err != nil {
 		return nil, -1, err
 	}
 	defer x.Close()
-	stop := context.AfterFunc(ctx, func() { x.killTree() })
-	defer stop()
 	var buf bytes.Buffer
 	read := make(chan struct{})
 	go func() {
@@ -202,23 +269,60 @@ func (e *Engine) ExecOutput(ctx context.Context, c *Container, r ExecRequest) ([
 		io.Copy(&buf, io.LimitReader(out, outputLimit))
 		io.Copy(io.Discard, out)
 	}()
-	code, err := x.Wait()
+	code, err := x.waitOrKill(ctx)
 	// A background process may keep the pipe open for ever.
 	out.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	<-read
 	if ctx.Err() != nil {
-		return buf.Bytes(), -1, context.Cause(ctx)
+		return buf.Bytes(), -1, errors.Join(context.Cause(ctx), err)
 	}
 	return buf.Bytes(), code, err
 }
 
-// killTree kills the command and its descendants. The command leads a session
-// of its own, and what it starts stays in it unless it makes an effort.
-func (x *Exec) killTree() {
+// waitOrKill waits for the command, and kills it and all it started when ctx ends.
+func (x *Exec) waitOrKill(ctx context.Context) (int, error) {
+	type end struct {
+		code int
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		code, err := x.Wait()
+		ended <- end{code, err}
+	}()
+	select {
+	case e := <-ended:
+		if ctx.Err() == nil {
+			return e.code, e.err
+		}
+		return -1, x.killTree()
+	case <-ctx.Done():
+	}
+	if err := x.killTree(); err != nil {
+		return -1, err
+	}
+	select {
+	case <-ended:
+		return -1, nil
+	case <-time.After(finishBound):
+		return -1, fmt.Errorf("process %d does not end, though it was killed", x.proc.PID)
+	}
+}
+
+// killTree kills the command and all it started, whatever session they are in.
+func (x *Exec) killTree() error {
+	if x.apart != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), finishBound)
+		defer cancel()
+		return x.apart.End(ctx)
+	}
 	for _, pid := range descendants(x.proc.PID) {
 		unix.Kill(pid, unix.SIGKILL)
 	}
-	x.proc.Signal(unix.SIGKILL)
+	if err := x.Kill(); err != nil && !errors.Is(err, runtime.ErrGone) {
+		return err
+	}
+	return nil
 }
 
 // descendants lists the processes below pid, by /proc/PID/task/TID/children.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	goruntime "runtime"
+	"strings"
 	"sync"
 
 	"github.com/moby/sys/capability"
@@ -47,6 +48,30 @@ func seccompProfile(iso Isolation, caps []string) (*specs.LinuxSeccomp, error) {
 		return seccomp.Load(iso.SeccompProfile, caps)
 	}
 	return seccomp.Default(caps)
+}
+
+// thisHost looks at the security modules that are enabled.
+func thisHost(cgroupV2 bool) host {
+	h := host{cgroupV2: cgroupV2, profile: appArmorProfile}
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	h.apparmor = err == nil && strings.HasPrefix(string(enabled), "Y")
+	_, err = os.Stat("/sys/fs/selinux/enforce")
+	h.selinux = err == nil
+	return h
+}
+
+// appArmorProfile tells whether a profile is loaded: each is a line "NAME (mode)".
+func appArmorProfile(name string) bool {
+	b, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
+	if err != nil {
+		return true // it cannot be known; the kernel will say
+	}
+	for line := range strings.Lines(string(b)) {
+		if i := strings.LastIndex(line, " ("); i >= 0 && line[:i] == name {
+			return true
+		}
+	}
+	return false
 }
 
 // resolveUser reads the image's passwd and group and finds the user to run as.

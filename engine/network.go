@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -111,6 +112,20 @@ func (e *Engine) detachNet(ctx context.Context, c *Container, ep *netns.Endpoint
 		}
 	}
 	return e.Detach(ctx, ep)
+}
+
+// Endpoint returns what there is of a container in the networks, nil for nothing. A
+// supervisor that was killed while it started a container may not have noted it.
+func (e *Engine) Endpoint(id string) (*netns.Endpoint, error) {
+	nets, err := e.Networks()
+	if err != nil {
+		return nil, err
+	}
+	ep, err := nets.Endpoint(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return ep, err
 }
 
 // Detach takes endpoints away that no container has any more.
@@ -278,7 +293,7 @@ func (e *Engine) writeNames(c *Container) error {
 			return err
 		}
 		for _, name := range etcFiles {
-			b, err := os.ReadFile(filepath.Join(e.Records.RunDir(donor.ID), name))
+			b, err := e.readEtc(donor.ID, name)
 			if err != nil {
 				return err
 			}

@@ -24,6 +24,7 @@ type Facts struct {
 	NetNS, PIDNS, IPCNS string
 	CgroupPath          string
 	CgroupV2            bool
+	AppArmor            bool // is enabled
 	// Mounts are the volumes, binds and generated files, in mount order.
 	Mounts []specs.Mount
 	// HasCap tells which capabilities can be passed on.
@@ -144,6 +145,9 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 		out.Linux.MaskedPaths = MaskedPaths()
 		out.Linux.ReadonlyPaths = readonlyPaths()
 	}
+	if sec.apparmor != "unconfined" && f.AppArmor {
+		out.Process.ApparmorProfile = sec.apparmor
+	}
 	out.Mounts = mounts(s, f)
 	if out.Linux.RootfsPropagation, err = propagation(f.Mounts); err != nil {
 		return nil, err
@@ -166,7 +170,8 @@ func capabilitySets(caps []string, uid uint32) *specs.LinuxCapabilities {
 type security struct {
 	noNewPrivileges, systemPathsUnconfined, seccompUnconfined, writableCgroups bool
 	seccomp                                                                    string
-	warnings                                                                   []string
+	apparmor                                                                   string // profile, "" or "unconfined" for none
+	label                                                                      string // the first of SELinux's that asks for something
 }
 
 // parseSecurity reads security_opt, with "=" or the older ":" as separator.
@@ -197,18 +202,50 @@ func parseSecurity(opts []string) (s security, err error) {
 				return s, fmt.Errorf("security_opt %q: %w", o, err)
 			}
 		case "apparmor":
-			if value != "unconfined" {
-				s.warnings = append(s.warnings, fmt.Sprintf("security_opt %q has no effect: AppArmor is not enabled on this host", o))
-			}
+			s.apparmor = value
 		case "label":
-			if value != "disable" {
-				s.warnings = append(s.warnings, fmt.Sprintf("security_opt %q has no effect: SELinux is not enabled on this host", o))
+			if value != "disable" && s.label == "" {
+				s.label = o
 			}
 		default:
 			return s, fmt.Errorf("unknown security_opt %q; known are no-new-privileges, seccomp, apparmor, label, systempaths, writable-cgroups", o)
 		}
 	}
 	return s, nil
+}
+
+// notes tells which of the security options have no effect on this host,
+// and fails if one asks for protection that should be there and is not.
+func (s security) notes(iso Isolation, h host) (notes []string, err error) {
+	switch {
+	case s.apparmor == "" || s.apparmor == "unconfined":
+	case !h.apparmor:
+		notes = append(notes, fmt.Sprintf("security_opt apparmor=%s has no effect: AppArmor is not enabled on this host", s.apparmor))
+	case !h.profile(s.apparmor):
+		return nil, fmt.Errorf("security_opt apparmor=%s: there is no such profile; load it (apparmor_parser -r FILE), or use apparmor=unconfined", s.apparmor)
+	}
+	if s.label != "" {
+		why := "SELinux is not enabled on this host"
+		if h.selinux {
+			why = "containers get no SELinux labels here; the host's policy treats them as what started them"
+		}
+		notes = append(notes, fmt.Sprintf("security_opt %s has no effect: %s", s.label, why))
+	}
+	if s.writableCgroups && !iso.Privileged {
+		switch {
+		case !h.cgroupV2:
+			notes = append(notes, "security_opt writable-cgroups=true has no effect: with cgroup v1 the container could lift its own limits")
+		case iso.CgroupNSMode == "host":
+			notes = append(notes, "security_opt writable-cgroups=true has no effect with cgroup: host: these are the host's cgroups")
+		}
+	}
+	return notes, nil
+}
+
+// host is what security options depend on.
+type host struct {
+	apparmor, selinux, cgroupV2 bool
+	profile                     func(name string) bool // is an AppArmor profile loaded?
 }
 
 func namespaces(s Spec, f Facts) []specs.LinuxNamespace {
@@ -259,18 +296,25 @@ func mounts(s Spec, f Facts) []specs.Mount {
 	if s.Isolation.Privileged {
 		access = "rw"
 	}
+	cgroups := access
+	if sec, err := parseSecurity(s.Isolation.SecurityOpt); err == nil && sec.writableCgroups && f.CgroupV2 && s.Isolation.CgroupNSMode != "host" {
+		cgroups = "rw"
+	}
 	base := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", cgroups}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}},
 	}
 	covered := map[string]bool{}
 	for _, m := range f.Mounts {
 		covered[path.Clean(m.Destination)] = true
+	}
+	if s.Isolation.IPCMode == "none" {
+		covered["/dev/shm"] = true
 	}
 	base = slices.DeleteFunc(base, func(m specs.Mount) bool { return covered[m.Destination] })
 	return append(base, f.Mounts...)

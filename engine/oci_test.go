@@ -152,7 +152,7 @@ func TestCapabilities(t *testing.T) {
 
 func TestSecurityOptions(t *testing.T) {
 	s, err := parseSecurity([]string{"no-new-privileges", "seccomp:unconfined", "systempaths=unconfined", "apparmor=x"})
-	if err != nil || !s.noNewPrivileges || !s.seccompUnconfined || !s.systemPathsUnconfined || len(s.warnings) != 1 {
+	if err != nil || !s.noNewPrivileges || !s.seccompUnconfined || !s.systemPathsUnconfined || s.apparmor != "x" {
 		t.Errorf("got %+v, %v", s, err)
 	}
 	if _, err := parseSecurity([]string{"nonsense=1"}); err == nil {
@@ -169,5 +169,70 @@ func TestDeviceRules(t *testing.T) {
 		if _, err := parseDeviceRule(bad); err == nil {
 			t.Errorf("%q is no error", bad)
 		}
+	}
+}
+
+// What has no effect is told, and a profile that is not there stops the start.
+func TestSecurityNotes(t *testing.T) {
+	with := host{apparmor: true, selinux: true, cgroupV2: true, profile: func(name string) bool { return name == "mine" }}
+	for _, test := range []struct {
+		opt   string
+		iso   Isolation
+		host  host
+		notes string // a part of the only one
+		err   string
+	}{
+		{opt: "apparmor=mine", host: with},
+		{opt: "apparmor=nosuch", host: with, err: "there is no such profile"},
+		{opt: "apparmor=nosuch", notes: "AppArmor is not enabled"},
+		{opt: "apparmor=unconfined"},
+		{opt: "label=disable", host: with},
+		{opt: "label=type:spc_t", host: with, notes: "containers get no SELinux labels"},
+		{opt: "label:level:s0", notes: "SELinux is not enabled"},
+		{opt: "writable-cgroups=true", host: with},
+		{opt: "writable-cgroups=true", notes: "cgroup v1"},
+		{opt: "writable-cgroups=true", host: with, iso: Isolation{CgroupNSMode: "host"}, notes: "the host's cgroups"},
+		{opt: "writable-cgroups=false"},
+	} {
+		sec, err := parseSecurity([]string{test.opt})
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes, err := sec.notes(test.iso, test.host)
+		switch {
+		case test.err != "" || err != nil:
+			if err == nil || test.err == "" || !strings.Contains(err.Error(), test.err) {
+				t.Errorf("%s: %v, want %q", test.opt, err, test.err)
+			}
+		case test.notes == "" && len(notes) > 0, test.notes != "" && (len(notes) != 1 || !strings.Contains(notes[0], test.notes)):
+			t.Errorf("%s: %q, want %q", test.opt, notes, test.notes)
+		}
+	}
+}
+
+func TestMountsFollowSecurityAndIPC(t *testing.T) {
+	find := func(iso Isolation, v2 bool, at string) (string, bool) {
+		for _, m := range mounts(Spec{Isolation: iso}, Facts{CgroupV2: v2}) {
+			if m.Destination == at {
+				return m.Options[len(m.Options)-1], true
+			}
+		}
+		return "", false
+	}
+	writable := Isolation{SecurityOpt: []string{"writable-cgroups=true"}}
+	if access, _ := find(writable, true, "/sys/fs/cgroup"); access != "rw" {
+		t.Errorf("writable-cgroups with v2: %s", access)
+	}
+	if access, _ := find(writable, false, "/sys/fs/cgroup"); access != "ro" {
+		t.Errorf("writable-cgroups with v1: %s", access)
+	}
+	if access, _ := find(Isolation{}, true, "/sys/fs/cgroup"); access != "ro" {
+		t.Errorf("without: %s", access)
+	}
+	if _, there := find(Isolation{IPCMode: "none"}, true, "/dev/shm"); there {
+		t.Error("ipc: none has a /dev/shm")
+	}
+	if _, there := find(Isolation{IPCMode: "private"}, true, "/dev/shm"); !there {
+		t.Error("ipc: private has no /dev/shm")
 	}
 }

@@ -284,6 +284,9 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	if err := e.writeNames(c); err != nil {
 		return nil, err
 	}
+	if err := e.fillEtc(c, p.mounts.Mounts); err != nil {
+		return nil, err
+	}
 	groups, err := e.Cgroups()
 	if err != nil {
 		return nil, err
@@ -424,6 +427,19 @@ func (e *Engine) facts(c *Container, img image.Image, p *prepared, v2 bool, back
 	}
 	if f.Seccomp, err = seccompProfile(c.Spec.Isolation, caps); err != nil {
 		return f, nil, err
+	}
+	sec, err := parseSecurity(c.Spec.Isolation.SecurityOpt)
+	if err != nil {
+		return f, nil, err
+	}
+	host := thisHost(v2)
+	f.AppArmor = host.apparmor
+	notes, err := sec.notes(c.Spec.Isolation, host)
+	if err != nil {
+		return f, nil, err
+	}
+	for _, n := range notes {
+		e.Warnf("container %s: %s", c.Spec.Name, n)
 	}
 	fds := map[string]*os.File{}
 	for _, m := range p.mounts.Mounts {

@@ -163,10 +163,9 @@ func (t *Task) deleteGroup(ctx context.Context) error {
 
 // abort ends a process that was started for nothing.
 func (t *Task) abort() error {
-	err := t.group.Kill(context.Background())
-	_, waitErr := t.proc.Wait()
+	err := errors.Join(t.group.Kill(context.Background()), t.proc.End(finishBound))
 	runtime.Unpin(t.engine.pinPath(t.id))
-	return errors.Join(err, waitErr, t.proc.Close())
+	return errors.Join(err, t.proc.Close())
 }
 
 // Signal sends a signal, by name or number, to the container's first process.
@@ -226,6 +225,20 @@ func (t *Task) Freeze(ctx context.Context) error { return t.group.Freeze(ctx) }
 // Thaw ends a Freeze.
 func (t *Task) Thaw() error { return t.group.Thaw(context.Background()) }
 
+// DescribeProcess says what a process does that should have ended: its state and, if
+// it is known, where in the kernel it waits, proc_pid_wchan(5).
+func (e *Engine) DescribeProcess(pid int) string {
+	st, err := runtime.ReadStat(pid)
+	if err != nil {
+		return "it is gone"
+	}
+	where, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+	if err != nil || len(where) < 2 {
+		return fmt.Sprintf("state %c", st.State)
+	}
+	return fmt.Sprintf("state %c, in %s", st.State, where)
+}
+
 // Ended tells whether the process of a container that is recorded to run has
 // ended, and its exit code as far as the kernel remembers it. It is for when no
 // supervisor is there to see it.
@@ -252,6 +265,12 @@ func (e *Engine) Adopt(ctx context.Context, c *Container, k FDs, exits string) (
 	group, err := groups.Open(e.cgroupPath(c))
 	if err != nil {
 		return nil, err
+	}
+	// Probes and hooks of whoever had it before: nobody waits for them any more.
+	swept, cancel := context.WithTimeout(ctx, finishBound)
+	defer cancel()
+	if err := group.KillNested(swept, apartPrefix); err != nil {
+		e.Warnf("container %s: %v", c.Spec.Name, err)
 	}
 	t := &Task{engine: e, id: c.ID, group: group, exits: exits, fds: k, done: make(chan struct{}), pidHost: c.Spec.Isolation.PIDMode != ""}
 	t.proc, err = runtime.Adopt(c.State.Pid, c.State.StartTicks)

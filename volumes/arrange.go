@@ -3,6 +3,7 @@ package volumes
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -22,6 +23,9 @@ func arrange(mounts []Mount, imageVolumes []string) ([]Mount, error) {
 		}
 		if err := checkProc(m); err != nil {
 			return nil, err
+		}
+		if m.Subpath != "" && !filepath.IsLocal(m.Subpath) {
+			return nil, refuse(m, nil, "cannot mount %q of %s: a subpath is a path below the volume's root, such as \"data/db\", without .. and / at its beginning", m.Subpath, describe(m))
 		}
 		if first, ok := at[m.Target]; ok {
 			also := ""

@@ -52,8 +52,10 @@ type Resolved struct {
 func (r *Resolved) Close() error {
 	var errs []error
 	for _, m := range r.Mounts {
-		if m.FD != nil {
-			errs = append(errs, m.FD.Close())
+		for _, f := range []*os.File{m.FD, m.File} {
+			if f != nil {
+				errs = append(errs, f.Close())
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -65,6 +67,7 @@ func (r *Resolved) Close() error {
 type ResolvedMount struct {
 	Target      string
 	FD          *os.File // a detached mount
+	File        *os.File // the file of a Mount.Own, to write its content to; else nil
 	IsFile      bool     // the mount point is to be a file, not a directory
 	ReadOnly    bool
 	Type        MountType
@@ -112,7 +115,7 @@ func (r *resolver) all(ctx context.Context, mounts []Mount) error {
 		return err
 	}
 	// Those not handed to r.out yet are closed on the way out.
-	defer func() { closeAll(files) }()
+	defer func() { closeFiles(files) }()
 	for _, m := range mounts {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -129,7 +132,7 @@ func (r *resolver) all(ctx context.Context, mounts []Mount) error {
 		case TypeImage:
 			done, err = r.image(ctx, m)
 		case TypeFile:
-			done = ResolvedMount{FD: files[0], IsFile: true, ReadOnly: true}
+			done = ResolvedMount{FD: files[0].mount, File: files[0].file, IsFile: true, ReadOnly: m.ReadOnly || !m.Own}
 			files = files[1:]
 			if at := r.look(m.Target); at.isDir {
 				err = refuse(m, nil, "cannot mount a file at %s: the image has a directory there; name a file, such as %s", m.Target, path.Join(m.Target, "config"))

@@ -160,7 +160,7 @@ func TestSubpathStaysInsideTheVolume(t *testing.T) {
 	mount := func(subpath, target string) Request {
 		return Request{Mounts: []Mount{{Type: TypeVolume, Source: "v", Target: target, Subpath: subpath, ReadOnly: true}}, RootFS: rootFS(t)}
 	}
-	for _, subpath := range []string{"a/b", "../../a/b", "link", "./a/../a/b/"} {
+	for _, subpath := range []string{"a/b", "link", "./a/../a/b/"} {
 		req := mount(subpath, "/x")
 		inContainer(t, req.RootFS, resolve(t, s, req), func(root string) {
 			if read(t, root+"/x/f") != "sub" || mountFlags(t, root+"/x") != "ro" {
@@ -172,7 +172,7 @@ func TestSubpathStaysInsideTheVolume(t *testing.T) {
 	if r := resolve(t, s, req); !r.Mounts[0].IsFile {
 		t.Error("the file is not known to be one")
 	}
-	for _, subpath := range []string{"etc", "none", "a/b/f/g"} {
+	for _, subpath := range []string{"etc", "none", "a/b/f/g", "..", "../../a/b", "a/../..", "/", "/a/b"} {
 		if _, err := s.Resolve(t.Context(), mount(subpath, "/x")); err == nil {
 			t.Errorf("%s was mounted", subpath)
 		}

@@ -12,6 +12,7 @@ import (
 type planOptions struct {
 	upOptions
 	Format string
+	Graph  bool
 }
 
 func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *cobra.Command {
@@ -43,6 +44,7 @@ func newPlanCmd(a *app, runF func(context.Context, *app, *planOptions) error) *c
 	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
 	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts, as up does with this flag`)
 	f.StringVar(&o.Format, "format", "", "Format the output. Values: [text | json]")
+	f.BoolVar(&o.Graph, "graph", false, "Show each operation with its number, its cause and what it waits for")
 	return cmd
 }
 
@@ -64,6 +66,10 @@ func runPlan(ctx context.Context, a *app, o *planOptions) error {
 	}
 	switch o.Format {
 	case "", "text":
+		if o.Graph {
+			_, err = fmt.Fprint(a.out, p.Graph())
+			break
+		}
 		err = printPlan(a, p)
 	case "json":
 		err = printPlanJSON(a, p)

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ type runner interface {
 	// Ended tells how a container ended that nobody saw end.
 	Ended(c *engine.Container) (code int, ended bool)
 	Unplug(ctx context.Context, c *engine.Container) error
+	// Endpoint is what there is of a container in the networks, nil for nothing.
+	Endpoint(id string) (*netns.Endpoint, error)
 	Remove(ctx context.Context, c *engine.Container, anonymousVolumes bool) error
 	// Forget sees to what may take long once a container is gone: its log, which
 	// somebody may read, and an endpoint that it left.
@@ -42,6 +45,8 @@ type runner interface {
 	Health(c *engine.Container) *healthcheck.Spec
 	Probe(ctx context.Context, c *engine.Container, check *healthcheck.Spec) healthcheck.Result
 	StopSignal(c *engine.Container) string
+	// Describe says what a process does that should have ended.
+	Describe(pid int) string
 	// Publish has the names of what runs answered.
 	Publish(table []netns.Entry) error
 }
@@ -412,6 +417,9 @@ type wish struct {
 	prepare func(a *actor, e *machine.Event) error
 	// granted tells whether it has come true. It is made when the wish's turn comes.
 	granted func(a *actor) func(a *actor) (bool, error)
+	// limit is how long the process may take to end once all has been done for it;
+	// 0 for a wish that does not end it.
+	limit time.Duration
 	// atOnce is a wish that is granted or refused at once, or a wish whose outcome
 	// is nobody's concern.
 	atOnce bool
@@ -423,6 +431,11 @@ type wish struct {
 // turn has come goes on all the same.
 func (a *actor) want(ctx context.Context, w wish) error {
 	k := &ask{verb: w.verb, result: make(chan error, 1)}
+	if w.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, w.limit, errStuck)
+		defer cancel()
+	}
 	var message func()
 	message = func() {
 		if ctx.Err() != nil {
@@ -463,8 +476,29 @@ func (a *actor) want(ctx context.Context, w wish) error {
 	case err := <-k.result:
 		return err
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
+	if cause := context.Cause(ctx); !errors.Is(cause, errStuck) {
+		return cause
+	}
+	v := a.view.Load()
+	return fmt.Errorf("cannot %s container %s: its process %d does not end, %v after it was killed (%s); it goes on being waited for",
+		w.verb, v.Spec.Name, v.State.Pid, killBound, a.engine.Describe(v.State.Pid))
+}
+
+// errStuck says that a process that was killed does not end.
+var errStuck = errors.New("the process does not end")
+
+// killBound is how long a killed process may take to end: only what waits in the
+// kernel, such as for a file server that does not answer, takes longer.
+const killBound = 30 * time.Second
+
+// endBound is the longest that a process takes that is asked to end within a grace
+// period, 0 for one that has no end.
+func endBound(grace time.Duration) time.Duration {
+	if grace < 0 {
+		return 0
+	}
+	return grace + killBound
 }
 
 // change has the goroutine change the container itself: name, limits, networks.
@@ -517,6 +551,15 @@ func (a *actor) adopt(ctx context.Context) {
 			a.record.State = c.State
 		}
 	}
+	stray := false
+	if a.task == nil && a.record.State.Endpoint == nil {
+		// A start that was cut off may have left one that is not in the record.
+		ep, err := a.engine.Endpoint(a.id)
+		if err != nil {
+			a.s.warn(err)
+		}
+		a.record.State.Endpoint, stray = ep, ep != nil
+	}
 	if err := a.feed(ctx, machine.Event{Kind: machine.Adopted}); err != nil && ctx.Err() == nil {
 		a.s.warn(err)
 	}
@@ -528,6 +571,11 @@ func (a *actor) adopt(ctx context.Context) {
 			go a.watch(task)
 		}
 		return
+	}
+	if stray && !a.record.Busy() && a.record.Phase() != machine.Gone {
+		if err := a.unplug(); err != nil {
+			a.s.warn(err)
+		}
 	}
 	if a.record.Live() {
 		code, _ := a.engine.Ended(a.c)
@@ -593,8 +641,9 @@ func (a *actor) stopIt(ctx context.Context, o stopOptions) error {
 	if o.again {
 		verb, granted = "restart", untilStartedAnew
 	}
+	grace := a.grace(o)
 	err := a.want(ctx, wish{
-		verb: verb, granted: granted,
+		verb: verb, granted: granted, limit: endBound(grace),
 		event: machine.Event{Kind: machine.StopAsked, Again: o.again, KeepNetwork: o.keepNet, Transient: o.doom},
 		prepare: func(a *actor, e *machine.Event) error {
 			signal := o.signal
@@ -602,12 +651,7 @@ func (a *actor) stopIt(ctx context.Context, o stopOptions) error {
 				signal = a.engine.StopSignal(a.c)
 			}
 			e.Signal = int(engine.SignalNumber(signal))
-			e.Grace = a.c.Spec.StopGrace
-			if o.grace != nil {
-				e.Grace = *o.grace
-			} else if e.Grace == 0 {
-				e.Grace = engine.DefaultStopGrace // an explicit 0s is 1 ns, package spec
-			}
+			e.Grace = grace
 			if a.task == nil {
 				return nil
 			}
@@ -635,6 +679,15 @@ func (a *actor) stopIt(ctx context.Context, o stopOptions) error {
 		}
 	})
 	return a.settled(ctx)
+}
+
+// grace is the time between a stop's signal and SIGKILL, below 0 for ever.
+func (a *actor) grace(o stopOptions) time.Duration {
+	if o.grace != nil {
+		return *o.grace
+	}
+	// An explicit 0s is 1 ns, package spec.
+	return cmp.Or(a.view.Load().Spec.StopGrace, engine.DefaultStopGrace)
 }
 
 // settled returns when all that was posted before has been read.
@@ -688,7 +741,7 @@ func (a *actor) killIt(ctx context.Context, signal string) error {
 	number := engine.SignalNumber(signal)
 	w := wish{verb: "kill", event: machine.Event{Kind: machine.KillAsked, Signal: int(number)}, afterEnd: true, atOnce: true}
 	if number == unix.SIGKILL {
-		w.atOnce, w.granted = false, untilEnded
+		w.atOnce, w.granted, w.limit = false, untilEnded, killBound
 	}
 	return a.want(ctx, w)
 }
@@ -711,7 +764,7 @@ type removeOptions struct {
 // removeIt takes a container away with all that is its own.
 func (a *actor) removeIt(ctx context.Context, o removeOptions) error {
 	err := a.want(ctx, wish{
-		verb: "remove", event: machine.Event{Kind: machine.RemoveAsked, Force: o.force, Volumes: o.volumes}, afterEnd: true,
+		verb: "remove", event: machine.Event{Kind: machine.RemoveAsked, Force: o.force, Volumes: o.volumes}, afterEnd: true, limit: killBound,
 		prepare: func(a *actor, _ *machine.Event) error {
 			a.leave = o.leave
 			return nil

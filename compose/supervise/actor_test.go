@@ -29,6 +29,7 @@ type fakeRunner struct {
 	// takes to end once it is asked to, below 0 for ever.
 	lives, obeys time.Duration
 	startErr     error
+	immortal     bool // what is killed does not end
 	check        *healthcheck.Spec
 	probe        func() healthcheck.Result
 }
@@ -74,7 +75,9 @@ func (p *fakeProcess) Signal(name string) error {
 }
 func (p *fakeProcess) Kill() error {
 	p.f.note("kill")
-	p.end(137)
+	if !p.f.immortal {
+		p.end(137)
+	}
 	return nil
 }
 func (p *fakeProcess) Freeze(context.Context) error { p.f.note("freeze"); return nil }
@@ -106,6 +109,7 @@ func (f *fakeRunner) Unplug(context.Context, *engine.Container) error {
 	f.note("unplug")
 	return nil
 }
+func (f *fakeRunner) Endpoint(string) (*netns.Endpoint, error) { return nil, nil }
 func (f *fakeRunner) Remove(context.Context, *engine.Container, bool) error {
 	f.note("remove")
 	return nil
@@ -122,6 +126,7 @@ func (f *fakeRunner) Probe(context.Context, *engine.Container, *healthcheck.Spec
 	return f.probe()
 }
 func (f *fakeRunner) StopSignal(*engine.Container) string { return "SIGTERM" }
+func (f *fakeRunner) Describe(int) string                 { return "state D" }
 func (f *fakeRunner) Publish([]netns.Entry) error         { return nil }
 
 // supervised returns a supervisor with one container that was created.
@@ -341,6 +346,33 @@ func TestProbesReachTheRecord(t *testing.T) {
 		})
 		if err != nil || !slices.Equal(seen, []healthcheck.Status{healthcheck.Starting, healthcheck.Healthy, healthcheck.Unhealthy}) {
 			t.Errorf("it was %v, %v", seen, err)
+		}
+	})
+}
+
+func TestWhatDoesNotEndIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{obeys: -1, immortal: true}
+		_, a := supervised(t, f, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		for name, do := range map[string]func() error{
+			"stop":   func() error { return a.stopIt(t.Context(), stopOptions{}) },
+			"kill":   func() error { return a.killIt(t.Context(), "") },
+			"remove": func() error { return a.removeIt(t.Context(), removeOptions{force: true}) },
+		} {
+			if err := do(); err == nil || !strings.Contains(err.Error(), "state D") || !strings.Contains(err.Error(), "cannot "+name) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		f.mu.Lock()
+		p := f.current
+		f.mu.Unlock()
+		p.end(137)
+		synctest.Wait()
+		if phase(a) != machine.Gone {
+			t.Errorf("once it has ended it is %s", phase(a))
 		}
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/supervise/guard"
 	"github.com/stack-run/stack/engine/cgroup"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/internal/sock"
 )
 
@@ -190,11 +191,11 @@ func (c *Client) connect(ctx context.Context) (conn *net.UnixConn, warnings []st
 			err = fmt.Errorf("cannot start the supervisor of project %s: %w", c.Project, err)
 		}
 	}()
-	lock, err := c.spawnLock()
+	held, err := c.spawnLock(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer lock.Close()
+	defer held.Unlock()
 	if conn, err = sock.Dial(ctx, c.socket()); !isAbsent(err) {
 		return conn, nil, err
 	}
@@ -210,16 +211,16 @@ func isAbsent(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED)
 }
 
-func (c *Client) spawnLock() (*os.File, error) {
+func (c *Client) spawnLock(ctx context.Context) (*lock.Held, error) {
 	for {
 		if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 			return nil, err
 		}
-		f, err := lockFile(filepath.Join(c.Dir, guard.SpawnLock))
+		held, err := lock.Exclusive(ctx, filepath.Join(c.Dir, guard.SpawnLock), lock.Of("the start of the supervisor"))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // the last supervisor removed the directory just now
 		}
-		return f, err
+		return held, err
 	}
 }
 
@@ -234,7 +235,9 @@ func (c *Client) spawn() (warnings []string, err error) {
 	sum := sha256.Sum256([]byte(c.Dir))
 	name := filepath.Base(c.Dir)
 	shelter, err := cgroup.NewShelter(fmt.Sprintf("stack-keepers-%s-%x", name[:min(len(name), 100)], sum[:3]))
-	defer shelter.Close()
+	if shelter != nil { // what could be made of it
+		defer shelter.Close()
+	}
 	if err != nil {
 		warnings = append(warnings, fmt.Sprintf("%v: what ends that (a systemd unit, a CI runner, a logout) ends the supervisor of project %s too", err, c.Project))
 	}

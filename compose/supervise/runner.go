@@ -41,6 +41,8 @@ func (r engineRunner) Unplug(ctx context.Context, c *engine.Container) error {
 	return errors.Join(r.s.engine.Unplug(ctx, c, r.s.keeper), r.s.engine.ReleaseVolumes(ctx))
 }
 
+func (r engineRunner) Endpoint(id string) (*netns.Endpoint, error) { return r.s.engine.Endpoint(id) }
+
 func (r engineRunner) Remove(ctx context.Context, c *engine.Container, anonymousVolumes bool) error {
 	r.s.resolver.Stop(c.ID)
 	return r.s.engine.Remove(ctx, c, r.s.keeper, anonymousVolumes)
@@ -72,3 +74,5 @@ func (r engineRunner) Probe(ctx context.Context, c *engine.Container, check *hea
 func (r engineRunner) StopSignal(c *engine.Container) string { return r.s.engine.StopSignal(c) }
 
 func (r engineRunner) Publish(table []netns.Entry) error { return r.s.resolver.SetTable(table) }
+
+func (r engineRunner) Describe(pid int) string { return r.s.engine.DescribeProcess(pid) }

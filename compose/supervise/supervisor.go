@@ -32,7 +32,9 @@ import (
 
 	"github.com/stack-run/stack/compose/machine"
 	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/compose/supervise/guard"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -89,11 +91,11 @@ func Run(ctx context.Context, o Options) error {
 		leaving.Store(true)
 		o.Keeper.succeed(o.Realm)
 	}()
-	lock, err := lockFile(filepath.Join(o.Dir, "supervisor.lock"))
+	held, err := lock.Exclusive(ctx, filepath.Join(o.Dir, "supervisor.lock"), lock.Of("the containers of "+o.Realm))
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer held.Unlock()
 	pid := filepath.Join(o.Dir, "supervisor.pid")
 	err = os.WriteFile(pid+".tmp", fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600)
 	if err == nil {
@@ -394,11 +396,11 @@ func (s *Supervisor) awaitCleanup(ctx context.Context) {
 // aside before it is deleted: whoever comes next makes a new one, and nothing in
 // that is touched.
 func (s *Supervisor) leave() (bool, error) {
-	lock, err := lockFile(filepath.Join(s.dir, "spawn.lock"))
+	held, err := lock.Exclusive(s.ctx, filepath.Join(s.dir, guard.SpawnLock), lock.Of("the start of the supervisor"))
 	if err != nil {
 		return false, err
 	}
-	defer lock.Close()
+	defer held.Unlock()
 	socket := filepath.Join(s.dir, socketName)
 	aside := socket + ".leaving"
 	moved := os.Rename(socket, aside) == nil
@@ -448,45 +450,6 @@ func (s *Supervisor) pendingConnection() bool {
 		})
 	}
 	return pending
-}
-
-// lockFile takes an exclusive flock(2) on a file, made if missing. A lock on a
-// file that was removed meanwhile locks nothing, so it is taken again.
-func lockFile(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		if err := flock(f, unix.LOCK_EX); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-		held, err1 := f.Stat()
-		now, err2 := os.Stat(path)
-		if err1 == nil && err2 == nil && os.SameFile(held, now) {
-			return f, nil
-		}
-		f.Close()
-		if errors.Is(err2, os.ErrNotExist) {
-			if _, err := os.Stat(filepath.Dir(path)); err != nil {
-				return nil, err
-			}
-		}
-	}
-}
-
-// flock is flock(2) that does not mind signals.
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			err = fmt.Errorf("cannot lock %s: %w", f.Name(), err)
-		}
-		return err
-	}
 }
 
 // warn reports what no request is there to hear, once per sentence: to the

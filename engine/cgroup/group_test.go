@@ -221,6 +221,81 @@ func TestLifecycleV1(t *testing.T) {
 	}
 }
 
+// A wait that is in vain ends, and says for whom it waited.
+func TestWaitsEnd(t *testing.T) {
+	for name, prepare := range map[string]func(*Hierarchy){
+		"as mounted": func(*Hierarchy) {},
+		"v1":         func(h *Hierarchy) { h.Unified, h.UnifiedControllers, h.Mode = "", nil, V1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, base := testHierarchy(t)
+			if prepare(h); len(h.V1) == 0 && h.Unified == "" {
+				t.Skip("this host has no v1 hierarchies")
+			}
+			g := create(t, h, base+"/project/stays", nil)
+			cmd := start(t, g, "exec sleep 1000")
+			defer cmd.Wait()
+			defer cmd.Process.Kill()
+			for verb, wait := range map[string]func(context.Context) error{"WaitEmpty": g.WaitEmpty, "Delete": g.Delete} {
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				err := wait(ctx)
+				cancel()
+				want := fmt.Sprintf("process %d (sleep, sleeping)", cmd.Process.Pid)
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s: %v, want a deadline and %q", verb, err, want)
+				}
+			}
+			// Who asks without a deadline of his own gets one.
+			ctx, cancel := bounded(t.Context(), time.Millisecond)
+			defer cancel()
+			<-ctx.Done()
+			if err := g.WaitEmpty(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "after 1ms") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Nothing in here takes one of the user's inotify instances.
+func TestWaitsTakeNoInotify(t *testing.T) {
+	h, base := testHierarchy(t)
+	g := create(t, h, base+"/project/poll", nil)
+	cmd := start(t, g, "exec sleep 1000")
+	done := make(chan error, 1)
+	go func() { done <- g.WaitEmpty(t.Context()) }()
+	if err := g.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if to, _ := os.Readlink(fd); strings.Contains(to, "inotify") {
+			t.Errorf("%s is %s", fd, to)
+		}
+	}
+	if err := g.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A group that is gone is nothing to kill, to thaw or to wait for.
+func TestGoneGroup(t *testing.T) {
+	h, base := testHierarchy(t)
+	g, _, err := h.Create(base+"/project/gone", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(g.Kill(t.Context()), g.Thaw(t.Context()), g.WaitEmpty(t.Context()), g.Delete(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
+
 // A fork bomb dies as a whole.
 func TestKillForks(t *testing.T) {
 	h, base := testHierarchy(t)

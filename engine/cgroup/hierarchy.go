@@ -11,9 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
-	"github.com/stack-run/stack/engine/logs/inotify"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +35,6 @@ type Hierarchy struct {
 	UnifiedControllers []string
 
 	programs programs
-	watcher  func() (*inotify.Watcher, error)
 }
 
 // Controllers lists the controllers that limit or count something here, sorted.
@@ -89,7 +86,7 @@ func Detect() (*Hierarchy, error) {
 // groups, if anywhere.
 func parse(mountinfo, own string, belowOwn bool) (*Hierarchy, error) {
 	paths := ownPaths(own)
-	h := &Hierarchy{V1: map[string]string{}, watcher: sync.OnceValues(inotify.New)}
+	h := &Hierarchy{V1: map[string]string{}}
 	for line := range strings.Lines(mountinfo) {
 		m, ok := parseMount(line)
 		if !ok {

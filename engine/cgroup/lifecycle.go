@@ -15,36 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// await waits until cond accepts the content of a file, which the kernel tells
-// inotify watchers about (cgroup.events, memory.events).
-func (h *Hierarchy) await(ctx context.Context, path string, cond func(map[string]uint64) bool) error {
-	now, err := readFile(path)
-	if err != nil || cond(keyed(now)) {
-		return err
-	}
-	watcher, err := h.watcher()
-	if err != nil {
-		return err
-	}
-	watch := watcher.NewWatch()
-	defer watch.Close()
-	if err := watch.Add(path, unix.IN_MODIFY); err != nil {
-		return err
-	}
-	for {
-		now, err := readFile(path)
-		if err != nil || cond(keyed(now)) {
-			return err
-		}
-		select {
-		case <-watch.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// Freeze stops all processes of the group and waits until they stand.
+// Freeze stops all processes of the group and waits until they stand, for
+// freezeBound at most; then it lets them go on and names those that did not.
 func (g *Group) Freeze(ctx context.Context) error {
 	return g.freeze(ctx, true)
 }
@@ -55,6 +27,8 @@ func (g *Group) Thaw(ctx context.Context) error {
 }
 
 func (g *Group) freeze(ctx context.Context, on bool) error {
+	ctx, cancel := bounded(ctx, freezeBound)
+	defer cancel()
 	verb, want := "thaw", uint64(0)
 	if on {
 		verb, want = "freeze", 1
@@ -62,17 +36,24 @@ func (g *Group) freeze(ctx context.Context, on bool) error {
 	var err error
 	switch {
 	case g.unified != "":
-		err = writeFile(filepath.Join(g.unified, "cgroup.freeze"), decimal(want))
-		if err == nil {
-			err = g.h.await(ctx, filepath.Join(g.unified, "cgroup.events"), func(v map[string]uint64) bool { return v["frozen"] == want })
+		if err = writeFile(filepath.Join(g.unified, "cgroup.freeze"), decimal(want)); err != nil {
+			break
+		}
+		err = await(ctx, filepath.Join(g.unified, "cgroup.events"), func(v map[string]uint64) bool { return v["frozen"] == want })
+		if on && err != nil && ctx.Err() != nil {
+			err = errors.Join(err, writeFile(filepath.Join(g.unified, "cgroup.freeze"), "0"))
 		}
 	case g.v1["freezer"] != "":
 		err = freezeV1(ctx, g.v1["freezer"], on)
 	default:
 		err = errors.New("no hierarchy that can freeze is mounted")
 	}
-	if !on && errors.Is(err, fs.ErrNotExist) {
+	if !on && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)) {
 		return nil // its last process has ended, and it with that
+	}
+	if on && errors.Is(err, context.DeadlineExceeded) {
+		pids, _ := g.Processes()
+		err = fmt.Errorf("%w: not all of its processes could be stopped, so they go on: %s", err, who(pids))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot %s cgroup %s: %w", verb, g.path, err)
@@ -100,14 +81,19 @@ func freezeV1(ctx context.Context, dir string, on bool) error {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			// Half frozen is worse than not at all.
-			return errors.Join(ctx.Err(), writeFile(file, "THAWED"))
+			return errors.Join(context.Cause(ctx), writeFile(file, "THAWED"))
 		}
 	}
 }
 
-// Frozen tells whether the group is frozen.
+// Frozen tells whether the group is frozen, or about to be.
 func (g *Group) Frozen() (bool, error) {
 	if g.unified != "" {
+		on, err := readFile(filepath.Join(g.unified, "cgroup.freeze"))
+		if err != nil || strings.TrimSpace(on) == "1" {
+			return err == nil, err
+		}
+		// A group around it may be frozen.
 		n, err := readKey(filepath.Join(g.unified, "cgroup.events"), "frozen")
 		return n == 1, err
 	}
@@ -118,21 +104,35 @@ func (g *Group) Frozen() (bool, error) {
 	return false, nil
 }
 
+// killBound is how long processes may go on to fork while they are killed one by
+// one, and freezeToKill how long the kernel may take to stop them before.
+const (
+	killBound    = 10 * time.Second
+	freezeToKill = time.Second
+)
+
 // Kill kills all processes of the group and of the groups in it, frozen ones
-// too. It does not wait for their end: WaitEmpty does.
+// too. It does not wait for their end: WaitEmpty does. A group that is gone is no
+// error.
 func (g *Group) Kill(ctx context.Context) error {
 	if g.unified != "" {
 		err := writeFile(filepath.Join(g.unified, "cgroup.kill"), "1")
-		if err == nil || errors.Is(err, fs.ErrNotExist) && !g.exists() {
+		if err == nil || errors.Is(err, unix.ENODEV) || errors.Is(err, fs.ErrNotExist) && !g.exists() {
 			return nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot kill cgroup %s: %w", g.path, err)
 		}
 	}
-	// Before 5.14 and in v1: nobody forks while all stand.
-	if err := g.freeze(ctx, true); err == nil {
-		defer g.freeze(ctx, false)
+	ctx, cancel := bounded(ctx, killBound)
+	defer cancel()
+	// Before 5.14 and in v1: nobody forks while all stand. Who cannot be stopped
+	// is killed all the same.
+	stand, enough := context.WithTimeout(ctx, freezeToKill)
+	err := g.freeze(stand, true)
+	enough()
+	if err == nil {
+		defer g.freeze(context.WithoutCancel(ctx), false)
 	}
 	killed := map[int]bool{}
 	for {
@@ -142,13 +142,17 @@ func (g *Group) Kill(ctx context.Context) error {
 		}
 		news := 0
 		for _, pid := range pids {
-			if !killed[pid] && unix.Kill(pid, unix.SIGKILL) == nil {
+			// Number 0 would be this process's own group.
+			if pid > 0 && !killed[pid] && unix.Kill(pid, unix.SIGKILL) == nil {
 				killed[pid] = true
 				news++
 			}
 		}
 		if news == 0 {
 			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("cannot kill cgroup %s: %w: new processes appear as fast as they are killed: %s", g.path, context.Cause(ctx), who(pids))
 		}
 	}
 }
@@ -210,36 +214,67 @@ func processes(dir string) (pids []int, err error) {
 	return pids, err
 }
 
-// WaitEmpty waits until no process is left in the group and the groups in it.
-// A group that is gone is empty.
+// WaitEmpty waits until no process is left in the group and the groups in it,
+// for emptyBound at most; then it names those that are left. A group that is gone
+// is empty.
 func (g *Group) WaitEmpty(ctx context.Context) error {
 	dir := g.unified
 	if dir == "" {
 		dir = g.listDir()
 	}
+	ctx, cancel := bounded(ctx, emptyBound)
+	defer cancel()
 	if err := g.h.waitEmpty(ctx, dir); err != nil {
-		return fmt.Errorf("cannot wait for the end of cgroup %s: %w", g.path, err)
+		return fmt.Errorf("cannot wait for the end of cgroup %s: %w", g.path, left(err, dir))
 	}
 	return nil
 }
 
+// left completes the error of a wait with the processes that it waited for.
+func left(err error, dir string) error {
+	pids, lerr := processes(dir)
+	if lerr != nil {
+		return errors.Join(err, lerr)
+	}
+	return fmt.Errorf("%w: still in it: %s", err, who(pids))
+}
+
 func (h *Hierarchy) waitEmpty(ctx context.Context, dir string) error {
 	if h.Unified != "" && strings.HasPrefix(dir, h.Unified+"/") {
-		err := h.await(ctx, filepath.Join(dir, "cgroup.events"), func(v map[string]uint64) bool { return v["populated"] == 0 })
+		err := await(ctx, filepath.Join(dir, "cgroup.events"), func(v map[string]uint64) bool { return v["populated"] == 0 })
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 			return nil
 		}
 		return err
 	}
 	// v1 sends no event, so wait for the processes one by one.
-	for {
+	for last := -1; ; {
 		pids, err := processes(dir)
 		if err != nil || len(pids) == 0 {
 			return err
 		}
-		if err := waitExit(ctx, pids[0]); err != nil {
+		// A process that another pid namespace hides (0) cannot be waited for, and
+		// one that has ended may be listed for a moment.
+		pid := slices.Max(pids)
+		if pid == last {
+			if err := pause(ctx); err != nil {
+				return err
+			}
+		}
+		last = pid
+		if err := waitExit(ctx, pid); err != nil {
 			return err
 		}
+	}
+}
+
+// pause lets the kernel do what it does not announce.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -266,23 +301,29 @@ func waitExit(ctx context.Context, pid int) error {
 		return n > 0
 	})
 	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	return err
 }
 
 // Delete removes the group in all hierarchies, and the groups in it. It waits
-// for processes that are still ending, until ctx is done; it kills none. A group
-// that is gone is no error.
+// for processes that are still ending, until ctx is done and for emptyBound at
+// most; it kills none. A group that is gone is no error.
 func (g *Group) Delete(ctx context.Context) error {
+	ctx, cancel := bounded(ctx, emptyBound)
+	defer cancel()
 	var errs []error
 	for _, dir := range g.dirs() {
 		for {
 			err := removeTree(dir)
 			if errors.Is(err, unix.EBUSY) {
-				if werr := g.h.waitEmpty(ctx, dir); werr != nil {
-					pids, _ := processes(dir)
-					errs = append(errs, fmt.Errorf("%w (processes %v): %w", err, pids, werr))
+				werr := g.h.waitEmpty(ctx, dir)
+				if werr == nil {
+					// Empty and busy still: the kernel is about to be through with it.
+					werr = pause(ctx)
+				}
+				if werr != nil {
+					errs = append(errs, fmt.Errorf("%w: %w", err, left(werr, dir)))
 					break
 				}
 				continue

@@ -49,7 +49,7 @@ func (g *Group) watchOOMV2(ctx context.Context, f func()) error {
 	path := filepath.Join(g.unified, "memory.events")
 	last, err := uint64(0), error(nil)
 	for err == nil {
-		err = g.h.await(ctx, path, func(v map[string]uint64) bool {
+		err = await(ctx, path, func(v map[string]uint64) bool {
 			grown := v["oom_kill"] > last
 			last = v["oom_kill"]
 			return grown

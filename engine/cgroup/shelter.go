@@ -238,11 +238,7 @@ func places() ([]place, error) {
 func parsePlaces(mountinfo, own, first string) (out []place) {
 	owns, firsts := ownPaths(own), ownPaths(first)
 	seen := map[string]bool{}
-	for line := range strings.Lines(mountinfo) {
-		m, ok := parseMount(line)
-		if !ok || m.fstype != "cgroup" && m.fstype != "cgroup2" {
-			continue
-		}
+	for _, m := range visible(mountinfo) {
 		p := place{point: m.point, v2: m.fstype == "cgroup2"}
 		key := ""
 		if !p.v2 {
@@ -264,6 +260,23 @@ func parsePlaces(mountinfo, own, first string) (out []place) {
 		// What the mount does not show is as good as its root.
 		p.own, p.first = below(m, path), below(m, firsts[key])
 		out = append(out, p)
+	}
+	return out
+}
+
+// visible lists the mounts of control groups that no later mount hides.
+func visible(mountinfo string) (out []mount) {
+	for line := range strings.Lines(mountinfo) {
+		m, ok := parseMount(line)
+		if !ok {
+			continue
+		}
+		out = slices.DeleteFunc(out, func(c mount) bool {
+			return c.point == m.point || strings.HasPrefix(c.point, m.point+"/")
+		})
+		if m.fstype == "cgroup" || m.fstype == "cgroup2" {
+			out = append(out, m)
+		}
 	}
 	return out
 }

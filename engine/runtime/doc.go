@@ -20,7 +20,8 @@
 //     else, and all of them before it follows paths of the container's choosing.
 //   - It cannot be traced from inside the container until execve.
 //   - No part of this binary runs in the container, nor is it reachable as
-//     /proc/PID/exe there.
+//     /proc/PID/exe there: a program of some hundred bytes executes the command
+//     (step.go).
 //   - /proc, /sys and /dev are mounted only where no link leads elsewhere, and
 //     device nodes and masks go through the descriptors of these mounts.
 //

@@ -35,13 +35,22 @@ type ExecConfig struct {
 	Seccomp *seccomp.Filter
 	Profile *specs.LinuxSeccomp
 
+	// Stalled is asked now and then, while the process does not get as far as its
+	// command, whether to wait on: the container may have been frozen meanwhile.
+	// An error ends the process. Loosen is called before a process that does not
+	// run its command yet is killed: to a process that the cgroup v1 freezer
+	// stopped, a signal comes only once it is out of that. Both may be nil.
+	Stalled func(p *Process) error
+	Loosen  func(p *Process)
+
 	// Created and Warn are as in Config.
 	Created func(p *Process) error
 	Warn    func(message string)
 }
 
 // Exec runs a process in all namespaces of a running one. The new process is
-// the caller's child. It returns ErrGone if the target has ended.
+// the caller's child; if the caller dies before the command is executed, it is
+// not. It returns ErrGone if the target has ended.
 func Exec(ctx context.Context, cfg *ExecConfig) (*Process, error) {
 	if err := validateProcess(cfg.Process); err != nil {
 		return nil, err
@@ -55,7 +64,8 @@ func Exec(ctx context.Context, cfg *ExecConfig) (*Process, error) {
 		return nil, err
 	}
 	defer target.Close()
-	l := &launch{fds: map[string]int{}, warn: cfg.Warn, created: cfg.Created, cgroup: cfg.CgroupFD, pidns: target.PidFD}
+	l := &launch{fds: map[string]int{}, warn: cfg.Warn, created: cfg.Created, cgroup: cfg.CgroupFD, pidns: target.PidFD,
+		stalled: cfg.Stalled, loosen: cfg.Loosen}
 	defer l.close()
 	l.give("target", target.PidFD)
 	for i, f := range cfg.CgroupProcs {
@@ -69,6 +79,7 @@ func Exec(ctx context.Context, cfg *ExecConfig) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	facts.bound = true
 	if cfg.Process.Terminal {
 		if err := l.terminalOf(target, cfg.Process.ConsoleSize); err != nil {
 			return nil, err

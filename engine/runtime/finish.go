@@ -56,6 +56,11 @@ func (c *compiler) process(p *specs.Process, f processFacts, k kernelFacts, init
 	if init {
 		kept = append(kept, c.fd("init"))
 	}
+	// A label is for the next execve, which must be the command's.
+	f.step = f.step && p.SelinuxLabel == ""
+	if f.step {
+		kept = append(kept, c.fd("step"))
+	}
 	c.call("close descriptors", callCloseBut, kept...).with(optional)
 	cwd := c.str(p.Cwd)
 	chdir := c.slot()
@@ -67,7 +72,7 @@ func (c *compiler) process(p *specs.Process, f processFacts, k kernelFacts, init
 	c.identity(p, f, k, caps)
 	c.call(cwdWhat, unix.SYS_CHDIR, cwd).if_(chdir.failed())
 	c.privileges(p, f, k, caps)
-	c.execute(p, init)
+	c.execute(p, f, init)
 	return nil
 }
 
@@ -254,9 +259,10 @@ func (c *compiler) filter(f processFacts) {
 }
 
 // execute runs the command, in a child of its own when there is an init.
-func (c *compiler) execute(p *specs.Process, init bool) {
+func (c *compiler) execute(p *specs.Process, f processFacts, init bool) {
 	c.call("reset the signal actions", callDefaultSignals)
 	argv, env := c.vector(p.Args), c.vector(p.Env)
+	c.command = p.Args[0]
 	var when cond
 	var child slot
 	if init {
@@ -272,19 +278,18 @@ func (c *compiler) execute(p *specs.Process, init bool) {
 			c.call(what, unix.SYS_IOCTL, imm(0), named(unix.TIOCSPGRP, "TIOCSPGRP"), self.address()).if_(when).with(optional)
 		}
 	}
-	c.call("report readiness", callReady).if_(when).with(optional)
+	ready := c.call("report readiness", callReady).if_(when)
+	if !f.bound {
+		ready.with(optional)
+	}
 	// Signals were blocked until here. A SIGPIPE because of a parent that died
 	// meanwhile must not end the command.
 	c.call("forget SIGPIPE", unix.SYS_RT_SIGTIMEDWAIT, c.words("{SIGPIPE}", 1<<(unix.SIGPIPE-1)), null, c.words("{0 s}", 0, 0), imm(8)).if_(when).with(optional)
-	c.call("unblock signals", unix.SYS_RT_SIGPROCMASK, named(unix.SIG_SETMASK, "SIG_SETMASK"), c.words("{}", 0), null, imm(8)).if_(when)
-	for _, candidate := range candidates(p.Args[0], searchPath(p.Env)) {
-		e, present := c.slot(), c.slot()
-		file := c.str(candidate)
-		c.call(candidate, unix.SYS_EXECVE, file, argv, env).to(e).if_(when).expect(unix.ENOENT, unix.ENOTDIR, unix.EACCES).with(report).as(roleExecve)
-		c.call(candidate, unix.SYS_FACCESSAT, cwdFD, file, imm(0)).to(present).if_(e.failed()).with(optional | reportOK).as(rolePresent)
-		// A file that exists is an answer; the search goes on past EACCES only, as execvp(3)'s.
+	if f.step {
+		c.executeStep(p, env, when)
+	} else {
+		c.executeDirectly(p, argv, env, when)
 	}
-	c.call(p.Args[0], callFail, imm(unix.ENOENT)).if_(when).as(roleNone)
 	if !init {
 		return
 	}
@@ -298,6 +303,41 @@ func (c *compiler) execute(p *specs.Process, init bool) {
 	i := slices.IndexFunc(c.relocs, func(r reloc) bool { return r.at == int(initEnv.v) })
 	c.relocs[i].to = int(variable.v)
 	c.call("start the init process", unix.SYS_EXECVEAT, c.fd("init"), c.str(""), initArgv, initEnv, named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"))
+}
+
+// unblock lets the signals through that were blocked since the fork.
+func (c *compiler) unblock(when cond) {
+	c.call("unblock signals", unix.SYS_RT_SIGPROCMASK, named(unix.SIG_SETMASK, "SIG_SETMASK"), c.words("{}", 0), null, imm(8)).if_(when)
+}
+
+// executeStep has the step execute the command.
+func (c *compiler) executeStep(p *specs.Process, env arg, when cond) {
+	c.candidates = candidates(p.Args[0], searchPath(p.Env))
+	report := c.fd("report")
+	c.call("keep the report open", unix.SYS_FCNTL, report, named(unix.F_SETFD, "F_SETFD"), imm(0)).if_(when)
+	first := c.blob(append([]byte(stepMagic), make([]byte, 24)...), stepMagic)
+	number := first
+	number.v += uint64(len(stepMagic))
+	c.call("tell where to report to", callDecimal, number, report).if_(when)
+	// The first argument is the one written above.
+	argv := c.vector(slices.Concat([]string{stepMagic}, c.candidates, []string{""}, p.Args))
+	i := slices.IndexFunc(c.relocs, func(r reloc) bool { return r.at == int(argv.v) })
+	c.relocs[i].to = int(first.v)
+	c.unblock(when)
+	c.call("execute "+p.Args[0], unix.SYS_EXECVEAT, c.fd("step"), c.str(""), argv, env, named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH")).if_(when)
+}
+
+// executeDirectly is for where the step cannot be used.
+func (c *compiler) executeDirectly(p *specs.Process, argv, env arg, when cond) {
+	c.unblock(when)
+	for _, candidate := range candidates(p.Args[0], searchPath(p.Env)) {
+		e, present := c.slot(), c.slot()
+		file := c.str(candidate)
+		c.call(candidate, unix.SYS_EXECVE, file, argv, env).to(e).if_(when).expect(unix.ENOENT, unix.ENOTDIR, unix.EACCES).with(report).as(roleExecve)
+		c.call(candidate, unix.SYS_FACCESSAT, cwdFD, file, imm(0)).to(present).if_(e.failed()).with(optional | reportOK).as(rolePresent)
+		// A file that exists is an answer; the search goes on past EACCES only, as execvp(3)'s.
+	}
+	c.call(p.Args[0], callFail, imm(unix.ENOENT)).if_(when).as(roleNone)
 }
 
 // candidates lists the files that execvp(3) would try for a command.

@@ -21,6 +21,7 @@ var goldenKernel = kernelFacts{lastCap: 40, permitted: 1<<41 - 1, kcore: true, c
 func goldenFacts(s *specs.Spec) startFacts {
 	f := startFacts{kernel: goldenKernel, mounts: make([]mountFact, len(s.Mounts)), cwd: s.Process.Cwd}
 	f.process.limits = func(int) unix.Rlimit { return unix.Rlimit{Cur: 1024, Max: 4096} }
+	f.process.step = true
 	f.process.filter = &seccomp.Filter{Program: make([]unix.SockFilter, 3), Flags: 4}
 	return f
 }

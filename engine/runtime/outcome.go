@@ -44,6 +44,18 @@ func (o *outcome) add(r record) string {
 		o.ready = true
 		return ""
 	}
+	if r.op == stepNone {
+		o.none, o.command = true, o.program.command
+		return ""
+	}
+	if i, present, ok := stepOp(r.op); ok && i < len(o.program.candidates) {
+		if present {
+			o.present = true
+		} else {
+			o.refused(o.program.candidates[i], unix.Errno(r.errno))
+		}
+		return ""
+	}
 	if int(r.op) >= len(o.program.ops) || r.op < 0 {
 		o.failure = fmt.Errorf("internal error: the child reported call %d", r.op)
 		return ""
@@ -53,15 +65,7 @@ func (o *outcome) add(r record) string {
 	case roleWarn:
 		return op.explain(e).Error()
 	case roleExecve:
-		switch {
-		case e == unix.ENOENT || e == unix.ENOTDIR || e == unix.EACCES:
-			if o.tried != unix.EACCES {
-				o.tried = e
-			}
-		default:
-			o.tried = e
-			o.failure = execError(op.what, e)
-		}
+		o.refused(op.what, e)
 	case rolePresent:
 		o.present = true
 	case roleNone:
@@ -70,6 +74,19 @@ func (o *outcome) add(r record) string {
 		o.failure = op.explain(e)
 	}
 	return ""
+}
+
+// refused takes what execve said of a candidate.
+func (o *outcome) refused(candidate string, e unix.Errno) {
+	switch {
+	case e == unix.ENOENT || e == unix.ENOTDIR || e == unix.EACCES:
+		if o.tried != unix.EACCES {
+			o.tried = e
+		}
+	default:
+		o.tried = e
+		o.failure = execError(candidate, e)
+	}
 }
 
 // err is the result after the last record.

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Process is a process that was started here or adopted.
+// Process is a process that was started here or adopted. Its methods may be
+// called at the same time and after Close: what needs the descriptor then finds
+// the process gone.
 type Process struct {
 	// PID is the process's number in this process's pid namespace.
 	PID int
@@ -60,7 +63,8 @@ func Adopt(pid int, startTicks uint64) (*Process, error) {
 	return p, nil
 }
 
-// Signal sends a signal; ErrGone if the process has been reaped.
+// Signal sends a signal; ErrGone if the process has been reaped, or let go of by
+// Close.
 func (p *Process) Signal(sig unix.Signal) error {
 	return p.control(func(fd int) error {
 		err := unix.PidfdSendSignal(fd, sig, nil, 0)
@@ -82,20 +86,71 @@ func (p *Process) control(f func(fd int) error) error {
 	if err != nil {
 		return err
 	}
+	// Control itself fails only for a file that is closed.
 	if cerr := conn.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
-		return cerr
+		return fmt.Errorf("%w: pid %d was let go of", ErrGone, p.PID)
 	}
 	return err
 }
 
-// Close releases the descriptor. It does not touch the process.
-func (p *Process) Close() error { return p.PidFD.Close() }
+// Close releases the descriptor. It does not touch the process. A second Close
+// does nothing.
+func (p *Process) Close() error {
+	if p.PidFD == nil {
+		return nil
+	}
+	if err := p.PidFD.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// ended tells whether the process runs no more, reaped or not.
+func (p *Process) ended() bool {
+	over := false
+	err := p.control(func(fd int) error {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		over = n > 0
+		return err
+	})
+	return over || errors.Is(err, ErrGone)
+}
+
+// wait is Wait for some time; os.ErrDeadlineExceeded says that it has passed.
+func (p *Process) wait(bound time.Duration) (ExitStatus, error) {
+	p.PidFD.SetReadDeadline(time.Now().Add(bound))
+	defer p.PidFD.SetReadDeadline(time.Time{})
+	return p.Wait()
+}
+
+// waitFor is wait for its end alone.
+func (p *Process) waitFor(bound time.Duration) error {
+	_, err := p.wait(bound)
+	if errors.Is(err, ErrStatusUnknown) {
+		return nil
+	}
+	return err
+}
+
+// End kills the process and reaps it, if it is a child. It waits for bound at most.
+func (p *Process) End(bound time.Duration) error {
+	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrGone) {
+		return err
+	}
+	if p.PidFD == nil {
+		return nil
+	}
+	return p.waitFor(bound)
+}
 
 // Wait waits for the end of the process and, if it is this process's child,
 // reaps it. It holds no thread. For a process that is not a child it waits until
 // its parent has reaped it, and returns its status where the kernel tells
 // (Linux 6.15), else ErrStatusUnknown. A concurrent Close ends it with os.ErrClosed.
 func (p *Process) Wait() (ExitStatus, error) {
+	if p.PidFD == nil {
+		return ExitStatus{}, fmt.Errorf("cannot wait for process %d: %w", p.PID, os.ErrClosed)
+	}
 	conn, err := p.PidFD.SyscallConn()
 	if err != nil {
 		return ExitStatus{}, err
@@ -106,7 +161,10 @@ func (p *Process) Wait() (ExitStatus, error) {
 		status, done, err = reap(int(fd))
 		return done
 	})
-	if rerr != nil { // the poller's own error for a closed file
+	switch {
+	case errors.Is(rerr, os.ErrDeadlineExceeded):
+		err = rerr
+	case rerr != nil: // the poller's own error for a closed file
 		err = os.ErrClosed
 	}
 	if err != nil {

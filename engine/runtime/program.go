@@ -24,6 +24,10 @@ type program struct {
 	slots    int
 	fds      []string // names of the descriptors it uses, in order of first use
 	flags    uint64   // for clone3(2)
+	// command is what is executed in the end, and candidates the files that the
+	// step tries for it.
+	command    string
+	candidates []string
 }
 
 // op is one system call or one of the pseudo calls below.

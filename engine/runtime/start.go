@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -149,6 +150,25 @@ type launch struct {
 	console *os.File // the master side, until the process has it
 	pidns   *os.File // to clone into, nil for the present one
 	release *os.File // the write end of the pipe that lets the child run
+	// stalled is asked now and then whether a child that does not get ready
+	// should go on, and loosen is called before a child is killed. Both may be nil.
+	stalled func(*Process) error
+	loosen  func(*Process)
+}
+
+// killBound is how long a killed process may take to end, and stallTick how often
+// one that does not get ready is looked at.
+const (
+	killBound = 10 * time.Second
+	stallTick = 100 * time.Millisecond
+)
+
+// kill ends a child that is not running its command yet.
+func (l *launch) kill(p *Process) {
+	if l.loosen != nil {
+		l.loosen(p)
+	}
+	p.Signal(unix.SIGKILL)
 }
 
 // give lends the child a descriptor that the caller owns.
@@ -295,6 +315,7 @@ func (l *launch) process(profile *specs.LinuxSeccomp, filter *seccomp.Filter, st
 			return f, err
 		}
 	}
+	f.step = l.step(f.filter)
 	if !terminal {
 		for i, file := range stdio {
 			if file == nil {
@@ -344,6 +365,7 @@ func (l *launch) run(ctx context.Context, prog *program, warnings []string) (*Pr
 	}
 	defer r.Close()
 	defer w.Close()
+	l.give("report", w)
 	region, err := prog.link(l.fds, fdOf(w))
 	if err != nil {
 		return nil, err
@@ -356,9 +378,11 @@ func (l *launch) run(ctx context.Context, prog *program, warnings []string) (*Pr
 	w.Close()
 	p := &Process{PID: pid, PidFD: pidfd, Console: l.console}
 	if err := l.watch(ctx, p, r, prog); err != nil {
-		// Kill waits for nothing but the kernel; then nothing is left.
-		p.Signal(unix.SIGKILL)
-		p.Wait()
+		// This waits for nothing but the kernel; then nothing is left.
+		l.kill(p)
+		if werr := p.waitFor(killBound); werr != nil {
+			err = fmt.Errorf("%w (and the process that was to become it, %d, does not end: %w)", err, p.PID, werr)
+		}
 		p.Close()
 		return nil, err
 	}
@@ -411,7 +435,10 @@ func (l *launch) watch(ctx context.Context, p *Process, r *os.File, prog *progra
 		return err
 	}
 	p.StartTicks = stat.StartTicks
-	stop := context.AfterFunc(ctx, func() { p.Signal(unix.SIGKILL) })
+	stop := context.AfterFunc(ctx, func() {
+		l.kill(p)
+		r.SetReadDeadline(time.Unix(1, 0))
+	})
 	defer stop()
 	if l.created != nil {
 		if err := l.created(p); err != nil {
@@ -420,23 +447,15 @@ func (l *launch) watch(ctx context.Context, p *Process, r *os.File, prog *progra
 		l.release.Write([]byte{0})
 	}
 	outcome := outcome{program: prog}
-	var buf [recordSize]byte
-	for {
-		if _, err := io.ReadFull(r, buf[:]); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return err
-		}
-		if w := outcome.add(decodeRecord(buf)); w != "" {
-			l.warning(w)
-		}
+	if err := l.listen(ctx, p, r, &outcome); err != nil {
+		return err
 	}
 	if err := outcome.err(); err != nil {
 		if errors.Is(err, errDiedEarly) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			status, werr := p.Wait()
+			status, werr := p.wait(killBound)
 			if werr == nil && status.Signal != 0 {
 				return fmt.Errorf("cannot start the process: signal %d (%v) killed it while it was set up%s", int(status.Signal), status.Signal, killHint(status.Signal))
 			}
@@ -447,6 +466,42 @@ func (l *launch) watch(ctx context.Context, p *Process, r *os.File, prog *progra
 		return ctx.Err()
 	}
 	return nil
+}
+
+// listen reads a child's records to their end, which is when all copies of the
+// pipe are closed. A process of the container's may have taken one while the
+// child was on its way, so that end is not all that is waited for.
+func (l *launch) listen(ctx context.Context, p *Process, r *os.File, o *outcome) error {
+	var buf [recordSize]byte
+	got := 0 // bytes of buf
+	for {
+		if ctx.Err() == nil {
+			r.SetReadDeadline(time.Now().Add(stallTick))
+		}
+		n, err := io.ReadFull(r, buf[got:])
+		got += n
+		switch {
+		case err == nil:
+			got = 0
+			if w := o.add(decodeRecord(buf)); w != "" {
+				l.warning(w)
+			}
+			continue
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case p.ended() || o.ready && executes(p.PID):
+			return nil
+		}
+		if l.stalled != nil {
+			if err := l.stalled(p); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func killHint(sig unix.Signal) string {

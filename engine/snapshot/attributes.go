@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // xattrRecord starts the PAX records that hold extended attributes (star(1),
@@ -42,24 +44,28 @@ func (u *unpacker) setAttributes(fd int, h *tar.Header) error {
 func (u *unpacker) deferModes() bool { return os.Geteuid() != 0 }
 
 // setLinkAttributes is setAttributes, with the time, for what cannot be opened:
-// links and devices.
-func (u *unpacker) setLinkAttributes(parent int, base string, h *tar.Header) error {
-	if err := unix.Fchownat(parent, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+// links and devices. kind, of S_IFMT, is what it is.
+func (u *unpacker) setLinkAttributes(parent int, base string, kind uint32, h *tar.Header) error {
+	fd, err := inode.Open(parent, base, kind)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := inode.Chown(fd, h.Uid, h.Gid); err != nil {
 		return ownerError(h, err)
 	}
-	at := procPath(parent) + "/" + base
-	err := eachXattr(h, func(name string, value []byte) error {
-		return unix.Lsetxattr(at, name, value, 0)
+	err = eachXattr(h, func(name string, value []byte) error {
+		return unix.Setxattr(inode.Path(fd), name, value, 0)
 	})
 	if err != nil {
 		return err
 	}
 	if h.Typeflag != tar.TypeSymlink {
-		if err := unix.Fchmodat(parent, base, uint32(h.Mode&0o7777), 0); err != nil {
+		if err := inode.Chmod(fd, uint32(h.Mode&0o7777)); err != nil {
 			return err
 		}
 	}
-	return unix.UtimesNanoAt(parent, base, times(h.ModTime), unix.AT_SYMLINK_NOFOLLOW)
+	return inode.SetTimes(fd, times(h.ModTime))
 }
 
 func ownerError(h *tar.Header, err error) error {

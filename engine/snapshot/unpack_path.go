@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // maxLinks is how many links a path may contain, as in the kernel.
@@ -144,11 +146,16 @@ func (u *unpacker) imply(fd int, name, real string) error {
 	if err := unix.Mkdirat(fd, name, 0o755); err != nil {
 		return err
 	}
-	// Neither the umask nor a set-group-ID parent decides.
-	if err := unix.Fchmodat(fd, name, 0o755, 0); err != nil {
+	made, err := inode.Open(fd, name, unix.S_IFDIR)
+	if err != nil {
 		return err
 	}
-	if err := unix.Fchownat(fd, name, os.Geteuid(), os.Getegid(), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	defer unix.Close(made)
+	// Neither the umask nor a set-group-ID parent decides.
+	if err := inode.Chmod(made, 0o755); err != nil {
+		return err
+	}
+	if err := inode.Chown(made, os.Geteuid(), os.Getegid()); err != nil {
 		return err
 	}
 	u.info.Disk += blockSize

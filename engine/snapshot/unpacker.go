@@ -160,7 +160,7 @@ func (u *unpacker) create(parent int, base string, h *tar.Header, r io.Reader) e
 			return err
 		}
 		u.info.Disk += inodeSize(len(h.Linkname))
-		return u.setLinkAttributes(parent, base, h)
+		return u.setLinkAttributes(parent, base, unix.S_IFLNK, h)
 	case tar.TypeLink:
 		return u.hardLink(parent, base, h.Linkname)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
@@ -318,7 +318,7 @@ func (u *unpacker) device(parent int, base string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	return u.setLinkAttributes(parent, base, h)
+	return u.setLinkAttributes(parent, base, mode, h)
 }
 
 // setDirTimes gives directories their times and, last of all, modes that might

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // Copy copies what is in the directory src to the directory dst, which must
@@ -94,7 +95,7 @@ func (c *copier) entry(ctx context.Context, from, to int, base, rel string) erro
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	if err := os.RemoveAll(path.Join(procPath(to), base)); err != nil {
+	if err := os.RemoveAll(path.Join(inode.Path(to), base)); err != nil {
 		return err
 	}
 	return create()
@@ -249,7 +250,7 @@ func copyAttributes(from, to int, st unix.Stat_t) error {
 	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := copyXattrs(procPath(from), procPath(to), unix.Listxattr, unix.Getxattr, unix.Setxattr); err != nil {
+	if err := copyXattrs(inode.Path(from), inode.Path(to)); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
@@ -258,29 +259,38 @@ func copyAttributes(from, to int, st unix.Stat_t) error {
 	return unix.UtimesNanoAt(to, "", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_EMPTY_PATH)
 }
 
-// copyLinkAttributes is copyAttributes for what cannot be opened.
+// copyLinkAttributes is copyAttributes for what cannot be opened otherwise. A
+// container may already have the destination in use.
 func copyLinkAttributes(from, to int, base string, st unix.Stat_t) error {
-	if err := unix.Fchownat(to, base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	err := copyXattrs(path.Join(procPath(from), base), path.Join(procPath(to), base), unix.Llistxattr, unix.Lgetxattr, unix.Lsetxattr)
+	kind := st.Mode & unix.S_IFMT
+	src, err := inode.Open(from, base, kind)
 	if err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(to, base, st.Mode&0o7777, 0); err != nil {
+	defer unix.Close(src)
+	dst, err := inode.Open(to, base, kind)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dst)
+	if err := inode.Chown(dst, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := copyXattrs(inode.Path(src), inode.Path(dst)); err != nil {
+		return err
+	}
+	if kind != unix.S_IFLNK {
+		if err := inode.Chmod(dst, st.Mode&0o7777); err != nil {
 			return err
 		}
 	}
-	return unix.UtimesNanoAt(to, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+	return inode.SetTimes(dst, []unix.Timespec{st.Atim, st.Mtim})
 }
 
 // copyXattrs copies extended attributes. Those that the destination's file
 // system cannot hold are left out, capabilities excepted.
-func copyXattrs(from, to string,
-	list func(string, []byte) (int, error), get func(string, string, []byte) (int, error), set func(string, string, []byte, int) error,
-) error {
-	size, err := list(from, nil)
+func copyXattrs(from, to string) error {
+	size, err := unix.Listxattr(from, nil)
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		return nil
 	}
@@ -288,7 +298,7 @@ func copyXattrs(from, to string,
 		return err
 	}
 	names := make([]byte, size)
-	if size, err = list(from, names); err != nil {
+	if size, err = unix.Listxattr(from, names); err != nil {
 		return err
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
@@ -296,22 +306,19 @@ func copyXattrs(from, to string,
 		if name == "" || name == "security.selinux" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}
-		n, err := get(from, name, nil)
+		n, err := unix.Getxattr(from, name, nil)
 		if err != nil {
 			return err
 		}
 		value := make([]byte, n)
 		if n > 0 {
-			if n, err = get(from, name, value); err != nil {
+			if n, err = unix.Getxattr(from, name, value); err != nil {
 				return err
 			}
 		}
-		if err := set(to, name, value[:n], 0); err != nil && (!errors.Is(err, unix.EOPNOTSUPP) || name == "security.capability") {
+		if err := unix.Setxattr(to, name, value[:n], 0); err != nil && (!errors.Is(err, unix.EOPNOTSUPP) || name == "security.capability") {
 			return fmt.Errorf("extended attribute %s: %w", name, err)
 		}
 	}
 	return nil
 }
-
-// procPath is a path to an open file.
-func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

@@ -66,6 +66,10 @@ type Mount struct {
 	// ContentFrom says where Content came from, so that a stored spec without
 	// Content can be completed: "file:PATH" or "environment:NAME".
 	ContentFrom string `json:"contentFrom,omitempty"`
+	// Own makes a TypeFile one of the container's own files: it may be written
+	// unless ReadOnly is set, within the little space that the container's own
+	// files have together, and its content may come later (ResolvedMount.File).
+	Own bool `json:"-"`
 	// Secret marks Content as a secret: it must not reach a disk.
 	Secret bool   `json:"secret,omitempty"`
 	UID    string `json:"uid,omitempty"`

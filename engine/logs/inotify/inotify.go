@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,38 @@ type Watcher struct {
 	mu      sync.Mutex
 	targets map[int32]map[*Watch]uint32 // by watch descriptor
 	closed  bool
+	stop    chan struct{} // ends tick; without an instance only
+	last    int32         // of the numbers that stand for watch descriptors then
+}
+
+// tick stands in for run where there is no instance.
+func (w *Watcher) tick() {
+	t := time.NewTicker(lookAgain)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			w.wakeAll()
+		case <-w.stop:
+			return
+		}
+	}
+}
+
+// register begins to watch a path and returns its watch descriptor.
+func (w *Watcher) register(path string, mask uint32) (int, error) {
+	if w.stop == nil {
+		return unix.InotifyAddWatch(w.fd, path, mask|unix.IN_MASK_ADD)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return -1, err
+	}
+	if mask&unix.IN_ONLYDIR != 0 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return -1, unix.ENOTDIR
+	}
+	w.last++
+	return int(w.last), nil
 }
 
 // Watch is a set of paths whose events wake one receiver.
@@ -36,9 +69,22 @@ type Watch struct {
 	wds map[string]int32 // by path
 }
 
-// New opens an inotify instance.
-func New() (*Watcher, error) {
-	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+// lookAgain is how often who waits is woken where there is no inotify instance to
+// be had.
+const lookAgain = 250 * time.Millisecond
+
+// New opens an inotify instance. Where the user has as many as he may
+// (fs.inotify.max_user_instances), all watches are woken now and then instead:
+// slower, and with the same result, since who is woken looks again.
+func New() (*Watcher, error) { return open(unix.InotifyInit1) }
+
+func open(instance func(flags int) (int, error)) (*Watcher, error) {
+	fd, err := instance(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if errors.Is(err, unix.EMFILE) {
+		w := &Watcher{fd: -1, stop: make(chan struct{}), targets: map[int32]map[*Watch]uint32{}}
+		go w.tick()
+		return w, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch files: %w; raise the sysctl fs.inotify.max_user_instances", err)
 	}
@@ -50,9 +96,16 @@ func New() (*Watcher, error) {
 // Close ends the instance. It wakes all watches once more.
 func (w *Watcher) Close() error {
 	w.mu.Lock()
+	again := w.closed
 	w.closed = true
 	w.mu.Unlock()
-	err := w.file.Close()
+	var err error
+	switch {
+	case w.stop == nil:
+		err = w.file.Close()
+	case !again:
+		close(w.stop)
+	}
 	w.wakeAll()
 	return err
 }
@@ -70,7 +123,10 @@ func (x *Watch) Add(path string, mask uint32) error {
 	if w.closed {
 		return os.ErrClosed
 	}
-	wd, err := unix.InotifyAddWatch(w.fd, path, mask|unix.IN_MASK_ADD)
+	if id, ok := x.wds[path]; ok && w.stop != nil {
+		w.drop(id, x)
+	}
+	wd, err := w.register(path, mask)
 	if err != nil {
 		if errors.Is(err, unix.ENOSPC) {
 			err = fmt.Errorf("%w; raise the sysctl fs.inotify.max_user_watches", err)
@@ -114,7 +170,7 @@ func (w *Watcher) drop(id int32, x *Watch) {
 	delete(set, x)
 	if len(set) == 0 {
 		delete(w.targets, id)
-		if !w.closed {
+		if !w.closed && w.stop == nil {
 			// EINVAL: the file is gone and took its watch along.
 			unix.InotifyRmWatch(w.fd, uint32(id))
 		}
