@@ -39,7 +39,8 @@ func (c *Client) CopyFrom(ctx context.Context, container, name string, followLin
 	}
 	defer files.Close()
 	flags := uint64(unix.O_PATH)
-	if !followLinks {
+	// "DIR/." is what is in the directory, also behind a link.
+	if !followLinks && !strings.HasSuffix(name, "/.") {
 		flags |= unix.O_NOFOLLOW
 	}
 	at, err := files.Open(name, flags, 0)

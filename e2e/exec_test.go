@@ -234,6 +234,21 @@ func TestCopy(t *testing.T) {
 		}
 		b.ok(t, "exec", "-T", "box", "cat", "/tmp/copy/a.txt")
 	})
+	t.Run("links in the container are followed", func(t *testing.T) {
+		b.ok(t, "exec", "-T", "box", "sh", "-c", "mkdir /real && echo in > /real/f && ln -s real /dirlink && ln -s /real/f /filelink && ln -s real/new /dangling")
+		b.ok(t, "cp", "box:/dirlink/.", "behind")
+		if text, err := os.ReadFile(b.dir + "/behind/f"); err != nil || string(text) != "in\n" {
+			t.Errorf("%q %v", text, err)
+		}
+		if out := b.ok(t, "cp", "box:/dirlink/.", "-"); !strings.Contains(out, "in\n") {
+			t.Errorf("a stream of %d bytes", len(out))
+		}
+		b.ok(t, "cp", "in/a.txt", "box:/filelink")
+		b.ok(t, "cp", "in/sub/b.txt", "box:/dangling")
+		if out := b.ok(t, "exec", "-T", "box", "sh", "-c", "cat /real/f /real/new; readlink /filelink"); out != "a\nb\n/real/f\n" {
+			t.Errorf("%q", out)
+		}
+	})
 	t.Run("a link in the container does not lead out of it", func(t *testing.T) {
 		secret := b.write(t, "secret", "host\n")
 		b.ok(t, "exec", "-T", "box", "ln", "-s", secret, "/data/link")

@@ -65,6 +65,22 @@ func TestDiskUse(t *testing.T) {
 			t.Errorf("system df said %q, and then\n%s", images, out)
 		}
 	})
+	t.Run("layers that only the cache has are the cache's", func(t *testing.T) {
+		b.ok(t, "container", "rm", "user")
+		b.ok(t, "image", "prune", "-af")
+		use := b.diskUse(t)
+		if images := use["Images"]; images[0] != "0" || images[2] != "0B" {
+			t.Errorf("images %q", images)
+		}
+		// Of each /r there is an unpacked file, at least.
+		if cache := use["Build Cache"]; !strings.HasSuffix(cache[2], "MB") || len(cache[2]) < len("6.0MB") || cache[2] != cache[3] {
+			t.Errorf("build cache %q", cache)
+		}
+		b.ok(t, "builder", "prune", "-af")
+		if use := b.diskUse(t); use["Build Cache"][2] != "0B" || use["Images"][2] != "0B" {
+			t.Errorf("left: %q", use)
+		}
+	})
 	b.ok(t, "system", "check")
 }
 

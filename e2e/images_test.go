@@ -103,6 +103,51 @@ func TestImages(t *testing.T) {
 	})
 }
 
+// TestImageSizes looks for an image's size wherever it is told.
+func TestImageSizes(t *testing.T) {
+	b := newBox(t)
+	var a bytes.Buffer
+	w := tar.NewWriter(&a)
+	// It compresses to nearly nothing.
+	must(t, w.WriteHeader(&tar.Header{Name: "big", Typeflag: tar.TypeReg, Mode: 0o644, Size: 5 << 20}))
+	_, err := w.Write(bytes.Repeat([]byte("x"), 5<<20))
+	must(t, err)
+	must(t, w.Close())
+	b.write(t, "big.tar", a.String())
+	b.ok(t, "image", "import", "--change", "LABEL k=v", "big.tar", "big:1")
+	one := func(args ...string) string {
+		t.Helper()
+		return strings.TrimSpace(b.ok(t, args...))
+	}
+	want := one("image", "ls", "--format", "{{.Size}}")
+	if !strings.HasPrefix(want, "5.2") || !strings.HasSuffix(want, "MB") {
+		t.Errorf("image ls says %s", want)
+	}
+	if got := one("image", "inspect", "--format", "{{.Size}}", "big:1"); !strings.HasPrefix(got, "52") || len(got) != 7 {
+		t.Errorf("inspect says %s", got)
+	}
+	if got := one("image", "history", "--format", "{{.Size}}", "big:1"); !strings.HasPrefix(got, "5.2") {
+		t.Errorf("history says %s", got)
+	}
+	if got := one("system", "df", "-v", "--format", "{{range .Images}}{{.Size}}{{end}}"); got != want {
+		t.Errorf("system df -v says %s, image ls %s", got, want)
+	}
+	if got := b.diskUse(t)["Images"][2]; !strings.HasPrefix(got, "5.2") {
+		t.Errorf("system df says %s", got)
+	}
+	if got := one("image", "ls", "--format", "{{.ContentSize}}"); !strings.HasSuffix(got, "kB") {
+		t.Errorf("the content takes %s", got)
+	}
+	if got := b.ok(t, "image", "ls"); !strings.Contains(got, "DISK USAGE") || !strings.Contains(got, "CONTENT SIZE") {
+		t.Errorf("%s", got)
+	}
+	for filter, want := range map[string]string{"label!=k": "", "label!=k=v": "", "label!=k=w": "big", "label!=other": "big"} {
+		if got := one("image", "ls", "--filter", filter, "--format", "{{.Repository}}"); got != want {
+			t.Errorf("%s: %q, want %q", filter, got, want)
+		}
+	}
+}
+
 func TestImportsAtOnce(t *testing.T) {
 	b := newBox(t)
 	img := shared.Images["busybox:latest"]

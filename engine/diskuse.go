@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/snapshot"
 )
 
 // ImageDisk is what an image takes on the disk, in bytes: blobs and unpacked
@@ -22,6 +23,8 @@ type ImagesDisk struct {
 	Size int64
 	// Reclaimable is what PruneImages frees of it, if it takes all images.
 	Reclaimable int64
+	// Cached is what layers take that only the build cache has. It is not in Size.
+	Cached int64
 }
 
 // ImagesDisk measures the images. What cannot be measured is told to Warn.
@@ -38,17 +41,25 @@ func (e *Engine) ImagesDisk(ctx context.Context) (ImagesDisk, error) {
 	if err != nil {
 		return ImagesDisk{}, err
 	}
-	infos, err := layers.Layers()
+	lent, err := layers.Lent()
 	if err != nil {
-		e.Warnf("%v", err)
+		return ImagesDisk{}, err
 	}
 	var u ImagesDisk
-	unpacked := make(map[digest.Digest]int64)
-	for _, l := range infos {
-		unpacked[l.DiffID] = l.Disk
-		u.Size += l.Disk
-	}
+	unpacked := e.unpacked(layers)
 	u.Images = imagesDisk(all, unpacked)
+	for _, img := range all {
+		for _, d := range img.DiffIDs() {
+			delete(lent, d)
+		}
+	}
+	for d, size := range unpacked {
+		if lent[d] {
+			u.Cached += size
+		} else {
+			u.Size += size
+		}
+	}
 	_, blobs, err := images.Content().Size()
 	if err != nil {
 		return ImagesDisk{}, err
@@ -57,6 +68,29 @@ func (e *Engine) ImagesDisk(ctx context.Context) (ImagesDisk, error) {
 	removed, err := e.PruneImages(ctx, PruneImagesOptions{PruneOptions: image.PruneOptions{All: true, DryRun: true}})
 	u.Reclaimable = removed.Bytes
 	return u, err
+}
+
+// MeasureImages measures images by themselves; what is shared is shared among them.
+func (e *Engine) MeasureImages(images ...image.Image) ([]ImageDisk, error) {
+	layers, err := e.Layers()
+	if err != nil {
+		return nil, err
+	}
+	return imagesDisk(images, e.unpacked(layers)), nil
+}
+
+// unpacked is what each unpacked layer takes on the disk, in bytes. What cannot be
+// measured is told to Warn.
+func (e *Engine) unpacked(layers *snapshot.Store) map[digest.Digest]int64 {
+	infos, err := layers.Layers()
+	if err != nil {
+		e.Warnf("%v", err)
+	}
+	all := make(map[digest.Digest]int64, len(infos))
+	for _, l := range infos {
+		all[l.DiffID] = l.Disk
+	}
+	return all
 }
 
 // imagesDisk measures images whose unpacked layers take what unpacked says.

@@ -174,7 +174,7 @@ func (e *Engine) execProcess(c *Container, img ImageConfig, r ExecRequest, u spe
 	}
 	p := &specs.Process{
 		Terminal: r.Process.TTY, User: u, Args: slices.Concat(r.Process.Entrypoint, r.Process.Command), Env: env,
-		Cwd:          first(r.Process.WorkingDir, c.Spec.Process.WorkingDir, img.WorkingDir, "/"),
+		Cwd:          workingDir(img.WorkingDir, c.Spec.Process.WorkingDir, r.Process.WorkingDir),
 		Capabilities: capabilitySets(caps, u.UID), NoNewPrivileges: sec.noNewPrivileges, Rlimits: rlimits(iso.Rlimits),
 	}
 	if sec.apparmor != "unconfined" && !r.Privileged && sec.apparmor != "" && thisHost(false).apparmor {

@@ -108,10 +108,6 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	cwd := first(s.Process.WorkingDir, f.Image.WorkingDir, "/")
-	if !path.IsAbs(cwd) {
-		cwd = path.Join("/", f.Image.WorkingDir, cwd)
-	}
 	out := &specs.Spec{
 		Version:  specs.Version,
 		Hostname: f.Hostname, Domainname: s.Domain,
@@ -121,7 +117,7 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 			User:            f.User,
 			Args:            argv,
 			Env:             environment(s.Process, f.Image, f.Hostname, f.Home),
-			Cwd:             path.Clean(cwd),
+			Cwd:             workingDir(f.Image.WorkingDir, s.Process.WorkingDir),
 			Capabilities:    capabilitySets(caps, f.User.UID),
 			NoNewPrivileges: sec.noNewPrivileges,
 			Rlimits:         rlimits(iso.Rlimits),
@@ -283,6 +279,20 @@ func MaskedPaths() []string {
 
 func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+// workingDir is where a process starts. Each directory counts from the one before
+// it, the first one from the root.
+func workingDir(dirs ...string) string {
+	at := "/"
+	for _, d := range dirs {
+		if path.IsAbs(d) {
+			at = path.Clean(d)
+		} else {
+			at = path.Join(at, d)
+		}
+	}
+	return at
 }
 
 // mounts lists the kernel file systems first and then the user's mounts; one of

@@ -236,3 +236,18 @@ func TestMountsFollowSecurityAndIPC(t *testing.T) {
 		t.Error("ipc: private has no /dev/shm")
 	}
 }
+
+func TestWorkingDir(t *testing.T) {
+	for want, dirs := range map[string][]string{
+		"/":            {"", ""},
+		"/rel/dir":     {"rel/dir", ""},
+		"/rel/dir/sub": {"rel/dir", "sub"},
+		"/other":       {"/srv", "/other/"},
+		"/srv/a":       {"/srv", "", "a"},
+		"/etc":         {"/srv", "../../etc"},
+	} {
+		if got := workingDir(dirs...); got != want {
+			t.Errorf("%q: %s, want %s", dirs, got, want)
+		}
+	}
+}

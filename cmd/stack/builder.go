@@ -201,7 +201,15 @@ func runBuilderPrune(ctx context.Context, a *app, o *builderPruneOptions) error 
 		title = "Would be freed:"
 	}
 	fmt.Fprintf(a.out, "%s\t%s\n", title, units.HumanSize(float64(r.Size())))
-	return nil
+	if a.global.DryRun {
+		return nil
+	}
+	// Layers that were lent to the cache may have been nobody else's any more.
+	e, err := a.stores()
+	if err != nil {
+		return err
+	}
+	return e.CollectLayers(ctx)
 }
 
 // cacheQuery translates filters into BuildKit's: those of one query hold together.

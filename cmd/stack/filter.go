@@ -61,6 +61,17 @@ func (f filters) labels(key string, labels map[string]string) bool {
 	return true
 }
 
+// notLabels tells whether none of the filters key, "NAME" or "NAME=VALUE", fits the
+// labels.
+func (f filters) notLabels(key string, labels map[string]string) bool {
+	for _, unwanted := range f[key] {
+		if (filters{key: {unwanted}}).labels(key, labels) {
+			return false
+		}
+	}
+	return true
+}
+
 // flag reads a key as a boolean; set reports whether it is there.
 func (f filters) flag(key string) (value, set bool, err error) {
 	for _, v := range f[key] {

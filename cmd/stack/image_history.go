@@ -58,7 +58,7 @@ type historyRow struct {
 }
 
 func runImageHistory(ctx context.Context, a *app, o *imageHistoryOptions) error {
-	_, store, err := a.images()
+	e, store, err := a.images()
 	if err != nil {
 		return err
 	}
@@ -66,8 +66,18 @@ func runImageHistory(ctx context.Context, a *app, o *imageHistoryOptions) error 
 	if err != nil {
 		return err
 	}
+	layers, err := e.Layers()
+	if err != nil {
+		return err
+	}
+	sizes := make([]int64, len(img.Layers))
+	for i, l := range img.Layers {
+		if info, err := layers.Layer(l.DiffID); err == nil { // else for another platform
+			sizes[i] = info.Disk
+		}
+	}
 	var rows []historyRow
-	for _, h := range image.DockerHistory(img) {
+	for _, h := range image.DockerHistory(img, sizes) {
 		t := time.Unix(h.Created, 0)
 		r := historyRow{
 			Comment: h.Comment, CreatedAt: t.Local().Format(time.RFC3339), CreatedBy: strings.ReplaceAll(h.CreatedBy, "\t", " "),

@@ -56,6 +56,7 @@ func newImageLsCmd(a *app, runF func(context.Context, *app, *imageLsOptions) err
 // imageRow is a row of "image ls" in docker's shape.
 type imageRow struct {
 	Containers   string
+	ContentSize  string
 	CreatedAt    string
 	CreatedSince string
 	Digest       string
@@ -70,22 +71,22 @@ type imageRow struct {
 
 func imageLayout(digests bool) format.Layout {
 	l := format.Layout{
-		Table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+		Table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.ContentSize}}",
 		Quiet: "{{.ID}}",
 		Headers: map[string]string{
 			"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED",
-			"CreatedAt": "CREATED AT", "Size": "SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
+			"CreatedAt": "CREATED AT", "Size": "DISK USAGE", "ContentSize": "CONTENT SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
 			"SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
 		},
 	}
 	if digests {
-		l.Table = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+		l.Table = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.ContentSize}}"
 	}
 	return l
 }
 
 func runImageLs(ctx context.Context, a *app, o *imageLsOptions) error {
-	f, err := parseFilters(o.Filter, "dangling", "label", "before", "since", "until", "reference")
+	f, err := parseFilters(o.Filter, "dangling", "label", "label!", "before", "since", "until", "reference")
 	if err != nil {
 		return err
 	}
@@ -114,9 +115,13 @@ func runImageLs(ctx context.Context, a *app, o *imageLsOptions) error {
 	if o.Tree {
 		return a.printImageTree(ctx, e, all, o, f["reference"])
 	}
+	measured, err := e.MeasureImages(all...)
+	if err != nil {
+		return err
+	}
 	var rows []imageRow
 	seen := map[string]bool{}
-	for _, img := range all {
+	for _, img := range measured {
 		for _, r := range imageRows(img, e, a.now(), o, f["reference"]) {
 			if o.Quiet && seen[r.ID] {
 				continue
@@ -129,12 +134,13 @@ func runImageLs(ctx context.Context, a *app, o *imageLsOptions) error {
 }
 
 // imageRows are an image's rows: one for each name, or one without a name.
-func imageRows(img image.Image, e *engine.Engine, now time.Time, o *imageLsOptions, references []string) []imageRow {
+func imageRows(img engine.ImageDisk, e *engine.Engine, now time.Time, o *imageLsOptions, references []string) []imageRow {
 	r := imageRow{
 		Containers: strconv.Itoa(len(e.ImageUsers(img.ID))), CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		CreatedSince: created(img.Created, now), Digest: "<none>", ID: summary.ID(img.ID.String(), o.NoTrunc),
 		Repository: "<none>", Tag: "<none>", SharedSize: "N/A", UniqueSize: "N/A",
-		Size: units.HumanSizeWithPrecision(float64(img.Size), 3),
+		Size:        units.HumanSizeWithPrecision(float64(img.Size), 3),
+		ContentSize: units.HumanSizeWithPrecision(float64(img.Image.Size), 3),
 	}
 	r.VirtualSize = r.Size
 	digests := map[string]string{}
@@ -211,7 +217,7 @@ func (f filters) images(ctx context.Context, store *image.Store, now time.Time) 
 	}
 	return func(img image.Image) bool {
 		return (before.IsZero() || img.Created.Before(before)) && (after.IsZero() || img.Created.After(after)) &&
-			f.labels("label", img.Config.Config.Labels) &&
+			f.labels("label", img.Config.Config.Labels) && f.notLabels("label!", img.Config.Config.Labels) &&
 			f.any("reference", func(p string) bool {
 				return slices.ContainsFunc(img.Names, func(n string) bool { return matchesReference(p, n) })
 			})

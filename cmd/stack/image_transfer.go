@@ -12,6 +12,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/snapshot"
 )
 
 type imageImportOptions struct {
@@ -52,11 +53,15 @@ func runImageImport(ctx context.Context, a *app, o *imageImportOptions) error {
 		return err
 	}
 	defer r.Close()
-	_, store, err := a.images()
+	e, store, err := a.images()
 	if err != nil {
 		return err
 	}
-	img, err := store.Import(ctx, r, o.Name, image.ImportOptions{Changes: o.Change, Message: o.Message, Platform: o.Platform})
+	layers, err := e.Layers()
+	if err != nil {
+		return err
+	}
+	img, err := store.Import(ctx, r, o.Name, image.ImportOptions{Changes: o.Change, Message: o.Message, Platform: o.Platform, Ready: unpack(store, layers)})
 	if err != nil {
 		return err
 	}
@@ -131,11 +136,15 @@ func runImageLoad(ctx context.Context, a *app, o *imageLoadOptions) error {
 		return err
 	}
 	defer r.Close()
-	_, store, err := a.images()
+	e, store, err := a.images()
 	if err != nil {
 		return err
 	}
-	loaded, err := store.Load(ctx, r, image.LoadOptions{Platforms: o.Platform})
+	layers, err := e.Layers()
+	if err != nil {
+		return err
+	}
+	loaded, err := store.Load(ctx, r, image.LoadOptions{Platforms: o.Platform, Ready: unpack(store, layers)})
 	for _, l := range loaded {
 		for _, name := range l.Names {
 			fmt.Fprintln(a.out, "Loaded image:", name)
@@ -145,6 +154,17 @@ func runImageLoad(ctx context.Context, a *app, o *imageLoadOptions) error {
 		}
 	}
 	return err
+}
+
+// unpack unpacks an image that this machine can run before it gets its name: what
+// it takes on the disk is known then, and that it can be unpacked.
+func unpack(store *image.Store, layers *snapshot.Store) func(context.Context, image.Image) error {
+	return func(ctx context.Context, img image.Image) error {
+		if !img.Config.RunsOn("") {
+			return nil
+		}
+		return layers.Unpack(ctx, img.Layers, store.Content())
+	}
 }
 
 type imageSaveOptions struct {

@@ -73,13 +73,17 @@ func runImages(ctx context.Context, a *app, o *imagesOptions) error {
 		return err
 	}
 	slices.SortStableFunc(cs, func(x, y engine.Container) int { return strings.Compare(x.Spec.Name, y.Spec.Name) })
-	_, store, err := a.images()
+	e, store, err := a.images()
 	if err != nil {
 		return err
 	}
 	list := []usedImage{}
 	for _, c := range cs {
-		list = append(list, useOf(ctx, store, c))
+		u, err := useOf(ctx, e, store, c)
+		if err != nil {
+			return err
+		}
+		list = append(list, u)
 	}
 	switch {
 	case o.Quiet:
@@ -122,7 +126,7 @@ func none(s string) string {
 
 // useOf describes the image of a container; of one whose image is gone only
 // what the record says.
-func useOf(ctx context.Context, store *image.Store, c engine.Container) usedImage {
+func useOf(ctx context.Context, e *engine.Engine, store *image.Store, c engine.Container) (usedImage, error) {
 	u := usedImage{ID: c.Spec.ImageID, ContainerName: c.Spec.Name}
 	name, _, _ := strings.Cut(c.Spec.Image, "@")
 	if repository, tag := splitName(name); tag != "<none>" {
@@ -132,9 +136,13 @@ func useOf(ctx context.Context, store *image.Store, c engine.Container) usedImag
 	}
 	img, err := store.Resolve(ctx, c.Spec.ImageID)
 	if err != nil {
-		return u
+		return u, nil
 	}
-	u.ID, u.Platform, u.Size, u.LastTagTime = img.ID.String(), image.FormatPlatform(img.Platform), img.Size, img.Tagged
+	disk, err := e.MeasureImages(img)
+	if err != nil {
+		return u, err
+	}
+	u.ID, u.Platform, u.Size, u.LastTagTime = img.ID.String(), image.FormatPlatform(img.Platform), disk[0].Size, img.Tagged
 	if img.Created.Unix() > 0 {
 		u.Created = &img.Created
 	}
@@ -143,7 +151,7 @@ func useOf(ctx context.Context, store *image.Store, c engine.Container) usedImag
 	} else if !slices.Contains(img.Names, u.Repository+":"+u.Tag) {
 		u.Repository, u.Tag = splitName(img.Names[0])
 	}
-	return u
+	return u, nil
 }
 
 type volumesOptions struct {

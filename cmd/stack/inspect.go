@@ -192,7 +192,7 @@ func (a *app) inspectOne(ctx context.Context, kind, name string, o *inspectOptio
 	case "container":
 		return a.inspectContainer(ctx, name, o.Size)
 	case "image":
-		_, store, err := a.images()
+		e, store, err := a.images()
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +200,11 @@ func (a *app) inspectOne(ctx context.Context, kind, name string, o *inspectOptio
 		if err != nil {
 			return nil, err
 		}
-		return image.DockerInspect(img), nil
+		disk, err := e.MeasureImages(img)
+		if err != nil {
+			return nil, err
+		}
+		return image.DockerInspect(img, disk[0].Size), nil
 	case "network":
 		n, err := a.findNetwork(name)
 		if err != nil {

@@ -65,7 +65,8 @@ func runLs(ctx context.Context, a *app, o *lsOptions) error {
 	}
 	rows := []projectRow{}
 	for _, p := range all {
-		if !o.All && !projectRuns(p) || !filters.named(p.Name) {
+		// A network or volume by itself is no project, as for docker.
+		if !o.All && !projectRuns(p) || len(p.Status) == 0 || !filters.named(p.Name) {
 			continue
 		}
 		rows = append(rows, projectRow{Name: p.Name, Status: combinedStatus(p.Status), ConfigFiles: strings.Join(p.ConfigFiles, ",")})

@@ -74,11 +74,11 @@ func rootfs(t *testing.T) string {
 
 func TestImages(t *testing.T) {
 	s := newStore(t)
-	matches(t, s.must(t, "image", "ls"), `REPOSITORY TAG IMAGE ID CREATED SIZE`)
+	matches(t, s.must(t, "image", "ls"), `REPOSITORY TAG IMAGE ID CREATED DISK USAGE CONTENT SIZE`)
 	id := strings.TrimSpace(s.must(t, "image", "import", "-c", `CMD ["cat", "/etc/motd"]`, "-m", "made by hand", rootfs(t), "hand/made:1"))
 	matches(t, id, `sha256:[0-9a-f]{64}`)
 	s.must(t, "image", "tag", "hand/made:1", "registry:5000/copy")
-	matches(t, s.must(t, "image", "ls", "--filter", "reference=hand/*"), `REPOSITORY TAG IMAGE ID CREATED SIZE hand/made 1 [0-9a-f]{12} .* [0-9.]+k?B`)
+	matches(t, s.must(t, "image", "ls", "--filter", "reference=hand/*"), `REPOSITORY TAG IMAGE ID CREATED DISK USAGE CONTENT SIZE hand/made 1 [0-9a-f]{12} .* [0-9.]+k?B [0-9.]+k?B`)
 	matches(t, s.must(t, "image", "ls", "-q", "--no-trunc"), id)
 	matches(t, s.must(t, "image", "ls", "--format", "{{.Repository}}|{{.Tag}}", "registry:5000/copy"), `registry:5000/copy\|latest`)
 	matches(t, s.must(t, "image", "inspect", "-f", "{{.Id}} {{json .Config.Cmd}} {{len .RootFS.Layers}}", "hand/made:1"), id+` \["cat","/etc/motd"\] 1`)

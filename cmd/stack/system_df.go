@@ -176,12 +176,16 @@ func (u *diskUse) rows() []diskRow {
 			used.Records = append(used.Records, r)
 		}
 	}
-	size = u.cache.Size()
+	size = u.cacheSize()
 	free = size - used.Size()
 	cache := row("Build Cache", len(u.cache.Records), len(used.Records), size, free)
 	cache.Reclaimable = units.HumanSize(float64(free)) // docker gives no percentage here
 	return append(rows, cache)
 }
+
+// cacheSize is what the build cache takes, with the layers that no image has any
+// more.
+func (u *diskUse) cacheSize() int64 { return u.cache.Size() + u.images.Cached }
 
 // containerSizes measures containers: their own files, and those with the image's.
 func (a *app) containerSizes(ctx context.Context) (func(engine.Container) (own, virtual int64), error) {
@@ -198,9 +202,16 @@ func (a *app) containerSizes(ctx context.Context) (func(engine.Container) (own, 
 		if err != nil {
 			return 0, 0
 		}
-		if img, err := store.Resolve(ctx, c.Spec.ImageID); err == nil {
-			return own, own + img.Size
+		img, err := store.Resolve(ctx, c.Spec.ImageID)
+		if err != nil {
+			return own, own
 		}
-		return own, own
+		virtual := own
+		for _, l := range img.Layers {
+			if info, err := layers.Layer(l.DiffID); err == nil {
+				virtual += info.Disk
+			}
+		}
+		return own, virtual
 	}, nil
 }

@@ -61,7 +61,7 @@ func (u *diskUse) details(now time.Time) diskDetails {
 		d.BuildCache = append(d.BuildCache, c)
 	}
 	slices.SortFunc(d.BuildCache, func(a, b cacheUse) int { return strings.Compare(a.ID, b.ID) })
-	d.cacheSize = units.HumanSize(float64(u.cache.Size()))
+	d.cacheSize = units.HumanSize(float64(u.cacheSize()))
 	return d
 }
 

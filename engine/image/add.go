@@ -94,7 +94,7 @@ func (s *Store) Add(ctx context.Context, lease *content.Lease, target ocispec.De
 			all[name] = e
 		}
 		for i := range images {
-			images[i].Names, images[i].RepoDigests = split(all.ofImage(images[i].ID))
+			images[i].Names, images[i].RepoDigests = split(all.of(recordKey{images[i].ID, images[i].Manifest.Digest}))
 			images[i].Tagged = e.Updated
 		}
 		return len(canonical) > 0, nil

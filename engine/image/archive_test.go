@@ -410,7 +410,7 @@ func TestInspect(t *testing.T) {
 		t.Fatal(err)
 	}
 	var v map[string]any
-	if err := json.Unmarshal([]byte(asJSON(t, DockerInspect(img))), &v); err != nil {
+	if err := json.Unmarshal([]byte(asJSON(t, DockerInspect(img, 5))), &v); err != nil {
 		t.Fatal(err)
 	}
 	if v["Id"] != img.ID.String() || v["RepoTags"].([]any)[0] != "a:latest" || v["Os"] != "linux" || v["Config"] == nil || v["RootFS"].(map[string]any)["Layers"].([]any)[0] != img.DiffIDs()[0].String() {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/engine/content"
 )
 
 func TestApply(t *testing.T) {
@@ -144,8 +146,8 @@ func TestHistory(t *testing.T) {
 	created := time.Unix(100, 0)
 	img := Image{ID: "sha256:id", Names: []string{"x:latest"}}
 	img.Config.History = []History{{Created: &created, CreatedBy: "ADD"}, {CreatedBy: "ENV", EmptyLayer: true}}
-	img.Layers = append(img.Layers, layerOfSize(5), layerOfSize(7))
-	got, _ := json.Marshal(DockerHistory(img))
+	img.Layers = append(img.Layers, content.Layer{}, content.Layer{})
+	got, _ := json.Marshal(DockerHistory(img, []int64{5, 7}))
 	want := `[{"Id":"sha256:id","Created":0,"CreatedBy":"","Tags":["x:latest"],"Size":7,"Comment":"layer 2"},{"Id":"\u003cmissing\u003e","Created":0,"CreatedBy":"ENV","Tags":null,"Size":0,"Comment":""},{"Id":"\u003cmissing\u003e","Created":100,"CreatedBy":"ADD","Tags":null,"Size":5,"Comment":""}]`
 	if string(got) != want {
 		t.Errorf("history %s", got)

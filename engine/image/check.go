@@ -128,7 +128,7 @@ func (c *checker) called(id digest.Digest) []string {
 	if err == nil {
 		var list []string
 		for line := range strings.Lines(string(ix)) {
-			if e, err := parseLine([]byte(line)); err == nil && e.has(id) {
+			if e, err := parseLine([]byte(line)); err == nil && slices.ContainsFunc(e.Images, func(m member) bool { return m.ID == id }) {
 				list = append(list, familiar(e.Name))
 			}
 		}
@@ -241,7 +241,7 @@ func (c *checker) names(context.Context) error {
 		}
 		var whole []member
 		for _, m := range e.Images {
-			if c.good[recordKey{m.ID, m.Manifest}] {
+			if c.good[m.key()] {
 				whole = append(whole, m)
 				continue
 			}

@@ -36,8 +36,10 @@ type member struct {
 	Platform string        `json:"platform"`
 }
 
-func (e entry) has(id digest.Digest) bool {
-	return slices.ContainsFunc(e.Images, func(m member) bool { return m.ID == id })
+func (m member) key() recordKey { return recordKey{m.ID, m.Manifest} }
+
+func (e entry) has(k recordKey) bool {
+	return slices.ContainsFunc(e.Images, func(m member) bool { return m.key() == k })
 }
 
 // index is the content of the index file: lines "NAME\tJSON\n" in the order of
@@ -144,11 +146,11 @@ func (s *Store) writeNames(all names) error {
 	return durable.Write(s.indexPath(), b.Bytes(), 0o600)
 }
 
-// ofImage returns the names that lead to id, in order.
-func (n names) ofImage(id digest.Digest) []string {
+// of returns the names that lead to one of the images, in order.
+func (n names) of(keys ...recordKey) []string {
 	var list []string
 	for name, e := range n {
-		if e.has(id) {
+		if slices.ContainsFunc(keys, e.has) {
 			list = append(list, name)
 		}
 	}
@@ -156,9 +158,9 @@ func (n names) ofImage(id digest.Digest) []string {
 	return list
 }
 
-// tagged tells whether a name with a tag leads to id.
-func (n names) tagged(id digest.Digest) bool {
-	return slices.ContainsFunc(n.ofImage(id), func(name string) bool { return !isDigested(name) })
+// tagged tells whether a name with a tag leads to the image.
+func (n names) tagged(k recordKey) bool {
+	return slices.ContainsFunc(n.of(k), func(name string) bool { return !isDigested(name) })
 }
 
 func (s *Store) indexPath() string { return filepath.Join(s.dir, "index") }

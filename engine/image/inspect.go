@@ -42,8 +42,9 @@ type Inspection struct {
 	}
 }
 
-// DockerInspect describes an image in Docker's shape.
-func DockerInspect(img Image) Inspection {
+// DockerInspect describes an image, which takes size bytes of disk, in Docker's
+// shape.
+func DockerInspect(img Image, size int64) Inspection {
 	var v Inspection
 	v.ID = img.ID.String()
 	v.RepoTags = append([]string{}, img.Names...)
@@ -56,7 +57,7 @@ func DockerInspect(img Image) Inspection {
 	v.Config = img.Config.Config
 	v.Architecture, v.Variant = img.Platform.Architecture, img.Platform.Variant
 	v.Os, v.OsVersion = img.Platform.OS, img.Platform.OSVersion
-	v.Size = img.Size
+	v.Size = size
 	v.GraphDriver.Name = "overlay2"
 	v.RootFS.Type = "layers"
 	v.RootFS.Layers = img.DiffIDs()
@@ -72,12 +73,13 @@ type HistoryItem struct {
 	Created   int64  // seconds since 1970
 	CreatedBy string
 	Tags      []string
-	Size      int64 // of the layer's blob, bytes
+	Size      int64 // of the layer, unpacked, bytes
 	Comment   string
 }
 
-// DockerHistory returns the steps an image was made in, newest first.
-func DockerHistory(img Image) []HistoryItem {
+// DockerHistory returns the steps an image was made in, newest first. sizes are
+// those of its layers.
+func DockerHistory(img Image, sizes []int64) []HistoryItem {
 	var items []HistoryItem
 	layer := 0
 	for _, h := range img.Config.History {
@@ -86,14 +88,14 @@ func DockerHistory(img Image) []HistoryItem {
 			item.Created = h.Created.Unix()
 		}
 		if !h.EmptyLayer && layer < len(img.Layers) {
-			item.Size = img.Layers[layer].Size
+			item.Size = sizes[layer]
 			layer++
 		}
 		items = append(items, item)
 	}
 	// Layers without a history are shown all the same.
 	for ; layer < len(img.Layers); layer++ {
-		items = append(items, HistoryItem{ID: "<missing>", Size: img.Layers[layer].Size, Comment: "layer " + strconv.Itoa(layer+1)})
+		items = append(items, HistoryItem{ID: "<missing>", Size: sizes[layer], Comment: "layer " + strconv.Itoa(layer+1)})
 	}
 	slices.Reverse(items)
 	if len(items) > 0 {

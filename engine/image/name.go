@@ -66,10 +66,12 @@ type RemoveOptions struct {
 
 // Removed tells what was, or in a dry run would be, removed.
 type Removed struct {
-	Untagged []string        // names and name@digest
-	Deleted  []digest.Digest // image IDs
-	Layers   []digest.Digest // diff IDs that no image has any more
-	Bytes    int64           // freed in the content store
+	Untagged []string // names and name@digest
+	// Deleted are image IDs; of an image whose ID another one has too, the digest
+	// of its manifest.
+	Deleted []digest.Digest
+	Layers  []digest.Digest // diff IDs that no image has any more
+	Bytes   int64           // freed in the content store
 }
 
 // Remove takes the name ref from its image, and deletes the image if that was
@@ -95,7 +97,11 @@ func (s *Store) Remove(ctx context.Context, ref string, opts RemoveOptions) (Rem
 	if err != nil {
 		return Removed{}, err
 	}
-	return s.removeImage(ctx, members[0].ID, opts)
+	keys, err := s.recordKeys(members[0].ID.Encoded())
+	if err != nil {
+		return Removed{}, err
+	}
+	return s.removeImages(ctx, keys, opts)
 }
 
 // RemovePlatform deletes of the image that ref means that for a platform only, and
@@ -110,25 +116,28 @@ func (s *Store) RemovePlatform(ctx context.Context, ref, platform string, opts R
 	if err != nil {
 		return Removed{}, err
 	}
-	return s.removeImage(ctx, img.ID, opts)
+	return s.removeImages(ctx, []recordKey{{img.ID, img.Manifest.Digest}}, opts)
 }
 
 // removeName untags e, and deletes those of its images that have no other tag.
 func (s *Store) removeName(ctx context.Context, e entry, opts RemoveOptions) (Removed, error) {
 	dropped := []entry{e}
-	var gone []digest.Digest
+	var gone []recordKey
 	err := s.updateLocked(func(all names) (bool, error) {
 		delete(all, e.Name)
 		for _, m := range e.Images {
-			if all.tagged(m.ID) || isDigested(e.Name) && len(all.ofImage(m.ID)) > 0 {
+			if all.tagged(m.key()) || isDigested(e.Name) && len(all.of(m.key())) > 0 {
 				continue
 			}
-			users := opts.users(m.ID)
+			users, err := s.needing([]recordKey{m.key()}, opts)
+			if err != nil {
+				return false, err
+			}
 			if len(users) > 0 && !opts.Force {
 				return false, inUse(familiar(e.Name), users)
 			}
 			if len(users) == 0 {
-				gone = append(gone, m.ID)
+				gone = append(gone, m.key())
 			}
 		}
 		more, _ := dropNames(all, gone)
@@ -142,21 +151,26 @@ func (s *Store) removeName(ctx context.Context, e entry, opts RemoveOptions) (Re
 	return removed, s.drop(ctx, gone, dropped, &removed, false)
 }
 
-// removeImage deletes an image and its names.
-func (s *Store) removeImage(ctx context.Context, id digest.Digest, opts RemoveOptions) (Removed, error) {
+// removeImages deletes images of one ID, and their names.
+func (s *Store) removeImages(ctx context.Context, keys []recordKey, opts RemoveOptions) (Removed, error) {
+	id := keys[0].id
 	var dropped []entry
-	var gone []digest.Digest
+	var gone []recordKey
 	err := s.updateLocked(func(all names) (changed bool, err error) {
-		tags, _ := split(all.ofImage(id))
+		tags, _ := split(all.of(keys...))
 		if len(tags) > 1 && !opts.Force {
 			return false, fmt.Errorf("cannot remove image %s: it has %d names (%s); remove them one by one, or use --force", shortID(id), len(tags), strings.Join(tags, ", "))
 		}
-		if users := opts.users(id); len(users) == 0 {
-			gone = []digest.Digest{id}
+		users, err := s.needing(keys, opts)
+		if err != nil {
+			return false, err
+		}
+		if len(users) == 0 {
+			gone = keys
 		} else if !opts.Force || len(tags) == 0 {
 			return false, inUse(shortID(id), users)
 		}
-		dropped, changed = dropNames(all, []digest.Digest{id})
+		dropped, changed = dropNames(all, keys)
 		return changed, nil
 	})
 	if err != nil {
@@ -164,6 +178,20 @@ func (s *Store) removeImage(ctx context.Context, id digest.Digest, opts RemoveOp
 	}
 	removed := Removed{Untagged: familiarNames(dropped)}
 	return removed, s.drop(ctx, gone, dropped, &removed, false)
+}
+
+// needing returns what would miss the images of one ID if they went: whatever
+// uses them, unless another image with that ID stays.
+func (s *Store) needing(gone []recordKey, opts RemoveOptions) ([]string, error) {
+	users := opts.users(gone[0].id)
+	if len(users) == 0 {
+		return nil, nil
+	}
+	all, err := s.recordKeys(gone[0].id.Encoded())
+	if slices.ContainsFunc(all, func(k recordKey) bool { return !slices.Contains(gone, k) }) {
+		users = nil
+	}
+	return users, err
 }
 
 func (o RemoveOptions) users(id digest.Digest) []string {
@@ -177,14 +205,14 @@ func inUse(what string, users []string) error {
 	return fmt.Errorf("cannot remove image %s: it is used by %s; remove that first", what, strings.Join(users, ", "))
 }
 
-// dropNames deletes the names of the images ids and returns them. A name that
+// dropNames deletes the names of images and returns them. A name that
 // also leads to an image for another platform keeps that; it is changed too.
-func dropNames(all names, ids []digest.Digest) (dropped []entry, changed bool) {
-	for _, id := range ids {
-		for _, name := range all.ofImage(id) {
+func dropNames(all names, keys []recordKey) (dropped []entry, changed bool) {
+	for _, k := range keys {
+		for _, name := range all.of(k) {
 			changed = true
 			e, rest := all[name], all[name]
-			rest.Images = slices.DeleteFunc(slices.Clone(e.Images), func(m member) bool { return m.ID == id })
+			rest.Images = slices.DeleteFunc(slices.Clone(e.Images), func(m member) bool { return m.key() == k })
 			if len(rest.Images) > 0 {
 				all[name] = rest
 				continue
@@ -204,18 +232,18 @@ func familiarNames(entries []entry) []string {
 	return all
 }
 
-// drop deletes the images ids, whose names dropped are gone from the index, with
+// drop deletes images, whose names dropped are gone from the index, with
 // the blobs that no other image needs. The caller holds the lock. With sweep it
 // also removes blobs that belong to nothing.
-func (s *Store) drop(ctx context.Context, ids []digest.Digest, dropped []entry, removed *Removed, sweep bool) error {
-	if len(ids)+len(dropped) == 0 && !sweep {
+func (s *Store) drop(ctx context.Context, keys []recordKey, dropped []entry, removed *Removed, sweep bool) error {
+	if len(keys)+len(dropped) == 0 && !sweep {
 		return nil
 	}
 	records, err := s.records()
 	if err != nil {
 		return err
 	}
-	kept, gone := partition(records, ids)
+	kept, gone := partition(records, keys)
 	for _, r := range gone {
 		if err := os.Remove(s.recordPath(r.ID, r.Manifest.Digest)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("cannot remove image %s: %w", shortID(r.ID), err)
@@ -240,10 +268,10 @@ func (s *Store) drop(ctx context.Context, ids []digest.Digest, dropped []entry, 
 	return err
 }
 
-// partition divides records into those to keep and those of the images ids.
-func partition(records []record, ids []digest.Digest) (kept, gone []record) {
+// partition divides records into those to keep and those with the keys.
+func partition(records []record, keys []recordKey) (kept, gone []record) {
 	for _, r := range records {
-		if slices.Contains(ids, r.ID) {
+		if slices.Contains(keys, r.key()) {
 			gone = append(gone, r)
 		} else {
 			kept = append(kept, r)
@@ -256,8 +284,12 @@ func partition(records []record, ids []digest.Digest) (kept, gone []record) {
 func (r *Removed) note(kept, gone []record) {
 	still := diffIDs(kept)
 	for _, g := range gone {
-		if !slices.Contains(r.Deleted, g.ID) {
-			r.Deleted = append(r.Deleted, g.ID)
+		name := g.ID
+		if slices.ContainsFunc(kept, func(k record) bool { return k.ID == g.ID }) {
+			name = g.Manifest.Digest
+		}
+		if !slices.Contains(r.Deleted, name) {
+			r.Deleted = append(r.Deleted, name)
 		}
 		for _, l := range g.Layers {
 			if !still[l.DiffID] {

@@ -42,7 +42,7 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Removed, error) {
 		return Removed{}, err
 	}
 	var dropped []entry
-	var gone []digest.Digest
+	var gone []recordKey
 	err = s.updateLocked(func(all names) (bool, error) {
 		for _, r := range records {
 			ok, err := opts.selects(r, all)
@@ -50,7 +50,7 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Removed, error) {
 				return false, err
 			}
 			if ok {
-				gone = append(gone, r.ID)
+				gone = append(gone, r.key())
 			}
 		}
 		var changed bool
@@ -79,7 +79,7 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (Removed, error) {
 }
 
 // dryCollect returns the blobs that would go with the images gone.
-func (s *Store) dryCollect(ctx context.Context, kept []record, gone []digest.Digest) ([]content.Info, error) {
+func (s *Store) dryCollect(ctx context.Context, kept []record, gone []recordKey) ([]content.Info, error) {
 	ix, err := s.readIndex()
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (s *Store) dryCollect(ctx context.Context, kept []record, gone []digest.Dig
 			}
 		}
 		for _, e := range entries {
-			if slices.ContainsFunc(e.Images, func(m member) bool { return !slices.Contains(gone, m.ID) }) {
+			if slices.ContainsFunc(e.Images, func(m member) bool { return !slices.Contains(gone, m.key()) }) {
 				s.keepTarget(e.Target.Digest, keep)
 			}
 		}
@@ -106,7 +106,7 @@ func (s *Store) dryCollect(ctx context.Context, kept []record, gone []digest.Dig
 
 // selects tells whether the options take the image r.
 func (o PruneOptions) selects(r record, all names) (bool, error) {
-	if !o.All && all.tagged(r.ID) {
+	if !o.All && all.tagged(r.key()) {
 		return false, nil
 	}
 	if o.InUse != nil && len(o.InUse(r.ID)) > 0 {

@@ -97,8 +97,12 @@ func (s *Store) writeRecord(r record) error {
 	return durable.Write(path, data, 0o600)
 }
 
-// recordKey is what a record's file name says.
+// recordKey is what a record's file name says. Images whose layers are compressed
+// in other ways have the same ID, for that is of their config, and manifests of
+// their own: they are two images all the same.
 type recordKey struct{ id, manifest digest.Digest }
+
+func (r record) key() recordKey { return recordKey{r.ID, r.Manifest.Digest} }
 
 // recordKeys lists the records whose ID starts with the hex digits prefix.
 func (s *Store) recordKeys(prefix string) ([]recordKey, error) {

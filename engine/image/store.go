@@ -115,7 +115,7 @@ func (s *Store) describe(r record, ix index) (Image, error) {
 	}
 	var canonical []string
 	for _, e := range entries {
-		if !e.has(r.ID) {
+		if !e.has(r.key()) {
 			continue
 		}
 		canonical = append(canonical, e.Name)

@@ -24,8 +24,6 @@ import (
 	"github.com/stack-run/stack/engine/content"
 )
 
-func layerOfSize(size int64) content.Layer { return content.Layer{Size: size} }
-
 func newStore(t testing.TB) *Store {
 	t.Helper()
 	s, err := Open(t.TempDir())
@@ -252,6 +250,70 @@ func TestRemove(t *testing.T) {
 	}
 	if _, err := s.Remove(ctx, "a", RemoveOptions{}); !IsNotFound(err) {
 		t.Errorf("again: %v", err)
+	}
+}
+
+// TestOneConfigTwoCompressions is about images that differ in nothing but how their
+// layers are compressed, and so have one ID.
+func TestOneConfigTwoCompressions(t *testing.T) {
+	ctx := t.Context()
+	s := newStore(t)
+	lease, err := s.Content().Lease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := rootfs(t, "f="+strings.Repeat("text", 1000))
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := []byte(`{"os":"linux","architecture":"amd64","config":{},"rootfs":{"type":"layers","diff_ids":["` + digest.FromBytes(raw).String() + `"]}}`)
+	layers := map[string]content.Layer{}
+	for name, data := range map[string][]byte{"gzip": raw, "zstd": enc.EncodeAll(raw, nil)} {
+		layer, err := s.StoreLayer(ctx, lease, bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers[name] = layer
+		if _, err := s.addLayers(ctx, lease, config, []content.Layer{layer}, AddOptions{Names: []string{name, name + ":again"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lease.Close()
+	all, err := s.List(ctx)
+	if err != nil || len(all) != 2 || all[0].ID != all[1].ID {
+		t.Fatalf("%v, %v", all, err)
+	}
+	for _, img := range all {
+		if len(img.Names) != 2 || img.Names[1] != strings.TrimSuffix(img.Names[0], "again")+"latest" {
+			t.Errorf("names %v", img.Names)
+		}
+	}
+	id := all[0].ID
+	used := RemoveOptions{InUse: func(digest.Digest) []string { return []string{"a container"} }}
+	if r, err := s.Remove(ctx, "zstd:again", used); err != nil || len(r.Deleted) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	// A container needs the ID, which the other one has too.
+	r, err := s.Remove(ctx, "zstd", used)
+	if err != nil || r.Bytes < layers["zstd"].Size || len(r.Deleted) != 1 || r.Deleted[0] == id || len(r.Layers) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, err := s.Content().Stat(layers["zstd"].Digest); !errors.Is(err, content.ErrNotFound) {
+		t.Errorf("its layer is still there: %v", err)
+	}
+	if _, err := s.Content().Stat(layers["gzip"].Digest); err != nil {
+		t.Error(err)
+	}
+	clean(t, s)
+	if _, err := s.Remove(ctx, id.String(), used); err == nil {
+		t.Error("the last one of the ID went, though it is in use")
+	}
+	if r, err := s.Remove(ctx, id.String(), RemoveOptions{Force: true}); err != nil || len(r.Deleted) != 1 || r.Deleted[0] != id || len(r.Untagged) != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if n := blobCount(t, s); n > 0 {
+		t.Errorf("%d blobs are left", n)
 	}
 }
 

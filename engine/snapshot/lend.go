@@ -137,6 +137,16 @@ func (s *Store) replaceByLink(dir, tree string) error {
 	return removeTree(old)
 }
 
+// Lent returns the layers that are lent.
+func (s *Store) Lent() (map[digest.Digest]bool, error) {
+	all := map[digest.Digest]bool{}
+	err := s.eachLent(func(_, name string) error {
+		all[digest.NewDigestFromEncoded(digest.SHA256, name)] = true
+		return nil
+	})
+	return all, err
+}
+
 // eachLent calls fn for each link that Lend has made, with the name of the layer
 // directory that it leads to.
 func (s *Store) eachLent(fn func(link, name string) error) error {

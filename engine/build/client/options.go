@@ -159,10 +159,10 @@ func (s *solve) outputs(t *request.Target, out io.Writer) error {
 		maps.Copy(x.Attrs, e.Attrs)
 		dest := x.Attrs["dest"]
 		delete(x.Attrs, "dest")
-		switch e.Type {
-		case bk.ExporterLocal:
+		switch {
+		case e.Type == bk.ExporterLocal, e.IsDirectory():
 			x.OutputDir = dest
-		case bk.ExporterTar, bk.ExporterOCI, bk.ExporterDocker:
+		case e.Type == bk.ExporterTar, e.Type == bk.ExporterOCI, e.Type == bk.ExporterDocker:
 			x.Output = writeTo(dest, out)
 		}
 		if e.Type != bk.ExporterLocal && e.Type != bk.ExporterTar {

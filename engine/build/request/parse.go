@@ -161,6 +161,9 @@ func ParseOutput(s string) (Entry, error) {
 			return Entry{}, fmt.Errorf("cannot use the output %q: type=local needs a directory, dest=PATH", s)
 		}
 	case "tar", "oci":
+		if dest == "" && e.Type == "oci" && e.IsDirectory() {
+			return Entry{}, fmt.Errorf("cannot use the output %q: tar=false needs a directory, dest=PATH", s)
+		}
 		if dest == "" {
 			e.Attrs["dest"] = "-"
 		}
@@ -172,12 +175,22 @@ func ParseOutput(s string) (Entry, error) {
 	default:
 		return Entry{}, fmt.Errorf("cannot use the output %q: unknown type %q; use image, local, tar, oci, docker or cacheonly", s, e.Type)
 	}
+	if dest == "-" && e.IsDirectory() {
+		return Entry{}, fmt.Errorf("cannot use the output %q: tar=false makes a directory, which the standard output is not", s)
+	}
 	if dest != "" && dest != "-" {
 		if e.Attrs["dest"], err = filepath.Abs(dest); err != nil {
 			return Entry{}, err
 		}
 	}
 	return e, nil
+}
+
+// IsDirectory tells whether an output that is an archive otherwise, an OCI layout,
+// is wanted as a directory.
+func (e Entry) IsDirectory() bool {
+	tar, err := strconv.ParseBool(e.Attrs["tar"])
+	return (e.Type == "oci" || e.Type == "docker") && err == nil && !tar
 }
 
 func entry(s string, fs []field) (Entry, error) {

@@ -100,6 +100,9 @@ func To(ctx context.Context, r Remote, source, destination string, o Options) er
 	if err != nil {
 		return err
 	}
+	if destination, err = followed(ctx, r, destination); err != nil {
+		return err
+	}
 	is, err := remoteKind(ctx, r, destination)
 	if err != nil {
 		return err
@@ -115,14 +118,42 @@ func To(ctx context.Context, r Remote, source, destination string, o Options) er
 	return err
 }
 
-// remoteKind looks at the first entry of an archive of name.
-func remoteKind(ctx context.Context, r Remote, name string) (kind, error) {
+// maxLinks is how many links lead from one to another, as in the kernel.
+const maxLinks = 40
+
+// followed is where a destination leads that is a link in the container. What a
+// link to a file is copied to is that file, be it there or not.
+func followed(ctx context.Context, r Remote, name string) (string, error) {
+	for range maxLinks {
+		if strings.HasSuffix(name, "/") || onlyContent(name) {
+			return name, nil
+		}
+		h, err := remoteHeader(ctx, r, name, false)
+		if err != nil || h.Typeflag != tar.TypeSymlink {
+			return name, nil // remoteKind says what is wrong
+		}
+		if path.IsAbs(h.Linkname) {
+			name = h.Linkname
+		} else {
+			name = path.Join(path.Dir(name), h.Linkname)
+		}
+	}
+	return "", fmt.Errorf("cannot copy to %s: %w", name, unix.ELOOP)
+}
+
+// remoteHeader is the first entry of an archive of name.
+func remoteHeader(ctx context.Context, r Remote, name string, followLinks bool) (*tar.Header, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	reader, writer := io.Pipe()
 	defer reader.Close()
-	go func() { writer.CloseWithError(r.Read(ctx, name, true, writer)) }()
-	h, err := tar.NewReader(reader).Next()
+	go func() { writer.CloseWithError(r.Read(ctx, name, followLinks, writer)) }()
+	return tar.NewReader(reader).Next()
+}
+
+// remoteKind tells what name is in the container.
+func remoteKind(ctx context.Context, r Remote, name string) (kind, error) {
+	h, err := remoteHeader(ctx, r, name, true)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return missing, nil
@@ -213,7 +244,7 @@ func From(ctx context.Context, r Remote, source, destination string, o Options) 
 	reader, writer := io.Pipe()
 	defer reader.Close()
 	go func() {
-		writer.CloseWithError(r.Read(ctx, source, o.FollowLinks || strings.HasSuffix(source, "/"), writer))
+		writer.CloseWithError(r.Read(ctx, source, o.FollowLinks || strings.HasSuffix(source, "/") || onlyContent(source), writer))
 	}()
 	tr := tar.NewReader(reader)
 	first, err := tr.Next()

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // dirRemote is a container whose file system is a directory of this machine.
@@ -18,7 +20,10 @@ type dirRemote string
 
 func (d dirRemote) Read(ctx context.Context, name string, follow bool, w io.Writer) error {
 	p := filepath.Join(string(d), name)
-	info, err := os.Stat(p)
+	if real, err := filepath.EvalSymlinks(p); follow && err == nil {
+		p = real
+	}
+	info, err := os.Lstat(p)
 	if err != nil {
 		return err
 	}
@@ -133,6 +138,54 @@ func TestRules(t *testing.T) {
 }
 
 // A container must not be able to write outside of the destination.
+func TestLinksAreFollowed(t *testing.T) {
+	link := func(t *testing.T, in, name, target string) {
+		t.Helper()
+		if err := os.Symlink(target, filepath.Join(in, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(t *testing.T, elements ...string) string {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(elements...))
+		if err != nil {
+			t.Error(err)
+		}
+		return string(data)
+	}
+	t.Run("the content of a directory behind a link comes out", func(t *testing.T) {
+		box, out := tree(t, "dir/f"), t.TempDir()
+		link(t, box, "link", "dir")
+		if err := From(t.Context(), dirRemote(box), "/link/.", out, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, out, "f"); got != "dir/f" {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("what a link leads to is written, and the link stays", func(t *testing.T) {
+		box, in := tree(t, "dir/old"), tree(t, "new")
+		link(t, box, "file", "dir/second")
+		link(t, box, "dir/second", "/dir/old")
+		link(t, box, "dangling", "dir/made")
+		link(t, box, "loop", "loop")
+		for _, name := range []string{"/file", "/dangling"} {
+			if err := To(t.Context(), dirRemote(box), in+"/new", name, Options{}); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		if got := read(t, box, "dir/old") + " " + read(t, box, "dir/made"); got != "new new" {
+			t.Errorf("%q", got)
+		}
+		if target, err := os.Readlink(box + "/file"); err != nil || target != "dir/second" {
+			t.Errorf("%q, %v", target, err)
+		}
+		if err := To(t.Context(), dirRemote(box), in+"/new", "/loop", Options{}); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestFromStaysInside(t *testing.T) {
 	outside := t.TempDir()
 	for name, headers := range map[string][]*tar.Header{
