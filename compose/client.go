@@ -121,6 +121,11 @@ func (c *Client) Down(ctx context.Context, project string, o DownOptions, p Prog
 	if known, err := c.known(project); err != nil || !known && len(o.ImageNames) == 0 {
 		return err
 	}
+	if len(o.Services) == 0 {
+		if err := c.removeBrokenOf(ctx, project); err != nil {
+			return err
+		}
+	}
 	return c.apply(ctx, downRequest(project, o), p)
 }
 
@@ -377,6 +382,13 @@ func (c *Client) Unpause(ctx context.Context, s Selector, p Progress) error {
 // Remove removes stopped containers, with Force running ones too.
 func (c *Client) Remove(ctx context.Context, s Selector, o StopOptions, p Progress) error {
 	s.All = true
+	if len(s.IDs) > 0 {
+		rest, err := c.removeBroken(ctx, s)
+		if len(rest.IDs) == 0 || err != nil {
+			return err
+		}
+		s = rest
+	}
 	return c.each(ctx, s, p, verbRequest(plan.VerbRemove, o))
 }
 

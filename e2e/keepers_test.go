@@ -305,3 +305,49 @@ func TestDeletedRunRoot(t *testing.T) {
 	b.ok(t, "down")
 	b.nothingLeft(t, b.before)
 }
+
+// A run root that is deleted under a running project takes names, states and pipes
+// along. What runs is taken over all the same, its output too, and can be ended.
+func TestRunRootIsDeletedUnderAProject(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	before := snap(t, b)
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: busybox, command: [sh, -c, "i=0; while true; do i=$$((i+1)); echo line $$i; sleep 0.05; done"], init: true, ports: ["80"]}
+	`)
+	b.ok(t, "up", "--detach")
+	b.eventuallyLog(t, "web", "line 3")
+	pid := b.look(t, "app-web-1").State.Pid
+	removeAll(b.runRoot())
+	eventually(t, 20*time.Second, func() error {
+		if s := b.look(t, "app-web-1").State; !s.Running || s.Pid != pid {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	lines := strings.Count(b.ok(t, "logs", "web"), "\n")
+	eventually(t, 10*time.Second, func() error {
+		if n := strings.Count(b.ok(t, "logs", "web"), "\n"); n < lines+5 {
+			return fmt.Errorf("%d lines, before %d", n, lines)
+		}
+		return nil
+	})
+	b.ok(t, "up", "--detach")
+	if s := b.look(t, "app-web-1").State; s.Pid != pid {
+		t.Errorf("up made it anew: %+v", s)
+	}
+	b.ok(t, "down")
+	b.nothingLeft(t, before)
+}
+
+// removeAll is rm -rf, which goes on past what is mounted.
+func removeAll(dir string) {
+	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			os.Remove(path)
+		}
+		return nil
+	})
+	os.RemoveAll(dir)
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +21,14 @@ type CheckOptions struct {
 	// Repair removes what is corrupt, takes the names from images that are not
 	// whole, unpacks wrong layers again, and removes leftovers.
 	Repair bool
+	// RemoveBroken, if not nil, is called instead of Engine.RemoveBroken: somebody
+	// may know more of the container.
+	RemoveBroken func(context.Context, *Broken) error
 	// Read is told of progress, from several goroutines: bytes since the last call.
 	Read func(n int64)
 }
 
-// Problem is one thing that is wrong with the stores of images.
+// Problem is one thing that is wrong.
 type Problem struct {
 	Kind       string   `json:"kind"`
 	Subject    string   `json:"subject"`
@@ -34,6 +38,13 @@ type Problem struct {
 	Repaired   string   `json:"repaired,omitempty"`   // what was done
 }
 
+// What is wrong with a record.
+const (
+	containerRecord = "container record"
+	networkRecord   = "network record"
+	volumeRecord    = "volume record"
+)
+
 // CheckReport is what Check found. Leftovers of killed processes are no problem.
 type CheckReport struct {
 	Problems      []Problem `json:"problems"`
@@ -42,10 +53,13 @@ type CheckReport struct {
 	Layers        int       `json:"layers"`
 	Leftovers     int       `json:"leftovers"`
 	LeftoverBytes int64     `json:"leftoverBytes"`
+	// Left is what has no record and is nobody's; with Repair it was removed.
+	Left []Leftover `json:"left,omitempty"`
 }
 
-// Check verifies the stores of images, unpacked layers and the build cache. The
-// error is for Check itself having failed.
+// Check verifies the records of containers, networks and volumes, the stores of
+// images, unpacked layers and the build cache, and looks for what killed processes
+// left. The error is for Check itself having failed.
 func (e *Engine) Check(ctx context.Context, o CheckOptions) (CheckReport, error) {
 	r := CheckReport{Problems: []Problem{}}
 	images, err := e.Images()
@@ -78,7 +92,63 @@ func (e *Engine) Check(ctx context.Context, o CheckOptions) (CheckReport, error)
 	if err := e.checkLayers(ctx, o, layers, known, blobs, &r); err != nil {
 		return r, err
 	}
-	return r, errors.Join(e.checkBuild(ctx, o, &r), e.checkLeftovers(ctx, o, layers, blobs, &r))
+	return r, errors.Join(e.checkBuild(ctx, o, &r), e.checkRecords(ctx, o, &r), e.checkLeftovers(ctx, o, layers, blobs, &r))
+}
+
+// checkRecords finds the records that cannot be used. With Repair it removes what
+// they are of, except volumes, whose data is all that somebody may miss.
+func (e *Engine) checkRecords(ctx context.Context, o CheckOptions, r *CheckReport) error {
+	remove := o.RemoveBroken
+	if remove == nil {
+		remove = e.RemoveBroken
+	}
+	_, broken, err := e.Records.Scan()
+	errs := []error{err}
+	repaired := func(newer bool, remove func() error) string {
+		if !o.Repair || newer {
+			return ""
+		}
+		if err := remove(); err != nil {
+			errs = append(errs, err)
+			return ""
+		}
+		return "removed"
+	}
+	for _, b := range broken {
+		r.Problems = append(r.Problems, Problem{
+			Kind: containerRecord, Subject: b.String(), Error: b.Error(),
+			Repaired: repaired(b.Newer, func() error { return remove(ctx, b) }),
+		})
+	}
+	nets, err := e.Networks()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	brokenNets, err := nets.Broken()
+	errs = append(errs, err)
+	for _, b := range brokenNets {
+		r.Problems = append(r.Problems, Problem{
+			Kind: networkRecord, Subject: cmp.Or(b.Name, b.ID[:12]), Error: b.Error(),
+			Repaired: repaired(b.Newer, func() error { return e.RemoveNetwork(ctx, b.ID, nil) }),
+		})
+	}
+	vols, err := e.Volumes()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	brokenVols, err := vols.Broken()
+	for _, b := range brokenVols {
+		r.Problems = append(r.Problems, Problem{Kind: volumeRecord, Subject: b.Name, Error: b.Error()})
+	}
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return err
+	}
+	if o.Repair {
+		r.Left, err = e.Sweep(ctx)
+	} else {
+		r.Left, err = e.Leftovers()
+	}
+	return err
 }
 
 func (e *Engine) checkLayers(ctx context.Context, o CheckOptions, layers *snapshot.Store, known []content.Layer, blobs *content.Store, r *CheckReport) error {

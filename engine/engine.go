@@ -122,6 +122,23 @@ func root(option, variable, fallback string) (string, error) {
 // rootMode lets nobody else through to what containers write.
 const rootMode = 0o710
 
+// isOurs says that a directory has nothing in it but what we make: an empty file
+// system that was mounted for us looks like one that everybody uses.
+func isOurs(root string) bool {
+	if slices.Contains([]string{"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run", "/run/lock"}, root) {
+		return false // empty or not
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return false
+	}
+	ours := []string{
+		"lost+found", "builder", "containers", "containers-rw", "content", "endpoints", "images", "layers", "locks", "logs", "names", "netns",
+		"networks", "projects", "volumes",
+	}
+	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !slices.Contains(ours, e.Name()) })
+}
+
 // closeToOthers takes the rights of others from a root that an earlier version, or
 // somebody else, made.
 func closeToOthers(root string) error {
@@ -140,7 +157,7 @@ func closeToOthers(root string) error {
 	switch {
 	case st.Mode&0o027 == 0:
 		return nil
-	case root == "/" || st.Mode&unix.S_ISVTX != 0:
+	case root == "/" || st.Mode&unix.S_ISVTX != 0 && !isOurs(root):
 		return errors.New("everybody uses this directory")
 	case st.Uid != uint32(os.Geteuid()):
 		return nil // its owner's affair

@@ -250,9 +250,21 @@ func (r *Records) forget(id string) error {
 
 func (r *Records) deleteDirs(id string) error {
 	r.before("delete run directory")
-	err := os.RemoveAll(r.RunDir(id))
+	err := removeAll(r.RunDir(id))
 	r.before("delete directory")
-	return errors.Join(err, os.RemoveAll(r.DataDir(id)))
+	return errors.Join(err, removeAll(r.DataDir(id)))
+}
+
+// removeAll is os.RemoveAll of a directory in which somebody may still write: the
+// supervisor of a container notes its end also when the record is gone.
+func removeAll(dir string) error {
+	var err error
+	for range 10 {
+		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			break
+		}
+	}
+	return err
 }
 
 // Read returns the record with exactly this ID. The error wraps ErrNotFound, or is

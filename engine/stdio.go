@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/logs"
 )
@@ -128,11 +131,18 @@ func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error
 		Dir: e.LogDir(c.ID), Budget: budget, TTY: console, Adopt: adopt,
 		Failed: func(err error) { e.Warnf("cannot store the output of container %s: %v", c.Spec.Name, err) },
 	}
-	if cfg.Stdout, err = logs.OpenFIFO(filepath.Join(dir, logs.StdoutFIFO)); err != nil {
+	open := func(name string, fd int) (*os.File, error) {
+		f, err := logs.OpenFIFO(filepath.Join(dir, name))
+		if adopt && errors.Is(err, fs.ErrNotExist) {
+			return e.openHeldFIFO(c, fd)
+		}
+		return f, err
+	}
+	if cfg.Stdout, err = open(logs.StdoutFIFO, 1); err != nil {
 		return err
 	}
 	if console == nil {
-		if cfg.Stderr, err = logs.OpenFIFO(filepath.Join(dir, logs.StderrFIFO)); err != nil {
+		if cfg.Stderr, err = open(logs.StderrFIFO, 2); err != nil {
 			return errors.Join(err, cfg.Stdout.Close())
 		}
 	}
@@ -143,4 +153,31 @@ func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error
 		}
 	}
 	return err
+}
+
+// openHeldFIFO opens a container's output whose name is gone, as when the run
+// directory was deleted: the container's process has it open still. Where it has
+// not, nothing more is read: a process that is not logged is better than one that
+// nobody sees to.
+func (e *Engine) openHeldFIFO(c *Container, fd int) (*os.File, error) {
+	held := fmt.Sprintf("/proc/%d/fd/%d", c.State.Pid, fd)
+	at, err := os.OpenFile(held, unix.O_PATH, 0)
+	if err == nil {
+		defer at.Close()
+		// It is the container's: what is there may be anything.
+		var info os.FileInfo
+		if info, err = at.Stat(); err == nil && info.Mode().Type() == fs.ModeNamedPipe {
+			return logs.OpenFIFO(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
+		}
+	}
+	e.Warnf("container %s: descriptor %d cannot be logged any more: its FIFO was deleted, and the process has it no more; restart the container", c.Spec.Name, fd)
+	if err := os.MkdirAll(e.Records.RunDir(c.ID), 0o711); err != nil {
+		return nil, err
+	}
+	name := map[int]string{1: logs.StdoutFIFO, 2: logs.StderrFIFO}[fd]
+	path := filepath.Join(e.Records.RunDir(c.ID), name)
+	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return logs.OpenFIFO(path)
 }

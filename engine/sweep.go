@@ -248,7 +248,7 @@ func (r *Records) clearDirs(id string) error {
 	// then sees that it is gone.
 	held, free, err := lock.TryShared(r.DataDir(id), lock.Dir())
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.RemoveAll(r.RunDir(id))
+		return removeAll(r.RunDir(id))
 	}
 	if err == nil && !free {
 		return nil

@@ -25,10 +25,11 @@ func (m *Manager) Ensure(ctx context.Context, name string) (Network, error) {
 		return r.Network, nil
 	}
 	err = m.locked(ctx, func() error {
-		if _, err := m.record(r.ID); err != nil {
+		now, err := m.record(r.ID)
+		if err != nil {
 			return err // removed meanwhile
 		}
-		return m.ensure(r)
+		return errors.Join(m.mend(now), m.ensure(r))
 	})
 	if err != nil {
 		return r.Network, fmt.Errorf("cannot set up network %s: %w", r.Name, err)
@@ -55,6 +56,7 @@ func (m *Manager) ensure(r record) error {
 		if err := s.Do(&b); err != nil {
 			return err
 		}
+		m.keepCopy(r)
 		info, err = s.Find(r.Bridge)
 	} else if err == nil && info.Alias != aliasPrefix+r.ID {
 		return fmt.Errorf("link %s exists and belongs to somebody else; remove it or choose another %s", r.Bridge, OptBridgeName)

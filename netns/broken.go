@@ -52,6 +52,13 @@ func (m *Manager) record(id string) (record, error) {
 	if err == nil && r.ID != id {
 		err = &durable.BrokenError{Path: path, Err: fmt.Errorf("it is of network %q", r.ID)}
 	}
+	if errors.Is(err, os.ErrNotExist) {
+		// A removal drops the copy first: a copy alone is of a record that was lost.
+		if r, copyErr := m.readCopy(id); copyErr == nil {
+			m.o.Logf("network %s: its record %s is missing; it is written again with the next start of a container", r.Name, path)
+			return r, nil
+		}
+	}
 	broken := durable.Broken(err)
 	if broken == nil {
 		return r, err
@@ -61,17 +68,19 @@ func (m *Manager) record(id string) (record, error) {
 	if b.Newer {
 		return r, b
 	}
-	r, ok := m.rebuild(id, text)
-	if !ok {
-		return r, b
+	r, copyErr := m.readCopy(id)
+	if copyErr != nil {
+		if r = m.rebuild(id, text); !r.complete() {
+			return r, b
+		}
 	}
-	m.o.Logf("network %s: %v; it is rebuilt from what its containers know of it, and written by the next \"stack up\"", r.Name, err)
+	m.o.Logf("network %s: %v; it is taken from what is known of it while its bridge is there, and written again with the next start of a container", r.Name, err)
 	return r, nil
 }
 
 // rebuild makes the record of a network out of the rests of its file and of the
 // links that its endpoints have. Without a name it is of no use to anybody.
-func (m *Manager) rebuild(id string, text []byte) (record, bool) {
+func (m *Manager) rebuild(id string, text []byte) record {
 	r := record{Version: recordVersion, rebuilt: true}
 	r.ID, r.Bridge = id, m.bridgeName(id)
 	r.Name, r.Project, r.Key = salvage(text, "name"), salvage(text, "project"), salvage(text, "key")
@@ -100,8 +109,50 @@ func (m *Manager) rebuild(id string, text []byte) (record, bool) {
 		r.MAC = bridge.HardwareAddr.String()
 		r.addressesOf(bridge)
 	}
-	// A bridge comes with its subnets; without any there is nothing to go on with.
-	return r, r.Name != "" && (r.IPv4.IsValid() || r.IPv6.IsValid())
+	return r
+}
+
+// complete tells whether enough is known: a bridge comes with its subnets.
+func (r record) complete() bool { return r.Name != "" && (r.IPv4.IsValid() || r.IPv6.IsValid()) }
+
+// The copy of a record lives in the run root as long as the network's bridge: what
+// of a network cannot be told from the kernel can be told from there.
+
+func (m *Manager) copyPath(id string) string {
+	return filepath.Join(m.o.RunRoot, "networks", id+".json")
+}
+
+func (m *Manager) readCopy(id string) (record, error) {
+	var r record
+	err := durable.ReadVersioned(m.copyPath(id), &r, &r.Version, recordVersion)
+	if err == nil && r.ID != id {
+		err = fmt.Errorf("%s is of network %q", m.copyPath(id), r.ID)
+	}
+	r.rebuilt = true
+	return r, err
+}
+
+func (m *Manager) keepCopy(r record) {
+	path := m.copyPath(r.ID)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = writeFile(path, r, false)
+	}
+	if err != nil {
+		m.o.Logf("network %s: %v", r.Name, err) // it is of use only if the record breaks
+	}
+}
+
+func (m *Manager) dropCopy(id string) error {
+	return errors.Join(os.RemoveAll(m.copyPath(id)), removeEmpty(filepath.Dir(m.copyPath(id))))
+}
+
+// mend writes a record that was broken. The lock is held.
+func (m *Manager) mend(r record) error {
+	if !r.rebuilt {
+		return nil
+	}
+	return writeFile(filepath.Join(m.networkDir(), r.ID+".json"), r, true)
 }
 
 // addressesOf takes the subnets that are not known yet from the bridge.
@@ -161,10 +212,16 @@ func (m *Manager) BrokenEndpoints() []string {
 	return ids
 }
 
-// sweepLeases removes the leases of networks that are no more. The lock is held.
-func (m *Manager) sweepLeases() error {
-	entries, err := os.ReadDir(m.networkDir())
+// sweepRecords removes the leases of networks that are no more, and writes records
+// that were broken. The lock is held.
+func (m *Manager) sweepRecords() error {
+	all, _, err := m.scan()
 	errs := []error{err}
+	for _, r := range all {
+		errs = append(errs, m.mend(r))
+	}
+	entries, err := os.ReadDir(m.networkDir())
+	errs = append(errs, err)
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".leases")
 		if !ok {

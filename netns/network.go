@@ -230,11 +230,17 @@ func (m *Manager) scan() (all []record, broken []*Broken, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot list networks: %w", err)
 	}
-	for _, e := range entries {
+	copies, err := os.ReadDir(filepath.Dir(m.copyPath("")))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("cannot list networks: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, e := range slices.Concat(entries, copies) {
 		id, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok {
+		if !ok || seen[id] {
 			continue
 		}
+		seen[id] = true
 		r, err := m.record(id)
 		var b *Broken
 		switch {
@@ -367,7 +373,7 @@ func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names .
 		}
 		for _, r := range unused {
 			if err := errors.Join(os.RemoveAll(m.nameDir(r.ID)), removeEmpty(filepath.Dir(m.nameDir(r.ID))),
-				os.RemoveAll(m.leasePath(r.ID)), os.RemoveAll(filepath.Join(m.networkDir(), r.ID+".json"))); err != nil {
+				m.dropCopy(r.ID), os.RemoveAll(m.leasePath(r.ID)), os.RemoveAll(filepath.Join(m.networkDir(), r.ID+".json"))); err != nil {
 				errs = append(errs, fmt.Errorf("cannot remove network %s: %w", r.Name, err))
 			}
 		}

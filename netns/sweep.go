@@ -52,7 +52,7 @@ func (m *Manager) Sweep(ctx context.Context, live func(endpointID string) bool) 
 				links[l.HostLink] = true
 			}
 		}
-		return errors.Join(m.sweepLinks(links), m.sweepElements(alive), m.sweepLeases())
+		return errors.Join(m.sweepLinks(links), m.sweepElements(alive), m.sweepRecords())
 	}))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot sweep networks: %w", err)

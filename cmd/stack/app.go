@@ -20,6 +20,7 @@ import (
 	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/internal/lock"
 )
 
 // app is what all verbs share: the process's surroundings, the global flags,
@@ -292,6 +293,7 @@ func (a *app) runWithSignals(work func(ctx context.Context, cmd *cobra.Command, 
 		if ctx == nil {
 			ctx = context.Background()
 		}
+		ctx = lock.WithNotice(ctx, func(text string) { a.warn("%s", text) })
 		return work(ctx, cmd, args)
 	}
 }

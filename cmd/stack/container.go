@@ -221,13 +221,39 @@ func newContainerRmCmd(a *app, runF func(context.Context, *app, *containerRmOpti
 }
 
 func runContainerRm(ctx context.Context, a *app, o *containerRmOptions) error {
-	return a.eachContainer(ctx, o.Names, o.Force, func(v compose.Verbs, c engine.Container) error {
+	names, err := a.removeBroken(ctx, o.Names)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	return a.eachContainer(ctx, names, o.Force, func(v compose.Verbs, c engine.Container) error {
 		running := c.State.Phase == engine.Running || c.State.Phase == engine.Paused || c.State.Phase == engine.Restarting
 		if running && !o.Force {
 			return fmt.Errorf("cannot remove container %q: container is running: stop the container before removing or force remove", c.Spec.Name)
 		}
 		return v.Remove(ctx, idSelector(c), compose.StopOptions{Force: o.Force, Volumes: o.Volumes}, nil)
 	})
+}
+
+// removeBroken removes the containers whose record cannot be read, of which nothing
+// else can be asked, and returns the other names.
+func (a *app) removeBroken(ctx context.Context, names []string) (rest []string, err error) {
+	v, err := a.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		s := compose.Selector{IDs: []string{name}, All: true}
+		var broken *engine.Broken
+		if _, err := v.Containers(ctx, s); !errors.As(err, &broken) {
+			rest = append(rest, name)
+			continue
+		}
+		if err := v.Remove(ctx, s, compose.StopOptions{Force: true}, nil); err != nil {
+			return nil, err
+		}
+		fmt.Fprintln(a.out, name)
+	}
+	return rest, nil
 }
 
 type containerStartOptions struct {

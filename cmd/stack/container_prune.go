@@ -38,6 +38,9 @@ func runContainerPrune(ctx context.Context, a *app, o *containerPruneOptions) er
 	if err != nil {
 		return err
 	}
+	if err := a.sweep(ctx); err != nil {
+		return err
+	}
 	a.printReclaimed(reclaimed)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/progress"
+	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -28,9 +29,11 @@ func newSystemCheckCmd(a *app, runF func(context.Context, *app, *systemCheckOpti
 	o := &systemCheckOptions{}
 	cmd := &cobra.Command{
 		Use:   "check [OPTIONS]",
-		Short: "Verify every image, unpacked layer and blob",
-		Long: `Verify every image, unpacked layer and blob. The exit code is 1 if something
-is wrong, and stays 1 with --repair as long as something could not be repaired.`,
+		Short: "Verify every record, image, unpacked layer and blob",
+		Long: `Verify every record of a container, network, volume and project, and every image,
+unpacked layer and blob; list what killed processes left behind. The exit code is
+1 if something is wrong, and stays 1 with --repair as long as something could not
+be repaired. A volume whose record is broken keeps its data.`,
 		Args: exactArgs(0),
 		RunE: a.run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
 			return runF(ctx, a, o)
@@ -39,8 +42,14 @@ is wrong, and stays 1 with --repair as long as something could not be repaired.`
 	f := cmd.Flags()
 	f.StringVar(&o.Format, "format", "text", "Format the output. Values: [text | json]")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only set the exit code")
-	f.BoolVar(&o.Repair, "repair", false, "Remove what is corrupt, untag images that are not whole, unpack wrong layers again")
+	f.BoolVar(&o.Repair, "repair", false, "Remove what is corrupt or left behind, untag images that are not whole, unpack wrong layers again")
 	return cmd
+}
+
+// recordRepairs is what only who knows the supervisors can repair.
+type recordRepairs interface {
+	RemoveBroken(context.Context, *engine.Broken) error
+	BrokenDefinitions(repair bool) ([]compose.BrokenDefinition, error)
 }
 
 func runSystemCheck(ctx context.Context, a *app, o *systemCheckOptions) error {
@@ -52,10 +61,32 @@ func runSystemCheck(ctx context.Context, a *app, o *systemCheckOptions) error {
 		return err
 	}
 	read, done := a.showBytes(o.Quiet)
-	report, err := e.Check(ctx, engine.CheckOptions{Repair: o.Repair && !a.global.DryRun, Read: read})
+	opts := engine.CheckOptions{Repair: o.Repair && !a.global.DryRun, Read: read}
+	verbs, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	repairs, ok := verbs.(recordRepairs)
+	if ok {
+		opts.RemoveBroken = repairs.RemoveBroken
+	}
+	report, err := e.Check(ctx, opts)
 	done()
 	if err != nil {
 		return err
+	}
+	if ok {
+		definitions, err := repairs.BrokenDefinitions(opts.Repair)
+		if err != nil {
+			return err
+		}
+		for _, d := range definitions {
+			p := engine.Problem{Kind: "project definition", Subject: d.Project, Error: d.Err.Error()}
+			if d.Removed {
+				p.Repaired = "removed"
+			}
+			report.Problems = append(report.Problems, p)
+		}
 	}
 	switch {
 	case o.Quiet:
@@ -97,6 +128,9 @@ func (a *app) printCheck(r engine.CheckReport) {
 		fmt.Fprintln(a.out, "1 problem")
 	default:
 		fmt.Fprintln(a.out, n, "problems")
+	}
+	for _, l := range r.Left {
+		fmt.Fprintf(a.out, "left by a killed process: %s %s\n", l.Kind, l.Subject)
 	}
 	if r.Leftovers > 0 {
 		fmt.Fprintf(a.out, "%d leftovers of killed processes (%s), which do no harm\n", r.Leftovers, units.HumanSize(float64(r.LeftoverBytes)))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/build/request"
 )
 
@@ -83,6 +84,9 @@ func runSystemPrune(ctx context.Context, a *app, o *systemPruneOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := a.sweep(ctx); err != nil {
+		return err
+	}
 	networks, err := a.pruneNetworks(ctx, o.Filter, gone.containers)
 	a.printPruned("Networks", networks)
 	if err != nil {
@@ -115,6 +119,26 @@ func runSystemPrune(ctx context.Context, a *app, o *systemPruneOptions) error {
 	}
 	a.printReclaimed(total + cache.Size() + images.Bytes)
 	return nil
+}
+
+// sweep removes what killed processes left behind.
+func (a *app) sweep(ctx context.Context) error {
+	e, err := a.stores()
+	if err != nil {
+		return err
+	}
+	var left []engine.Leftover
+	if a.global.DryRun {
+		left, err = e.Leftovers()
+	} else {
+		left, err = e.Sweep(ctx)
+	}
+	var lines []string
+	for _, l := range left {
+		lines = append(lines, l.Kind+" "+l.Subject)
+	}
+	a.printPruned("leftovers of killed processes", lines)
+	return err
 }
 
 // pruneBuildCache prunes the build cache. What is in it has no labels, so none of

@@ -16,11 +16,12 @@ import (
 // without the Compose file: after a crash, at boot, for down.
 type ProjectStore struct {
 	root string
+	warn func(format string, args ...any)
 }
 
 // NewProjectStore opens the store in the engine's data root.
 func NewProjectStore(e *engine.Engine) *ProjectStore {
-	return &ProjectStore{root: filepath.Join(e.DataRoot(), "projects")}
+	return &ProjectStore{root: filepath.Join(e.DataRoot(), "projects"), warn: e.Warnf}
 }
 
 func (p *ProjectStore) path(project string) string {
@@ -28,20 +29,47 @@ func (p *ProjectStore) path(project string) string {
 }
 
 // Definition returns what the project was last asked to be; os.ErrNotExist when
-// it was never up, and a *durable.BrokenError when that cannot be read.
+// it was never up, or when that cannot be read, which is told.
 func (p *ProjectStore) Definition(project string) (*spec.Desired, error) {
+	d, err := p.read(project)
+	if broken := durable.Broken(err); broken != nil {
+		todo := "\"stack up\" writes it again"
+		if broken.Newer {
+			todo = "until then it is left alone"
+		}
+		p.warn("the definition of project %s is set aside: %v; %s", project, broken, todo)
+		return nil, fmt.Errorf("definition of project %s: %w", project, fs.ErrNotExist)
+	}
+	return d, err
+}
+
+func (p *ProjectStore) read(project string) (*spec.Desired, error) {
 	var d spec.Desired
 	if err := durable.ReadVersioned(p.path(project), &d, &d.Version, spec.Version); err != nil {
-		if broken := durable.Broken(err); broken != nil && !broken.Newer {
-			return nil, fmt.Errorf("the definition of project %s is set aside: %w; \"stack up\" writes it again, \"stack down\" removes it with the project", project, err)
-		}
 		return nil, err
 	}
 	return &d, nil
 }
 
-// Save writes a definition durably.
+// Broken returns what is wrong with the definitions that cannot be read.
+func (p *ProjectStore) Broken() (map[string]*durable.BrokenError, error) {
+	names, err := p.List()
+	out := map[string]*durable.BrokenError{}
+	for _, project := range names {
+		_, err := p.read(project)
+		if broken := durable.Broken(err); broken != nil {
+			out[project] = broken
+		}
+	}
+	return out, err
+}
+
+// Save writes a definition durably. It does not replace one of a later version.
 func (p *ProjectStore) Save(d *spec.Desired) error {
+	_, err := p.read(d.Project)
+	if broken := durable.Broken(err); broken != nil && broken.Newer {
+		return fmt.Errorf("cannot store the definition of project %s: %w", d.Project, broken)
+	}
 	path := p.path(d.Project)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

@@ -423,17 +423,26 @@ func (s *Supervisor) leave() (bool, error) {
 	if err := s.engine.Tidy(); err != nil {
 		s.warn(err)
 	}
-	gone := filepath.Join(filepath.Dir(s.dir), fmt.Sprintf(".gone-%d", os.Getpid()))
+	gone := filepath.Join(filepath.Dir(s.dir), fmt.Sprintf("%s%d", movedAside, os.Getpid()))
 	if err := os.Rename(s.dir, gone); err != nil {
 		return false, err
 	}
 	return true, os.RemoveAll(gone)
 }
 
+// movedAside begins the names of run directories that are being deleted.
+const movedAside = ".gone-"
+
 // sweep removes what killed processes left behind.
 func (s *Supervisor) sweep(ctx context.Context) error {
 	_, err := s.engine.Sweep(ctx)
-	return err
+	// Whoever moved them aside was killed before they were deleted, or deletes them now.
+	left, globErr := filepath.Glob(filepath.Join(filepath.Dir(s.dir), movedAside+"*"))
+	errs := []error{err, globErr}
+	for _, dir := range left {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // pendingConnection tells whether a client waits to be accepted.

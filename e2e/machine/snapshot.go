@@ -2,6 +2,7 @@ package machine
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -172,7 +173,9 @@ func Links(add func(string, ...any)) error {
 	if err != nil {
 		return err
 	}
+	names := map[int]string{}
 	for _, l := range list {
+		names[l.Attrs().Index] = l.Attrs().Name
 		add("link %s (%s)", l.Attrs().Name, l.Type())
 	}
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
@@ -180,7 +183,7 @@ func Links(add func(string, ...any)) error {
 		return err
 	}
 	for _, r := range routes {
-		add("route %v", r.Dst)
+		add("route %v dev %s", r.Dst, cmp.Or(names[r.LinkIndex], fmt.Sprint("number ", r.LinkIndex)))
 	}
 	return nil
 }

@@ -77,7 +77,9 @@ check() {
 everything() {
 	stack system check
 	is "boot $boot: the store" $? 0
-	for r in $(find /var/lib/stack -name '*.json' -not -path '*/upper/*' -not -path '*/layers/*' -not -path '*/_data/*'); do
+	# The copy of a container's state in final.json is not flushed while it runs: one
+	# that the power took counts as that of a container which was never started.
+	for r in $(find /var/lib/stack -name '*.json' -not -name final.json -not -path '*/upper/*' -not -path '*/layers/*' -not -path '*/_data/*'); do
 		# A record is complete, the old one or the new one; it may be removed meanwhile.
 		case $(tail -c 2 "$r" 2>/dev/null | tr -d '\n') in
 		*"}" | *"]" | "") [ -s "$r" ] || [ ! -e "$r" ] || say "not ok boot $boot: $r is empty" ;;

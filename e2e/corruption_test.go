@@ -1,0 +1,139 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// damages are what can happen to a record.
+var damages = []struct {
+	name string
+	harm func(path string) error
+}{
+	{"empty", func(path string) error { return os.Truncate(path, 0) }},
+	{"cut", func(path string) error {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		return os.Truncate(path, info.Size()/2)
+	}},
+	{"garbled", func(path string) error { return os.WriteFile(path, []byte("\x7fELF\x02"), 0o600) }},
+	{"missing", os.Remove},
+}
+
+const corruptible = `
+services:
+  web: {image: busybox, command: [sleep, inf], stop_grace_period: 0s, volumes: ["data:/data"]}
+volumes: {data: {}}
+`
+
+// TestCorruption damages one record of a project after the other and sees that
+// another project, and all that is not of a project, works as before.
+func TestCorruption(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	good := b.in(t, "good")
+	good.compose(t, corruptible)
+	good.ok(t, "up", "-d")
+	bad := b.in(t, "bad")
+	bad.compose(t, corruptible)
+
+	container := func(name string) string {
+		id, err := os.Readlink(filepath.Join(b.dataRoot(), "names", name))
+		must(t, err)
+		return id
+	}
+	network := func() string {
+		all, err := filepath.Glob(filepath.Join(b.dataRoot(), "networks", "*.json"))
+		must(t, err)
+		for _, path := range all {
+			if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), `"bad_default"`) {
+				return path
+			}
+		}
+		t.Fatalf("no network of bad in %v", all)
+		return ""
+	}
+	kinds := []struct {
+		name string
+		path func() string
+		// untold is for what is mended without a word.
+		untold bool
+	}{
+		{name: "container", path: func() string { return filepath.Join(b.dataRoot(), "containers", container("bad-web-1"), "config.json") }},
+		{name: "state", path: func() string { return filepath.Join(b.runRoot(), "containers", container("bad-web-1"), "state.json") }},
+		{name: "final state", untold: true, path: func() string { return filepath.Join(b.dataRoot(), "containers", container("bad-web-1"), "final.json") }},
+		{name: "network", untold: true, path: network},
+		{name: "leases", untold: true, path: func() string { return strings.TrimSuffix(network(), ".json") + ".leases" }},
+		{name: "endpoint", untold: true, path: func() string { return filepath.Join(b.runRoot(), "endpoints", container("bad-web-1")+".json") }},
+		{name: "volume", path: func() string { return filepath.Join(b.dataRoot(), "volumes", "bad_data", "volume.json") }},
+		{name: "definition", path: func() string { return filepath.Join(b.dataRoot(), "projects", "bad", "definition.json") }},
+	}
+	for _, kind := range kinds {
+		for _, d := range damages {
+			t.Run(kind.name+" "+d.name, func(t *testing.T) {
+				bad.ok(t, "up", "-d")
+				path := kind.path()
+				must(t, d.harm(path))
+
+				good.ok(t, "up", "-d")
+				if ps := good.ok(t, "ps", "--format", "{{.Name}} {{.State}}"); strings.TrimSpace(ps) != "good-web-1 running" {
+					t.Errorf("ps of the good project: %q", ps)
+				}
+				good.ok(t, "exec", "web", "true")
+				b.ok(t, "ls", "--all")
+				b.ok(t, "volume", "ls")
+				b.ok(t, "network", "ls")
+				b.ok(t, "container", "prune", "--force")
+				b.ok(t, "container", "run", "--rm", "--network", "none", "busybox", "true")
+
+				if all := bad.stack(t, "ps", "--all"); !kind.untold && d.name != "missing" {
+					told := all.stderr + b.stack(t, "volume", "ls").stderr + b.stack(t, "network", "ls").stderr + b.stack(t, "ls").stderr
+					if !strings.Contains(told, path) {
+						t.Errorf("nothing tells of %s:\n%s", path, told)
+					}
+				}
+				// What is left to do is one command.
+				bad.ok(t, "down", "--timeout", "0")
+				// A volume is no business of a repair: its data may be missed.
+				if r := b.stack(t, "system", "check", "--quiet", "--repair"); r.code != 0 && kind.name != "volume" {
+					t.Error(r)
+				}
+				bad.ok(t, "up", "-d")
+				bad.ok(t, "exec", "web", "true")
+				if check := b.stack(t, "system", "check"); check.code != 0 {
+					t.Errorf("it is not mended: %v", check)
+				}
+				bad.ok(t, "down", "--timeout", "0", "--volumes")
+			})
+		}
+	}
+	good.ok(t, "down", "--timeout", "0", "--volumes")
+	if left, err := filepath.Glob(filepath.Join(b.dataRoot(), "containers", "*")); err != nil || len(left) != 0 {
+		t.Errorf("containers are left: %v, %v", left, err)
+	}
+}
+
+// A container whose record is broken can be removed by its name while it runs.
+func TestRemoveBrokenContainer(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for _, supervised := range []bool{true, false} {
+		b.ok(t, "container", "run", "-d", "--name", "lost", "busybox", "sleep", "inf")
+		id, err := os.Readlink(filepath.Join(b.dataRoot(), "names", "lost"))
+		must(t, err)
+		if !supervised {
+			b.killKeepers(t, "single.", "warden", "guardian", "supervisor")
+		}
+		must(t, os.WriteFile(filepath.Join(b.dataRoot(), "containers", id, "config.json"), nil, 0o600))
+		b.ok(t, "container", "rm", "--force", "lost")
+		for _, dir := range []string{"data/containers", "data/containers-rw", "run/containers", "run/endpoints"} {
+			found, err := filepath.Glob(filepath.Join(b.root, dir, id+"*"))
+			if err != nil || len(found) != 0 {
+				t.Errorf("supervised %v: left: %v, %v", supervised, found, err)
+			}
+		}
+		b.ok(t, "container", "run", "--rm", "--name", "lost", "busybox", "true")
+	}
+}
