@@ -202,6 +202,8 @@ type Verbs interface {
 	// EnsureImages pulls and builds the images that d needs, before anything of it
 	// is planned or touched.
 	EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptions, p Progress) error
+	// PlanImages says what EnsureImages would do; Plan of the same d counts on it.
+	PlanImages(ctx context.Context, d *spec.Desired, o ImageOptions) ([]plan.ImageOp, error)
 	Up(ctx context.Context, d *spec.Desired, o UpOptions, p Progress) error
 	// Down takes the project's whole graph away, known from its records.
 	Down(ctx context.Context, project string, o DownOptions, p Progress) error

@@ -14,12 +14,7 @@ import (
 // builds what the pull policies ask for. All pulls come first, and if one of
 // them fails no name has changed and nothing is built.
 func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptions, p Progress) error {
-	images, err := c.Engine.Images()
-	if err != nil {
-		return err
-	}
-	ops, err := plan.Images(d, plan.ImageOptions{Services: o.Services, NoDeps: o.NoDeps, NoBuild: o.Build == nil, Now: time.Now()},
-		LocalImages(ctx, images))
+	ops, err := c.planImages(ctx, d, o)
 	if err != nil {
 		return err
 	}
@@ -47,6 +42,24 @@ func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptio
 		return o.Build(ctx, build)
 	}
 	return nil
+}
+
+// PlanImages says what EnsureImages would do, and lets d be planned before it is done.
+func (c *Client) PlanImages(ctx context.Context, d *spec.Desired, o ImageOptions) ([]plan.ImageOp, error) {
+	ops, err := c.planImages(ctx, d, o)
+	for _, op := range ops {
+		d.Coming = append(d.Coming, op.Image)
+	}
+	return ops, err
+}
+
+func (c *Client) planImages(ctx context.Context, d *spec.Desired, o ImageOptions) ([]plan.ImageOp, error) {
+	images, err := c.Engine.Images()
+	if err != nil {
+		return nil, err
+	}
+	return plan.Images(d, plan.ImageOptions{Services: o.Services, NoDeps: o.NoDeps, NoBuild: o.Build == nil, Now: time.Now()},
+		LocalImages(ctx, images))
 }
 
 // LocalImages returns a function that looks for an image, once for all services

@@ -60,7 +60,6 @@ func newBuildCmd(a *app, runF func(context.Context, *app, *buildOptions) error) 
 	f.StringVar(&o.SBOM, "sbom", "", "Add a SBOM attestation")
 	f.StringVar(&o.SSH, "ssh", "", "Set SSH authentications used when building service images. (use 'default' for using your default SSH Agent)")
 	f.BoolVar(&o.WithDependencies, "with-dependencies", false, "Also build dependencies (transitively)")
-	f.Lookup("provenance").NoOptDefVal, f.Lookup("sbom").NoOptDefVal = "true", "true"
 	ignore(f, "builder", "compress", "force-rm", "memory", "no-rm", "parallel")
 	for _, name := range []string{"compress", "force-rm", "no-rm", "parallel", "progress"} {
 		f.Lookup(name).Hidden = true
@@ -236,7 +235,6 @@ func newImageBuildCmd(a *app, runF func(context.Context, *app, *imageBuildOption
 	f.StringArrayVarP(&t.Names, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
 	f.StringVar(&t.Stage, "target", "", "Set the target build stage to build")
 	f.StringArrayVar(&o.Ulimits, "ulimit", nil, "Ulimit options")
-	f.Lookup("provenance").NoOptDefVal, f.Lookup("sbom").NoOptDefVal = "true", "true"
 	// What BuildKit has no use for.
 	f.String("builder", "", "Override the configured builder instance")
 	f.Bool("compress", false, "Compress the build context using gzip")

@@ -45,6 +45,7 @@ type fakeVerbs struct {
 	stats      []compose.Stats
 	events     []compose.EngineEvent
 	plan       *plan.Plan
+	images     []plan.ImageOp
 
 	up     func(ctx context.Context, p compose.Progress) error
 	follow func(ctx context.Context, o compose.LogOptions, line func(compose.LogLine) error) error
@@ -92,6 +93,10 @@ func (f *fakeVerbs) Rehearse(func(*plan.Plan) error) compose.Verbs { return f }
 
 func (f *fakeVerbs) EnsureImages(context.Context, *spec.Desired, compose.ImageOptions, compose.Progress) error {
 	return nil
+}
+
+func (f *fakeVerbs) PlanImages(context.Context, *spec.Desired, compose.ImageOptions) ([]plan.ImageOp, error) {
+	return f.images, nil
 }
 
 func (f *fakeVerbs) Up(ctx context.Context, d *spec.Desired, o compose.UpOptions, p compose.Progress) error {

@@ -61,7 +61,7 @@ migrate-1 exited with code 3
 	if out != want {
 		t.Errorf("got\n%s\nwant\n%s", out, want)
 	}
-	if want := " Container shop-db-1  Started\n"; !strings.HasPrefix(errOut, want) {
+	if want := " Container shop-db-1 Started \n"; !strings.HasPrefix(errOut, want) {
 		t.Errorf("stderr %q", errOut)
 	}
 }
@@ -119,7 +119,7 @@ func TestForegroundUpFails(t *testing.T) {
 		return errors.New("no such image: postgres:16")
 	}
 	_, errOut, code := s.do(t, "up")
-	if want := " Container shop-db-1  Error  no such image: postgres:16\nno such image: postgres:16\n"; code != 1 || errOut != want {
+	if want := " Container shop-db-1 Error no such image: postgres:16\nno such image: postgres:16\n"; code != 1 || errOut != want {
 		t.Errorf("exit code %d, stderr %q", code, errOut)
 	}
 }

@@ -102,7 +102,9 @@ func runLogs(ctx context.Context, a *app, o *logsOptions) error {
 			}
 		}
 	}
-	p := logview.New(a.out, a.err, logview.Options{
+	// As docker compose does, and unlike up, both streams to stdout: people search
+	// them with grep.
+	p := logview.New(a.out, a.out, logview.Options{
 		Colour: a.paints(a.out) && !o.NoColor, NoPrefix: o.NoLogPrefix, Timestamps: o.Timestamps, Services: sel.scope.services,
 	})
 	cs, err := v.Containers(ctx, sel.Selector)

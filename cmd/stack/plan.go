@@ -60,7 +60,7 @@ func runPlan(ctx context.Context, a *app, o *planOptions) error {
 	if err != nil {
 		return err
 	}
-	p, err := v.Plan(ctx, d, o.options(a))
+	p, err := o.plan(ctx, a, v, d)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 )
@@ -251,5 +254,50 @@ func TestConfigChecksTheModelOnly(t *testing.T) {
 	s.must(t, "config")
 	if _, _, code := s.do(t, "up", "-d"); code == 0 {
 		t.Error("up works without the files")
+	}
+}
+
+// TestPlanShowsWhatIsPulled needs the images no more than up does.
+func TestPlanShowsWhatIsPulled(t *testing.T) {
+	s := newSession(t, "shop")
+	s.fake.images = []plan.ImageOp{
+		{Kind: plan.PullImage, Image: "postgres:16", Services: []string{"db"}, Cause: "not here"},
+		{Kind: plan.BuildImage, Image: "shop/web", Services: []string{"web"}, Cause: "not here"},
+	}
+	want := "pull image postgres:16: not here\nbuild image shop/web: not here\n"
+	if out := s.must(t, "--dry-run", "up"); out != want {
+		t.Errorf("got %q", out)
+	}
+	if out, _, code := s.do(t, "plan"); out != want || code != exitChanges {
+		t.Errorf("exit code %d, got %q", code, out)
+	}
+	s.fake.images = nil
+	if out := s.must(t, "plan"); out != "Nothing to do.\n" {
+		t.Errorf("got %q", out)
+	}
+}
+
+func TestLogsGoToStdout(t *testing.T) {
+	s := newSession(t, "shop")
+	s.fake.logs = []compose.LogLine{{Container: shop()[0], Stream: "stderr", Text: []byte("to stderr")}}
+	if out, errOut, _ := s.do(t, "logs", "web"); !strings.Contains(out, "web-1  | to stderr") || errOut != "" {
+		t.Errorf("stdout %q, stderr %q", out, errOut)
+	}
+	if out, errOut, _ := s.do(t, "container", "logs", "shop-web-1"); out != "" || errOut != "to stderr\n" {
+		t.Errorf("a container's: stdout %q, stderr %q", out, errOut)
+	}
+}
+
+func TestAttestationsStandBehindABlank(t *testing.T) {
+	var got buildOptions
+	s := newSession(t, "shop")
+	cmd := newBuildCmd(s.app, func(_ context.Context, _ *app, o *buildOptions) error { got = *o; return nil })
+	s.app.global.ANSI = "auto"
+	cmd.SetArgs([]string{"--provenance", "mode=max", "--sbom", "true", "web"})
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	if got.Provenance != "mode=max" || got.SBOM != "true" || !slices.Equal(got.Services, []string{"web"}) {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 )
 
@@ -230,6 +231,23 @@ func (o *upOptions) options(a *app) compose.UpOptions {
 	}
 }
 
+// plan says what up would do, with the images that it would pull and build.
+func (o *upOptions) plan(ctx context.Context, a *app, v compose.Verbs, d *spec.Desired) (*plan.Plan, error) {
+	build := o.build
+	if o.NoBuild {
+		build = nil
+	}
+	images, err := v.PlanImages(ctx, d, compose.ImageOptions{Services: o.Services, NoDeps: o.NoDeps, Build: build})
+	if err != nil {
+		return nil, err
+	}
+	p, err := v.Plan(ctx, d, o.options(a))
+	if err == nil {
+		p.Images = images
+	}
+	return p, err
+}
+
 // askForVolumes asks, on a terminal, for each volume whose definition changed
 // whether it is to be made anew.
 func (o *upOptions) askForVolumes(ctx context.Context, a *app, v compose.Verbs, d *spec.Desired) error {
@@ -292,7 +310,7 @@ func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
 		return err
 	}
 	if a.global.DryRun {
-		p, err := v.Plan(ctx, d, o.options(a))
+		p, err := o.plan(ctx, a, v, d)
 		if err != nil {
 			return err
 		}

@@ -41,6 +41,9 @@ type Project struct {
 	// Disabled are the services that an inactive profile or a selection turns
 	// off: their containers are no orphans.
 	Disabled []string `json:"disabled,omitempty"`
+	// Coming are images that will be pulled or built before anything is created, so
+	// that a plan can be made without them. It is not stored.
+	Coming []string `json:"-"`
 	// Environment is what a one-off's "-e NAME" without a value is looked up in.
 	// It is not stored.
 	Environment map[string]string `json:"-"`

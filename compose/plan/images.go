@@ -21,15 +21,15 @@ const (
 
 // ImageOp is an image that must come before containers can be planned.
 type ImageOp struct {
-	Kind     ImageOpKind
-	Image    string // as the file names it
-	Platform string // "" for this machine's
+	Kind     ImageOpKind `json:"kind"`
+	Image    string      `json:"image"`              // as the file names it
+	Platform string      `json:"platform,omitempty"` // "" for this machine's
 	// Services need the image. Those of a BuildImage have a build section.
-	Services []string
+	Services []string `json:"services"`
 	// OrBuild says of a PullImage that the services build the image if no
 	// registry has it.
-	OrBuild bool
-	Cause   string
+	OrBuild bool   `json:"orBuild,omitempty"`
+	Cause   string `json:"cause"`
 }
 
 // LocalImage is what is here under a name, for a platform.

@@ -46,6 +46,8 @@ func condition(d desired.Dependency) string { return cmp.Or(d.Condition, Started
 // it depends on.
 type Plan struct {
 	Ops []*Op `json:"ops"`
+	// Images are what has to come before, where that is part of the question.
+	Images []ImageOp `json:"images,omitempty"`
 	// Warnings are for a person: orphans, resources of others.
 	Warnings []string `json:"warnings,omitempty"`
 	// Confirm are volumes whose definition changed. They stay as they are unless
@@ -150,7 +152,7 @@ func joinDiffs(diffs []FieldDiff) string {
 }
 
 // Empty says that there is nothing to do.
-func (p *Plan) Empty() bool { return len(p.Ops) == 0 }
+func (p *Plan) Empty() bool { return len(p.Ops) == 0 && len(p.Images) == 0 }
 
 // Converged says that all is as it is wanted: at most, jobs run again.
 func (p *Plan) Converged() bool {

@@ -53,6 +53,10 @@ type change struct {
 // String says what will happen, one line per thing that changes.
 func (p *Plan) String() string {
 	var b strings.Builder
+	for _, op := range p.Images {
+		verb := map[ImageOpKind]string{PullImage: "pull", BuildImage: "build"}[op.Kind]
+		fmt.Fprintf(&b, "%s image %s: %s\n", verb, op.Image, op.Cause)
+	}
 	for _, c := range p.changes() {
 		b.WriteString(c.verb + " " + c.what)
 		if len(c.indexes) > 0 && (p.replicas[c.service] > 1 || c.indexes[0] > 1) {

@@ -85,7 +85,7 @@ func PinImages(e *engine.Engine, d *spec.Desired, services []string, noDeps bool
 				}
 			}
 			k := key{sp.Image, sp.Platform}
-			if f.err == nil || told[k] || errors.Is(f.err, image.ErrNotFound) && !slices.Contains(scope, name) {
+			if f.err == nil || told[k] || errors.Is(f.err, image.ErrNotFound) && (!slices.Contains(scope, name) || slices.Contains(d.Coming, sp.Image)) {
 				continue
 			}
 			told[k] = true

@@ -89,14 +89,13 @@ func plainLine(e apply.Event, dryRun bool) string {
 	if e.Current > 0 {
 		return "" // one of very many
 	}
-	line := fmt.Sprintf(" %s  %s", id(e), e.Status)
+	// Scripts search for the lines of docker compose, which has one blank between
+	// the parts and one behind the status where nothing follows.
+	line := fmt.Sprintf(" %s %s %s\n", id(e), e.Status, e.Text)
 	if dryRun {
 		line = " DRY-RUN MODE - " + line
 	}
-	if e.Text != "" {
-		line += "  " + e.Text
-	}
-	return line + "\n"
+	return line
 }
 
 // message is docker compose's JSON of one event.

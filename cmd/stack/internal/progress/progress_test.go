@@ -29,12 +29,11 @@ func TestPlain(t *testing.T) {
 		d.Event(e)
 	}
 	d.Done()
-	want := ` Network shop_default  Creating
- Network shop_default  Created
- Container shop-db-1  Started
- Container shop-web-1  Recreate  environment.LOG_LEVEL "info" → "debug"
- Container shop-job-1  Error  port 8080 is in use by process 77 (nginx)
-`
+	want := " Network shop_default Creating \n" +
+		" Network shop_default Created \n" +
+		" Container shop-db-1 Started \n" +
+		" Container shop-web-1 Recreate environment.LOG_LEVEL \"info\" → \"debug\"\n" +
+		" Container shop-job-1 Error port 8080 is in use by process 77 (nginx)\n"
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
@@ -114,7 +113,7 @@ func TestLiveRepaint(t *testing.T) {
 	d.Done()
 	d.Event(events()[2])
 	got := b.String()
-	for _, want := range []string{"a log line\n", "[+] Running 1/1\n", " ✔ Network shop_default Created     0.0s\n", " Container shop-db-1  Started\n"} {
+	for _, want := range []string{"a log line\n", "[+] Running 1/1\n", " ✔ Network shop_default Created     0.0s\n", " Container shop-db-1 Started \n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in %q", want, got)
 		}
