@@ -151,15 +151,18 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 			}
 		}
 	}()
+	left := make(chan struct{})
 	if !o.NoSigProxy && !r.Spec.Process.TTY {
 		stop := forwardSignals(func(sig unix.Signal) {
 			c.apply(detached(ctx), verbRequest(plan.VerbKill, StopOptions{Signal: fmt.Sprint(int(sig))})(r.Project, []string{r.ID}), nil)
-		})
+		}, func() { close(left) })
 		defer stop()
 	}
 	select {
 	case <-detach:
 		return 0, nil
+	case <-left:
+		return 130, fmt.Errorf("left container %s, which goes on in spite of %d signals; end it with: stack container kill %[1]s", r.Spec.Name, impatient)
 	case res := <-ended:
 		if res.err != nil {
 			return exitCode(res.err), res.err

@@ -125,14 +125,37 @@ func terminalSize(f *os.File) *unix.Winsize {
 	return ws
 }
 
-// forwardSignals passes the signals this process gets on to send, until stop.
-func forwardSignals(send func(unix.Signal)) (stop func()) {
+// impatient is how many SIGINT or SIGTERM say that the user wants to leave,
+// whatever the container makes of them. It is docker's number.
+const impatient = 3
+
+// forwardSignals passes the signals this process gets on to send, one after the
+// other, until stop. leave, if set, is called when they are not heeded.
+func forwardSignals(send func(unix.Signal), leave func()) (stop func()) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	queue := make(chan unix.Signal, 16)
 	go func() {
+		for sig := range queue {
+			send(sig)
+		}
+	}()
+	go func() {
+		defer close(queue)
+		ends := 0
 		for s := range signals {
-			if sig, ok := s.(unix.Signal); ok {
-				send(sig)
+			sig, ok := s.(unix.Signal)
+			if !ok {
+				continue
+			}
+			if sig == unix.SIGINT || sig == unix.SIGTERM {
+				if ends++; ends == impatient && leave != nil {
+					leave()
+				}
+			}
+			select {
+			case queue <- sig:
+			default: // the first sixteen have not got through
 			}
 		}
 	}()
@@ -226,7 +249,7 @@ func (c *Client) exec(ctx context.Context, r *engine.Container, o ExecOptions) (
 			return
 		}
 		x.Signal(sig)
-	})
+	}, nil)
 	defer stop()
 	code, err := x.Wait()
 	pipes.finish()

@@ -56,7 +56,7 @@ func (in *inspector) parse(file string) *document {
 			return nil
 		}
 	}
-	doc, fault := parse(file, content)
+	doc, fault := parse(file, content, in.partial)
 	if fault != nil {
 		in.report.fail(*fault)
 		return nil

@@ -36,7 +36,15 @@ type composer struct {
 
 func (c *composer) details() types.ConfigDetails {
 	details := types.ConfigDetails{WorkingDir: c.source.dir, Environment: c.source.env.Clone()}
+	if c.options.NoInterpolate {
+		// compose-go gives names without a value ("environment: [TOKEN]", secrets)
+		// theirs even then, which must not come into a model that is to be shown.
+		details.Environment = types.Mapping{}
+	}
 	for _, f := range c.source.files {
+		if doc := c.inspector.parsed[f]; doc != nil && len(doc.roots) == 0 {
+			continue // nothing but comments
+		}
 		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: f, Content: c.source.contents[f]})
 	}
 	return details
@@ -67,10 +75,30 @@ func (c *composer) model(ctx context.Context) (dict map[string]any, err error) {
 	}()
 	dict, err = loader.LoadModelWithContext(ctx, c.details(), c.loaderOptions())
 	if err == nil && !c.options.NoInterpolate {
-		err = validation.Validate(dict)
+		err = validation.Validate(asWritten(dict))
 	}
 	delete(dict, "version")
 	return dict, err
+}
+
+// asWritten leaves out the content that compose-go has given configs whose source
+// is a variable, and which it takes for a second source afterwards.
+func asWritten(dict map[string]any) map[string]any {
+	configs, ok := dict["configs"].(map[string]any)
+	if !ok {
+		return dict
+	}
+	configs = maps.Clone(configs)
+	for name, value := range configs {
+		if config, ok := value.(map[string]any); ok && config["environment"] != nil {
+			config = maps.Clone(config)
+			delete(config, "content")
+			configs[name] = config
+		}
+	}
+	dict = maps.Clone(dict)
+	dict["configs"] = configs
+	return dict
 }
 
 func (c *composer) project(ctx context.Context) (*types.Project, error) {

@@ -19,10 +19,11 @@ type document struct {
 	roots []*yaml.Node
 }
 
-// parse reads a file into nodes. A syntax error is one Diagnostic.
-func parse(file string, content []byte) (*document, *Diagnostic) {
+// parse reads a file into nodes. A syntax error is one Diagnostic. A file that is
+// one of several (partial) may have no content.
+func parse(file string, content []byte, partial bool) (*document, *Diagnostic) {
 	doc := &document{file: file}
-	if len(bytes.TrimSpace(content)) == 0 {
+	if len(bytes.TrimSpace(content)) == 0 && !partial {
 		return nil, &Diagnostic{File: file, Text: "the file is empty; a Compose file needs at least \"services:\" with one service"}
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
@@ -51,7 +52,7 @@ func parse(file string, content []byte) (*document, *Diagnostic) {
 		}
 		doc.roots = append(doc.roots, root)
 	}
-	if len(doc.roots) == 0 {
+	if len(doc.roots) == 0 && !partial {
 		return nil, &Diagnostic{File: file, Text: "the file has no content but comments; a Compose file needs at least \"services:\" with one service"}
 	}
 	return doc, nil

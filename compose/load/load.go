@@ -97,6 +97,9 @@ func prepare(o Options, d *diagnostics) (*source, *inspector, error) {
 	for _, f := range s.files {
 		in.file(f, s.dir, env, nil)
 	}
+	if !slices.ContainsFunc(in.positions.docs, func(doc *document) bool { return len(doc.roots) > 0 }) && len(d.errors) == 0 {
+		d.fail(Diagnostic{File: s.files[0], Text: "none of the files has content but comments; a Compose file needs at least \"services:\" with one service"})
+	}
 	if err := d.err(); err != nil {
 		return nil, nil, err
 	}
@@ -173,7 +176,7 @@ func environValue(o Options, key string) string {
 func topLevelName(file string, content []byte) (string, *Diagnostic) {
 	for line := range strings.Lines(string(content)) {
 		if key, _, ok := strings.Cut(line, ":"); ok && strings.Trim(strings.TrimSpace(key), `"'{`) == "name" && !strings.HasPrefix(line, " ") {
-			doc, fault := parse(file, content)
+			doc, fault := parse(file, content, true)
 			if fault != nil {
 				return "", fault
 			}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stack-run/stack/compose/spec"
 )
 
 const minimal = "services:\n  web:\n    image: nginx\n"
@@ -345,5 +347,85 @@ func TestLoadLeavesTheEnvironmentAlone(t *testing.T) {
 	}
 	if _, set := os.LookupEnv("FROM_DOTENV"); set {
 		t.Error("the process's environment was changed")
+	}
+}
+
+func TestFilesOfCommentsOnly(t *testing.T) {
+	for _, tt := range []struct {
+		extras string
+		files  []string
+		ok     bool
+	}{
+		{"# nothing yet\n", []string{"compose.yaml", "extras.yaml"}, true},
+		{"# nothing yet\n", []string{"extras.yaml", "compose.yaml"}, true},
+		{"", []string{"compose.yaml", "extras.yaml"}, true},
+		{"---\n# a\n---\n", []string{"compose.yaml", "extras.yaml"}, true},
+		{"# nothing yet\n", []string{"extras.yaml"}, false},
+		{"# nothing yet\n", []string{"extras.yaml", "extras.yaml"}, false},
+	} {
+		o := project(t, map[string]string{"compose.yaml": minimal, "extras.yaml": tt.extras})
+		o.Files = tt.files
+		if _, err := Load(t.Context(), o); (err == nil) != tt.ok {
+			t.Errorf("%q in %v: %v", tt.extras, tt.files, err)
+		}
+	}
+}
+
+// TestConfigShowsNoValues looks for a secret in the model that is not interpolated.
+func TestConfigShowsNoValues(t *testing.T) {
+	o := project(t, map[string]string{
+		".env": "TOKEN=hunter2\n",
+		"compose.yaml": `services:
+  web:
+    image: a:${TAG}
+    environment: [TOKEN]
+    build: {context: ., args: [TOKEN]}
+    secrets: [s]
+    configs: [c]
+  map: {image: b, environment: {TOKEN: , A: $TOKEN}}
+secrets: {s: {environment: TOKEN}}
+configs: {c: {environment: TOKEN}}
+`})
+	o.NoInterpolate = true
+	out, _, err := Config(t.Context(), o, ConfigOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := string(out); strings.Contains(text, "hunter2") || !strings.Contains(text, "- TOKEN") && !strings.Contains(text, "TOKEN: null") || !strings.Contains(text, "a:${TAG}") {
+		t.Errorf("got\n%s", text)
+	}
+}
+
+func TestContentOfVariables(t *testing.T) {
+	o := project(t, map[string]string{
+		"compose.yaml":     "include: [{path: sub/compose.yaml, env_file: sub/my.env}]\nservices:\n  web: {image: a, configs: [c], secrets: [s]}\nconfigs: {c: {environment: V}}\nsecrets: {s: {environment: V}}\n",
+		"sub/compose.yaml": "services:\n  sub: {image: a, secrets: [inner], configs: [conf]}\nsecrets: {inner: {environment: INNER}}\nconfigs: {conf: {environment: INNER}}\n",
+		"sub/my.env":       "INNER=from the include\n",
+	})
+	o.Environ = []string{"V=value"}
+	l, err := Load(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _, err := spec.Build(l.Project, spec.HostFacts{Locate: l.Locate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for service, want := range map[string]string{"web": "value", "sub": "from the include"} {
+		mounts := d.Services[service].Replicas[0].Spec.Mounts
+		if len(mounts) != 2 {
+			t.Errorf("%s has mounts %v", service, mounts)
+		}
+		for _, m := range mounts {
+			if string(m.Content) != want {
+				t.Errorf("%s: %s has %q, want %q", service, m.Target, m.Content, want)
+			}
+		}
+	}
+	o.Environ = []string{"V=value"}
+	bad := project(t, map[string]string{"compose.yaml": minimal + "configs: {c: {environment: V, file: ./x}}\n"})
+	bad.Environ = o.Environ
+	if _, err := Load(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "mutually exclusive") {
+		t.Errorf("two sources: %v", err)
 	}
 }
