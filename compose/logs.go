@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -176,7 +177,8 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			return nil
 		})
 	}()
-	told := map[string]bool{} // ends, by container
+	told := map[string]bool{}            // ends, by container
+	deaths := map[string][]EngineEvent{} // not told yet, by container
 	ran := false
 	for {
 		now, err := f.client.Containers(ctx, s)
@@ -191,13 +193,18 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			if up(r.State.Phase) {
 				running = true
 				delete(told, r.ID)
+				f.restarted(r, deaths[r.ID])
 			} else if !r.State.StartedAt.IsZero() && !told[r.ID] {
 				told[r.ID] = true
+				if n := len(deaths[r.ID]); n > 1 {
+					f.restarted(r, deaths[r.ID][:n-1])
+				}
 				if f.options.Ended != nil {
 					f.merger.Note(func() { f.options.Ended(r, r.State.ExitCode) })
 				}
 			}
 		}
+		clear(deaths)
 		var over <-chan time.Time
 		if !running && !ran {
 			return nil // what is there is all
@@ -216,8 +223,25 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 		case err := <-failed:
 			return err
 		case <-w.C:
-		case <-events:
+		case e := <-events:
+			if e.Action == "die" {
+				deaths[e.ID] = append(deaths[e.ID], e)
+			}
 		}
+	}
+}
+
+// restarted tells of the ends that a container went on after. Its record has
+// forgotten them.
+func (f *follower) restarted(r engine.Container, deaths []EngineEvent) {
+	for _, e := range deaths {
+		code, err := strconv.Atoi(e.Attributes["exitCode"])
+		if err != nil || f.options.Ended == nil {
+			continue
+		}
+		r := r
+		r.State.Phase, r.State.ExitCode, r.State.FinishedAt = engine.Restarting, code, e.Time
+		f.merger.Note(func() { f.options.Ended(r, code) })
 	}
 }
 

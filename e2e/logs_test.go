@@ -242,3 +242,49 @@ func TestUpTellsOfEndsInOrder(t *testing.T) {
 	b.ok(t, "down")
 	b.nothingLeft(t, b.before)
 }
+
+// TestCrashLoop follows a container that ends three times, and one that heeds
+// no signal.
+func TestCrashLoop(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: crash
+		services:
+			loop:
+				image: busybox
+				command: [sh, -c, "echo oops >&2; exit 3"]
+				restart: on-failure:2
+			deaf:
+				image: busybox
+				command: [sh, -c, "trap '' INT TERM; echo deaf; while :; do sleep 1; done"]
+				profiles: [deaf]
+	`)
+	t.Run("each end is told", func(t *testing.T) {
+		r := b.stack(t, "up", "loop")
+		for text, n := range map[string]int{"loop-1 exited with code 3 (restarting)\n": 2, "loop-1 exited with code 3\n": 1} {
+			if err := count(r.stdout, text, n); err != nil {
+				t.Errorf("%v\n%v", err, r)
+			}
+		}
+	})
+	t.Run("logs writes both streams to stdout", func(t *testing.T) {
+		if r := b.stack(t, "logs", "loop"); strings.Count(r.stdout, "| oops\n") != 3 || r.stderr != "" {
+			t.Errorf("%v", r)
+		}
+	})
+	t.Run("the third signal leaves", func(t *testing.T) {
+		j := b.start(t, "run", "--rm", "-T", "--name", "deaf", "deaf")
+		eventually(t, 20*time.Second, func() error { return count(b.stack(t, "container", "logs", "deaf").stdout, "deaf\n", 1) })
+		for range impatient {
+			j.signal(t, syscall.SIGINT)
+			time.Sleep(50 * time.Millisecond) // two at once are one to the kernel
+		}
+		if code := j.wait(t, 20*time.Second); code != 130 {
+			t.Errorf("exit code %d", code)
+		}
+		b.ok(t, "container", "kill", "deaf")
+	})
+}
+
+// impatient is how many signals end a command whose container goes on.
+const impatient = 3

@@ -105,7 +105,7 @@ func runContainerLs(ctx context.Context, a *app, o *containerLsOptions) error {
 	for i, c := range cs {
 		rows[i] = summary.OfContainer(c, so)
 	}
-	return format.Write(a.out, containerLayout(o.Size), format.Options{Format: o.Format, Quiet: o.Quiet}, rows)
+	return format.Write(a.out, containerLayout(o.Size), format.Options{Format: a.listFormat(o.Format, o.Quiet, "psFormat"), Quiet: o.Quiet}, rows)
 }
 
 // containers makes a predicate of docker's ps filters.

@@ -131,8 +131,12 @@ func runContainerRun(ctx context.Context, a *app, o *containerRunOptions) error 
 		_, err := v.Run(ctx, compose.RunOptions{Spec: r.Spec, CreateOnly: o.CreateOnly}, nil)
 		return err
 	}
+	failed := exitEngine
+	if o.CreateOnly {
+		failed = exitGeneral // as docker, whose create has other codes than its run
+	}
 	if err := a.ensureImage(ctx, v, r.Spec, o.Pull, o.Quiet); err != nil {
-		return exitError{code: exitEngine, cause: err}
+		return exitError{code: failed, cause: err}
 	}
 	if o.CreateOnly || o.Detach {
 		r.Started = func(id string) {
@@ -145,8 +149,8 @@ func runContainerRun(ctx context.Context, a *app, o *containerRunOptions) error 
 			r.Started = func(created string) { id = created }
 		}
 		code, err := v.Run(ctx, r, nil)
-		if err != nil && code == 0 {
-			code = exitEngine
+		if err != nil && (code == 0 || o.CreateOnly) {
+			code = failed
 		}
 		if err == nil && id != "" {
 			fmt.Fprintln(a.out, id)

@@ -130,7 +130,7 @@ func runImageLs(ctx context.Context, a *app, o *imageLsOptions) error {
 			rows = append(rows, r)
 		}
 	}
-	return format.Write(a.out, imageLayout(o.Digests), format.Options{Format: o.Format, Quiet: o.Quiet}, rows)
+	return format.Write(a.out, imageLayout(o.Digests), format.Options{Format: a.listFormat(o.Format, o.Quiet, "imagesFormat"), Quiet: o.Quiet}, rows)
 }
 
 // imageRows are an image's rows: one for each name, or one without a name.

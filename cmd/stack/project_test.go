@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -299,5 +300,54 @@ func TestAttestationsStandBehindABlank(t *testing.T) {
 	}
 	if got.Provenance != "mode=max" || got.SBOM != "true" || !slices.Equal(got.Services, []string{"web"}) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestUsualFormats reads them from Docker's configuration file.
+func TestUsualFormats(t *testing.T) {
+	s := newSession(t, "shop")
+	config := lay(t, map[string]string{"config.json": `{"auths": {}, "psFormat": "{{.Names}} {{.State}}", "imagesFormat": "{{.ID}}"}`})
+	s.environ = append(s.environ, "DOCKER_CONFIG="+config)
+	for line, want := range map[string]string{
+		"ps db":                                       "shop-db-1 running\n",
+		"container ls -f name=db":                     "shop-db-1 running\n",
+		"ps db --format {{.Service}}":                 "db\n",
+		"container ls -q -f name=db":                  id('d')[:12] + "\n",
+		"container ls -f name=db --format {{.Names}}": "shop-db-1\n",
+	} {
+		if got := s.must(t, strings.Fields(line)...); got != want {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestCodesOfDocker are those that scripts tell a wrong call by from a command
+// that failed.
+func TestCodesOfDocker(t *testing.T) {
+	failing := func(compose.RunOptions) (int, error) { return 125, errors.New("the name is in use") }
+	for _, tt := range []struct {
+		line   string
+		inside bool
+		want   int
+	}{
+		{"run --nosuch web", true, 125},
+		{"run --nosuch web", false, 125},
+		{"container run --nosuch web", true, 125},
+		{"container create web", true, 1},
+		{"container create --nosuch web", true, 125},
+		{"container run web", true, 125},
+		{"container run -d web", true, 125},
+		{"run -T web", true, 1}, // as docker compose
+		{"run -d web", false, 125},
+	} {
+		dir := t.TempDir()
+		if tt.inside {
+			dir = "shop"
+		}
+		s := newSession(t, dir)
+		s.fake.run = failing
+		if _, errOut, code := s.do(t, strings.Fields(tt.line)...); code != tt.want {
+			t.Errorf("%s: exit code %d, want %d: %s", tt.line, code, tt.want, errOut)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -134,7 +135,7 @@ func runPs(ctx context.Context, a *app, o *psOptions) error {
 	for _, c := range cs {
 		rows = append(rows, summary.OfService(c, so))
 	}
-	return format.Write(a.out, psLayout(), format.Options{Format: o.Format}, rows)
+	return format.Write(a.out, psLayout(), format.Options{Format: cmp.Or(o.Format, a.usualFormat("psFormat"))}, rows)
 }
 
 func phases() []engine.Phase {

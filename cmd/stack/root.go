@@ -100,7 +100,7 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.global.DryRun, "dry-run", false, "Execute command in dry run mode")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		err = fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
-		if ofDocker(cmd) {
+		if ofDocker(cmd) || cmd.Name() == "run" {
 			return exitError{code: exitEngine, cause: err}
 		}
 		return err

@@ -212,7 +212,7 @@ func (a *app) runContainer(ctx context.Context, v compose.Verbs, r compose.RunOp
 	}
 	defer func() { restore() }()
 	code, err := v.Run(ctx, r, d.Event)
-	if err != nil && code == 0 {
+	if err != nil && (code == 0 || code == exitEngine) {
 		code = fallback
 	}
 	return status(code, err)
