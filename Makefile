@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 build: setup
 	$(GO) build -ldflags '-s -w' -o bin/.builder/stack-builder ./cmd/stack-builder
 	$(GO) run ./cmd/stack/internal/builder/pack bin/.builder/stack-builder cmd/stack/internal/builder/program
-	$(GO) build -o $(STACK) ./cmd/stack
+	$(GO) build -ldflags '-s -w' -o $(STACK) ./cmd/stack
 
 ## setup: install what building and the images need, where it is missing
 setup:

@@ -198,7 +198,7 @@ type Verbs interface {
 	Plan(ctx context.Context, d *spec.Desired, o UpOptions) (*plan.Plan, error)
 	// Rehearse returns verbs that give their plans to show instead of carrying them
 	// out: the very plans, made from the same facts.
-	Rehearse(show func(*plan.Plan) error) Verbs
+	Rehearse(show func(*plan.Plan) error) API
 	// EnsureImages pulls and builds the images that d needs, before anything of it
 	// is planned or touched.
 	EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptions, p Progress) error

@@ -57,7 +57,7 @@ func Open(o Options) (*Client, error) {
 }
 
 // Rehearse returns a client whose verbs give their plans to show.
-func (c *Client) Rehearse(show func(*plan.Plan) error) Verbs {
+func (c *Client) Rehearse(show func(*plan.Plan) error) API {
 	rehearsing := *c
 	rehearsing.rehearse = show
 	return &rehearsing

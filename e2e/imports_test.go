@@ -87,6 +87,14 @@ func bans() []ban {
 			why:  "what all floors stand on stands on none of them",
 		},
 		{
+			from: []string{"cmd/stack/..."}, direct: true,
+			to: []string{
+				"compose/supervise/...", "engine/content/...", "engine/snapshot/...", "engine/runtime/...", "engine/cgroup/...", "engine/logs/...",
+				"netns/ipam/...", "netns/nft/...", "netns/dns/...", "netns/link/...", "github.com/vishvananda/...",
+			},
+			why: "there is one door, package compose: what the command line did behind it no other client could do",
+		},
+		{
 			from: []string{"cmd/stack"}, to: []string{"testing"},
 			why: "test code in the binary costs start-up time",
 		},

@@ -38,7 +38,7 @@ type app struct {
 	subcommand string
 
 	// open gives the verbs, objects the stores of images, networks and volumes.
-	open    func(roots, func(warning string)) (compose.Verbs, error)
+	open    func(roots, func(warning string)) (compose.API, error)
 	objects func(roots, func(warning string)) (*engine.Engine, error)
 	// builder runs a verb of the builder program.
 	builder func(ctx context.Context, a *app, verb string, ask, result any) error
@@ -46,7 +46,7 @@ type app struct {
 	// settings are the environment with .env behind it, nil until they are asked for.
 	settings map[string]string
 
-	verbs compose.Verbs  // opened once per process
+	verbs compose.API    // opened once per process
 	store *engine.Engine // the same
 }
 
@@ -140,8 +140,8 @@ func (a *app) roots() roots {
 	return r
 }
 
-// engine returns the verbs, opened at the first call.
-func (a *app) engine(context.Context) (compose.Verbs, error) {
+// api is the door to the engine, opened at the first call.
+func (a *app) api(context.Context) (compose.API, error) {
 	if a.verbs == nil {
 		v, err := a.open(a.roots(), func(w string) { a.warn("%s", w) })
 		if err != nil {
@@ -298,8 +298,8 @@ func (a *app) runWithSignals(work func(ctx context.Context, cmd *cobra.Command, 
 	}
 }
 
-// stores opens the stores of images, networks and volumes, once per process.
-func (a *app) stores() (*engine.Engine, error) {
+// engine opens what is behind the door, for the images, which have no part of it yet.
+func (a *app) engine() (*engine.Engine, error) {
 	if a.store == nil {
 		e, err := a.objects(a.roots(), func(w string) { a.warn("%s", w) })
 		if err != nil {

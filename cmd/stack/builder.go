@@ -205,7 +205,7 @@ func runBuilderPrune(ctx context.Context, a *app, o *builderPruneOptions) error 
 		return nil
 	}
 	// Layers that were lent to the cache may have been nobody else's any more.
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return err
 	}

@@ -64,13 +64,8 @@ func commitCmd(a *app, o *commitOptions, runF func(context.Context, *app, *commi
 	return cmd
 }
 
-// committer is an engine that can make an image of a container.
-type committer interface {
-	Commit(ctx context.Context, container string, o engine.CommitOptions, pause bool) (id string, err error)
-}
-
 func runCommit(ctx context.Context, a *app, o *commitOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,15 +73,11 @@ func runCommit(ctx context.Context, a *app, o *commitOptions) error {
 	if err != nil {
 		return err
 	}
-	e, ok := v.(committer)
-	if !ok {
-		return notSupported("commit a container")
-	}
 	if a.global.DryRun {
 		fmt.Fprintln(a.out, "Would commit", c.Spec.Name)
 		return nil
 	}
-	id, err := e.Commit(ctx, c.ID, o.CommitOptions, o.Pause && !o.NoPause)
+	id, err := v.Commit(ctx, c.ID, o.CommitOptions, o.Pause && !o.NoPause)
 	if err != nil {
 		return err
 	}
@@ -136,14 +127,8 @@ func exportCmd(a *app, o *exportOptions, runF func(context.Context, *app, *expor
 	return cmd
 }
 
-// exporter is an engine that can archive a container's layers without what is
-// mounted over them.
-type exporter interface {
-	Export(ctx context.Context, container string, w io.Writer) error
-}
-
 func runExport(ctx context.Context, a *app, o *exportOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -151,9 +136,5 @@ func runExport(ctx context.Context, a *app, o *exportOptions) error {
 	if err != nil {
 		return err
 	}
-	e, ok := v.(exporter)
-	if !ok {
-		return notSupported("export a container")
-	}
-	return a.writeOutput(o.Output, "the container's files", func(w io.Writer) error { return e.Export(ctx, c.ID, w) })
+	return a.writeOutput(o.Output, "the container's files", func(w io.Writer) error { return v.Export(ctx, c.ID, w) })
 }

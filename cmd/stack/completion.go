@@ -35,7 +35,7 @@ func (a *app) names() []string {
 			return l.Project.ServiceNames()
 		}
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (a *app) names() []string {
 }
 
 func (a *app) containerNames(ctx context.Context) []string {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil
 	}
@@ -92,7 +92,7 @@ func registerGlobalCompletion(a *app, root *cobra.Command) {
 
 func (a *app) projectNames() []string {
 	ctx := context.Background()
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil
 	}

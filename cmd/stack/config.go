@@ -217,7 +217,7 @@ func (a *app) printVariables(ctx context.Context, lo load.Options, as string) er
 
 // localDigest finds the digest of an image by what is stored here.
 func (a *app) localDigest(ctx context.Context, ref string) (string, error) {
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return "", err
 	}

@@ -79,8 +79,8 @@ func newContainerCmd(a *app) *cobra.Command {
 
 // eachContainer runs work on one container after the other and prints each name
 // as it was given, as docker does. It goes on after an error.
-func (a *app) eachContainer(ctx context.Context, names []string, missingIsFine bool, work func(compose.Verbs, engine.Container) error) error {
-	v, err := a.engine(ctx)
+func (a *app) eachContainer(ctx context.Context, names []string, missingIsFine bool, work func(compose.API, engine.Container) error) error {
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -109,13 +109,13 @@ func idSelector(c engine.Container) compose.Selector {
 }
 
 // simple makes a command that does one thing to each of its containers.
-func (a *app) simple(use, short string, work func(context.Context, compose.Verbs, compose.Selector) error) *cobra.Command {
+func (a *app) simple(use, short string, work func(context.Context, compose.API, compose.Selector) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use + " CONTAINER [CONTAINER...]",
 		Short: short,
 		Args:  requireArgs(1),
 		RunE: a.run(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return a.eachContainer(ctx, args, false, func(v compose.Verbs, c engine.Container) error {
+			return a.eachContainer(ctx, args, false, func(v compose.API, c engine.Container) error {
 				return work(ctx, v, idSelector(c))
 			})
 		}),
@@ -124,36 +124,36 @@ func (a *app) simple(use, short string, work func(context.Context, compose.Verbs
 }
 
 func newContainerPauseCmd(a *app) *cobra.Command {
-	return a.simple("pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+	return a.simple("pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		return v.Pause(ctx, s, nil)
 	})
 }
 
 func newContainerUnpauseCmd(a *app) *cobra.Command {
-	return a.simple("unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+	return a.simple("unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		return v.Unpause(ctx, s, nil)
 	})
 }
 
 func newContainerStopCmd(a *app) *cobra.Command {
-	return a.stopping("stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.Verbs, s compose.Selector, o compose.StopOptions) error {
+	return a.stopping("stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
 		return v.Stop(ctx, s, o, nil)
 	})
 }
 
 func newContainerRestartCmd(a *app) *cobra.Command {
-	return a.stopping("restart [OPTIONS]", "Restart one or more containers", func(ctx context.Context, v compose.Verbs, s compose.Selector, o compose.StopOptions) error {
+	return a.stopping("restart [OPTIONS]", "Restart one or more containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
 		o.NoDeps = true
 		return v.Restart(ctx, s, o, nil)
 	})
 }
 
 // stopping makes a simple command with a signal and a timeout.
-func (a *app) stopping(use, short string, work func(context.Context, compose.Verbs, compose.Selector, compose.StopOptions) error) *cobra.Command {
+func (a *app) stopping(use, short string, work func(context.Context, compose.API, compose.Selector, compose.StopOptions) error) *cobra.Command {
 	var o compose.StopOptions
 	var timeout int
 	var cmd *cobra.Command
-	cmd = a.simple(use, short, func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+	cmd = a.simple(use, short, func(ctx context.Context, v compose.API, s compose.Selector) error {
 		if o.Signal != "" {
 			if err := checkSignal(o.Signal); err != nil {
 				return err
@@ -170,7 +170,7 @@ func (a *app) stopping(use, short string, work func(context.Context, compose.Ver
 
 func newContainerKillCmd(a *app) *cobra.Command {
 	var signal string
-	cmd := a.simple("kill [OPTIONS]", "Kill one or more running containers", func(ctx context.Context, v compose.Verbs, s compose.Selector) error {
+	cmd := a.simple("kill [OPTIONS]", "Kill one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		if err := checkSignal(signal); err != nil {
 			return err
 		}
@@ -225,7 +225,7 @@ func runContainerRm(ctx context.Context, a *app, o *containerRmOptions) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	return a.eachContainer(ctx, names, o.Force, func(v compose.Verbs, c engine.Container) error {
+	return a.eachContainer(ctx, names, o.Force, func(v compose.API, c engine.Container) error {
 		running := c.State.Phase == engine.Running || c.State.Phase == engine.Paused || c.State.Phase == engine.Restarting
 		if running && !o.Force {
 			return fmt.Errorf("cannot remove container %q: container is running: stop the container before removing or force remove", c.Spec.Name)
@@ -237,7 +237,7 @@ func runContainerRm(ctx context.Context, a *app, o *containerRmOptions) error {
 // removeBroken removes the containers whose record cannot be read, of which nothing
 // else can be asked, and returns the other names.
 func (a *app) removeBroken(ctx context.Context, names []string) (rest []string, err error) {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -296,11 +296,11 @@ func newContainerStartCmd(a *app, runF func(context.Context, *app, *containerSta
 // start on is what a terminal would have shown.
 func runContainerStart(ctx context.Context, a *app, o *containerStartOptions) error {
 	if !o.Attach && !o.Interactive {
-		return a.eachContainer(ctx, o.Names, false, func(v compose.Verbs, c engine.Container) error {
+		return a.eachContainer(ctx, o.Names, false, func(v compose.API, c engine.Container) error {
 			return v.Start(ctx, idSelector(c), compose.StartOptions{NoDeps: true}, nil)
 		})
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -308,23 +308,11 @@ func runContainerStart(ctx context.Context, a *app, o *containerStartOptions) er
 	if err != nil {
 		return err
 	}
-	if s, ok := v.(starter); ok {
-		r := compose.RunOptions{Spec: c.Spec, DetachKeys: o.DetachKeys}
-		a.connect(&r, o.Interactive && c.Spec.Process.Stdin)
-		defer a.rawTerminal(c.Spec.Process.TTY && r.Stdin != nil)()
-		code, err := s.StartAttached(ctx, c.ID, r)
-		return status(code, err)
-	}
-	if err := v.Start(ctx, idSelector(c), compose.StartOptions{NoDeps: true}, nil); err != nil {
-		return err
-	}
-	return runAttach(ctx, a, &attachOptions{Name: c.ID, DetachKeys: o.DetachKeys, NoStdin: !o.Interactive, SigProxy: true, container: true})
-}
-
-// starter is what an engine has that can connect streams before a stopped
-// container starts again.
-type starter interface {
-	StartAttached(ctx context.Context, container string, o compose.RunOptions) (exitCode int, err error)
+	r := compose.RunOptions{Spec: c.Spec, DetachKeys: o.DetachKeys}
+	a.connect(&r, o.Interactive && c.Spec.Process.Stdin)
+	defer a.rawTerminal(c.Spec.Process.TTY && r.Stdin != nil)()
+	code, err := v.StartAttached(ctx, c.ID, r)
+	return status(code, err)
 }
 
 type containerWaitOptions struct {
@@ -347,7 +335,7 @@ func newContainerWaitCmd(a *app, runF func(context.Context, *app, *containerWait
 }
 
 func runContainerWait(ctx context.Context, a *app, o *containerWaitOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -384,28 +372,14 @@ func newContainerRenameCmd(a *app, runF func(context.Context, *app, *containerRe
 	}
 }
 
-// renamer is an engine that can give a container another name.
-type renamer interface {
-	Rename(ctx context.Context, container, name string) error
-}
-
 func runContainerRename(ctx context.Context, a *app, o *containerRenameOptions) error {
 	name := strings.TrimPrefix(o.NewName, "/")
 	if name == "" {
 		return fmt.Errorf("cannot rename container %s: the new name is empty", o.Name)
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	r, ok := v.(renamer)
-	if !ok {
-		return notSupported("rename a container")
-	}
-	return r.Rename(ctx, o.Name, name)
-}
-
-// notSupported is the error for a docker verb that the engine does not have.
-func notSupported(what string) error {
-	return fmt.Errorf("cannot %s: this version of stack does not support it", what)
+	return v.Rename(ctx, o.Name, name)
 }

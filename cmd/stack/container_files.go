@@ -45,22 +45,12 @@ func newContainerDiffCmd(a *app, runF func(context.Context, *app, *containerDiff
 	}
 }
 
-// differ is an engine that can compare a container with its image. A change is
-// 'A' (added), 'C' (changed) or 'D' (deleted).
-type differ interface {
-	Diff(ctx context.Context, container string, change func(kind byte, path string) error) error
-}
-
 func runContainerDiff(ctx context.Context, a *app, o *containerDiffOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	d, ok := v.(differ)
-	if !ok {
-		return notSupported("compare a container with its image")
-	}
-	return d.Diff(ctx, o.Name, func(kind byte, path string) error {
+	return v.Diff(ctx, o.Name, func(kind byte, path string) error {
 		_, err := fmt.Fprintf(a.out, "%c %s\n", kind, path)
 		return err
 	})

@@ -51,7 +51,7 @@ func runContainerLogs(ctx context.Context, a *app, o *logsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func newContainerTopCmd(a *app, runF func(context.Context, *app, *containerTopOp
 }
 
 func runContainerTop(ctx context.Context, a *app, o *containerTopOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

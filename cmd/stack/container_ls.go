@@ -73,7 +73,7 @@ func runContainerLs(ctx context.Context, a *app, o *containerLsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func runContainerLs(ctx context.Context, a *app, o *containerLsOptions) error {
 }
 
 // containers makes a predicate of docker's ps filters.
-func (f filters) containers(ctx context.Context, v compose.Verbs) (func(engine.Container) bool, error) {
+func (f filters) containers(ctx context.Context, v compose.API) (func(engine.Container) bool, error) {
 	for _, s := range f["status"] {
 		if !slices.Contains(phases(), engine.Phase(s)) {
 			return nil, fmt.Errorf("invalid filter status=%s; use created, restarting, running, removing, paused, exited or dead", s)

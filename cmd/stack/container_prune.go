@@ -53,7 +53,7 @@ func (a *app) pruneContainers(ctx context.Context, filter []string) (ids []strin
 	if err != nil {
 		return nil, 0, err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, 0, err
 	}

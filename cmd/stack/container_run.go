@@ -119,11 +119,11 @@ func (o *containerRunOptions) attached() (stdin, stdout, stderr bool, err error)
 }
 
 func runContainerRun(ctx context.Context, a *app, o *containerRunOptions) error {
-	r, err := o.engineOptions(a)
+	r, err := o.engineOptions(ctx, a)
 	if err != nil {
 		return exitError{code: exitEngine, cause: err}
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return exitError{code: exitEngine, cause: err}
 	}
@@ -166,7 +166,7 @@ func runContainerRun(ctx context.Context, a *app, o *containerRunOptions) error 
 }
 
 // engineOptions are the engine's words for the flags.
-func (o *containerRunOptions) engineOptions(a *app) (compose.RunOptions, error) {
+func (o *containerRunOptions) engineOptions(ctx context.Context, a *app) (compose.RunOptions, error) {
 	stdin, stdout, stderr, err := o.attached()
 	switch {
 	case err != nil:
@@ -208,7 +208,7 @@ func (o *containerRunOptions) engineOptions(a *app) (compose.RunOptions, error) 
 	}
 	for i := range s.Network.Networks {
 		at := &s.Network.Networks[i]
-		if at.Network, err = a.networkName(at.Network); err != nil {
+		if at.Network, err = a.networkName(ctx, at.Network); err != nil {
 			return compose.RunOptions{}, err
 		}
 	}

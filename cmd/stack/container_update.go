@@ -55,11 +55,6 @@ func set[T any](to *T, from *T) {
 	}
 }
 
-// updater is an engine that can change the limits of a container that runs.
-type updater interface {
-	Update(ctx context.Context, container string, limits engine.Limits, restart engine.Restart) error
-}
-
 func newContainerUpdateCmd(a *app, runF func(context.Context, *app, *containerUpdateOptions) error) *cobra.Command {
 	if runF == nil {
 		runF = runContainerUpdate
@@ -167,12 +162,8 @@ func runContainerUpdate(ctx context.Context, a *app, o *containerUpdateOptions) 
 	if o.Changes == (containerChanges{}) {
 		return fmt.Errorf("you must provide one or more flags when using this command")
 	}
-	return a.eachContainer(ctx, o.Names, false, func(v compose.Verbs, c engine.Container) error {
-		u, ok := v.(updater)
-		if !ok {
-			return notSupported("update a container")
-		}
+	return a.eachContainer(ctx, o.Names, false, func(v compose.API, c engine.Container) error {
 		o.Changes.apply(&c.Spec)
-		return u.Update(ctx, c.ID, c.Spec.Limits, c.Spec.Restart)
+		return v.Update(ctx, c.ID, c.Spec.Limits, c.Spec.Restart)
 	})
 }

@@ -74,7 +74,7 @@ func runCp(ctx context.Context, a *app, o *cpOptions) error {
 	case source == "" || destination == "":
 		return errors.New("cannot copy: a path is empty")
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func runCp(ctx context.Context, a *app, o *cpOptions) error {
 
 // copyTargets are the containers that a copy goes to: all of the service's
 // unless one is chosen.
-func (a *app) copyTargets(ctx context.Context, v compose.Verbs, name string, o *cpOptions) ([]engine.Container, error) {
+func (a *app) copyTargets(ctx context.Context, v compose.API, name string, o *cpOptions) ([]engine.Container, error) {
 	first, err := a.target(ctx, v, "cp", name, o.Index, o.container)
 	if err != nil || o.container || o.Index > 0 || first.Service == "" || !a.insideProject() {
 		return []engine.Container{first}, err
@@ -107,14 +107,14 @@ func (a *app) copyTargets(ctx context.Context, v compose.Verbs, name string, o *
 	return v.Containers(ctx, compose.Selector{Project: first.Project, Services: []string{first.Service}, All: true, OneOff: o.All})
 }
 
-func copyFrom(ctx context.Context, a *app, v compose.Verbs, c engine.Container, source, destination string, o *cpOptions) error {
+func copyFrom(ctx context.Context, a *app, v compose.API, c engine.Container, source, destination string, o *cpOptions) error {
 	if destination == "-" {
 		return v.CopyFrom(ctx, c.ID, source, o.FollowLink, a.out)
 	}
 	return copying.From(ctx, remote{v, c.ID}, source, destination, copying.Options{FollowLinks: o.FollowLink, KeepOwner: o.Archive})
 }
 
-func copyTo(ctx context.Context, a *app, v compose.Verbs, c engine.Container, source, destination string, o *cpOptions) error {
+func copyTo(ctx context.Context, a *app, v compose.API, c engine.Container, source, destination string, o *cpOptions) error {
 	if source == "-" {
 		return v.CopyTo(ctx, c.ID, destination, a.in, o.Archive)
 	}
@@ -126,7 +126,7 @@ func copyTo(ctx context.Context, a *app, v compose.Verbs, c engine.Container, so
 
 // remote is a container's side of a copy.
 type remote struct {
-	v  compose.Verbs
+	v  compose.API
 	id string
 }
 

@@ -52,7 +52,7 @@ func newDownCmd(a *app, runF func(context.Context, *app, *downOptions) error) *c
 }
 
 func runDown(ctx context.Context, a *app, o *downOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 // ensureImages pulls and builds the images that services need, before anything
 // is planned. build makes the images of services that have a build section; nil
 // leaves what is not built to the plan's complaint.
-func (a *app) ensureImages(ctx context.Context, v compose.Verbs, d *spec.Desired, o *createOptions, services []string, noDeps bool, build func(ctx context.Context, services []string) error) error {
+func (a *app) ensureImages(ctx context.Context, v compose.API, d *spec.Desired, o *createOptions, services []string, noDeps bool, build func(ctx context.Context, services []string) error) error {
 	if o.NoBuild {
 		build = nil
 	}

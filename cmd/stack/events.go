@@ -61,7 +61,7 @@ func runEvents(ctx context.Context, a *app, o *eventsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func runSystemEvents(ctx context.Context, a *app, o *eventsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -107,7 +107,7 @@ func (a *app) checkTTY(stdin bool) error {
 }
 
 func runExec(ctx context.Context, a *app, o *execOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,20 @@ type fakeVerbs struct {
 	stop   func(ctx context.Context) error
 }
 
+// door is a fake engine whose networks and volumes are real, in the session's own
+// directories.
+type door struct {
+	*fakeVerbs
+	objects
+}
+
+type objects interface {
+	compose.Containers
+	compose.Networks
+	compose.Volumes
+	compose.System
+}
+
 func (f *fakeVerbs) note(format string, args ...any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,7 +103,7 @@ func (f *fakeVerbs) Plan(context.Context, *spec.Desired, compose.UpOptions) (*pl
 	return cmp.Or(f.plan, &plan.Plan{}), nil
 }
 
-func (f *fakeVerbs) Rehearse(func(*plan.Plan) error) compose.Verbs { return f }
+func (d door) Rehearse(func(*plan.Plan) error) compose.API { return d }
 
 func (f *fakeVerbs) EnsureImages(context.Context, *spec.Desired, compose.ImageOptions, compose.Progress) error {
 	return nil
@@ -370,7 +384,10 @@ func newSession(t *testing.T, dir string) *session {
 			}
 			return filepath.Abs(filepath.Join("testdata", dir))
 		},
-		open:    func(roots, func(string)) (compose.Verbs, error) { return s.fake, nil },
+		open: func(r roots, _ func(string)) (compose.API, error) {
+			c, err := compose.Open(compose.Options{DataRoot: r.Data, RunRoot: r.Run})
+			return door{s.fake, c}, err
+		},
 		objects: func(roots, func(string)) (*engine.Engine, error) { return nil, errors.New("no stores in this test") },
 		builder: func(context.Context, *app, string, any, any) error { return errors.New("no builder in this test") },
 	}

@@ -41,7 +41,7 @@ func (a *app) interruptible(ctx context.Context, work func(context.Context) erro
 //	                                     Ctrl-C again: kill ──┘
 type foreground struct {
 	a       *app
-	v       compose.Verbs
+	v       compose.API
 	d       *spec.Desired
 	o       *upOptions
 	attach  []string // services whose lines are shown
@@ -69,7 +69,7 @@ type ending struct {
 	code int
 }
 
-func newForeground(a *app, v compose.Verbs, d *spec.Desired, o *upOptions, attach []string) *foreground {
+func newForeground(a *app, v compose.API, d *spec.Desired, o *upOptions, attach []string) *foreground {
 	var services []string
 	for name := range d.Services {
 		services = append(services, name)

@@ -136,7 +136,7 @@ func TestForegroundUpSignals(t *testing.T) {
 	d := s.desired(t)
 	o := &upOptions{}
 	s.app.global.Progress = "quiet"
-	f := newForeground(s.app, s.fake, d, o, []string{"web"})
+	f := newForeground(s.app, door{fakeVerbs: s.fake}, d, o, []string{"web"})
 	following := make(chan struct{})
 	s.fake.follow = func(ctx context.Context, _ compose.LogOptions, _ func(compose.LogLine) error) error {
 		close(following)

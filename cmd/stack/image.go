@@ -31,7 +31,7 @@ func newImageCmd(a *app) *cobra.Command {
 
 // images opens the image store.
 func (a *app) images() (*engine.Engine, *image.Store, error) {
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -207,7 +207,7 @@ func (a *app) pruneImages(ctx context.Context, all bool, filter []string, withou
 			return image.Removed{}, err
 		}
 	}
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return image.Removed{}, err
 	}

@@ -88,7 +88,7 @@ func (a *app) pullAndTell(ctx context.Context, client *registry.Client, o *image
 
 // pull pulls one image and shows its layers on stderr.
 func (a *app) pull(ctx context.Context, client *registry.Client, name, platform string, quiet bool) (registry.Pulled, error) {
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return registry.Pulled{}, err
 	}
@@ -105,7 +105,7 @@ func (a *app) pull(ctx context.Context, client *registry.Client, name, platform 
 }
 
 // ensureImage pulls the image of a single container as --pull says.
-func (a *app) ensureImage(ctx context.Context, v compose.Verbs, s engine.Spec, policy string, quiet bool) error {
+func (a *app) ensureImage(ctx context.Context, v compose.API, s engine.Spec, policy string, quiet bool) error {
 	switch policy {
 	case "always", "never":
 	case "missing", "":

@@ -57,7 +57,7 @@ type usedImage struct {
 }
 
 func runImages(ctx context.Context, a *app, o *imagesOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func newVolumesCmd(a *app, runF func(context.Context, *app, *volumesOptions) err
 }
 
 func runVolumes(ctx context.Context, a *app, o *volumesOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -201,11 +201,7 @@ func runVolumes(ctx context.Context, a *app, o *volumesOptions) error {
 			used[name] = true
 		}
 	}
-	store, err := a.volumeStore()
-	if err != nil {
-		return err
-	}
-	all, err := store.List()
+	all, err := v.Volumes(ctx)
 	if err != nil {
 		return err
 	}

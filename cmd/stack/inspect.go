@@ -206,7 +206,7 @@ func (a *app) inspectOne(ctx context.Context, kind, name string, o *inspectOptio
 		}
 		return image.DockerInspect(img, disk[0].Size), nil
 	case "network":
-		n, err := a.findNetwork(name)
+		n, err := a.findNetwork(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -216,19 +216,19 @@ func (a *app) inspectOne(ctx context.Context, kind, name string, o *inspectOptio
 		}
 		return inspectNetwork(n, used[n.Name]), nil
 	}
-	store, err := a.volumeStore()
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v, err := store.Get(name)
+	volume, err := v.Volume(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return inspectVolume(v), nil
+	return inspectVolume(volume), nil
 }
 
 func (a *app) inspectContainer(ctx context.Context, name string, size bool) (any, error) {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}

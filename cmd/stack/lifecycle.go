@@ -24,8 +24,8 @@ func seconds(cmd *cobra.Command, name string, n int) *time.Duration {
 }
 
 // act runs one lifecycle verb on what the names mean, with a progress display.
-func (a *app) act(ctx context.Context, verb string, names []string, work func(compose.Verbs, compose.Selector, compose.Progress) error) error {
-	v, err := a.engine(ctx)
+func (a *app) act(ctx context.Context, verb string, names []string, work func(compose.API, compose.Selector, compose.Progress) error) error {
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func newStartCmd(a *app, runF func(context.Context, *app, *startOptions) error) 
 }
 
 func runStart(ctx context.Context, a *app, o *startOptions) error {
-	return a.act(ctx, "start", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
+	return a.act(ctx, "start", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		s.All = true
 		cs, err := v.Containers(ctx, s)
 		if err != nil {
@@ -110,7 +110,7 @@ func newStopCmd(a *app, runF func(context.Context, *app, *stopOptions) error) *c
 }
 
 func runStop(ctx context.Context, a *app, o *stopOptions) error {
-	return a.act(ctx, "stop", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
+	return a.act(ctx, "stop", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		return v.Stop(ctx, s, compose.StopOptions{Timeout: o.Timeout}, p)
 	})
 }
@@ -136,7 +136,7 @@ func newRestartCmd(a *app, runF func(context.Context, *app, *stopOptions) error)
 }
 
 func runRestart(ctx context.Context, a *app, o *stopOptions) error {
-	return a.act(ctx, "restart", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
+	return a.act(ctx, "restart", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		s.All = true
 		return v.Restart(ctx, s, compose.StopOptions{Timeout: o.Timeout, NoDeps: o.NoDeps}, p)
 	})
@@ -171,7 +171,7 @@ func runKill(ctx context.Context, a *app, o *killOptions) error {
 	if err := checkSignal(o.Signal); err != nil {
 		return err
 	}
-	return a.act(ctx, "kill", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
+	return a.act(ctx, "kill", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		if err := v.Kill(ctx, s, compose.StopOptions{Signal: o.Signal}, p); err != nil || !o.RemoveOrphans || s.Project == "" {
 			return err
 		}
@@ -209,13 +209,13 @@ func newPausing(a *app, name, short string, runF func(context.Context, *app, *pa
 }
 
 func runPause(ctx context.Context, a *app, o *pauseOptions) error {
-	return a.act(ctx, "pause", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
+	return a.act(ctx, "pause", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		return v.Pause(ctx, s, p)
 	})
 }
 
 func runUnpause(ctx context.Context, a *app, o *pauseOptions) error {
-	return a.act(ctx, "unpause", o.Services, func(v compose.Verbs, s compose.Selector, p compose.Progress) error {
+	return a.act(ctx, "unpause", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		return v.Unpause(ctx, s, p)
 	})
 }

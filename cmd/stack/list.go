@@ -55,7 +55,7 @@ func runLs(ctx context.Context, a *app, o *lsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func runLogs(ctx context.Context, a *app, o *logsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func runLogs(ctx context.Context, a *app, o *logsOptions) error {
 }
 
 // plainLogs prints a container's lines as it wrote them, as docker logs does.
-func plainLogs(ctx context.Context, a *app, v compose.Verbs, sel compose.Selector, lo compose.LogOptions, o *logsOptions) error {
+func plainLogs(ctx context.Context, a *app, v compose.API, sel compose.Selector, lo compose.LogOptions, o *logsOptions) error {
 	sel.All = true
 	cs, err := v.Containers(ctx, sel)
 	if err != nil {

@@ -29,12 +29,12 @@ func newNetworkCmd(a *app) *cobra.Command {
 	)
 }
 
-func (a *app) networks() (*netns.Manager, error) {
-	e, err := a.stores()
+func (a *app) networks(ctx context.Context) ([]netns.Network, error) {
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return e.Networks()
+	return v.Networks(ctx)
 }
 
 type networkLsOptions struct {
@@ -88,11 +88,7 @@ func runNetworkLs(ctx context.Context, a *app, o *networkLsOptions) error {
 	if err != nil {
 		return err
 	}
-	m, err := a.networks()
-	if err != nil {
-		return err
-	}
-	all, err := m.List()
+	all, err := a.networks(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,7 +132,7 @@ func networkDriver(n netns.Network) string {
 
 // networkUsers are the containers of each network, stopped ones too.
 func (a *app) networkUsers(ctx context.Context) (map[string][]engine.Container, error) {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -158,11 +154,11 @@ func (a *app) networkUsers(ctx context.Context) (map[string][]engine.Container, 
 
 // networkName is the name of the network that an argument means. One that is not
 // there is left to whoever wants to use it.
-func (a *app) networkName(ref string) (string, error) {
+func (a *app) networkName(ctx context.Context, ref string) (string, error) {
 	if isBuiltin(ref) {
 		return ref, nil
 	}
-	n, err := a.findNetwork(ref)
+	n, err := a.findNetwork(ctx, ref)
 	if errors.Is(err, errNoNetwork) {
 		return ref, nil
 	}
@@ -170,12 +166,8 @@ func (a *app) networkName(ref string) (string, error) {
 }
 
 // findNetwork finds a network by name, ID or the beginning of an ID.
-func (a *app) findNetwork(ref string) (netns.Network, error) {
-	m, err := a.networks()
-	if err != nil {
-		return netns.Network{}, err
-	}
-	all, err := m.List()
+func (a *app) findNetwork(ctx context.Context, ref string) (netns.Network, error) {
+	all, err := a.networks(ctx)
 	if err != nil {
 		return netns.Network{}, err
 	}
@@ -249,7 +241,7 @@ func runNetworkRm(ctx context.Context, a *app, o *networkRmOptions) error {
 }
 
 func (a *app) removeNetwork(ctx context.Context, ref string, used map[string][]engine.Container) error {
-	n, err := a.findNetwork(ref)
+	n, err := a.findNetwork(ctx, ref)
 	if err == nil {
 		err = refuseBuiltin("remove", n.Name)
 	}
@@ -263,11 +255,11 @@ func (a *app) removeNetwork(ctx context.Context, ref string, used map[string][]e
 		}
 		return fmt.Errorf("cannot remove network %s: it is used by %s; remove what uses it first", n.Name, strings.Join(names, ", "))
 	}
-	m, err := a.networks()
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	return m.Remove(ctx, n.Name)
+	return v.RemoveNetwork(ctx, n.Name)
 }
 
 type networkPruneOptions struct{ pruneFlags }
@@ -305,11 +297,11 @@ func (a *app) pruneNetworks(ctx context.Context, filter, without []string) (name
 	if err != nil {
 		return nil, err
 	}
-	m, err := a.networks()
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all, err := m.List()
+	all, err := v.Networks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -327,7 +319,7 @@ func (a *app) pruneNetworks(ctx context.Context, filter, without []string) (name
 			continue
 		}
 		if !a.global.DryRun {
-			err := m.Remove(ctx, n.Name)
+			err := v.RemoveNetwork(ctx, n.Name)
 			if errors.Is(err, netns.ErrInUse) {
 				continue // since just now, or by one that leaves just now
 			}
@@ -345,11 +337,7 @@ func (a *app) completeNetworks(cmd *cobra.Command, args []string, word string) (
 	if len(args) > 0 && (cmd.Name() == "connect" || cmd.Name() == "disconnect") {
 		return a.completeContainers(cmd, args, word)
 	}
-	m, err := a.networks()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	all, err := m.List()
+	all, err := a.networks(context.Background())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

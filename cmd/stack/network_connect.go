@@ -48,12 +48,6 @@ func newNetworkConnectCmd(a *app, runF func(context.Context, *app, *networkConne
 	return cmd
 }
 
-// connector is an engine that can change the networks of a container.
-type connector interface {
-	Connect(ctx context.Context, container string, a netns.Attachment) error
-	Disconnect(ctx context.Context, container, network string, force bool) error
-}
-
 func (o *networkConnectOptions) attachment() (netns.Attachment, error) {
 	opts, err := keyValues("--driver-opt", o.DriverOpt, true)
 	if err != nil {
@@ -92,21 +86,17 @@ func runNetworkConnect(ctx context.Context, a *app, o *networkConnectOptions) er
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	c, ok := v.(connector)
-	if !ok {
-		return notSupported("connect a container to a network")
-	}
-	if at.Network, err = a.networkName(o.Network); err != nil {
+	if at.Network, err = a.networkName(ctx, o.Network); err != nil {
 		return err
 	}
 	if at.Network == "host" || at.Network == "none" {
 		return fmt.Errorf("cannot connect container %s to network %s: it has another network of its own; run it with --network %s", o.Container, at.Network, at.Network)
 	}
-	return c.Connect(ctx, o.Container, at)
+	return v.Connect(ctx, o.Container, at)
 }
 
 type networkDisconnectOptions struct {
@@ -134,17 +124,13 @@ func newNetworkDisconnectCmd(a *app, runF func(context.Context, *app, *networkDi
 }
 
 func runNetworkDisconnect(ctx context.Context, a *app, o *networkDisconnectOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	c, ok := v.(connector)
-	if !ok {
-		return notSupported("disconnect a container from a network")
-	}
-	name, err := a.networkName(o.Network)
+	name, err := a.networkName(ctx, o.Network)
 	if err != nil {
 		return err
 	}
-	return c.Disconnect(ctx, o.Container, name, o.Force)
+	return v.Disconnect(ctx, o.Container, name, o.Force)
 }

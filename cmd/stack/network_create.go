@@ -69,17 +69,14 @@ func runNetworkCreate(ctx context.Context, a *app, o *networkCreateOptions) erro
 	if err != nil {
 		return err
 	}
-	m, err := a.networks()
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
 	if err := refuseBuiltin("create", s.Name); err != nil {
 		return err
 	}
-	if _, err := m.Get(s.Name); err == nil {
-		return fmt.Errorf("cannot create network: network with name %s already exists", s.Name)
-	}
-	n, err := m.Create(ctx, s)
+	n, err := v.CreateNetwork(ctx, s)
 	if err != nil {
 		return err
 	}

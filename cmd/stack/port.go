@@ -64,7 +64,7 @@ func (o *portOptions) parse(text string) error {
 }
 
 func runPort(ctx context.Context, a *app, o *portOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

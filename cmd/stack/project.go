@@ -142,7 +142,7 @@ func (a *app) hostFacts(ctx context.Context, l *load.Loaded) (spec.HostFacts, er
 	if len(l.Touched) == len(l.Project.Services) {
 		return host, nil
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return host, err
 	}
@@ -162,7 +162,7 @@ type scope struct {
 
 // scope finds the project's name, and its services as it was last brought up.
 // That is enough for most verbs and costs no reading of the whole Compose file.
-func (a *app) scope(ctx context.Context, v compose.Verbs) (scope, error) {
+func (a *app) scope(ctx context.Context, v compose.API) (scope, error) {
 	o, err := a.loadOptions()
 	if err != nil {
 		return scope{}, err
@@ -180,7 +180,7 @@ func (a *app) scope(ctx context.Context, v compose.Verbs) (scope, error) {
 // declared is what the Compose files say that the project of a name is, nil where
 // there are none: then all that carries the name is meant. What was last brought
 // up from the same files is as good as reading them again, and costs less.
-func (a *app) declared(ctx context.Context, v compose.Verbs, name string) (*spec.Desired, error) {
+func (a *app) declared(ctx context.Context, v compose.API, name string) (*spec.Desired, error) {
 	o, err := a.loadOptions()
 	if err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func (a *app) declared(ctx context.Context, v compose.Verbs, name string) (*spec
 }
 
 // declare restricts a selection to what the Compose files declare.
-func (a *app) declare(ctx context.Context, v compose.Verbs, sel *selection) error {
+func (a *app) declare(ctx context.Context, v compose.API, sel *selection) error {
 	if sel.Project == "" {
 		return nil
 	}
@@ -225,7 +225,7 @@ func scopeOf(d *spec.Desired) scope {
 
 // check complains about services that neither a container nor the project's
 // definition nor the Compose file knows, in the order of what a look costs.
-func (a *app) check(ctx context.Context, v compose.Verbs, s scope, verb string, names []string) error {
+func (a *app) check(ctx context.Context, v compose.API, s scope, verb string, names []string) error {
 	known := slices.Clone(s.services)
 	unknown := func() int {
 		return slices.IndexFunc(names, func(n string) bool { return !slices.Contains(known, n) })

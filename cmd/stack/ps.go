@@ -89,7 +89,7 @@ func runPs(ctx context.Context, a *app, o *psOptions) error {
 			return fmt.Errorf("unknown status %q; use paused, restarting, removing, running, dead, created or exited", s)
 		}
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

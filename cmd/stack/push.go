@@ -84,7 +84,7 @@ func (a *app) pushImages(ctx context.Context, names []string, o compose.PushOpti
 		}
 		return nil
 	}
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return err
 	}

@@ -51,11 +51,11 @@ Any data which is not in a volume will be lost.`,
 }
 
 func runRm(ctx context.Context, a *app, o *rmOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	if !a.insideProject() && !a.global.DryRun {
+	if !a.insideProject() {
 		return rmContainers(ctx, a, v, o)
 	}
 	sel, err := a.choose(ctx, v, "rm", o.Services)
@@ -97,7 +97,7 @@ func runRm(ctx context.Context, a *app, o *rmOptions) error {
 
 // rmContainers is "stack rm" where there is no project, which is "docker rm":
 // nothing is asked, and what runs goes with --force or is told.
-func rmContainers(ctx context.Context, a *app, v compose.Verbs, o *rmOptions) error {
+func rmContainers(ctx context.Context, a *app, v compose.API, o *rmOptions) error {
 	if len(o.Services) == 0 {
 		return errNoProject()
 	}
@@ -129,7 +129,7 @@ func (a *app) confirm(question string) (bool, error) {
 
 // removeOrphans removes the containers of services that the project's
 // definition does not have.
-func removeOrphans(ctx context.Context, a *app, v compose.Verbs, project string, p compose.Progress) error {
+func removeOrphans(ctx context.Context, a *app, v compose.API, project string, p compose.Progress) error {
 	d, err := v.Definition(ctx, project)
 	if err != nil {
 		return err

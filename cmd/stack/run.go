@@ -155,7 +155,7 @@ func runRun(ctx context.Context, a *app, o *runOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (a *app) connect(r *compose.RunOptions, stdin bool) {
 
 // runContainer runs a container with the terminal in the mode it wants. An
 // error of the engine's without an exit code gets the code fallback.
-func (a *app) runContainer(ctx context.Context, v compose.Verbs, r compose.RunOptions, fallback int) error {
+func (a *app) runContainer(ctx context.Context, v compose.API, r compose.RunOptions, fallback int) error {
 	d := a.display("Running")
 	defer d.Done()
 	restore := func() {}
@@ -262,7 +262,7 @@ func newAttachCmd(a *app, runF func(context.Context, *app, *attachOptions) error
 }
 
 func runAttach(ctx context.Context, a *app, o *attachOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func newStatsCmd(a *app, runF func(context.Context, *app, *statsOptions) error) 
 }
 
 func runStats(ctx context.Context, a *app, o *statsOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

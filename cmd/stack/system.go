@@ -46,7 +46,7 @@ under the conditions of its graph. This is what a boot unit calls.`,
 }
 
 func runSystemResume(ctx context.Context, a *app) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (a *app) systemInfo(ctx context.Context) (systemInfo, error) {
 	if unix.Sysinfo(&mem) == nil {
 		info.MemTotal = int64(mem.Totalram) * int64(mem.Unit)
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return info, err
 	}

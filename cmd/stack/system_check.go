@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/progress"
-	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -46,47 +45,19 @@ be repaired. A volume whose record is broken keeps its data.`,
 	return cmd
 }
 
-// recordRepairs is what only who knows the supervisors can repair.
-type recordRepairs interface {
-	RemoveBroken(context.Context, *engine.Broken) error
-	BrokenDefinitions(repair bool) ([]compose.BrokenDefinition, error)
-}
-
 func runSystemCheck(ctx context.Context, a *app, o *systemCheckOptions) error {
 	if o.Format != "text" && o.Format != "json" {
 		return fmt.Errorf("cannot use --format %q; use text or json", o.Format)
 	}
-	e, err := a.stores()
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
 	read, done := a.showBytes(o.Quiet)
-	opts := engine.CheckOptions{Repair: o.Repair && !a.global.DryRun, Read: read}
-	verbs, err := a.engine(ctx)
-	if err != nil {
-		return err
-	}
-	repairs, ok := verbs.(recordRepairs)
-	if ok {
-		opts.RemoveBroken = repairs.RemoveBroken
-	}
-	report, err := e.Check(ctx, opts)
+	report, err := v.Check(ctx, engine.CheckOptions{Repair: o.Repair && !a.global.DryRun, Read: read})
 	done()
 	if err != nil {
 		return err
-	}
-	if ok {
-		definitions, err := repairs.BrokenDefinitions(opts.Repair)
-		if err != nil {
-			return err
-		}
-		for _, d := range definitions {
-			p := engine.Problem{Kind: "project definition", Subject: d.Project, Error: d.Err.Error()}
-			if d.Removed {
-				p.Repaired = "removed"
-			}
-			report.Problems = append(report.Problems, p)
-		}
 	}
 	switch {
 	case o.Quiet:

@@ -76,7 +76,7 @@ func runSystemDf(ctx context.Context, a *app, o *systemDfOptions) error {
 }
 
 func (a *app) diskUse(ctx context.Context) (*diskUse, error) {
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (a *app) diskUse(ctx context.Context) (*diskUse, error) {
 	if u.images, err = e.ImagesDisk(ctx); err != nil {
 		return nil, err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -123,7 +123,7 @@ func runSystemPrune(ctx context.Context, a *app, o *systemPruneOptions) error {
 
 // sweep removes what killed processes left behind.
 func (a *app) sweep(ctx context.Context) error {
-	e, err := a.stores()
+	e, err := a.engine()
 	if err != nil {
 		return err
 	}

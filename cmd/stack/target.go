@@ -28,7 +28,7 @@ type selection struct {
 
 // choose turns a verb's arguments into a selection. Outside a project the
 // names are containers, of which there must be at least one.
-func (a *app) choose(ctx context.Context, v compose.Verbs, verb string, names []string) (selection, error) {
+func (a *app) choose(ctx context.Context, v compose.API, verb string, names []string) (selection, error) {
 	if !a.insideProject() {
 		if len(names) == 0 {
 			return selection{}, errNoProject()
@@ -56,7 +56,7 @@ func containerVerb(verb string) string {
 
 // one finds the one container that a verb such as exec works on: a service's
 // with that index, or its first, or outside a project the container of that name.
-func (a *app) one(ctx context.Context, v compose.Verbs, verb, name string, index int, running bool) (engine.Container, error) {
+func (a *app) one(ctx context.Context, v compose.API, verb, name string, index int, running bool) (engine.Container, error) {
 	sel, err := a.choose(ctx, v, verb, []string{name})
 	if err != nil {
 		return engine.Container{}, err
@@ -119,7 +119,7 @@ func parseScale(args []string) (map[string]int, error) {
 }
 
 // target is one for verbs that exist for services and for containers.
-func (a *app) target(ctx context.Context, v compose.Verbs, verb, name string, index int, container bool) (engine.Container, error) {
+func (a *app) target(ctx context.Context, v compose.API, verb, name string, index int, container bool) (engine.Container, error) {
 	if !container {
 		ofFiles := verb == "cp" || verb == "commit" || verb == "export" // which a stopped one has too
 		return a.one(ctx, v, verb, name, index, !ofFiles)

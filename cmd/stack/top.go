@@ -34,7 +34,7 @@ func newTopCmd(a *app, runF func(context.Context, *app, *topOptions) error) *cob
 }
 
 func runTop(ctx context.Context, a *app, o *topOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func newWaitCmd(a *app, runF func(context.Context, *app, *waitOptions) error) *c
 // runWait waits for all containers and exits with the code of the last one to
 // end that failed, or with --down-project of the first to end.
 func runWait(ctx context.Context, a *app, o *waitOptions) error {
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -232,7 +232,7 @@ func (o *upOptions) options(a *app) compose.UpOptions {
 }
 
 // plan says what up would do, with the images that it would pull and build.
-func (o *upOptions) plan(ctx context.Context, a *app, v compose.Verbs, d *spec.Desired) (*plan.Plan, error) {
+func (o *upOptions) plan(ctx context.Context, a *app, v compose.API, d *spec.Desired) (*plan.Plan, error) {
 	build := o.build
 	if o.NoBuild {
 		build = nil
@@ -250,7 +250,7 @@ func (o *upOptions) plan(ctx context.Context, a *app, v compose.Verbs, d *spec.D
 
 // askForVolumes asks, on a terminal, for each volume whose definition changed
 // whether it is to be made anew.
-func (o *upOptions) askForVolumes(ctx context.Context, a *app, v compose.Verbs, d *spec.Desired) error {
+func (o *upOptions) askForVolumes(ctx context.Context, a *app, v compose.API, d *spec.Desired) error {
 	own := func(v *spec.Volume) bool { return !v.External }
 	if o.Yes || !terminal.Is(a.in) || !slices.ContainsFunc(slices.Collect(maps.Values(d.Volumes)), own) {
 		return nil
@@ -284,7 +284,7 @@ func runUp(ctx context.Context, a *app, o *upOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
@@ -305,7 +305,7 @@ func runUpDetached(ctx context.Context, a *app, o *upOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.engine(ctx)
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}

@@ -29,14 +29,6 @@ func newVolumeCmd(a *app) *cobra.Command {
 	)
 }
 
-func (a *app) volumeStore() (*volumes.Store, error) {
-	e, err := a.stores()
-	if err != nil {
-		return nil, err
-	}
-	return e.Volumes()
-}
-
 type volumeCreateOptions struct {
 	Name   string // argument, empty: an anonymous one
 	Driver string
@@ -90,11 +82,11 @@ func runVolumeCreate(ctx context.Context, a *app, o *volumeCreateOptions) error 
 	if s.Name == "" {
 		s.Name, s.Anonymous = engine.NewID(), true
 	}
-	store, err := a.volumeStore()
+	api, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	v, err := store.Create(ctx, s)
+	v, err := api.CreateVolume(ctx, s)
 	var differs *volumes.DifferError
 	if errors.As(err, &differs) && (len(opts) == 0 || maps.Equal(opts, differs.Have.DriverOpts)) {
 		a.warn("volume %s exists already; it keeps its labels", v.Name) // docker says nothing
@@ -187,15 +179,11 @@ func runVolumeLs(ctx context.Context, a *app, o *volumeLsOptions) error {
 	if err != nil {
 		return err
 	}
-	store, err := a.volumeStore()
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
-	all, err := store.List()
-	if err != nil {
-		return err
-	}
-	v, err := a.engine(ctx)
+	all, err := v.Volumes(ctx)
 	if err != nil {
 		return err
 	}
@@ -273,17 +261,13 @@ func newVolumeRmCmd(a *app, runF func(context.Context, *app, *volumeRmOptions) e
 }
 
 func runVolumeRm(ctx context.Context, a *app, o *volumeRmOptions) error {
-	e, err := a.stores()
-	if err != nil {
-		return err
-	}
-	store, err := e.Volumes()
+	v, err := a.api(ctx)
 	if err != nil {
 		return err
 	}
 	failed := false
 	for _, name := range o.Names {
-		err := store.Remove(ctx, name, e.VolumeUsers())
+		err := v.RemoveVolume(ctx, name)
 		var missing *volumes.NotFoundError
 		if err != nil && !(errors.As(err, &missing) && o.Force) {
 			failed = true
@@ -349,28 +333,19 @@ func (a *app) pruneVolumes(ctx context.Context, all bool, filter, without []stri
 		return volumes.PruneReport{}, err
 	}
 	f.All = f.All || all
-	e, err := a.stores()
+	v, err := a.api(ctx)
 	if err != nil {
 		return volumes.PruneReport{}, err
 	}
-	store, err := e.Volumes()
-	if err != nil {
-		return volumes.PruneReport{}, err
-	}
-	if a.global.DryRun {
-		users := e.VolumeUsers(without...)
-		return store.Prunable(ctx, f, func(name string) bool { return len(users(name)) > 0 })
-	}
-	users := e.VolumeUsers()
-	return store.Prune(ctx, f, func(name string) bool { return len(users(name)) > 0 })
+	return v.PruneVolumes(ctx, f, compose.PruneOptions{DryRun: a.global.DryRun, Without: without})
 }
 
 func (a *app) completeVolumes(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	store, err := a.volumeStore()
+	v, err := a.api(context.Background())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	all, err := store.List()
+	all, err := v.Volumes(context.Background())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

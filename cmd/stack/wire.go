@@ -6,7 +6,7 @@ import (
 )
 
 // openVerbs opens the engine for the verbs.
-func openVerbs(r roots, warn func(string)) (compose.Verbs, error) {
+func openVerbs(r roots, warn func(string)) (compose.API, error) {
 	return compose.Open(compose.Options{DataRoot: r.Data, RunRoot: r.Run, Warn: warn})
 }
 

@@ -1,0 +1,177 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/netns"
+	"github.com/stack-run/stack/volumes"
+)
+
+// API is the one door to projects and to what they are made of. The command line
+// calls nothing behind it, and neither does a server of other protocols: values,
+// streams and contexts go in and out. *Client implements it.
+type API interface {
+	Verbs
+	Containers
+	Networks
+	Volumes
+	System
+}
+
+// Containers are the verbs on single containers that no service has.
+type Containers interface {
+	Rename(ctx context.Context, container, name string) error
+	// Update changes the limits and the restart policy of a container, which may run.
+	Update(ctx context.Context, container string, limits engine.Limits, restart engine.Restart) error
+	// Diff compares a container with its image. A change is 'A' (added), 'C'
+	// (changed) or 'D' (deleted).
+	Diff(ctx context.Context, container string, change func(kind byte, path string) error) error
+	// Export writes an archive of a container's files, without what is mounted over them.
+	Export(ctx context.Context, container string, w io.Writer) error
+	// Commit makes an image of a container.
+	Commit(ctx context.Context, container string, o engine.CommitOptions, pause bool) (id string, err error)
+	// StartAttached connects the streams before a stopped container starts again.
+	StartAttached(ctx context.Context, container string, o RunOptions) (exitCode int, err error)
+}
+
+// Networks are those of all projects and of none.
+type Networks interface {
+	Networks(ctx context.Context) ([]netns.Network, error)
+	// CreateNetwork makes a network that belongs to no project.
+	CreateNetwork(ctx context.Context, s netns.NetworkSpec) (netns.Network, error)
+	// RemoveNetwork's error is netns.ErrInUse while a container is on it.
+	RemoveNetwork(ctx context.Context, name string) error
+	// Connect and Disconnect change the networks of a container, which may run.
+	Connect(ctx context.Context, container string, a netns.Attachment) error
+	Disconnect(ctx context.Context, container, network string, force bool) error
+}
+
+// Volumes are those of all projects and of none.
+type Volumes interface {
+	Volumes(ctx context.Context) ([]volumes.Volume, error)
+	// Volume's error is a *volumes.NotFoundError where there is none of that name.
+	Volume(ctx context.Context, name string) (volumes.Volume, error)
+	// CreateVolume's error is a *volumes.DifferError where there is another one of
+	// that name, which comes with it.
+	CreateVolume(ctx context.Context, s volumes.Spec) (volumes.Volume, error)
+	RemoveVolume(ctx context.Context, name string) error
+	// PruneVolumes removes what no container uses. With PruneOptions.DryRun it only tells.
+	PruneVolumes(ctx context.Context, f volumes.PruneFilter, o PruneOptions) (volumes.PruneReport, error)
+}
+
+// PruneOptions say how a prune goes about it.
+type PruneOptions struct {
+	DryRun bool
+	// Without are the IDs of containers that a dry run takes as removed already.
+	Without []string
+}
+
+// System is about the whole data root.
+type System interface {
+	// Check verifies what is stored and, if asked to, repairs it.
+	Check(ctx context.Context, o engine.CheckOptions) (engine.CheckReport, error)
+}
+
+var _ API = (*Client)(nil)
+
+// Networks lists the networks.
+func (c *Client) Networks(context.Context) ([]netns.Network, error) {
+	m, err := c.Engine.Networks()
+	if err != nil {
+		return nil, err
+	}
+	return m.List()
+}
+
+// CreateNetwork makes a network.
+func (c *Client) CreateNetwork(ctx context.Context, s netns.NetworkSpec) (netns.Network, error) {
+	m, err := c.Engine.Networks()
+	if err != nil {
+		return netns.Network{}, err
+	}
+	if _, err := m.Get(s.Name); err == nil {
+		return netns.Network{}, fmt.Errorf("cannot create network: network with name %s already exists", s.Name)
+	}
+	return m.Create(ctx, s)
+}
+
+// RemoveNetwork removes a network.
+func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
+	m, err := c.Engine.Networks()
+	if err != nil {
+		return err
+	}
+	return m.Remove(ctx, name)
+}
+
+// Volumes lists the volumes.
+func (c *Client) Volumes(context.Context) ([]volumes.Volume, error) {
+	store, err := c.Engine.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	return store.List()
+}
+
+// Volume is the volume of a name.
+func (c *Client) Volume(_ context.Context, name string) (volumes.Volume, error) {
+	store, err := c.Engine.Volumes()
+	if err != nil {
+		return volumes.Volume{}, err
+	}
+	return store.Get(name)
+}
+
+// CreateVolume makes a volume.
+func (c *Client) CreateVolume(ctx context.Context, s volumes.Spec) (volumes.Volume, error) {
+	store, err := c.Engine.Volumes()
+	if err != nil {
+		return volumes.Volume{}, err
+	}
+	return store.Create(ctx, s)
+}
+
+// RemoveVolume removes a volume that no container uses.
+func (c *Client) RemoveVolume(ctx context.Context, name string) error {
+	store, err := c.Engine.Volumes()
+	if err != nil {
+		return err
+	}
+	return store.Remove(ctx, name, c.Engine.VolumeUsers())
+}
+
+// PruneVolumes removes the volumes that no container uses.
+func (c *Client) PruneVolumes(ctx context.Context, f volumes.PruneFilter, o PruneOptions) (volumes.PruneReport, error) {
+	store, err := c.Engine.Volumes()
+	if err != nil {
+		return volumes.PruneReport{}, err
+	}
+	if o.DryRun {
+		users := c.Engine.VolumeUsers(o.Without...)
+		return store.Prunable(ctx, f, func(name string) bool { return len(users(name)) > 0 })
+	}
+	users := c.Engine.VolumeUsers()
+	return store.Prune(ctx, f, func(name string) bool { return len(users(name)) > 0 })
+}
+
+// Check verifies what is stored: images and layers, records, and the definitions
+// of projects.
+func (c *Client) Check(ctx context.Context, o engine.CheckOptions) (engine.CheckReport, error) {
+	o.RemoveBroken = c.RemoveBroken
+	report, err := c.Engine.Check(ctx, o)
+	if err != nil {
+		return report, err
+	}
+	definitions, err := c.BrokenDefinitions(o.Repair)
+	for _, d := range definitions {
+		p := engine.Problem{Kind: "project definition", Subject: d.Project, Error: d.Err.Error()}
+		if d.Removed {
+			p.Repaired = "removed"
+		}
+		report.Problems = append(report.Problems, p)
+	}
+	return report, err
+}
