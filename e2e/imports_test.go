@@ -89,10 +89,10 @@ func bans() []ban {
 		{
 			from: []string{"cmd/stack/..."}, direct: true,
 			to: []string{
-				"compose/supervise/...", "engine/content/...", "engine/snapshot/...", "engine/runtime/...", "engine/cgroup/...", "engine/logs/...",
+				"compose/supervise/...", "engine/runtime/...", "engine/cgroup/...", "engine/logs/...",
 				"netns/ipam/...", "netns/nft/...", "netns/dns/...", "netns/link/...", "github.com/vishvananda/...",
 			},
-			why: "there is one door, package compose: what the command line did behind it no other client could do",
+			why: "there is one door, package compose: what the command line did behind it no other client could do; images still go by it",
 		},
 		{
 			from: []string{"cmd/stack"}, to: []string{"testing"},
