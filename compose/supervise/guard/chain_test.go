@@ -374,11 +374,21 @@ func (c *chain) exitKept(path string) {
 	}
 }
 
-// A child of a supervisor that ends with 42 when the file is made.
+// A child of a supervisor that ends with 42 when it is told to. It waits in the
+// kernel, so that one which a failed test leaves behind costs nobody anything.
 func (c *chain) child() (pid int, end func()) {
-	file := filepath.Join(c.t.TempDir(), "end")
-	pid = c.ask("child while [ ! -e " + file + " ]; do sleep 0.01; done; exit 42")
-	return pid, func() { os.WriteFile(file, nil, 0o600) }
+	c.t.Helper()
+	path := filepath.Join(c.t.TempDir(), "end")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	fifo, err := os.OpenFile(path, os.O_RDWR, 0) // whoever comes first need not wait
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { fifo.Close() })
+	pid = c.ask("child read x <" + path + "; exit 42")
+	return pid, func() { fifo.WriteString("\n") }
 }
 
 func TestKilledAtAnyMoment(t *testing.T) {
