@@ -208,6 +208,7 @@ func (s *step) exited() {
 		return
 	}
 	asked := s.State.Stopping
+	stopped := asked && s.State.StopSignal != sigKill // a kill is no stop
 	ran := s.event.At.Sub(s.State.StartedAt)
 	s.State.Phase = container.Exited
 	s.State.Pid, s.State.StartTicks = 0, 0
@@ -228,23 +229,23 @@ func (s *step) exited() {
 	switch {
 	case s.State.Doomed:
 		s.save(UntilBoot)
-		s.tellEnd(asked)
+		s.tellEnd(stopped)
 		s.remove(s.State.DoomedVolumes)
 	case s.State.StartAgain:
 		s.saveEnd() // its exit code is a fact, whatever comes of the start
-		s.tellEnd(asked)
+		s.tellEnd(stopped)
 		s.begin(false)
 	case s.restarts(ran):
 		s.saveEnd()
-		s.tellEnd(asked)
+		s.tellEnd(stopped)
 		s.armBackoff()
 	case s.AutoRemove:
 		s.save(UntilBoot)
-		s.tellEnd(asked)
+		s.tellEnd(stopped)
 		s.remove(true)
 	default:
 		s.saveEnd()
-		s.tellEnd(asked)
+		s.tellEnd(stopped)
 		if !s.KeepNetwork {
 			// Nobody answers on the published ports any more: free them.
 			s.do(Effect{Kind: Unplug})
@@ -252,12 +253,12 @@ func (s *step) exited() {
 	}
 }
 
-func (s *step) tellEnd(asked bool) {
+func (s *step) tellEnd(stopped bool) {
 	s.do(Effect{Kind: Emit, Action: "die", Attribute: "exitCode=" + strconv.Itoa(s.State.ExitCode)})
 	if s.State.OOMKilled {
 		s.emit("oom")
 	}
-	if asked {
+	if stopped {
 		s.emit("stop")
 	}
 }
@@ -362,7 +363,9 @@ func (s *step) killAsked() {
 			s.do(Effect{Kind: Signal, Signal: s.event.Signal})
 			return
 		}
-		s.State.StoppedByUser = true
+		// From here on it is about to end, whoever is killed meanwhile.
+		s.State.StoppedByUser, s.State.StartAgain = true, false
+		s.State.Stopping, s.State.StopSignal, s.State.StopBy = true, sigKill, s.event.At
 		paused := s.State.Phase == container.Paused
 		s.State.Phase = container.Running
 		s.save(UntilBoot)

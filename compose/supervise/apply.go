@@ -123,6 +123,11 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 			s.warn(err)
 		}
 	}
+	select { // what has ended unseen is noted by then
+	case <-s.adopted:
+	case <-ctx.Done():
+		return created, nil, context.Cause(ctx)
+	}
 	all, err := Plan(s.engine, req)
 	if err != nil {
 		return created, nil, err

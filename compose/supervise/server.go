@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
-	"time"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/engine"
@@ -72,10 +71,15 @@ func (s *Supervisor) handlers() map[string]handler {
 	}
 }
 
-// ping answers once all that was told to containers is done: a supervisor that was
-// started just now has then adopted what there is, and noted what has ended.
+// ping answers once all that ran before has been taken over, and what has ended
+// been noted.
 func (s *Supervisor) ping(ctx context.Context, _ json.RawMessage, _ *reply) (any, error) {
-	return nil, s.await(ctx, func([]*view) (bool, time.Time, error) { return !s.working(), time.Time{}, nil })
+	select {
+	case <-s.adopted:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // serve answers requests until ctx ends.

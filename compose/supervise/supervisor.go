@@ -65,6 +65,8 @@ type Supervisor struct {
 	// handing is set while a hand-over is decided on, handedOver when it was.
 	handing, handedOver atomic.Bool
 	desired             atomic.Pointer[spec.Desired] // nil while the project is not up
+	// adopted is closed when all that ran before has been taken over.
+	adopted chan struct{}
 	// usesDefault says that the default network was held once, and perhaps nobody
 	// is on it any more.
 	usesDefault atomic.Bool
@@ -109,7 +111,7 @@ func Run(ctx context.Context, o Options) error {
 	s := &Supervisor{
 		realm: o.Realm, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
 		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
-		store: NewProjectStore(o.Engine), leaving: &leaving,
+		store: NewProjectStore(o.Engine), leaving: &leaving, adopted: make(chan struct{}),
 	}
 	s.runner = engineRunner{s}
 	o.Engine.OnWarn(s.tell)
@@ -507,8 +509,15 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	s.dropStale(live)
 	// First know all names, then answer.
 	s.refreshNames()
+	var pending sync.WaitGroup
+	pending.Add(len(ours))
+	go func() {
+		pending.Wait()
+		close(s.adopted)
+	}()
 	for _, a := range ours {
 		a.box.post(func() {
+			defer pending.Done()
 			a.adopt(ctx)
 			if ep := a.record.State.Endpoint; a.task != nil && ep != nil {
 				if err := s.serveNames(ep); err != nil {
