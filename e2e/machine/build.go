@@ -12,7 +12,8 @@ import (
 const (
 	// binaryVar names a stack program to test instead of a fresh one.
 	binaryVar = "STACK_E2E_BINARY"
-	// raceVar, when set, has the program built with the race detector.
+	// raceVar, when set, has the program built with the race detector. One that is
+	// named by binaryVar must have been built with it.
 	raceVar = "STACK_E2E_RACE"
 )
 
@@ -26,13 +27,7 @@ type Program struct {
 // Build builds the program under test and its builder below temp, from the module's
 // directory, and sets the environment that its race detector needs.
 func Build(module, temp string) (Program, error) {
-	if given := os.Getenv(binaryVar); given != "" {
-		return Program{Path: given}, nil
-	}
 	p := Program{Path: filepath.Join(temp, "bin", "stack")}
-	if err := os.Mkdir(filepath.Dir(p.Path), 0o755); err != nil {
-		return p, err
-	}
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-o", filepath.Dir(p.Path) + "/"}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if os.Getenv(raceVar) != "" {
@@ -40,8 +35,16 @@ func Build(module, temp string) (Program, error) {
 		if err := os.Mkdir(p.races, 0o777); err != nil {
 			return p, err
 		}
-		os.Setenv("GORACE", "log_path="+filepath.Join(p.races, "report"))
+		// By default each process waits for a second before it exits.
+		os.Setenv("GORACE", "atexit_sleep_ms=0 log_path="+filepath.Join(p.races, "report"))
 		args, env = append(args, "-race"), append(os.Environ(), "CGO_ENABLED=1")
+	}
+	if given := os.Getenv(binaryVar); given != "" {
+		p.Path = given
+		return p, nil
+	}
+	if err := os.Mkdir(filepath.Dir(p.Path), 0o755); err != nil {
+		return p, err
 	}
 	build := exec.Command("go", append(args, "./cmd/stack", "./cmd/stack-builder")...)
 	build.Dir, build.Env = module, env
