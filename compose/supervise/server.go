@@ -15,10 +15,11 @@ import (
 	"github.com/stack-run/stack/engine"
 )
 
-// reply streams an answer.
+// reply streams an answer. Who has something to tell may outlast the request: a
+// container's goroutine that goes on with what was asked for, the engine.
 type reply struct {
 	mu  sync.Mutex
-	enc *json.Encoder
+	enc *json.Encoder // nil once the request has ended, when its connection is not ours
 	out *http.ResponseController
 	s   *Supervisor
 }
@@ -34,10 +35,20 @@ func (r *reply) pass(e apply.Event) { r.send(Message{Event: &e}) }
 func (r *reply) send(m Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.enc == nil {
+		return
+	}
 	// A client that went away is noticed by its request's context.
 	if r.enc.Encode(m) == nil {
 		r.out.Flush()
 	}
+}
+
+// close has what comes later told to nobody.
+func (r *reply) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.enc = nil
 }
 
 // handler serves one verb.
@@ -142,6 +153,7 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 		return
 	}
 	r := &reply{enc: json.NewEncoder(w), out: http.NewResponseController(w), s: s}
+	defer r.close()
 	w.WriteHeader(http.StatusOK)
 	r.out.Flush()
 	s.mu.Lock()
