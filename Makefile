@@ -95,7 +95,7 @@ powercut: build
 ## race: the tests of lifecycle, health and kills with a race detector in stack; needs gcc
 race: setup
 	STACK_E2E_RACE=1 $(GO) test -count=1 -timeout 60m ./e2e -run \
-		'Lifecycle|Restart|Dependencies|Resume|Health|Waits|Kill|Keepers|Nobody|AtOnce|DownEnds|Recreate|Verbs|Nothing'
+		'Lifecycle|Restart|Dependencies|Resume|Health|Waits|Wishes|Kill|Keepers|Nobody|AtOnce|DownEnds|Recreate|Verbs|Nothing|DNS'
 	STACK_E2E_RACE=1 $(GO) test -count=1 -timeout 60m ./e2e/faults -run 'Matrix|Walk' -slow 4 -points 20 -walk 60s
 
 ## vm: run on Debian's kernel with cgroup v2 in a virtual machine, and cut its power

@@ -25,7 +25,8 @@ type host struct {
 	r *reply
 	// oneOff is the container of a run, which no service describes.
 	oneOff *CreateRequest
-	// created is told of each container that was made.
+	// created is told of the container that was made for a run; what the run depends on
+	// may be made at the same time.
 	created func(id string)
 	// before changes a container right before its start.
 	before func(c *engine.Container)
@@ -149,7 +150,7 @@ func (h *host) CreateContainer(ctx context.Context, op *plan.Op) (string, error)
 		return "", err
 	}
 	h.s.insert(c)
-	if h.created != nil {
+	if op.OneOff && h.created != nil {
 		h.created(c.ID)
 	}
 	return c.ID, nil
