@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/stack-run/stack/internal/lock"
@@ -51,6 +52,9 @@ func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoi
 	}
 	ep := c.State.Endpoint
 	if ep != nil {
+		own := *ep // others read the one they have
+		own.Warnings = slices.Clone(ep.Warnings)
+		ep = &own
 		if err := nets.Publish(ctx, ep); err != nil {
 			return nil, err
 		}
@@ -309,7 +313,7 @@ func (e *Engine) writeNames(c *Container) error {
 
 // Connect attaches a container to one more network.
 func (e *Engine) Connect(ctx context.Context, c *Container, a netns.Attachment) error {
-	c.Spec.Network.Networks = append(c.Spec.Network.Networks, a)
+	c.Spec.Network.Networks = append(slices.Clone(c.Spec.Network.Networks), a)
 	if c.State.Endpoint != nil {
 		nets, err := e.Networks()
 		if err != nil {
