@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,5 +179,96 @@ func TestStartWaits(t *testing.T) {
 		t.Errorf("%+v", i.State)
 	}
 	b.ok(t, "down")
+	b.nothingLeft(t, b.before)
+}
+
+// What one client changes holds, and is what inspect says at once, while another one
+// restarts the container and its health is probed all the time.
+func TestChangesDuringRestarts(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			web:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				healthcheck: {test: ["CMD", "true"], interval: 1ms}
+	`)
+	b.ok(t, "up", "--detach", "--wait")
+	b.ok(t, "network", "create", "extra")
+	before := b.look(t, "app-web-1")
+
+	const restarts = 12
+	restarting, over := context.WithCancel(t.Context())
+	var changing sync.WaitGroup
+	// again makes changes, one after the other, until all restarts are over. Each is
+	// a command, and what must be seen from when it has succeeded.
+	again := func(change func(round int) (command []string, seen func(info) error)) {
+		changing.Go(func() {
+			for round := 0; round < 2 || restarting.Err() == nil; round++ {
+				command, seen := change(round)
+				if r := b.stack(t, command...); r.code != 0 {
+					t.Error(r)
+					return
+				}
+				i, err := b.tryLook(t, before.ID)
+				if err == nil {
+					err = seen(i)
+				}
+				if err != nil {
+					t.Errorf("after %v: %v", command, err)
+					return
+				}
+			}
+		})
+	}
+	again(func(round int) ([]string, func(info) error) {
+		verb := []string{"connect", "disconnect"}[round%2]
+		return []string{"network", verb, "extra", before.ID}, func(i info) error {
+			if _, on := i.NetworkSettings.Networks["extra"]; on != (verb == "connect") {
+				return fmt.Errorf("its networks are %v", i.NetworkSettings.Networks)
+			}
+			return nil
+		}
+	})
+	again(func(round int) ([]string, func(info) error) {
+		name := fmt.Sprint("web-", round)
+		return []string{"container", "rename", before.ID, name}, func(i info) error {
+			if i.Name != "/"+name {
+				return fmt.Errorf("its name is %s", i.Name)
+			}
+			return nil
+		}
+	})
+	again(func(round int) ([]string, func(info) error) {
+		megabytes := 64 + round
+		return []string{"container", "update", "--memory", fmt.Sprintf("%dm", megabytes), before.ID}, func(i info) error {
+			if got := i.HostConfig["Memory"]; got != float64(megabytes<<20) {
+				return fmt.Errorf("its memory is limited to %v", got)
+			}
+			return nil
+		}
+	})
+	for range restarts {
+		if r := b.stack(t, "restart", "--timeout", "0", "web"); r.code != 0 {
+			t.Error(r)
+			break
+		}
+	}
+	over()
+	changing.Wait()
+
+	i := b.eventuallyHealth(t, before.ID, "healthy")
+	if i.State.Pid == before.State.Pid || !i.State.StartedAt.After(before.State.StartedAt) {
+		t.Errorf("it was not restarted: %+v", i.State)
+	}
+	// The kernel has what the record says.
+	links := b.ok(t, "exec", "-T", "web", "ls", "/sys/class/net")
+	if n := strings.Count(links, "eth"); n != len(i.NetworkSettings.Networks) {
+		t.Errorf("it has links %q on networks %v", links, i.NetworkSettings.Networks)
+	}
+	b.ok(t, "down", "--timeout", "0")
+	b.ok(t, "network", "rm", "extra")
 	b.nothingLeft(t, b.before)
 }

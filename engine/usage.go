@@ -2,11 +2,15 @@ package engine
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usage is a container's use of resources at one moment.
@@ -100,10 +104,12 @@ func (e *Engine) UpdateLimits(c *Container) (warnings []string, err error) {
 			return nil, err
 		}
 		g, err := groups.Open(e.cgroupPath(c))
-		if err != nil {
-			return nil, err
+		if err == nil {
+			warnings, err = g.Update(r)
 		}
-		if warnings, err = g.Update(r); err != nil {
+		// A process that has ended takes its cgroup with it, before that is in the
+		// record: the limits are for the next one.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return nil, fmt.Errorf("cannot update container %s: %w", c.Spec.Name, err)
 		}
 	}

@@ -441,13 +441,8 @@ func (a *actor) want(ctx context.Context, w wish) error {
 		if ctx.Err() != nil {
 			return
 		}
-		if w.afterEnd && a.task != nil {
-			select {
-			case <-a.task.Done():
-				a.later = append(a.later, message)
-				return
-			default:
-			}
+		if w.afterEnd && a.putOff(message) {
+			return
 		}
 		e := w.event
 		if w.prepare != nil {
@@ -485,6 +480,21 @@ func (a *actor) want(ctx context.Context, w wish) error {
 		w.verb, v.Spec.Name, v.State.Pid, killBound, a.engine.Describe(v.State.Pid))
 }
 
+// putOff has a message wait for the exit of a process that has ended already, and
+// tells whether there is one.
+func (a *actor) putOff(message func()) bool {
+	if a.task == nil {
+		return false
+	}
+	select {
+	case <-a.task.Done():
+		a.later = append(a.later, message)
+		return true
+	default:
+		return false
+	}
+}
+
 // errStuck says that a process that was killed does not end.
 var errStuck = errors.New("the process does not end")
 
@@ -504,8 +514,9 @@ func endBound(grace time.Duration) time.Duration {
 // change has the goroutine change the container itself: name, limits, networks.
 func (a *actor) change(ctx context.Context, do func(c *engine.Container) error) error {
 	result := make(chan error, 1)
-	posted := a.box.post(func() {
-		if ctx.Err() != nil {
+	var message func()
+	message = func() {
+		if ctx.Err() != nil || a.putOff(message) {
 			return
 		}
 		c := *a.c
@@ -522,8 +533,8 @@ func (a *actor) change(ctx context.Context, do func(c *engine.Container) error) 
 		a.publish()
 		a.save(machine.UntilBoot)
 		result <- nil
-	})
-	if !posted {
+	}
+	if !a.box.post(message) {
 		return fmt.Errorf("%w: %s", engine.ErrNotFound, a.view.Load().Spec.Name)
 	}
 	select {

@@ -29,7 +29,8 @@ type fakeRunner struct {
 	// takes to end once it is asked to, below 0 for ever.
 	lives, obeys time.Duration
 	startErr     error
-	immortal     bool // what is killed does not end
+	immortal     bool          // what is killed does not end
+	finishing    chan struct{} // closed when what ended processes leave is cleaned up, nil for at once
 	check        *healthcheck.Spec
 	probe        func() healthcheck.Result
 }
@@ -63,8 +64,13 @@ func (p *fakeProcess) end(code int) {
 	})
 }
 
-func (p *fakeProcess) Done() <-chan struct{}     { return p.done }
-func (p *fakeProcess) Finish() engine.Exit       { return engine.Exit{Code: p.code} }
+func (p *fakeProcess) Done() <-chan struct{} { return p.done }
+func (p *fakeProcess) Finish() engine.Exit {
+	if p.f.finishing != nil {
+		<-p.f.finishing
+	}
+	return engine.Exit{Code: p.code}
+}
 func (p *fakeProcess) Deaf(string) (bool, error) { return false, nil }
 func (p *fakeProcess) Signal(name string) error {
 	p.f.note("signal " + name)
@@ -373,6 +379,35 @@ func TestWhatDoesNotEndIsTold(t *testing.T) {
 		synctest.Wait()
 		if phase(a) != machine.Gone {
 			t.Errorf("once it has ended it is %s", phase(a))
+		}
+	})
+}
+
+func TestAChangeWaitsForTheEndOfWhatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{finishing: make(chan struct{})}
+		_, a := supervised(t, f, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		f.mu.Lock()
+		p := f.current
+		f.mu.Unlock()
+		p.end(0)
+		changed := make(chan engine.State, 1)
+		go a.change(t.Context(), func(c *engine.Container) error {
+			changed <- c.State
+			return nil
+		})
+		synctest.Wait()
+		select {
+		case st := <-changed:
+			t.Fatalf("it was changed while what it left is cleaned up, in state %+v", st)
+		default:
+		}
+		close(f.finishing)
+		if st := <-changed; st.Pid != 0 || st.Phase != engine.Exited {
+			t.Errorf("it was changed in state %+v", st)
 		}
 	})
 }
