@@ -80,7 +80,7 @@ func (f fullDisk) run(t *testing.T, b *box) {
 func TestFaultsFullDisk(t *testing.T) {
 	b := newBuildBox(t)
 	must(t, os.RemoveAll(b.dataRoot()))
-	b.mountData(t, 64)
+	b.mountData(t, 160)
 	b.load(t, "busybox:latest")
 	r, k := newShelf(t), newKilling(t, b)
 	name := r.host() + "/box:1"

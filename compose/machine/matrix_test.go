@@ -155,6 +155,9 @@ func TestMatrix(t *testing.T) {
 		{"expired, to be run", []Phase{Created, Running}, func(r *Record) { r.State.StartBy = noon }, Event{Kind: Expired}},
 		{"start asked, to be run", []Phase{Created}, func(r *Record) { r.State.StartBy = noon }, Event{Kind: StartAsked}},
 		{"started, checked", []Phase{Starting}, func(r *Record) { r.Checked = true }, happens(Started)},
+		{"paused, checked", []Phase{Running}, func(r *Record) { r.Checked = true }, Event{Kind: Frozen}},
+		{"thawed, checked", []Phase{Paused, Stopping}, func(r *Record) { r.Checked = true }, Event{Kind: Thawed}},
+		{"adopted, checked", []Phase{Running, Paused}, func(r *Record) { r.Checked = true }, Event{Kind: Adopted}},
 		{"grace elapsed, too early", []Phase{Stopping}, func(r *Record) { r.State.StopBy = noon.Add(1) }, Event{Kind: GraceElapsed}},
 	}
 	for _, v := range variants {

@@ -428,6 +428,9 @@ func (s *step) frozen() {
 	}
 	s.State.Phase = container.Paused
 	s.save(UntilBoot)
+	if s.Checked { // nobody in it can answer
+		s.do(Effect{Kind: StopProbe})
+	}
 	s.emit("pause")
 }
 
@@ -447,6 +450,7 @@ func (s *step) thawed() {
 	case Paused:
 		s.State.Phase = container.Running
 		s.save(UntilBoot)
+		s.watch()
 	case Running, Stopping: // for a stop or a kill
 	default:
 		s.impossible()
@@ -523,7 +527,9 @@ func (s *step) adopted() {
 			s.do(Effect{Kind: ArmTimer, Event: Expired, At: s.State.StartBy})
 		}
 	case Running, Paused, Stopping:
-		s.watch()
+		if s.Phase() != Paused {
+			s.watch()
+		}
 		if s.State.Doomed {
 			s.State.Phase = container.Running
 			s.do(Effect{Kind: Thaw}, Effect{Kind: Kill})
