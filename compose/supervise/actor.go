@@ -562,14 +562,13 @@ func (a *actor) adopt(ctx context.Context) {
 			a.record.State = c.State
 		}
 	}
-	stray := false
 	if a.task == nil && a.record.State.Endpoint == nil {
 		// A start that was cut off may have left one that is not in the record.
 		ep, err := a.engine.Endpoint(a.id)
 		if err != nil {
 			a.s.warn(err)
 		}
-		a.record.State.Endpoint, stray = ep, ep != nil
+		a.record.State.Endpoint = ep
 	}
 	if err := a.feed(ctx, machine.Event{Kind: machine.Adopted}); err != nil && ctx.Err() == nil {
 		a.s.warn(err)
@@ -583,7 +582,8 @@ func (a *actor) adopt(ctx context.Context) {
 		}
 		return
 	}
-	if stray && !a.record.Busy() && a.record.Phase() != machine.Gone {
+	// An end that was cut off may have left one, or half of it.
+	if a.record.State.Endpoint != nil && !a.record.Busy() && a.record.Phase() != machine.Gone {
 		if err := a.unplug(); err != nil {
 			a.s.warn(err)
 		}
