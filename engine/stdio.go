@@ -40,7 +40,9 @@ func (e *Engine) openStdio(c *Container, k FDs, back *undo) (_ *stdio, err error
 	if err := logs.NewFIFOs(dir); err != nil {
 		return nil, err
 	}
-	back.add(func() error { e.dropStdio(c.ID, k); return nil })
+	if k == nil || k.Get(HeldName(c.ID, logs.StdoutFIFO)) == nil { // else it has the last run's output
+		back.add(func() error { e.dropStdio(c.ID, k); return nil })
+	}
 	for _, what := range streams {
 		f, err := logs.OpenFIFO(filepath.Join(dir, what))
 		if err != nil {

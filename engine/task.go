@@ -140,15 +140,19 @@ func (t *Task) Finish() Exit {
 	if err := errors.Join(t.group.Kill(ctx), t.group.WaitEmpty(ctx)); err != nil {
 		t.engine.Warnf("cannot end all processes of container %s: %v", t.id[:12], err)
 	}
+	unread := false
 	if t.pump != nil {
 		if err := t.pump.Drain(ctx); err != nil {
+			unread = errors.Is(err, logs.ErrUnread)
 			t.engine.Warnf("cannot read the last output of container %s: %v", t.id[:12], err)
 		}
 	}
 	if err := t.deleteGroup(ctx); err != nil {
 		t.engine.Warnf("cannot remove the cgroup of container %s: %v", t.id[:12], err)
 	}
-	t.engine.dropStdio(t.id, t.fds)
+	if !unread { // else the container's next start finds it in the FIFOs
+		t.engine.dropStdio(t.id, t.fds)
+	}
 	runtime.Unpin(t.engine.pinPath(t.id))
 	t.proc.Close()
 	return exit

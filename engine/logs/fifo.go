@@ -23,6 +23,9 @@ const (
 // is inside.
 const pipeSize = 256 << 10
 
+// maxPipe is more than any pipe has, bytes.
+const maxPipe = 64 << 20
+
 // NewFIFOs makes the FIFOs of a container's standard streams in dir. FIFOs that
 // are there already stay as they are.
 func NewFIFOs(dir string) error {

@@ -18,7 +18,8 @@ const spliceMax = 1 << 20
 // heldError says that the budget is used up by segments a lossless reader has
 // still to read.
 type heldError struct {
-	index *os.File // of the oldest segment; open
+	segment uint64   // the oldest one
+	index   *os.File // of it; open
 }
 
 func (*heldError) Error() string { return "log budget used up by segments that are being read" }
@@ -39,6 +40,7 @@ type store struct {
 	lost     int64 // bytes thrown away and not recorded yet
 	noSplice bool  // the file system cannot
 	buffer   []byte
+	unstored [2][]byte // read by copy, and not written yet
 }
 
 // openStore opens a log for writing, makes it if need be, and repairs what a
@@ -76,6 +78,7 @@ func flockContext(ctx context.Context, f *os.File) error {
 		}
 		return err
 	}
+	user := holders(f) // while f is open
 	locked := make(chan error)
 	go func() {
 		err := flock(f, unix.LOCK_EX)
@@ -92,7 +95,7 @@ func flockContext(ctx context.Context, f *os.File) error {
 	case err := <-locked:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("it is in use by another process: %w", ctx.Err())
+		return fmt.Errorf("it is in use by %s: %w", user, ctx.Err())
 	}
 }
 
@@ -143,7 +146,10 @@ func (s *store) resume(segment uint64) error {
 			return err
 		}
 	}
-	return s.indexRaw(mtime)
+	if err := s.indexRaw(mtime); !scarce(err) {
+		return err
+	}
+	return nil // the pump tries again
 }
 
 // indexRaw records what the raw files hold beyond what the index knows.
@@ -208,9 +214,7 @@ func (s *store) closeSegment() {
 // close leaves the log to the next pump.
 func (s *store) close() {
 	s.closeSegment()
-	if s.buffer != nil {
-		s.buffer = nil
-	}
+	s.buffer = nil
 	s.lock.Close()
 }
 
@@ -220,6 +224,9 @@ func (s *store) close() {
 func (s *store) rotate(force bool) error {
 	if s.used() < s.budget.MaxSize {
 		return nil
+	}
+	if err := s.indexAll(); err != nil {
+		return err // else the order of the two streams would be lost
 	}
 	for len(s.segments) >= s.budget.MaxFiles {
 		err := s.deleteOldest()
@@ -248,13 +255,18 @@ func (s *store) deleteOldest() error {
 		return err
 	}
 	if err := flock(index, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		return &heldError{index}
+		return &heldError{oldest, index}
 	} else if err != nil {
 		index.Close()
 		return err
 	}
 	defer index.Close()
-	if err := removeSegment(s.dir, oldest); err != nil {
+	return s.dropOldest()
+}
+
+// dropOldest deletes the oldest segment, whoever reads it.
+func (s *store) dropOldest() error {
+	if err := removeSegment(s.dir, s.segments[0]); err != nil {
 		return err
 	}
 	s.segments = s.segments[1:]
@@ -272,7 +284,7 @@ func (s *store) move(fd int, stream Stream, force bool) (int, error) {
 		return 0, err
 	}
 	room := int(min(spliceMax, max(s.budget.MaxSize-s.used()-recordSize, 1)))
-	n, err := s.transfer(fd, raw, s.rawEnd[stream], room)
+	n, err := s.transfer(fd, stream, raw, s.rawEnd[stream], room)
 	if n == 0 {
 		return 0, err
 	}
@@ -292,7 +304,7 @@ func (s *store) indexAll() error {
 	return s.indexRaw(time.Now().UnixNano())
 }
 
-func (s *store) transfer(fd int, raw *os.File, at int64, room int) (int, error) {
+func (s *store) transfer(fd int, stream Stream, raw *os.File, at int64, room int) (int, error) {
 	for !s.noSplice {
 		n, err := unix.Splice(fd, nil, int(raw.Fd()), &at, room, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		switch err {
@@ -307,22 +319,31 @@ func (s *store) transfer(fd int, raw *os.File, at int64, room int) (int, error) 
 			return 0, &os.PathError{Op: "splice", Path: raw.Name(), Err: err}
 		}
 	}
-	return s.copy(fd, raw, at, room)
+	return s.copy(fd, stream, raw, at, room)
 }
 
 // copy is transfer for a file system or a terminal that cannot splice. A kill
-// between its two calls loses what is in the buffer.
-func (s *store) copy(fd int, raw *os.File, at int64, room int) (int, error) {
-	if s.buffer == nil {
-		s.buffer = make([]byte, 64<<10)
+// between its two calls loses what is in the buffer; a full disk does not.
+func (s *store) copy(fd int, stream Stream, raw *os.File, at int64, room int) (int, error) {
+	if len(s.unstored[stream]) == 0 {
+		b := make([]byte, min(room, 64<<10))
+		n, err := readSome(fd, b)
+		if n == 0 {
+			return 0, err
+		}
+		s.unstored[stream] = b[:n]
 	}
-	n, err := readSome(fd, s.buffer[:min(room, len(s.buffer))])
-	if n == 0 {
-		return 0, err
+	n, err := raw.WriteAt(s.unstored[stream], at)
+	s.unstored[stream] = s.unstored[stream][n:]
+	return n, err
+}
+
+// giveUp counts as lost what copy has read and cannot write.
+func (s *store) giveUp() {
+	for stream, b := range s.unstored {
+		s.lost += int64(len(b))
+		s.unstored[stream] = nil
 	}
-	stored, err := raw.WriteAt(s.buffer[:n], at)
-	s.lost += int64(n - stored)
-	return stored, err
 }
 
 // readSome reads what is there. No data, no writer and a terminal without a
