@@ -25,6 +25,7 @@ import (
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/logs/inotify"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
 )
@@ -43,6 +44,7 @@ type Client struct {
 	projects *supervise.ProjectStore
 	warn     func(string)
 	rehearse func(*plan.Plan) error
+	watchers *inotify.Shared // by all verbs: a user has few instances
 }
 
 var _ Verbs = (*Client)(nil)
@@ -53,7 +55,9 @@ func Open(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{Engine: e, projects: supervise.NewProjectStore(e), warn: o.Warn}, nil
+	return &Client{Engine: e, projects: supervise.NewProjectStore(e), warn: o.Warn, watchers: &inotify.Shared{Scarce: func(err error) {
+		e.Warnf("changes are noticed up to a quarter of a second late: %v", err)
+	}}}, nil
 }
 
 // Rehearse returns a client whose verbs give their plans to show.

@@ -36,12 +36,13 @@ func (c *Client) Events(ctx context.Context, s Selector, since, until time.Time,
 	if err := os.MkdirAll(t.root, 0o711); err != nil {
 		return err
 	}
-	watcher, err := inotify.New()
+	watcher, put, err := c.watchers.Get()
 	if err != nil {
 		return err
 	}
-	defer watcher.Close()
+	defer put()
 	t.watch = watcher.NewWatch()
+	defer t.watch.Close()
 	if err := t.watch.Add(t.root, changes); err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/logs"
-	"github.com/stack-run/stack/engine/logs/inotify"
 )
 
 // Logs calls line for each line of the selected containers. History is merged
@@ -72,15 +71,17 @@ func (f *follower) run(ctx context.Context, s Selector, first []engine.Container
 		}
 	}()
 	var mu sync.Mutex // of sources
-	f.merger, err = logs.NewMerger(func(source int, e logs.Entry) error {
+	watcher, put, err := f.client.watchers.Get()
+	if err != nil {
+		return err
+	}
+	defer put()
+	f.merger = logs.NewMerger(watcher, func(source int, e logs.Entry) error {
 		mu.Lock()
 		c := f.sources[source]
 		mu.Unlock()
 		return line(LogLine{Container: c, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial, Unfinished: e.Unfinished})
 	})
-	if err != nil {
-		return err
-	}
 	add := func(containers []engine.Container) error {
 		mu.Lock()
 		defer mu.Unlock()
@@ -144,12 +145,13 @@ const restartGrace = time.Second
 // watch adds containers that appear (new directories beside the others'), tells
 // of ends, and returns when nothing runs any more.
 func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Container) error) error {
-	watcher, err := inotify.New()
+	watcher, put, err := f.client.watchers.Get()
 	if err != nil {
 		return err
 	}
-	defer watcher.Close()
+	defer put()
 	w := watcher.NewWatch()
+	defer w.Close()
 	// A supervisor that leaves takes its events with it, perhaps before they were
 	// read.
 	for dir, mode := range map[string]os.FileMode{

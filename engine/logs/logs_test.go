@@ -475,10 +475,7 @@ func TestMergeNotes(t *testing.T) {
 	x := newTestStore(t, dir)
 	r, _ := Open(dir)
 	got := make(chan string, 100)
-	m, err := NewMerger(func(_ int, e Entry) error { got <- string(e.Data); return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := NewMerger(nil, func(_ int, e Entry) error { got <- string(e.Data); return nil })
 	m.Add(t.Context(), 0, r, ReadOptions{Follow: true, UntilExit: true})
 	done := make(chan error, 1)
 	go func() { done <- m.Run(t.Context()) }()

@@ -62,13 +62,10 @@ type batch struct {
 	bytes   []byte
 }
 
-// NewMerger returns a merger without logs. emit is called from Run only.
-func NewMerger(emit func(source int, e Entry) error) (*Merger, error) {
-	watcher, err := inotify.New()
-	if err != nil {
-		return nil, err
-	}
-	return &Merger{emit: emit, watcher: watcher, wake: make(chan struct{}, 1)}, nil
+// NewMerger returns a merger without logs. emit is called from Run only. The
+// watcher is for logs that are followed; it may be nil where none is.
+func NewMerger(watcher *inotify.Watcher, emit func(source int, e Entry) error) *Merger {
+	return &Merger{emit: emit, watcher: watcher, wake: make(chan struct{}, 1)}
 }
 
 // Add begins to read another log; it may be called while Run runs. Entries
@@ -154,7 +151,6 @@ func (m *Merger) hand(ctx context.Context, s *source) error {
 // until emit fails or ctx is done. Logs that end with an error do not end the
 // others; their errors are returned joined.
 func (m *Merger) Run(ctx context.Context) error {
-	defer m.watcher.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -263,10 +259,7 @@ func (m *Merger) failures() error {
 
 // Merge reads logs in the order of time; emit gets the reader's number.
 func Merge(ctx context.Context, readers []*Reader, o ReadOptions, emit func(source int, e Entry) error) error {
-	m, err := NewMerger(emit)
-	if err != nil {
-		return err
-	}
+	m := NewMerger(o.Watcher, emit)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for i, r := range readers {

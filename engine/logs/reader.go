@@ -271,7 +271,7 @@ func (r *Reader) walk(ctx context.Context, o ReadOptions, out sink) (err error) 
 	}
 	watcher := o.Watcher
 	if watcher == nil {
-		if watcher, err = inotify.New(); err != nil {
+		if watcher, err = inotify.New(nil); err != nil {
 			return err
 		}
 		defer watcher.Close()

@@ -20,17 +20,31 @@ import (
 // Watcher is one inotify instance with one goroutine, which sleeps in the
 // runtime's poller and so costs no thread.
 type Watcher struct {
-	file *os.File
-	fd   int // of file, valid until closed
+	file *os.File // nil without an instance
+	fd   int      // of file, valid until closed
 
 	mu      sync.Mutex
 	targets map[int32]map[*Watch]uint32 // by watch descriptor
 	closed  bool
-	stop    chan struct{} // ends tick; without an instance only
-	last    int32         // of the numbers that stand for watch descriptors then
+	scarce  error         // what there is too little of, once it is known
+	told    func(error)   // is told of it; may be nil
+	stop    chan struct{} // ends tick, which runs when something is scarce
+	unseen  int32         // the last number that stands for a watch descriptor, below 0
 }
 
-// tick stands in for run where there is no instance.
+// lack begins to wake all watches now and then.
+func (w *Watcher) lack(what error) {
+	if w.scarce != nil {
+		return
+	}
+	w.scarce = what
+	go w.tick()
+	if w.told != nil {
+		w.told(what)
+	}
+}
+
+// tick stands in for run where the kernel cannot tell of all events.
 func (w *Watcher) tick() {
 	t := time.NewTicker(lookAgain)
 	defer t.Stop()
@@ -44,20 +58,25 @@ func (w *Watcher) tick() {
 	}
 }
 
-// register begins to watch a path and returns its watch descriptor.
-func (w *Watcher) register(path string, mask uint32) (int, error) {
-	if w.stop == nil {
-		return unix.InotifyAddWatch(w.fd, path, mask|unix.IN_MASK_ADD)
+// register begins to watch a path and returns its watch descriptor, or a number
+// below 0 for one that is to be had no more.
+func (w *Watcher) register(path string, mask uint32) (int32, error) {
+	if w.file != nil {
+		wd, err := unix.InotifyAddWatch(w.fd, path, mask|unix.IN_MASK_ADD)
+		if !errors.Is(err, unix.ENOSPC) {
+			return int32(wd), err
+		}
+		w.lack(fmt.Errorf("too many files are watched: %w; raise the sysctl fs.inotify.max_user_watches", err))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return -1, err
+		return 0, err
 	}
 	if mask&unix.IN_ONLYDIR != 0 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return -1, unix.ENOTDIR
+		return 0, unix.ENOTDIR
 	}
-	w.last++
-	return int(w.last), nil
+	w.unseen--
+	return w.unseen, nil
 }
 
 // Watch is a set of paths whose events wake one receiver.
@@ -69,28 +88,62 @@ type Watch struct {
 	wds map[string]int32 // by path
 }
 
-// lookAgain is how often who waits is woken where there is no inotify instance to
-// be had.
+// lookAgain is how often who waits is woken where the kernel cannot tell him.
 const lookAgain = 250 * time.Millisecond
 
 // New opens an inotify instance. Where the user has as many as he may
 // (fs.inotify.max_user_instances), all watches are woken now and then instead:
-// slower, and with the same result, since who is woken looks again.
-func New() (*Watcher, error) { return open(unix.InotifyInit1) }
+// slower, and with the same result, since who is woken looks again. The same goes
+// for paths beyond fs.inotify.max_user_watches. Scarce, if set, is told once.
+func New(scarce func(error)) (*Watcher, error) { return open(unix.InotifyInit1, scarce) }
 
-func open(instance func(flags int) (int, error)) (*Watcher, error) {
+func open(instance func(flags int) (int, error), scarce func(error)) (*Watcher, error) {
+	w := &Watcher{fd: -1, told: scarce, stop: make(chan struct{}), targets: map[int32]map[*Watch]uint32{}}
 	fd, err := instance(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	if errors.Is(err, unix.EMFILE) {
-		w := &Watcher{fd: -1, stop: make(chan struct{}), targets: map[int32]map[*Watch]uint32{}}
-		go w.tick()
+	switch {
+	case errors.Is(err, unix.EMFILE):
+		w.lack(fmt.Errorf("no inotify instance is left: %w; raise the sysctl fs.inotify.max_user_instances", err))
 		return w, nil
+	case err != nil:
+		return nil, fmt.Errorf("cannot watch files: %w; raise the limit of open files", err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot watch files: %w; raise the sysctl fs.inotify.max_user_instances", err)
-	}
-	w := &Watcher{file: os.NewFile(uintptr(fd), "inotify"), fd: fd, targets: map[int32]map[*Watch]uint32{}}
+	w.file, w.fd = os.NewFile(uintptr(fd), "inotify"), fd
 	go w.run()
 	return w, nil
+}
+
+// Shared is one Watcher for all in a process who want one at the same time. The
+// zero value is ready.
+type Shared struct {
+	Scarce func(error) // see New
+
+	mu      sync.Mutex
+	watcher *Watcher
+	users   int
+}
+
+// Get returns the watcher, and what the caller calls when it is through with it.
+func (s *Shared) Get() (*Watcher, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watcher == nil {
+		w, err := New(s.Scarce)
+		if err != nil {
+			return nil, nil, err
+		}
+		s.watcher = w
+	}
+	s.users++
+	return s.watcher, sync.OnceFunc(s.put), nil
+}
+
+func (s *Shared) put() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 {
+		s.watcher.Close()
+		s.watcher = nil
+	}
 }
 
 // Close ends the instance. It wakes all watches once more.
@@ -100,11 +153,11 @@ func (w *Watcher) Close() error {
 	w.closed = true
 	w.mu.Unlock()
 	var err error
-	switch {
-	case w.stop == nil:
-		err = w.file.Close()
-	case !again:
+	if !again {
 		close(w.stop)
+		if w.file != nil {
+			err = w.file.Close()
+		}
 	}
 	w.wakeAll()
 	return err
@@ -123,17 +176,13 @@ func (x *Watch) Add(path string, mask uint32) error {
 	if w.closed {
 		return os.ErrClosed
 	}
-	if id, ok := x.wds[path]; ok && w.stop != nil {
+	if id, ok := x.wds[path]; ok && id < 0 {
 		w.drop(id, x)
 	}
-	wd, err := w.register(path, mask)
+	id, err := w.register(path, mask)
 	if err != nil {
-		if errors.Is(err, unix.ENOSPC) {
-			err = fmt.Errorf("%w; raise the sysctl fs.inotify.max_user_watches", err)
-		}
 		return &os.PathError{Op: "watch", Path: path, Err: err}
 	}
-	id := int32(wd)
 	if w.targets[id] == nil {
 		w.targets[id] = map[*Watch]uint32{}
 	}
@@ -170,7 +219,7 @@ func (w *Watcher) drop(id int32, x *Watch) {
 	delete(set, x)
 	if len(set) == 0 {
 		delete(w.targets, id)
-		if !w.closed && w.stop == nil {
+		if !w.closed && id >= 0 {
 			// EINVAL: the file is gone and took its watch along.
 			unix.InotifyRmWatch(w.fd, uint32(id))
 		}
