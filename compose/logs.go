@@ -133,7 +133,9 @@ func (f *follower) add(ctx context.Context, containers []engine.Container) error
 		f.readers = append(f.readers, reader)
 		f.sources = append(f.sources, r)
 		o := f.options
-		f.merger.Add(ctx, len(f.sources)-1, reader, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: true, UntilExit: !o.NewContainers, Finish: f.finish})
+		f.merger.Add(ctx, len(f.sources)-1, reader, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: true, UntilExit: !o.NewContainers, Finish: f.finish, Gap: func(uint64) {
+			f.client.Engine.Warnf("container %s prints faster than its log is read: lines were deleted before they could be shown; raise max-size or max-file of its logging", r.Spec.Name)
+		}})
 	}
 	return nil
 }

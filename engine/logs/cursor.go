@@ -90,6 +90,19 @@ func (c *cursor) openRaw(s Stream) (err error) {
 	return err
 }
 
+// reached tells whether all before a mark is read.
+func (c *cursor) reached(m mark) bool {
+	return m.segment != 0 && c.index != nil && (c.segment > m.segment || c.segment == m.segment && c.next >= m.next)
+}
+
+// beyond tells whether the record that was read last is behind a mark.
+func (c *cursor) beyond(m mark) bool {
+	return m.segment != 0 && (c.segment > m.segment || c.segment == m.segment && c.next > m.next)
+}
+
+// unread takes the last record back.
+func (c *cursor) unread() { c.next, c.buffer = c.next-recordSize, nil }
+
 // gone tells whether a file has been deleted.
 func gone(f *os.File) bool {
 	var st unix.Stat_t
@@ -99,6 +112,12 @@ func gone(f *os.File) bool {
 // enterOldest enters the oldest segment that is newer than after. ok is false
 // when there is none.
 func (c *cursor) enterOldest(after uint64) (ok bool, err error) {
+	if after > 0 {
+		// The oldest go first, so this is the one if it is there.
+		if err := c.enter(after + 1); !errors.Is(err, fs.ErrNotExist) {
+			return err == nil, err
+		}
+	}
 	for {
 		list, err := segments(c.dir)
 		if err != nil {
@@ -141,6 +160,10 @@ func (c *cursor) read() (r record, ok bool, err error) {
 	return r, true, nil
 }
 
+// errDeleted says that the pump deleted a segment after its index was opened and
+// before its raw file was.
+var errDeleted = errors.New("the segment was deleted meanwhile")
+
 // chunk calls f with the bytes of a stream up to offset end, in pieces.
 func (c *cursor) chunk(s Stream, end int64, f func([]byte) error) error {
 	for c.at[s] < end {
@@ -167,6 +190,9 @@ func (c *cursor) bytes(s Stream, end int64) ([]byte, error) {
 	at := c.at[s]
 	if at < w.start || at >= w.start+int64(len(w.data)) {
 		if err := c.openRaw(s); errors.Is(err, fs.ErrNotExist) {
+			if gone(c.index) {
+				return nil, errDeleted
+			}
 			return nil, nil
 		} else if err != nil {
 			return nil, err

@@ -22,7 +22,8 @@
 // A record says "at this time the file of stdout ended at this offset", so
 // the records' order is the order of the two streams' pieces, and their times
 // are the lines' times. Other records mark the start and the end of a run of
-// the container, lost bytes (full disk), and the end of the log. Files only
+// the container, lost bytes, and the end of the log; one that says that a stream
+// ends at 0 tells that the segment begins with a line of it. Files only
 // grow; a segment is complete when the next one exists.
 //
 // A pump that was killed between splice and record leaves a raw file that is
@@ -36,6 +37,9 @@
 // With its budget used up by segments it may not delete, it leaves the bytes in
 // the FIFO, which in the end makes the container wait: what attach and a
 // foreground run promise.
+//
+// What cannot be stored because something is scarce, such as room on the disk,
+// stays in the FIFO, too, even after the container's end: then for its next start.
 //
 // # Lines
 //

@@ -28,10 +28,19 @@ type splitter struct {
 	time    int64
 	emit    func(Entry) error
 	skip    bool // what comes before the next newline
+	closing bool // only what the pending line lacks is taken
 }
 
 // feed takes bytes that were stored at a time.
 func (x *splitter) feed(now int64, b []byte) error {
+	if x.closing {
+		if len(x.pending) == 0 {
+			return nil
+		}
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
+			b = b[:i+1]
+		}
+	}
 	if x.skip {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {

@@ -19,7 +19,15 @@ type place struct {
 	// pending is what was stored before of lines that end after the place.
 	pending [2][]byte
 	// cut says that what was before is deleted: the place may be inside of a line.
-	cut bool
+	cut [2]bool
+	// stop is where what is known ended when the place was looked for.
+	stop mark
+}
+
+// mark is an end in a log's indexes; the zero value is none.
+type mark struct {
+	segment uint64
+	next    int64 // offset in the index
 }
 
 // locator finds places from the end of a log backwards, so that its cost
@@ -87,9 +95,11 @@ func (l *locator) page(i int) (*page, error) {
 		}
 		sizes[s], mtimes[s] = st.Size, st.Mtim.Nano()
 	}
+	deleted := false
 	add := func(r record) {
 		start := int64(0)
 		if s, data := r.kind.stream(); data {
+			deleted = deleted || r.value > 0 && p.raw[s] == nil
 			r.value = min(r.value, sizes[s]) // a power failure may have cut the file short
 			start, ends[s] = ends[s], r.value
 		}
@@ -107,6 +117,12 @@ func (l *locator) page(i int) (*page, error) {
 		content = content[recordSize:]
 	}
 	p.real = len(p.records)
+	if deleted {
+		// The pump deletes the index first.
+		if _, err := os.Stat(indexPath(l.dir, n)); err != nil {
+			return nil, err
+		}
+	}
 	if i < len(l.list)-1 || !pumpRuns(l.dir) {
 		for s, size := range sizes {
 			if size > ends[s] {
@@ -116,6 +132,19 @@ func (l *locator) page(i int) (*page, error) {
 	}
 	l.pages[i] = p
 	return p, nil
+}
+
+// known is the end of what there was when the last segment was looked at.
+func (l *locator) known() (mark, error) {
+	last := len(l.list) - 1
+	if p := l.pages[last]; p != nil {
+		return mark{p.segment, int64(p.real) * recordSize}, nil
+	}
+	st, err := os.Stat(indexPath(l.dir, l.list[last]))
+	if err != nil {
+		return mark{}, err
+	}
+	return mark{l.list[last], st.Size() / recordSize * recordSize}, nil
 }
 
 // pumpRuns tells whether a pump has the log.
@@ -286,33 +315,39 @@ func (l *locator) place(at spot) (*place, error) {
 }
 
 // pending returns the bytes before a place that belong to the stream's
-// unfinished line there, at most maxPiece.
-func (l *locator) pending(pl place, s Stream) ([]byte, error) {
+// unfinished line there, at most maxPiece, or that the head of it is deleted.
+func (l *locator) pending(pl place, s Stream) (head []byte, cut bool, err error) {
 	i := 0
 	for i < len(l.list) && l.list[i] != pl.segment {
 		i++
 	}
 	if i == len(l.list) || l.pages[i] == nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	var parts [][]byte
 	size := 0
+	complete := l.list[0] == 1
 	// The record at the place may be a data record that the place cuts in two.
 	from := spot{i, int(pl.next/recordSize) + 1}
 	if from.record > l.pages[i].real {
 		from.record = len(l.pages[i].records)
 	}
-	err := l.back(from, func(at spot, p *page, r record) (bool, error) {
+	err = l.back(from, func(at spot, p *page, r record) (bool, error) {
 		end, start := r.value, p.starts[at.record]
 		inside := at.page == i && at.record >= int(pl.next/recordSize)
 		if inside {
 			end = min(end, pl.at[s])
 		}
 		if !inside && (r.kind == kindRunEnd || r.kind == kindRunStart) {
+			complete = true
 			return false, nil
 		}
 		if of, data := r.kind.stream(); !data || of != s {
 			return true, nil
+		}
+		if r.value == 0 { // see store.rotate
+			complete = true
+			return false, nil
 		}
 		for end > start {
 			b, err := p.before(s, start, end)
@@ -324,18 +359,19 @@ func (l *locator) pending(pl place, s Stream) ([]byte, error) {
 			parts = append(parts, part)
 			size += len(part)
 			if newline >= 0 || size >= maxPiece {
+				complete = true
 				return false, nil
 			}
 			end -= int64(len(b))
 		}
 		return true, nil
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || !complete {
+		return nil, !complete, err
 	}
-	out := make([]byte, 0, size)
+	head = make([]byte, 0, size)
 	for i := len(parts) - 1; i >= 0; i-- {
-		out = append(out, parts[i]...)
+		head = append(head, parts[i]...)
 	}
-	return out, nil
+	return head, false, nil
 }

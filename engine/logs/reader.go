@@ -138,9 +138,16 @@ type sink interface {
 	// pending takes the beginning of a line that lies before the place where
 	// reading begins.
 	pending(Stream, []byte)
-	// cut says that reading may begin inside of a line whose head is deleted.
-	cut()
-	// end marks the end of a run or of reading; growing says that more may come.
+	// cut says that what comes of a stream may begin inside of a line whose head is
+	// deleted; so is the end of the line that is pending.
+	cut(Stream)
+	// whole says that what comes of a stream begins with a line.
+	whole(Stream)
+	// unfinished returns when the newest piece was stored of lines that have begun
+	// and not ended, 0 without such a line. From then on the sink takes only what is
+	// missing of them.
+	unfinished() int64
+	// end marks the end of a run or of reading.
 	end() error
 }
 
@@ -148,10 +155,19 @@ type lineSink struct{ splitters [2]splitter }
 
 func (l *lineSink) data(s Stream, t int64, b []byte) error { return l.splitters[s].feed(t, b) }
 func (l *lineSink) pending(s Stream, b []byte)             { l.splitters[s].pending = b }
-func (l *lineSink) cut() {
+func (l *lineSink) cut(s Stream) {
+	l.splitters[s].pending, l.splitters[s].skip = nil, true
+}
+func (l *lineSink) whole(s Stream) { l.splitters[s].skip = false }
+func (l *lineSink) unfinished() (newest int64) {
 	for s := range l.splitters {
-		l.splitters[s].skip = true
+		x := &l.splitters[s]
+		x.closing = true
+		if len(x.pending) > 0 {
+			newest = max(newest, x.time)
+		}
 	}
+	return newest
 }
 func (l *lineSink) end() error {
 	return errors.Join(l.splitters[Stdout].end(), l.splitters[Stderr].end())
@@ -167,7 +183,9 @@ func (w rawSink) data(s Stream, _ int64, b []byte) error {
 	return err
 }
 func (w rawSink) pending(Stream, []byte) {}
-func (w rawSink) cut()                   {}
+func (w rawSink) cut(Stream)             {}
+func (w rawSink) whole(Stream)           {}
+func (w rawSink) unfinished() int64      { return 0 }
 func (w rawSink) end() error             { return nil }
 
 // begin opens a cursor where o says.
@@ -197,8 +215,14 @@ func (r *Reader) locate(o ReadOptions) (pl place, err error) {
 		return place{}, err
 	}
 	defer l.close()
+	defer func() {
+		if err == nil {
+			pl.stop, err = l.known()
+		}
+	}()
+	deleted := l.list[0] > 1
 	if o.From == Beginning && o.Since.IsZero() && o.Tail == 0 {
-		return place{segment: l.list[0], cut: l.list[0] > 1}, nil
+		return place{segment: l.list[0], cut: [2]bool{deleted, deleted}}, nil
 	}
 	floor := spot{}
 	if o.From == LastRun {
@@ -225,12 +249,19 @@ func (r *Reader) locate(o ReadOptions) (pl place, err error) {
 			pl = *p
 		}
 	}
-	if err != nil || o.From == LastRun && o.Tail == 0 && o.Since.IsZero() {
+	if err != nil {
 		return pl, err
+	}
+	if pl.segment == l.list[0] && pl.next == 0 && pl.at == [2]int64{} {
+		pl.cut = [2]bool{deleted, deleted}
+		return pl, nil
+	}
+	if o.From == LastRun && o.Tail == 0 && o.Since.IsZero() {
+		return pl, nil
 	}
 	for s, wanted := range o.streams() {
 		if wanted {
-			if pl.pending[s], err = l.pending(pl, Stream(s)); err != nil {
+			if pl.pending[s], pl.cut[s], err = l.pending(pl, Stream(s)); err != nil {
 				return pl, err
 			}
 		}
@@ -247,7 +278,7 @@ func untilNano(t time.Time) int64 {
 
 // walk reads a log from where o says and feeds out.
 func (r *Reader) walk(ctx context.Context, o ReadOptions, out sink) (err error) {
-	w := walk{o: o, out: out, streams: o.streams(), until: untilNano(o.Until)}
+	w := walk{o: o, out: out, streams: o.streams(), until: untilNano(o.Until), live: !o.Follow && pumpRuns(r.dir)}
 	if r.held != nil && o.Lossless {
 		w.c, r.held = r.held, nil
 	} else {
@@ -255,17 +286,20 @@ func (r *Reader) walk(ctx context.Context, o ReadOptions, out sink) (err error) 
 		if err != nil {
 			return err
 		}
-		w.c = c
-		if pl.cut {
-			out.cut()
-		}
+		w.c, w.stop = c, pl.stop
 		for s, b := range pl.pending {
 			if len(b) > 0 {
 				out.pending(Stream(s), b)
 			}
+			if pl.cut[s] {
+				out.cut(Stream(s))
+			}
 		}
 	}
 	defer w.c.close()
+	if !w.live {
+		w.stop = mark{} // nothing comes, or all is wanted
+	}
 	if !o.Follow {
 		return w.all(ctx)
 	}
@@ -293,26 +327,75 @@ type walk struct {
 	past     bool // Until is over
 	over     bool // the moment of Until has passed
 	removed  bool // the log is deleted
+	live     bool // a pump stores more while this reads what there was
+	stop     mark // where what there was at the beginning ends, for who does not follow
+	moved    int  // how often stop was
+	torn     bool // a part of this segment was deleted before it was read
 	watch    *inotify.Watch
 	watching string // the index that is watched
 }
 
-// all reads what is there. A log without a pump is read to the last stored
-// byte, indexed or not.
+// all reads what there was at the beginning: a container may print faster than
+// this reads. A log without a pump is read to the last stored byte, indexed or not.
 func (w *walk) all(ctx context.Context) error {
 	if err := w.available(ctx); err != nil {
 		return err
 	}
-	if !w.past && w.c.index != nil && !pumpRuns(w.c.dir) {
-		// The pump may have ended after the first look.
-		if err := w.available(ctx); err != nil {
-			return err
-		}
-		if err := w.extra(); err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case w.past || w.c.index == nil:
+	case w.live:
+		err = w.settle(ctx)
+	default:
+		err = w.extra()
+	}
+	if err != nil {
+		return err
 	}
 	return w.out.end()
+}
+
+// settleBound limits how long after a piece of a line its end is waited for. The
+// pump may take a line in two pieces, one right after the other; what is longer in
+// coming is a prompt, or a line that its container takes time to write.
+const settleBound = time.Second
+
+// settle reads the ends of the lines that have begun.
+func (w *walk) settle(ctx context.Context) error {
+	if w.out.unfinished() == 0 {
+		return nil
+	}
+	// It may be there by now, if reading took its time.
+	var err error
+	if w.stop, err = w.end(); err == nil {
+		err = w.available(ctx)
+	}
+	begun := w.out.unfinished()
+	if begun == 0 || err != nil {
+		return err
+	}
+	w.stop = mark{}
+	bound := settleBound - time.Since(time.Unix(0, begun))
+	patience, cancel := context.WithTimeout(ctx, min(bound, settleBound))
+	defer cancel()
+	look := time.NewTicker(settleBound / 200)
+	defer look.Stop()
+	for w.out.unfinished() != 0 && !w.past && !w.removed && patience.Err() == nil {
+		r, ok, err := w.record()
+		if err == nil && ok {
+			err = w.take(r)
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
+			select {
+			case <-look.C:
+			case <-patience.Done():
+			}
+		}
+	}
+	return ctx.Err()
 }
 
 // extra reads what the index of the segment lacks.
@@ -344,6 +427,9 @@ func (w *walk) follow(ctx context.Context) error {
 			return err
 		}
 		if w.past || w.over || w.removed || w.last == kindDone || w.o.UntilExit && w.last == kindRunEnd {
+			if err := w.settle(ctx); err != nil {
+				return err
+			}
 			return w.out.end()
 		}
 		if w.c.index != nil && w.watching != w.c.index.Name() {
@@ -380,11 +466,18 @@ func (w *walk) available(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if w.c.reached(w.stop) {
+			return nil
+		}
 		r, ok, err := w.record()
 		if err != nil {
 			return err
 		}
 		if !ok {
+			return nil
+		}
+		if w.c.beyond(w.stop) {
+			w.c.unread()
 			return nil
 		}
 		if err := w.take(r); err != nil {
@@ -396,8 +489,12 @@ func (w *walk) available(ctx context.Context) error {
 
 // take hands on what a record speaks of.
 func (w *walk) take(r record) error {
-	w.last = r.kind
 	s, data := r.kind.stream()
+	if data && r.value == 0 { // see store.rotate
+		w.out.whole(s)
+		return nil
+	}
+	w.last = r.kind
 	switch {
 	case data && r.time > w.until:
 		w.past = true
@@ -406,7 +503,16 @@ func (w *walk) take(r record) error {
 		w.c.at[s] = r.value
 		return nil
 	case data:
-		return w.c.chunk(s, r.value, func(b []byte) error { return w.out.data(s, r.time, b) })
+		err := w.c.chunk(s, r.value, func(b []byte) error { return w.out.data(s, r.time, b) })
+		if errors.Is(err, errDeleted) {
+			w.out.cut(s)
+			w.c.at[s], err = r.value, nil
+			if !w.torn {
+				w.torn = true
+				err = w.gap(1)
+			}
+		}
+		return err
 	case r.kind == kindLost && w.o.Lost != nil:
 		w.o.Lost(r.value)
 	}
@@ -446,15 +552,50 @@ func (w *walk) record() (r record, ok bool, err error) {
 			w.removed = true
 			return r, false, nil
 		}
+		w.torn = false
 		if gap := c.segment - from - 1; gap > 0 {
-			if err := w.out.end(); err != nil {
+			w.out.cut(Stdout)
+			w.out.cut(Stderr)
+			if err := w.gap(gap); err != nil {
 				return r, false, err
-			}
-			if w.o.Gap != nil {
-				w.o.Gap(gap)
 			}
 		}
 	}
+}
+
+// gap says that segments were deleted before they were read.
+func (w *walk) gap(segments uint64) error {
+	if w.stop.segment != 0 && w.moved < maxMoved {
+		// What was to be read is gone: what has taken its place is read instead.
+		if end, err := w.end(); err == nil {
+			w.stop = end
+			w.moved++
+		}
+	}
+	if w.o.Gap != nil {
+		w.o.Gap(segments)
+	} else if w.o.Lossless {
+		return fmt.Errorf("a part of the log %s was deleted before it was read: nothing of it was taken for %v", w.c.dir, readerDead)
+	}
+	return nil
+}
+
+// maxMoved limits how often the end of reading is put off: with a budget of little
+// that is used up again and again, reading would never end.
+const maxMoved = 3
+
+// end is the end of what there is.
+func (w *walk) end() (at mark, err error) {
+	for range 10 {
+		l, err := newLocator(w.c.dir)
+		if err != nil || len(l.list) == 0 {
+			return w.stop, err
+		}
+		if at, err = l.known(); !errors.Is(err, fs.ErrNotExist) {
+			return at, err
+		}
+	}
+	return w.stop, nil // it is deleted as fast as it is looked for
 }
 
 // newer tells whether the current segment has a successor. It notices that the

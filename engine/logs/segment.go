@@ -54,6 +54,7 @@ func scan(dir string) (list []uint64, orphans []string, err error) {
 		}
 	}
 	slices.Sort(list)
+	list = complete(dir, list)
 	for _, n := range raws {
 		if _, ok := slices.BinarySearch(list, n); !ok {
 			orphans = append(orphans, rawPath(dir, n, Stdout), rawPath(dir, n, Stderr))
@@ -61,6 +62,36 @@ func scan(dir string) (list []uint64, orphans []string, err error) {
 	}
 	return list, orphans, nil
 }
+
+// complete adds the segments that were made while the directory was read: of
+// these, readdir(3) may tell of a newer one and not of the one before.
+func complete(dir string, list []uint64) []uint64 {
+	if len(list) == 0 {
+		return list
+	}
+	there := func(n uint64) bool {
+		_, err := os.Stat(indexPath(dir, n))
+		return err == nil
+	}
+	all := list[:1:1]
+	for _, n := range list[1:] {
+		for between := all[len(all)-1] + 1; between < n; between++ {
+			if there(between) {
+				all = append(all, between)
+			} else if between+maxHole < n {
+				between = n - maxHole // something else has such names
+			}
+		}
+		all = append(all, n)
+	}
+	for next := all[len(all)-1] + 1; there(next); next++ {
+		all = append(all, next)
+	}
+	return all
+}
+
+// maxHole is more segments than come while a directory is read.
+const maxHole = 10_000
 
 // removeSegment deletes a segment's files. The index goes first: what has no
 // index is not part of the log.

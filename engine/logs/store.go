@@ -37,8 +37,9 @@ type store struct {
 	rawEnd   [2]int64    // what the raw files hold
 	ends     [2]int64    // what the index knows of it
 	last     record
-	lost     int64 // bytes thrown away and not recorded yet
-	noSplice bool  // the file system cannot
+	fresh    [2]bool // nothing was stored of the stream since a line of it began
+	lost     int64   // bytes thrown away and not recorded yet
+	noSplice bool    // the file system cannot
 	buffer   []byte
 	unstored [2][]byte // read by copy, and not written yet
 }
@@ -110,6 +111,7 @@ func (s *store) recover() error {
 		}
 	}
 	if len(list) == 0 {
+		s.fresh = [2]bool{true, true}
 		return s.newSegment(1)
 	}
 	s.segments = list
@@ -141,6 +143,11 @@ func (s *store) resume(segment uint64) error {
 	}
 	s.indexEnd, s.ends, s.last = repair(content, segment, sizes)
 	s.rawEnd = sizes
+	s.fresh = [2]bool{segment == 1, segment == 1}
+	for at := int64(0); at < s.indexEnd; at += recordSize {
+		r, _ := decodeRecord(content[at:], segment)
+		s.note(r)
+	}
 	if s.indexEnd < int64(len(content)) {
 		if err := s.index.Truncate(s.indexEnd); err != nil {
 			return err
@@ -175,7 +182,36 @@ func (s *store) append(r record) error {
 	}
 	s.indexEnd += recordSize
 	s.last = r
+	s.note(r)
 	return nil
+}
+
+// note keeps fresh up to date with a record.
+func (s *store) note(r record) {
+	if stream, data := r.kind.stream(); data {
+		s.fresh[stream] = r.value == 0
+	} else if r.kind != kindLost {
+		s.fresh = [2]bool{true, true}
+	}
+}
+
+// atLineStart tells whether the next byte of a stream is the first of a line.
+func (s *store) atLineStart(stream Stream) bool {
+	end := s.rawEnd[stream]
+	if s.fresh[stream] && end == s.ends[stream] {
+		return true
+	}
+	if end == 0 {
+		return false
+	}
+	f, err := openFile(rawPath(s.dir, s.current(), stream), unix.O_RDONLY)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var last [1]byte
+	_, err = f.ReadAt(last[:], end-1)
+	return err == nil && last[0] == '\n'
 }
 
 // mark appends a record that is not about bytes.
@@ -239,7 +275,20 @@ func (s *store) rotate(force bool) error {
 			return err
 		}
 	}
-	return s.newSegment(s.current() + 1)
+	whole := [2]bool{s.atLineStart(Stdout), s.atLineStart(Stderr)}
+	if err := s.newSegment(s.current() + 1); err != nil {
+		return err
+	}
+	// A record that a stream ends at 0 says that it begins with a line here: who
+	// finds what was before deleted can show the first one. Without it he takes it
+	// for the rest of one.
+	for stream, is := range whole {
+		s.fresh[stream] = is
+		if is {
+			s.append(record{time.Now().UnixNano(), 0, dataKind(Stream(stream))})
+		}
+	}
+	return nil
 }
 
 // deleteOldest deletes the oldest segment, or returns a heldError. It works as
