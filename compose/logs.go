@@ -3,6 +3,7 @@ package compose
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -181,6 +182,10 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			return nil
 		})
 	}()
+	grace := time.NewTimer(0)
+	grace.Stop()
+	defer grace.Stop()
+	var ending string                    // the containers since whose last change grace runs
 	told := map[string]bool{}            // ends, by container
 	deaths := map[string][]EngineEvent{} // not told yet, by container
 	ran := false
@@ -214,10 +219,14 @@ func (f *follower) watch(ctx context.Context, s Selector, add func([]engine.Cont
 			return nil // what is there is all
 		}
 		ran = true
-		if !running {
-			timer := time.NewTimer(restartGrace)
-			defer timer.Stop()
-			over = timer.C
+		if running {
+			ending = ""
+		} else {
+			if state := phases(now); ending != state { // being woken does not make it longer
+				ending = state
+				grace.Reset(restartGrace)
+			}
+			over = grace.C
 		}
 		select {
 		case <-ctx.Done():
@@ -247,6 +256,15 @@ func (f *follower) restarted(r engine.Container, deaths []EngineEvent) {
 		r.State.Phase, r.State.ExitCode, r.State.FinishedAt = engine.Restarting, code, e.Time
 		f.merger.Note(func() { f.options.Ended(r, code) })
 	}
+}
+
+// phases tells which containers there are and what each does.
+func phases(containers []engine.Container) string {
+	text := "containers:"
+	for _, c := range containers {
+		text += fmt.Sprintf(" %s %s %v", c.ID, c.State.Phase, c.State.FinishedAt)
+	}
+	return text
 }
 
 // tail is LogOptions.Tail in the log store's terms.

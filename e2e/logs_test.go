@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -142,6 +143,42 @@ func TestLogRotation(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A follower needs one of the inotify instances that a user has, and goes on
+// without it, telling why it is slower.
+func TestFollowersAndInotify(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: busybox, command: [sh, -c, "trap 'echo two; exit' TERM; echo one; sleep 600 & wait"]}
+			other: {image: busybox, command: [sh, -c, "echo three; exec sleep 600"]}
+	`)
+	b.ok(t, "up", "--detach")
+	b.eventuallyLog(t, "web", "one")
+	const sysctl = "fs.inotify.max_user_instances"
+	// In a user namespace of its own, a command has as many as that one may.
+	follow := func(instances int) *job {
+		limited := *b
+		limited.program = b.write(t, fmt.Sprintf("with-%d", instances), fmt.Sprintf(
+			"#!/bin/sh\nexec unshare --user --map-root-user sh -c 'echo %d >/proc/sys/user/max_inotify_instances && exec %s \"$@\"' sh \"$@\"\n", instances, shared.Stack))
+		must(t, os.Chmod(limited.program, 0o755))
+		return limited.start(t, "logs", "--follow", "--no-log-prefix")
+	}
+	one, none := follow(1), follow(0)
+	for _, j := range []*job{one, none} {
+		j.out.until(t, 10*time.Second, "one\n")
+		j.out.until(t, 10*time.Second, "three\n")
+	}
+	b.ok(t, "stop", "--timeout", "1")
+	for j, told := range map[*job]int{one: 0, none: 1} {
+		j.wait(t, 20*time.Second)
+		if out := j.out.String(); strings.Count(out, "two\n") != 1 || strings.Count(out, sysctl) != told {
+			t.Errorf("with %d instances: %s", 1-told, out)
+		}
+	}
+	b.ok(t, "down", "--timeout", "0")
 }
 
 // diskUse is the size of all files below a directory.
