@@ -254,6 +254,8 @@ func TestASuccessorGoesOnWithAStop(t *testing.T) {
 		defer cancel()
 		a.stopIt(ctx, stopOptions{})
 		s.leaving.Store(true) // killed, as far as this process is concerned
+		a.box.post(a.disarm)
+		synctest.Wait()
 		f.mu.Lock()
 		stored := f.stored
 		f.mu.Unlock()
