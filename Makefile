@@ -92,11 +92,16 @@ systemd: setup
 powercut: build
 	$(GO) test -count=1 -v -timeout 4h ./e2e/vm -run TestPowerCuts -cuts 30 $(if $(SEED),-seed $(SEED))
 
-## race: the tests of lifecycle, health and kills with a race detector in stack; needs gcc
+# Building for the race detector takes minutes, so it is done once.
+RACE := STACK_E2E_RACE=1 STACK_E2E_BINARY=$(CURDIR)/bin/race/stack $(GO) test -count=1 -timeout 60m
+
+## race: unit tests, and those of lifecycle, health and kills, with a race detector; needs gcc
 race: setup
-	STACK_E2E_RACE=1 $(GO) test -count=1 -timeout 60m ./e2e -run \
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./compose/... ./engine/... ./netns/... ./volumes/... ./healthcheck/... | grep -v engine/build)
+	CGO_ENABLED=1 $(GO) build -race -o bin/race/ ./cmd/stack ./cmd/stack-builder
+	$(RACE) ./e2e -run \
 		'Lifecycle|Restart|Dependencies|Resume|Health|Waits|Wishes|Kill|Keepers|Nobody|AtOnce|DownEnds|Recreate|Verbs|Nothing|DNS'
-	STACK_E2E_RACE=1 $(GO) test -count=1 -timeout 60m ./e2e/faults -run 'Matrix|Walk' -slow 4 -points 20 -walk 60s
+	$(RACE) ./e2e/faults -run 'Matrix|Walk' -slow 4 -points 20 -walk 60s
 
 ## vm: run on Debian's kernel with cgroup v2 in a virtual machine, and cut its power
 vm: setup
