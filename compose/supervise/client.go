@@ -90,12 +90,21 @@ func (c *Client) call(ctx context.Context, verb string, payload []byte, result a
 	if err := req.Write(conn); err != nil {
 		return errNotBegun
 	}
+	if err := conn.SetReadDeadline(time.Now().Add(answerBound)); err != nil {
+		return err
+	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return c.silent()
+		}
 		return errNotBegun
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -122,6 +131,22 @@ func (c *Client) call(ctx context.Context, verb string, payload []byte, result a
 		return json.Unmarshal(final.Result, result)
 	}
 	return nil
+}
+
+// answerBound is how long a supervisor may take until it begins with a request: it
+// may have to wait for its predecessor's end, and is started again and again where
+// something keeps it from running.
+const answerBound = lock.DefaultWait + 15*time.Second
+
+// silent is the error of a supervisor that does not begin, with what it last said.
+func (c *Client) silent() error {
+	said, err := os.ReadFile(filepath.Join(c.Dir, "supervisor.log"))
+	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+	last := lines[len(lines)-1]
+	if err != nil || last == "" {
+		last = "it said nothing"
+	}
+	return fmt.Errorf("the supervisor of project %s does not answer: %s", c.Project, last)
 }
 
 func readAnswer(r io.Reader, progress func(apply.Event)) (*Final, error) {

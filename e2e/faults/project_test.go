@@ -26,10 +26,9 @@ const (
 
 // A service is what the model knows of one.
 type service struct {
-	kind  kind
-	code  int    // what it exits with, asked or not
-	port  string // of the host
-	scale int
+	kind kind
+	code int    // what it exits with, asked or not
+	port string // of the host
 	// foreign says that it leaves no facts.
 	foreign bool
 }
