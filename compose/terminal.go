@@ -92,7 +92,8 @@ func (k *keyReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// resizes keeps the console's size that of the user's terminal, until stop.
+// resizes keeps the console's size that of the user's terminal, until stop, after
+// which neither is touched.
 func resizes(terminal, console *os.File) (stop func()) {
 	set := func() {
 		if ws, err := unix.IoctlGetWinsize(int(terminal.Fd()), unix.TIOCGWINSZ); err == nil {
@@ -102,7 +103,9 @@ func resizes(terminal, console *os.File) (stop func()) {
 	set()
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
+	over := make(chan struct{})
 	go func() {
+		defer close(over)
 		for range changed {
 			set()
 		}
@@ -110,6 +113,7 @@ func resizes(terminal, console *os.File) (stop func()) {
 	return func() {
 		signal.Stop(changed)
 		close(changed)
+		<-over
 	}
 }
 

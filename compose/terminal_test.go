@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestDetachKeys(t *testing.T) {
@@ -35,5 +38,24 @@ func TestParseKeys(t *testing.T) {
 	}
 	if _, err := parseKeys("ctrl-"); err == nil {
 		t.Error("ctrl- alone is no key")
+	}
+}
+
+// The race detector sees whether a terminal is touched after it is no longer resized.
+func TestResizesEndBeforeTheTerminalIsClosed(t *testing.T) {
+	for range 20 {
+		var pair [2]*os.File
+		for i := range pair {
+			f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+			if err != nil {
+				t.Skip(err)
+			}
+			pair[i] = f
+		}
+		stop := resizes(pair[0], pair[1])
+		unix.Kill(os.Getpid(), unix.SIGWINCH)
+		stop()
+		pair[0].Close()
+		pair[1].Close()
 	}
 }

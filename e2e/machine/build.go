@@ -54,6 +54,10 @@ func Build(module, temp string) (Program, error) {
 	return p, nil
 }
 
+// Racing says that the program under test has a race detector, which makes all it
+// does many times slower.
+func Racing() bool { return os.Getenv(raceVar) != "" }
+
 // Races is an error that has all reports of the race detector.
 func (p Program) Races() error {
 	if p.races == "" {
