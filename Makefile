@@ -54,7 +54,7 @@ unit: setup
 ## e2e: the whole program, in namespaces of its own; needs root
 e2e: setup
 	@# The program under test is not an import, so go cannot know a result to be old.
-	$(GO) test -count=1 -p 1 -timeout 15m ./e2e/...
+	$(GO) test -count=1 -p 1 -timeout 30m ./e2e/...
 
 ## peer: exchange images with Docker, podman, skopeo and buildah; compare builds and confinement
 peer: setup
