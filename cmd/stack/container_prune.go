@@ -38,7 +38,7 @@ func runContainerPrune(ctx context.Context, a *app, o *containerPruneOptions) er
 	if err != nil {
 		return err
 	}
-	if err := a.sweep(ctx); err != nil {
+	if err := a.sweep(ctx, ids); err != nil {
 		return err
 	}
 	a.printReclaimed(reclaimed)

@@ -84,7 +84,7 @@ func runSystemPrune(ctx context.Context, a *app, o *systemPruneOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.sweep(ctx); err != nil {
+	if err := a.sweep(ctx, gone.containers); err != nil {
 		return err
 	}
 	networks, err := a.pruneNetworks(ctx, o.Filter, gone.containers)
@@ -121,8 +121,9 @@ func runSystemPrune(ctx context.Context, a *app, o *systemPruneOptions) error {
 	return nil
 }
 
-// sweep removes what killed processes left behind.
-func (a *app) sweep(ctx context.Context) error {
+// sweep removes what killed processes left behind. The logs of containers that were
+// removed just now are still being removed, and are told of already.
+func (a *app) sweep(ctx context.Context, removed []string) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
@@ -135,7 +136,9 @@ func (a *app) sweep(ctx context.Context) error {
 	}
 	var lines []string
 	for _, l := range left {
-		lines = append(lines, l.Kind+" "+l.Subject)
+		if !slices.Contains(removed, l.Subject) {
+			lines = append(lines, l.Kind+" "+l.Subject)
+		}
 	}
 	a.printPruned("leftovers of killed processes", lines)
 	return err
