@@ -226,3 +226,23 @@ func TestDownBesideOtherUsers(t *testing.T) {
 	b.ok(t, "container", "rm", "--force", "guest")
 	b.ok(t, "network", "rm", "app_default")
 }
+
+func TestANetworkThatIsGoneIsMadeAgain(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: busybox, command: [sleep, "1000"], init: true}
+	`)
+	b.ok(t, "up", "--detach")
+	b.ok(t, "stop")
+	if err := os.RemoveAll(filepath.Join(b.dataRoot(), "networks")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(b.runRoot(), "networks")); err != nil {
+		t.Fatal(err)
+	}
+	b.ok(t, "up", "--detach")
+	b.eventuallyState(t, "app-web-1", "running")
+	b.ok(t, "down")
+}

@@ -202,8 +202,6 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, req *ApplyReque
 					}
 				}
 			}
-			// A network that the plan makes is not there yet.
-			sp.Network.Networks = slices.DeleteFunc(slices.Clone(sp.Network.Networks), func(a netns.Attachment) bool { return made[a.Network] })
 			starting = append(starting, sp)
 		case plan.StartContainer:
 			if a, err := s.lookup(op.ContainerID); err == nil {
@@ -215,6 +213,10 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, req *ApplyReque
 	}
 	if len(starting) == 0 {
 		return errors.Join(errs...)
+	}
+	for i := range starting { // a network that the plan makes is not there yet
+		on := &starting[i].Network.Networks
+		*on = slices.DeleteFunc(slices.Clone(*on), func(a netns.Attachment) bool { return made[a.Network] })
 	}
 	var own []engine.Container
 	for _, v := range s.views() {
