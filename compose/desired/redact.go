@@ -18,12 +18,6 @@ func (d *Project) WithoutSecrets() *Project {
 	return d.mapSpecs(func(s *container.Spec) { s.Mounts = withoutSecrets(s.Mounts) })
 }
 
-// SpecWithoutSecrets is a copy of s that may be stored.
-func SpecWithoutSecrets(s container.Spec) container.Spec {
-	s.Mounts = withoutSecrets(s.Mounts)
-	return s
-}
-
 func withoutSecrets(mounts []volume.Mount) []volume.Mount {
 	out := slices.Clone(mounts)
 	for i := range out {

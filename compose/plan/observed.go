@@ -215,11 +215,8 @@ type Options struct {
 	// their data lost; AssumeYes stands for all.
 	RecreateVolumes []string
 	AssumeYes       bool
-	// KeepCompleted does nothing; what is to run once says so, see
-	// desired.Service.Once.
-	KeepCompleted bool
-	Wait          bool
-	WaitTimeout   time.Duration
+	Wait            bool
+	WaitTimeout     time.Duration
 
 	only bool // Services alone are meant, even if there are none
 }

@@ -43,9 +43,6 @@ func Hash(s *engine.Spec) string { return desired.Hash(s) }
 // Comparable is [desired.Comparable].
 func Comparable(s *engine.Spec) engine.Spec { return desired.Comparable(s) }
 
-// SpecWithoutSecrets is [desired.SpecWithoutSecrets].
-func SpecWithoutSecrets(s engine.Spec) engine.Spec { return desired.SpecWithoutSecrets(s) }
-
 // Nearest is [desired.Nearest].
 func Nearest(name string, candidates []string) string { return desired.Nearest(name, candidates) }
 

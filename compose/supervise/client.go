@@ -186,20 +186,6 @@ func (c *Client) Alive() bool {
 	return true
 }
 
-// Revive starts the process chain when nobody of it lives. It does not wait until
-// the new supervisor has taken over what runs. It is for a project that has
-// containers: who finds nothing to own leaves again after a moment.
-func (c *Client) Revive(ctx context.Context) error {
-	if c.Alive() {
-		return nil
-	}
-	conn, _, err := c.connect(ctx)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
-
 func (c *Client) socket() string { return filepath.Join(c.Dir, socketName) }
 
 // connect reaches the supervisor, starting the process chain when nobody listens.
