@@ -95,10 +95,34 @@ func bans() []ban {
 			why: "there is one door, package compose: what the command line did behind it no other client could do; images still go by it",
 		},
 		{
+			from: []string{"cmd/stack/internal/cli"},
+			to:   rooms("container", "image", "network", "volume", "project", "system"),
+			why:  "what all rooms of the command line share knows none of them",
+		},
+		{
+			from: rooms("image", "network", "volume"),
+			to:   rooms("container", "image", "network", "volume", "project", "system"),
+			why:  "a room of one kind of object needs no other; those of projects and of the machine put them together",
+		},
+		{
+			from: rooms("container"),
+			to:   rooms("image", "volume", "project", "system"),
+			why:  "as above, but for the networks that a container is put on",
+		},
+		{
 			from: []string{"cmd/stack"}, to: []string{"testing"},
 			why: "test code in the binary costs start-up time",
 		},
 	}
+}
+
+// rooms are the patterns of packages of the command line.
+func rooms(names ...string) []string {
+	var out []string
+	for _, n := range names {
+		out = append(out, "cmd/stack/internal/"+n)
+	}
+	return out
 }
 
 // goPackage is what go list says about a package.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
@@ -297,7 +298,8 @@ func (f *fakeVerbs) Top(_ context.Context, container string, args []string) ([]s
 }
 
 func (f *fakeVerbs) CopyFrom(context.Context, string, string, bool, io.Writer) error { return nil }
-func (f *fakeVerbs) CopyTo(context.Context, string, string, io.Reader, bool) error   { return nil }
+
+func (f *fakeVerbs) CopyTo(context.Context, string, string, io.Reader, bool) error { return nil }
 
 func (f *fakeVerbs) Inspect(ctx context.Context, container string) (any, error) {
 	cs, err := f.Containers(ctx, compose.Selector{IDs: []string{container}})
@@ -361,7 +363,7 @@ func shop() []engine.Container {
 
 // session is one command line at a time against a fake engine.
 type session struct {
-	*app
+	*cli.App
 	fake     *fakeVerbs
 	out, err bytes.Buffer
 }
@@ -370,26 +372,28 @@ type session struct {
 func newSession(t *testing.T, dir string) *session {
 	t.Helper()
 	s := &session{fake: &fakeVerbs{containers: shop(), definition: map[string]*spec.Desired{}}}
-	s.app = &app{
-		in: strings.NewReader(""), out: &s.out, err: &s.err,
+	s.App = &cli.App{
+		In: strings.NewReader(""), Out: &s.out, Err: &s.err,
 		// What the user of this machine has is neither seen nor touched.
-		environ: []string{
+		Environ: []string{
 			"HOME=" + t.TempDir(), "PATH=/bin", "GREETING=hello",
 			"STACK_DATA_ROOT=" + t.TempDir(), "STACK_RUN_ROOT=" + t.TempDir(),
 		},
-		now: clock,
-		cwd: func() (string, error) {
+		Now: clock,
+		Cwd: func() (string, error) {
 			if filepath.IsAbs(dir) {
 				return dir, nil
 			}
 			return filepath.Abs(filepath.Join("testdata", dir))
 		},
-		open: func(r roots, _ func(string)) (compose.API, error) {
+		Open: func(r cli.Roots, _ func(string)) (compose.API, error) {
 			c, err := compose.Open(compose.Options{DataRoot: r.Data, RunRoot: r.Run})
 			return door{s.fake, c}, err
 		},
-		objects: func(roots, func(string)) (*engine.Engine, error) { return nil, errors.New("no stores in this test") },
-		builder: func(context.Context, *app, string, any, any) error { return errors.New("no builder in this test") },
+		Objects: func(cli.Roots, func(string)) (*engine.Engine, error) {
+			return nil, errors.New("no stores in this test")
+		},
+		Builder: func(context.Context, *cli.App, string, any, any) error { return errors.New("no builder in this test") },
 	}
 	return s
 }
@@ -399,15 +403,15 @@ func (s *session) do(t *testing.T, args ...string) (out, errOut string, code int
 	t.Helper()
 	s.out.Reset()
 	s.err.Reset()
-	s.app.global = globalOptions{}
-	code = s.app.main(t.Context(), args)
+	s.App.Global = cli.GlobalOptions{}
+	code = run(t.Context(), s.App, args)
 	return s.out.String(), s.err.String(), code
 }
 
 // desired is testdata/shop as it would be brought up.
 func (s *session) desired(t *testing.T) *spec.Desired {
 	t.Helper()
-	p, err := s.app.loadProject(t.Context(), loadRequest{})
+	p, err := s.App.LoadProject(t.Context(), cli.LoadRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/project"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/engine"
@@ -97,7 +99,7 @@ func TestForegroundUpAborts(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			code := s.app.main(ctx, append([]string{"up"}, test.flags...))
+			code := run(ctx, s.App, append([]string{"up"}, test.flags...))
 			stopped := slices.Contains(s.fake.noted(), "stop shop:")
 			if test.goesOn {
 				if stopped {
@@ -134,9 +136,9 @@ func TestForegroundUpSignals(t *testing.T) {
 		return ctx.Err()
 	}
 	d := s.desired(t)
-	o := &upOptions{}
-	s.app.global.Progress = "quiet"
-	f := newForeground(s.app, door{fakeVerbs: s.fake}, d, o, []string{"web"})
+	o := &project.UpOptions{}
+	s.App.Global.Progress = "quiet"
+	f := project.NewForeground(s.App, door{fakeVerbs: s.fake}, d, o, []string{"web"})
 	following := make(chan struct{})
 	s.fake.follow = func(ctx context.Context, _ compose.LogOptions, _ func(compose.LogLine) error) error {
 		close(following)
@@ -144,14 +146,14 @@ func TestForegroundUpSignals(t *testing.T) {
 		return nil
 	}
 	result := make(chan error, 1)
-	go func() { result <- f.run(t.Context()) }()
+	go func() { result <- f.Run(t.Context()) }()
 	<-following
-	f.signals <- os.Interrupt
+	f.Signals <- os.Interrupt
 	<-stopping
-	f.signals <- os.Interrupt
+	f.Signals <- os.Interrupt
 	err := <-result
-	var e exitError
-	if !errors.As(err, &e) || e.code != exitInterrupted {
+	var e cli.ExitError
+	if !errors.As(err, &e) || e.Code != cli.ExitInterrupted {
 		t.Errorf("ended with %v", err)
 	}
 	if calls := s.fake.noted(); !slices.Contains(calls, "stop shop:") || !slices.Contains(calls, "kill shop: signal=SIGKILL") {
@@ -166,7 +168,7 @@ func TestForegroundUpDetaches(t *testing.T) {
 	user, tty := openPTY(t)
 	before := localFlags(t, tty)
 	s := newSession(t, "shop")
-	s.app.in, s.app.out = tty, tty
+	s.App.In, s.App.Out = tty, tty
 	s.fake.up = started
 	s.fake.follow = func(ctx context.Context, _ compose.LogOptions, line func(compose.LogLine) error) error {
 		line(compose.LogLine{Container: shop()[0], Stream: "stdout", Text: []byte("working")})
@@ -197,8 +199,8 @@ func TestForegroundUpDetaches(t *testing.T) {
 		<-menu
 		user.WriteString("xd")
 	}()
-	s.app.global = globalOptions{}
-	if code := s.app.main(t.Context(), []string{"up"}); code != 0 {
+	s.App.Global = cli.GlobalOptions{}
+	if code := run(t.Context(), s.App, []string{"up"}); code != 0 {
 		t.Errorf("exit code %d: %s", code, s.err.String())
 	}
 	if after := localFlags(t, tty); after != before {
@@ -250,7 +252,7 @@ func TestTTYChoice(t *testing.T) {
 				defer in.Close()
 				out = in
 			}
-			s.app.in, s.app.out = in, out
+			s.App.In, s.App.Out = in, out
 			check := func(wantTTY bool, stdin *os.File) {
 				if wantTTY != test.tty || (stdin != nil) != test.stdin {
 					t.Errorf("tty %t, stdin %t", wantTTY, stdin != nil)
@@ -268,7 +270,7 @@ func TestTTYChoice(t *testing.T) {
 				check(o.Spec.Process.TTY, o.Stdin)
 				return 0, nil
 			}
-			if code := s.app.main(t.Context(), test.args); code != test.code {
+			if code := run(t.Context(), s.App, test.args); code != test.code {
 				t.Errorf("exit code %d, want %d: %s", code, test.code, s.err.String())
 			}
 			if after := localFlags(t, tty); after != before {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
 )
 
@@ -14,15 +15,15 @@ func main() {
 		return
 	}
 	a := newApp()
-	os.Exit(a.main(context.Background(), os.Args[1:]))
+	os.Exit(run(context.Background(), a, os.Args[1:]))
 }
 
-// main runs one command line and returns the exit code.
-func (a *app) main(ctx context.Context, args []string) int {
+// run runs one command line and returns the exit code.
+func run(ctx context.Context, a *cli.App, args []string) int {
 	root := newRootCmd(a, args)
 	root.SetArgs(args)
-	root.SetIn(a.in)
-	root.SetOut(a.out)
-	root.SetErr(a.err)
-	return a.report(root.ExecuteContext(ctx))
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	return a.Report(root.ExecuteContext(ctx))
 }

@@ -4,19 +4,17 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/build/request"
-	"github.com/stack-run/stack/netns"
 )
 
 // newStore is a session whose images and volumes are real, in directories of
@@ -24,7 +22,7 @@ import (
 func newStore(t *testing.T) *session {
 	t.Helper()
 	s := newSession(t, t.TempDir())
-	s.app.objects = func(r roots, _ func(string)) (*engine.Engine, error) {
+	s.App.Objects = func(r cli.Roots, _ func(string)) (*engine.Engine, error) {
 		return engine.Open(engine.Options{DataRoot: r.Data, RunRoot: r.Run})
 	}
 	return s
@@ -138,28 +136,11 @@ func TestContainerPrune(t *testing.T) {
 	}
 }
 
-func TestPruneFilters(t *testing.T) {
-	s := newStore(t)
-	for _, test := range []struct {
-		options string
-		want    bool
-	}{
-		{"", true}, {"label=a", true}, {"label=a=1", true}, {"label=a=2", false}, {"label=a label=c", false},
-		{"label!=a", false}, {"label!=a=2", true}, {"label!=c label!=b", false}, {"label=a label!=c", true},
-		{"until=1h", true}, {"until=3h", false},
-	} {
-		f, err := s.app.pruneFilters(strings.Fields(test.options))
-		if got := f.match(clock().Add(-2*time.Hour), map[string]string{"a": "1", "b": ""}); err != nil || got != test.want {
-			t.Errorf("%q: %t, %v", test.options, got, err)
-		}
-	}
-}
-
 // The build cache is the builder's: what it is asked depends on the flags.
 func TestSystemPruneAsksTheBuilder(t *testing.T) {
 	s := newStore(t)
 	var asked []request.Cache
-	s.app.builder = func(_ context.Context, _ *app, verb string, ask, result any) error {
+	s.App.Builder = func(_ context.Context, _ *cli.App, verb string, ask, result any) error {
 		if verb != "prune" {
 			t.Errorf("the builder is asked to %s", verb)
 		}
@@ -171,7 +152,7 @@ func TestSystemPruneAsksTheBuilder(t *testing.T) {
 	if len(asked) > 0 {
 		t.Error("the builder was asked though there is no build cache")
 	}
-	if err := os.Mkdir(request.StateDir(s.app.roots().Data), 0o700); err != nil {
+	if err := os.Mkdir(request.StateDir(s.App.Roots().Data), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	matches(t, s.must(t, "system", "prune", "-af", "--filter", "until=10m"), `Deleted build cache objects: x y Total reclaimed space: 1kB`)
@@ -184,7 +165,7 @@ func TestSystemPruneAsksTheBuilder(t *testing.T) {
 
 func TestPruneAsks(t *testing.T) {
 	s := newStore(t)
-	s.app.in = strings.NewReader("n\n")
+	s.App.In = strings.NewReader("n\n")
 	out, errOut, code := s.do(t, "system", "prune", "--volumes", "--filter", "label=x")
 	want := `WARNING! This will remove:
   - all stopped containers
@@ -199,34 +180,5 @@ func TestPruneAsks(t *testing.T) {
 Are you sure you want to continue? [y/N] `
 	if errOut != want || out != "" || code != 0 || len(s.fake.noted()) > 0 {
 		t.Errorf("exit code %d, %q, %q", code, out, errOut)
-	}
-}
-
-func TestNetworkSpec(t *testing.T) {
-	o := networkCreateOptions{
-		Name: "back", Driver: "bridge", IPv4: true, Internal: true, Label: []string{"a=b"}, Opt: []string{"com.docker.network.driver.mtu=1400"},
-		Subnet: []string{"10.9.0.0/16", "fd00:9::/64"}, IPRange: []string{"10.9.1.0/24"}, Gateway: []string{"10.9.0.254", "fd00:9::1"},
-		AuxAddress: []string{"router=10.9.0.5"},
-	}
-	got, err := o.spec()
-	want := netns.NetworkSpec{
-		Name: "back", Driver: "bridge", Internal: true, Labels: map[string]string{"a": "b"},
-		DriverOpts: map[string]string{"com.docker.network.driver.mtu": "1400"},
-		Pools: []netns.Pool{
-			{Subnet: netip.MustParsePrefix("10.9.0.0/16"), Range: netip.MustParsePrefix("10.9.1.0/24"), Gateway: netip.MustParseAddr("10.9.0.254"),
-				Aux: map[string]netip.Addr{"router": netip.MustParseAddr("10.9.0.5")}},
-			{Subnet: netip.MustParsePrefix("fd00:9::/64"), Gateway: netip.MustParseAddr("fd00:9::1")},
-		},
-	}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
-	}
-	for _, bad := range []networkCreateOptions{
-		{Name: "host"}, {Name: "x", Subnet: []string{"10.0.0.1"}}, {Name: "x", Gateway: []string{"10.0.0.1"}},
-		{Name: "x", IPAMDriver: "dhcp"}, {Name: "x", Opt: []string{"novalue"}},
-	} {
-		if _, err := bad.spec(); err == nil {
-			t.Errorf("no error for %+v", bad)
-		}
 	}
 }

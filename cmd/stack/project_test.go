@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/project"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
@@ -58,7 +60,7 @@ func TestWhatNamesAProject(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSession(t, lay(t, tt.files))
-			s.environ = append(s.environ, tt.environ...)
+			s.Environ = append(s.Environ, tt.environ...)
 			_, errOut, code := s.do(t, slices.Concat(strings.Fields(tt.args), strings.Fields("run --rm -T web true"))...)
 			if code != 0 {
 				t.Fatalf("exit code %d: %s", code, errOut)
@@ -103,7 +105,7 @@ func TestSettingsOfDotEnv(t *testing.T) {
 	} {
 		s := newSession(t, lay(t, map[string]string{"compose.yaml": oneService, ".env": tt.dotEnv + "\n"}))
 		if tt.environ != "" {
-			s.environ = append(s.environ, tt.environ)
+			s.Environ = append(s.Environ, tt.environ)
 		}
 		s.must(t, strings.Fields(tt.line)...)
 		if got := strings.Join(s.fake.noted(), "\n"); !strings.Contains(got, tt.want) {
@@ -213,7 +215,7 @@ func TestFaultyServiceStaysAsItWas(t *testing.T) {
 	}
 	load := func() *spec.Desired {
 		t.Helper()
-		p, err := s.app.loadProject(t.Context(), loadRequest{Services: []string{"b"}, NoDeps: true})
+		p, err := s.App.LoadProject(t.Context(), cli.LoadRequest{Services: []string{"b"}, NoDeps: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -291,10 +293,10 @@ func TestLogsGoToStdout(t *testing.T) {
 }
 
 func TestAttestationsStandBehindABlank(t *testing.T) {
-	var got buildOptions
+	var got project.BuildOptions
 	s := newSession(t, "shop")
-	cmd := newBuildCmd(s.app, func(_ context.Context, _ *app, o *buildOptions) error { got = *o; return nil })
-	s.app.global.ANSI = "auto"
+	cmd := project.NewBuildCmd(s.App, func(_ context.Context, _ *cli.App, o *project.BuildOptions) error { got = *o; return nil })
+	s.App.Global.ANSI = "auto"
 	cmd.SetArgs([]string{"--provenance", "mode=max", "--sbom", "true", "web"})
 	if err := cmd.Execute(); err != nil {
 		t.Fatal(err)
@@ -308,7 +310,7 @@ func TestAttestationsStandBehindABlank(t *testing.T) {
 func TestUsualFormats(t *testing.T) {
 	s := newSession(t, "shop")
 	config := lay(t, map[string]string{"config.json": `{"auths": {}, "psFormat": "{{.Names}} {{.State}}", "imagesFormat": "{{.ID}}"}`})
-	s.environ = append(s.environ, "DOCKER_CONFIG="+config)
+	s.Environ = append(s.Environ, "DOCKER_CONFIG="+config)
 	for line, want := range map[string]string{
 		"ps db":                                       "shop-db-1 running\n",
 		"container ls -f name=db":                     "shop-db-1 running\n",

@@ -8,17 +8,14 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/container"
+	"github.com/stack-run/stack/cmd/stack/internal/image"
+	"github.com/stack-run/stack/cmd/stack/internal/network"
+	"github.com/stack-run/stack/cmd/stack/internal/project"
+	"github.com/stack-run/stack/cmd/stack/internal/system"
+	"github.com/stack-run/stack/cmd/stack/internal/volume"
 )
-
-// verb is one command of the top level. Only the one that is asked for is
-// built: the flags of all of them cost more time than "stack version" may take.
-type verb struct {
-	name    string
-	aliases []string
-	group   string
-	build   func(*app) *cobra.Command
-}
 
 const (
 	groupProject = "project"
@@ -26,57 +23,57 @@ const (
 	groupOther   = "other"
 )
 
-func verbTable() []verb {
+func verbTable() []cli.Verb {
 	// Each constructor also takes the function to run, which tests replace.
-	return []verb{
-		{name: "up", group: groupProject, build: func(a *app) *cobra.Command { return newUpCmd(a, nil) }},
-		{name: "down", group: groupProject, build: func(a *app) *cobra.Command { return newDownCmd(a, nil) }},
-		{name: "plan", group: groupProject, build: func(a *app) *cobra.Command { return newPlanCmd(a, nil) }},
-		{name: "ps", group: groupProject, build: func(a *app) *cobra.Command { return newPsCmd(a, nil) }},
-		{name: "logs", group: groupProject, build: func(a *app) *cobra.Command { return newLogsCmd(a, nil) }},
-		{name: "exec", group: groupProject, build: func(a *app) *cobra.Command { return newExecCmd(a, nil) }},
-		{name: "run", group: groupProject, build: func(a *app) *cobra.Command { return newRunCmd(a, nil) }},
-		{name: "build", group: groupProject, build: func(a *app) *cobra.Command { return newBuildCmd(a, nil) }},
-		{name: "create", group: groupProject, build: func(a *app) *cobra.Command { return newCreateCmd(a, nil) }},
-		{name: "start", group: groupProject, build: func(a *app) *cobra.Command { return newStartCmd(a, nil) }},
-		{name: "stop", group: groupProject, build: func(a *app) *cobra.Command { return newStopCmd(a, nil) }},
-		{name: "restart", group: groupProject, build: func(a *app) *cobra.Command { return newRestartCmd(a, nil) }},
-		{name: "kill", group: groupProject, build: func(a *app) *cobra.Command { return newKillCmd(a, nil) }},
-		{name: "pause", group: groupProject, build: func(a *app) *cobra.Command { return newPauseCmd(a, nil) }},
-		{name: "unpause", group: groupProject, build: func(a *app) *cobra.Command { return newUnpauseCmd(a, nil) }},
-		{name: "rm", group: groupProject, build: func(a *app) *cobra.Command { return newRmCmd(a, nil) }},
-		{name: "scale", group: groupProject, build: func(a *app) *cobra.Command { return newScaleCmd(a, nil) }},
-		{name: "attach", group: groupProject, build: func(a *app) *cobra.Command { return newAttachCmd(a, nil) }},
-		{name: "wait", group: groupProject, build: func(a *app) *cobra.Command { return newWaitCmd(a, nil) }},
-		{name: "cp", group: groupProject, build: func(a *app) *cobra.Command { return newCpCmd(a, nil) }},
-		{name: "commit", group: groupProject, build: func(a *app) *cobra.Command { return newCommitCmd(a, nil) }},
-		{name: "export", group: groupProject, build: func(a *app) *cobra.Command { return newExportCmd(a, nil) }},
-		{name: "top", group: groupProject, build: func(a *app) *cobra.Command { return newTopCmd(a, nil) }},
-		{name: "port", group: groupProject, build: func(a *app) *cobra.Command { return newPortCmd(a, nil) }},
-		{name: "stats", group: groupProject, build: func(a *app) *cobra.Command { return newStatsCmd(a, nil) }},
-		{name: "events", group: groupProject, build: func(a *app) *cobra.Command { return newEventsCmd(a, nil) }},
-		{name: "images", group: groupProject, build: func(a *app) *cobra.Command { return newImagesCmd(a, nil) }},
-		{name: "volumes", group: groupProject, build: func(a *app) *cobra.Command { return newVolumesCmd(a, nil) }},
-		{name: "pull", group: groupProject, build: func(a *app) *cobra.Command { return newPullCmd(a, nil) }},
-		{name: "push", group: groupProject, build: func(a *app) *cobra.Command { return newPushCmd(a, nil) }},
-		{name: "config", aliases: []string{"convert"}, group: groupProject, build: func(a *app) *cobra.Command { return newConfigCmd(a, nil) }},
-		{name: "ls", group: groupProject, build: func(a *app) *cobra.Command { return newLsCmd(a, nil) }},
+	return []cli.Verb{
+		{Name: "up", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewUpCmd(a, nil) }},
+		{Name: "down", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewDownCmd(a, nil) }},
+		{Name: "plan", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPlanCmd(a, nil) }},
+		{Name: "ps", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPsCmd(a, nil) }},
+		{Name: "logs", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewLogsCmd(a, nil) }},
+		{Name: "exec", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewExecCmd(a, nil) }},
+		{Name: "run", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewRunCmd(a, nil) }},
+		{Name: "build", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewBuildCmd(a, nil) }},
+		{Name: "create", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewCreateCmd(a, nil) }},
+		{Name: "start", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewStartCmd(a, nil) }},
+		{Name: "stop", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewStopCmd(a, nil) }},
+		{Name: "restart", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewRestartCmd(a, nil) }},
+		{Name: "kill", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewKillCmd(a, nil) }},
+		{Name: "pause", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPauseCmd(a, nil) }},
+		{Name: "unpause", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewUnpauseCmd(a, nil) }},
+		{Name: "rm", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewRmCmd(a, nil) }},
+		{Name: "scale", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewScaleCmd(a, nil) }},
+		{Name: "attach", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewAttachCmd(a, nil) }},
+		{Name: "wait", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewWaitCmd(a, nil) }},
+		{Name: "cp", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewCpCmd(a, nil) }},
+		{Name: "commit", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewCommitCmd(a, nil) }},
+		{Name: "export", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewExportCmd(a, nil) }},
+		{Name: "top", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewTopCmd(a, nil) }},
+		{Name: "port", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewPortCmd(a, nil) }},
+		{Name: "stats", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewStatsCmd(a, nil) }},
+		{Name: "events", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return system.NewEventsCmd(a, nil) }},
+		{Name: "images", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewImagesCmd(a, nil) }},
+		{Name: "volumes", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewVolumesCmd(a, nil) }},
+		{Name: "pull", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPullCmd(a, nil) }},
+		{Name: "push", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPushCmd(a, nil) }},
+		{Name: "config", Aliases: []string{"convert"}, Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewConfigCmd(a, nil) }},
+		{Name: "ls", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewLsCmd(a, nil) }},
 
-		{name: "container", group: groupObjects, build: newContainerCmd},
-		{name: "image", group: groupObjects, build: newImageCmd},
-		{name: "builder", group: groupObjects, build: newBuilderCmd},
-		{name: "network", group: groupObjects, build: newNetworkCmd},
-		{name: "volume", group: groupObjects, build: newVolumeCmd},
-		{name: "system", group: groupObjects, build: newSystemCmd},
-		{name: "inspect", group: groupObjects, build: func(a *app) *cobra.Command { return newInspectCmd(a, nil) }},
+		{Name: "container", Group: groupObjects, Build: container.NewCmd},
+		{Name: "image", Group: groupObjects, Build: image.NewCmd},
+		{Name: "builder", Group: groupObjects, Build: image.NewBuilderCmd},
+		{Name: "network", Group: groupObjects, Build: network.NewCmd},
+		{Name: "volume", Group: groupObjects, Build: volume.NewCmd},
+		{Name: "system", Group: groupObjects, Build: system.NewCmd},
+		{Name: "inspect", Group: groupObjects, Build: system.NewInspectCmd},
 
-		{name: "login", group: groupOther, build: func(a *app) *cobra.Command { return newLoginCmd(a, nil) }},
-		{name: "logout", group: groupOther, build: func(a *app) *cobra.Command { return newLogoutCmd(a, nil) }},
-		{name: "version", group: groupOther, build: func(a *app) *cobra.Command { return newVersionCmd(a, nil) }},
+		{Name: "login", Group: groupOther, Build: func(a *cli.App) *cobra.Command { return image.NewLoginCmd(a, nil) }},
+		{Name: "logout", Group: groupOther, Build: func(a *cli.App) *cobra.Command { return image.NewLogoutCmd(a, nil) }},
+		{Name: "version", Group: groupOther, Build: func(a *cli.App) *cobra.Command { return newVersionCmd(a, nil) }},
 	}
 }
 
-func newRootCmd(a *app, args []string) *cobra.Command {
+func newRootCmd(a *cli.App, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:              "stack",
 		Short:            "Run Compose applications on one machine",
@@ -85,31 +82,31 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 		SilenceUsage:     true,
 		SilenceErrors:    true,
 		Args:             cobra.ArbitraryArgs,
-		RunE: a.run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+		RunE: a.Run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			switch {
-			case a.global.Version:
+			case a.Global.Version:
 				return printVersion(a, &versionOptions{})
 			case len(args) == 0:
 				return cmd.Help()
 			}
-			return unknownVerb(cmd, args[0])
+			return cli.UnknownVerb(cmd, args[0])
 		}),
 	}
 	root.Flags().SetInterspersed(false)
-	addGlobalFlags(root.Flags(), &a.global)
-	root.PersistentFlags().BoolVar(&a.global.DryRun, "dry-run", false, "Execute command in dry run mode")
+	addGlobalFlags(root.Flags(), &a.Global)
+	root.PersistentFlags().BoolVar(&a.Global.DryRun, "dry-run", false, "Execute command in dry run mode")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		err = fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
 		if ofDocker(cmd) || cmd.Name() == "run" {
-			return exitError{code: exitEngine, cause: err}
+			return cli.ExitError{Code: cli.ExitEngine, Cause: err}
 		}
 		return err
 	})
 
 	table := verbTable()
-	v := a.chosen(table, args)
+	v := chosen(a, table, args)
 	if v != nil {
-		cmd := v.build(a)
+		cmd := v.Build(a)
 		cmd.DisableFlagsInUseLine = true
 		root.AddCommand(cmd)
 		root.CompletionOptions.DisableDefaultCmd = true
@@ -124,8 +121,8 @@ func newRootCmd(a *app, args []string) *cobra.Command {
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, v := range table {
-		cmd := v.build(a)
-		cmd.GroupID = v.group
+		cmd := v.Build(a)
+		cmd.GroupID = v.Group
 		cmd.DisableFlagsInUseLine = true
 		root.AddCommand(cmd)
 	}
@@ -139,40 +136,40 @@ func ofDocker(cmd *cobra.Command) bool {
 	for cmd.HasParent() && cmd.Parent().HasParent() {
 		cmd = cmd.Parent()
 	}
-	i := slices.IndexFunc(verbTable(), func(v verb) bool { return v.name == cmd.Name() })
-	return i >= 0 && verbTable()[i].group == groupObjects
+	i := slices.IndexFunc(verbTable(), func(v cli.Verb) bool { return v.Name == cmd.Name() })
+	return i >= 0 && verbTable()[i].Group == groupObjects
 }
 
 // chosen finds the verb that args name, nil when all must be built: for help,
 // completion, and to say what was meant. It leaves the flags before the verb in
-// a.global, because what a verb is (see newRunCmd) and the defaults of its flags
+// a.Global, because what a verb is (see project.NewRunCmd) and the defaults of its flags
 // depend on the project that those name; cobra sets them again.
-func (a *app) chosen(table []verb, args []string) *verb {
+func chosen(a *cli.App, table []cli.Verb, args []string) *cli.Verb {
 	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
-		a.chosen(nil, args[1:])
+		chosen(a, nil, args[1:])
 		return nil
 	}
-	var given globalOptions
+	var given cli.GlobalOptions
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.SetInterspersed(false)
 	addGlobalFlags(fs, &given)
 	fs.BoolVar(&given.DryRun, "dry-run", false, "")
 	fs.Usage = func() {}
 	err := fs.Parse(args)
-	a.global, a.settings = given, nil
+	a.SetGlobal(given)
 	if err != nil || fs.NArg() == 0 {
 		return nil
 	}
 	for i := range table {
-		if table[i].name == fs.Arg(0) || slices.Contains(table[i].aliases, fs.Arg(0)) {
-			a.subcommand = fs.Arg(1)
+		if table[i].Name == fs.Arg(0) || slices.Contains(table[i].Aliases, fs.Arg(0)) {
+			a.Subcommand = fs.Arg(1)
 			return &table[i]
 		}
 	}
 	return nil
 }
 
-func addGlobalFlags(f *pflag.FlagSet, g *globalOptions) {
+func addGlobalFlags(f *pflag.FlagSet, g *cli.GlobalOptions) {
 	f.BoolVar(&g.AllResources, "all-resources", false, "Include all resources, even those not used by services")
 	f.StringVar(&g.ANSI, "ansi", "auto", `Control when to print ANSI control characters ("never"|"always"|"auto")`)
 	f.BoolVar(&g.Compatibility, "compatibility", false, "Run compose in backward compatibility mode")
@@ -191,19 +188,4 @@ func addGlobalFlags(f *pflag.FlagSet, g *globalOptions) {
 	for _, name := range []string{"insecure-registry", "no-ansi", "verbose", "version", "workdir"} {
 		f.Lookup(name).Hidden = true
 	}
-}
-
-// unknownVerb says what was probably meant.
-func unknownVerb(parent *cobra.Command, name string) error {
-	text := fmt.Sprintf("unknown command: %q", parent.CommandPath()+" "+name)
-	var names []string
-	for _, c := range parent.Commands() {
-		if c.IsAvailableCommand() {
-			names = append(names, c.Name())
-		}
-	}
-	if near := spec.Nearest(name, names); near != "" {
-		text += fmt.Sprintf("; did you mean %q?", parent.CommandPath()+" "+near)
-	}
-	return fmt.Errorf("%s\n\nRun '%s --help' for the list of commands", text, parent.CommandPath())
 }

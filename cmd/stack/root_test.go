@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
 )
 
 // walk visits all commands.
@@ -19,7 +21,7 @@ func walk(c *cobra.Command, visit func(*cobra.Command)) {
 // TestFlags compares the flags with docker compose's and docker's: a missing
 // one breaks scripts.
 func TestFlags(t *testing.T) {
-	root := newRootCmd(newSession(t, "shop").app, nil)
+	root := newRootCmd(newSession(t, "shop").App, nil)
 	for command, flags := range map[string]string{
 		"":                 "-f --file -p --project-name --project-directory --profile --env-file --ansi --progress --parallel --dry-run --compatibility --all-resources --verbose -v --version --workdir --no-ansi --insecure-registry",
 		"up":               "-d --detach --build --no-build --pull --remove-orphans --scale --no-color --no-log-prefix --force-recreate --no-recreate --no-start --abort-on-container-exit --abort-on-container-failure --exit-code-from -t --timeout --timestamps --no-deps --always-recreate-deps -V --renew-anon-volumes --quiet-pull --quiet-build --attach --no-attach --attach-dependencies --wait --wait-timeout -w --watch --menu -y --yes",
@@ -100,7 +102,7 @@ func TestFlags(t *testing.T) {
 // TestHelp makes sure that every command has a help text and no two flags clash
 // (which cobra finds out with a panic).
 func TestHelp(t *testing.T) {
-	root := newRootCmd(newSession(t, "shop").app, nil)
+	root := newRootCmd(newSession(t, "shop").App, nil)
 	walk(root, func(c *cobra.Command) {
 		c.InitDefaultHelpFlag()
 		if c.Short == "" {
@@ -110,7 +112,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s has no usage", c.CommandPath())
 		}
 	})
-	outside := newRootCmd(newSession(t, t.TempDir()).app, []string{"run"})
+	outside := newRootCmd(newSession(t, t.TempDir()).App, []string{"run"})
 	walk(outside, func(c *cobra.Command) { c.InitDefaultHelpFlag() })
 }
 
@@ -128,8 +130,8 @@ func TestChosenBuildsOneVerb(t *testing.T) {
 		"--project-directory . exec x": "exec",
 	} {
 		got := ""
-		if v := new(app).chosen(verbTable(), strings.Fields(line)); v != nil {
-			got = v.name
+		if v := chosen(new(cli.App), verbTable(), strings.Fields(line)); v != nil {
+			got = v.Name
 		}
 		if got != want {
 			t.Errorf("%q builds %q, want %q", line, got, want)

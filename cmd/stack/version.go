@@ -8,21 +8,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/early"
 	"github.com/stack-run/stack/cmd/stack/internal/format"
 )
-
-// version is this program's, with a leading "v".
-var version = early.Version
 
 type versionOptions struct {
 	Format string
 	Short  bool
 }
 
-func newVersionCmd(a *app, runF func(context.Context, *app, *versionOptions) error) *cobra.Command {
+func newVersionCmd(a *cli.App, runF func(context.Context, *cli.App, *versionOptions) error) *cobra.Command {
 	if runF == nil {
-		runF = func(_ context.Context, a *app, o *versionOptions) error { return printVersion(a, o) }
+		runF = func(_ context.Context, a *cli.App, o *versionOptions) error { return printVersion(a, o) }
 	}
 	o := &versionOptions{}
 	cmd := &cobra.Command{
@@ -38,17 +36,17 @@ func newVersionCmd(a *app, runF func(context.Context, *app, *versionOptions) err
 	return cmd
 }
 
-func printVersion(a *app, o *versionOptions) error {
+func printVersion(a *cli.App, o *versionOptions) error {
 	switch {
 	case o.Short:
-		fmt.Fprintln(a.out, strings.TrimPrefix(version, "v"))
+		fmt.Fprintln(a.Out, strings.TrimPrefix(cli.Version, "v"))
 	case o.Format == "json":
-		fmt.Fprintf(a.out, "{\"version\":%q}\n", version)
+		fmt.Fprintf(a.Out, "{\"version\":%q}\n", cli.Version)
 	case o.Format == "" || o.Format == "pretty":
-		fmt.Fprint(a.out, early.Line())
+		fmt.Fprint(a.Out, early.Line())
 	default:
-		return format.Object(a.out, o.Format, map[string]string{
-			"Version": version, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH,
+		return format.Object(a.Out, o.Format, map[string]string{
+			"Version": cli.Version, "GoVersion": runtime.Version(), "Os": runtime.GOOS, "Arch": runtime.GOARCH,
 		})
 	}
 	return nil

@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/format"
+	"github.com/stack-run/stack/engine/image"
+)
+
+type InspectOptions struct {
+	Names  []string // arguments
+	Format string
+	Size   bool
+	Type   string // "" tries all
+}
+
+// Inspector looks one object of a kind up and describes it in docker's shape.
+type Inspector struct {
+	Kind string
+	Look func(ctx context.Context, a *App, name string, o *InspectOptions) (any, error)
+}
+
+// Inspecting makes a command that inspects objects of some kinds.
+func Inspecting(a *App, o *InspectOptions, use, short string, kinds ...Inspector) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  RequireArgs(1),
+		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Names = args
+			return inspect(ctx, a, o, kinds)
+		}),
+	}
+	cmd.Flags().StringVarP(&o.Format, "format", "f", "", `Format output using a custom template:
+'json':             Print in JSON format
+'TEMPLATE':         Print output using the given Go template.`)
+	return cmd
+}
+
+// inspect prints an array of all objects found, or with a format each on a
+// line of its own, and then what was not found.
+func inspect(ctx context.Context, a *App, o *InspectOptions, kinds []Inspector) error {
+	if o.Type != "" {
+		kinds = slices.DeleteFunc(slices.Clone(kinds), func(k Inspector) bool { return k.Kind != o.Type })
+		if len(kinds) == 0 {
+			return fmt.Errorf("cannot inspect objects of type %q; use container, image, network or volume", o.Type)
+		}
+	}
+	found := []any{}
+	var errs []error
+	for _, name := range o.Names {
+		v, err := lookUp(ctx, a, name, kinds, o)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found = append(found, v)
+	}
+	if err := printInspected(a, o.Format, found); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func printInspected(a *App, as string, found []any) error {
+	if as == "" {
+		return format.JSON(a.Out, found, "    ")
+	}
+	if as == "json" {
+		return format.JSON(a.Out, found, "")
+	}
+	for _, v := range found {
+		g, err := format.Generic(v)
+		if err != nil {
+			return err
+		}
+		if strings.ReplaceAll(as, " ", "") != "{{json.}}" {
+			complete(g)
+		}
+		if err := format.Strict(a.Out, as, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// optional are the fields that docker's types have and its JSON may not, by the
+// object that they are in.
+var optional = map[string][]string{
+	"":       {"SizeRw", "SizeRootFs", "GraphDriver", "ImageManifestDescriptor", "UsageData", "Status", "Options", "Comment", "Author", "Peers", "Services"},
+	"State":  {"Health"},
+	"Config": {"Healthcheck", "StopSignal", "StopTimeout", "Volumes", "ExposedPorts", "OnBuild", "Shell", "ArgsEscaped", "NetworkDisabled", "MacAddress", "Labels", "Entrypoint", "Cmd", "WorkingDir", "User", "Env"},
+}
+
+// complete makes of an object in JSON what templates written for docker expect:
+// its fields are named after its types, where the ID is "ID", and all are there.
+func complete(g any) {
+	top, ok := g.(map[string]any)
+	if !ok {
+		return
+	}
+	if id, ok := top["Id"]; ok {
+		top["ID"] = id
+	}
+	for name, fields := range optional {
+		object := top
+		if name != "" {
+			if object, ok = top[name].(map[string]any); !ok {
+				continue
+			}
+		}
+		for _, f := range fields {
+			if _, ok := object[f]; !ok {
+				object[f] = nil
+			}
+		}
+	}
+}
+
+// lookUp inspects the first object of that name among the kinds.
+func lookUp(ctx context.Context, a *App, name string, kinds []Inspector, o *InspectOptions) (any, error) {
+	var first error
+	for _, k := range kinds {
+		v, err := k.Look(ctx, a, name, o)
+		if err == nil {
+			return v, nil
+		}
+		if first == nil || !missing(err) {
+			first = err
+		}
+	}
+	if len(kinds) > 1 && missing(first) {
+		return nil, fmt.Errorf("no such object: %s", name)
+	}
+	return nil, first
+}
+
+// missing reports whether an error says that there is no such object.
+func missing(err error) bool {
+	return err != nil && (image.IsNotFound(err) ||
+		strings.Contains(err.Error(), "no such") || strings.Contains(err.Error(), "does not exist"))
+}

@@ -1,0 +1,62 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/format"
+	"github.com/stack-run/stack/compose"
+)
+
+func newInspectCmd(a *cli.App) *cobra.Command {
+	o := &cli.InspectOptions{}
+	cmd := cli.Inspecting(a, o, "inspect [OPTIONS] CONTAINER [CONTAINER...]", "Display detailed information on one or more containers", Inspector())
+	cmd.Flags().BoolVarP(&o.Size, "size", "s", false, "Display total file sizes")
+	cmd.ValidArgsFunction = a.CompleteContainers
+	return cmd
+}
+
+// Inspector inspects containers.
+func Inspector() cli.Inspector {
+	return cli.Inspector{Kind: "container", Look: func(ctx context.Context, a *cli.App, name string, o *cli.InspectOptions) (any, error) {
+		return inspectContainer(ctx, a, name, o.Size)
+	}}
+}
+
+func inspectContainer(ctx context.Context, a *cli.App, name string, size bool) (any, error) {
+	v, err := a.API(ctx)
+	if err != nil {
+		return nil, err
+	}
+	got, err := v.Inspect(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	// The engine answers as docker's command does, with an array of one.
+	if raw, err := json.Marshal(got); err == nil && len(raw) > 0 && raw[0] == '[' {
+		var list []json.RawMessage
+		if json.Unmarshal(raw, &list) == nil && len(list) == 1 {
+			got = list[0]
+		}
+	}
+	if !size {
+		return got, nil
+	}
+	cs, err := v.Containers(ctx, compose.Selector{IDs: []string{name}, All: true})
+	if err != nil || len(cs) == 0 {
+		return got, err
+	}
+	sizes, err := ContainerSizes(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	own, virtual := sizes(cs[0])
+	g, err := format.Generic(got)
+	if m, ok := g.(map[string]any); ok && err == nil {
+		m["SizeRw"], m["SizeRootFs"] = own, virtual
+	}
+	return g, err
+}

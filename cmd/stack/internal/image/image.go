@@ -1,0 +1,225 @@
+// Package image is "stack image", "stack builder" and the registry's login and logout.
+package image
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/when"
+	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/image"
+)
+
+func NewCmd(a *cli.App) *cobra.Command {
+	return cli.Group("image", "Manage images",
+		newBuildCmd(a, nil),
+		newHistoryCmd(a, nil),
+		newImportCmd(a, nil),
+		newInspectCmd(a),
+		newLoadCmd(a, nil),
+		newLsCmd(a, nil),
+		newPruneCmd(a, nil),
+		newPullCmd(a, nil),
+		newPushCmd(a, nil),
+		newRmCmd(a, nil),
+		newSaveCmd(a, nil),
+		newTagCmd(a),
+	)
+}
+
+type rmOptions struct {
+	Names    []string // arguments
+	Force    bool
+	NoPrune  bool
+	Platform []string
+}
+
+func newRmCmd(a *cli.App, runF func(context.Context, *cli.App, *rmOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runRm
+	}
+	o := &rmOptions{}
+	cmd := &cobra.Command{
+		Use:     "rm [OPTIONS] IMAGE [IMAGE...]",
+		Aliases: []string{"remove"},
+		Short:   "Remove one or more images",
+		Args:    cli.RequireArgs(1),
+		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Names = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: completeImages(a),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Force, "force", "f", false, "Force removal of the image")
+	f.BoolVar(&o.NoPrune, "no-prune", false, "Do not delete untagged parents")
+	f.StringSliceVar(&o.Platform, "platform", nil, "Remove only the given platform variant.")
+	cli.Ignore(f, "no-prune")
+	return cmd
+}
+
+func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
+	e, store, err := a.Images()
+	if err != nil {
+		return err
+	}
+	failed := false
+	for _, name := range o.Names {
+		removed, err := removeImage(ctx, store, name, o.Platform, image.RemoveOptions{Force: o.Force, InUse: e.ImageUsers})
+		printRemoved(a, removed)
+		if err != nil && !(o.Force && image.IsNotFound(err)) {
+			failed = true
+			fmt.Fprintln(a.Err, err)
+		}
+	}
+	if err := e.CollectLayers(ctx); err != nil {
+		return err
+	}
+	if failed {
+		return cli.ExitError{Code: cli.ExitGeneral}
+	}
+	return nil
+}
+
+// removeImage removes an image, or of it what is for some platforms.
+func removeImage(ctx context.Context, store *image.Store, name string, platforms []string, o image.RemoveOptions) (image.Removed, error) {
+	if len(platforms) == 0 {
+		return store.Remove(ctx, name, o)
+	}
+	var all image.Removed
+	for _, p := range platforms {
+		removed, err := store.RemovePlatform(ctx, name, p, o)
+		all.Untagged, all.Deleted = append(all.Untagged, removed.Untagged...), append(all.Deleted, removed.Deleted...)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+func printRemoved(a *cli.App, r image.Removed) {
+	for _, name := range r.Untagged {
+		fmt.Fprintln(a.Out, "Untagged:", name)
+	}
+	for _, id := range r.Deleted {
+		fmt.Fprintln(a.Out, "Deleted:", id)
+	}
+}
+
+func newTagCmd(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+		Short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+		Args:  cli.ExactArgs(2),
+		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			_, store, err := a.Images()
+			if err != nil {
+				return err
+			}
+			return store.Tag(ctx, args[0], args[1])
+		}),
+		ValidArgsFunction: completeImages(a),
+	}
+}
+
+type pruneOptions struct {
+	cli.PruneFlags
+	All bool
+}
+
+func newPruneCmd(a *cli.App, runF func(context.Context, *cli.App, *pruneOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runPrune
+	}
+	o := &pruneOptions{}
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove unused images",
+		Args:  cli.ExactArgs(0),
+		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+			return runF(ctx, a, o)
+		}),
+	}
+	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "Remove all unused images, not just dangling ones")
+	o.Add(cmd.Flags(), "until=<timestamp>")
+	return cmd
+}
+
+func runPrune(ctx context.Context, a *cli.App, o *pruneOptions) error {
+	what := " all dangling images.\n"
+	if o.All {
+		what = " all images without at least one container associated to them.\n"
+	}
+	if ok, err := a.Agreed(o.PruneFlags, what); err != nil || !ok {
+		return err
+	}
+	removed, err := PruneImages(ctx, a, o.All, o.Filter, Pruned{})
+	a.PrintPruned("Images", Lines(removed))
+	if err != nil {
+		return err
+	}
+	a.PrintReclaimed(removed.Bytes)
+	return nil
+}
+
+// Lines are the lines of a prune verb about images.
+func Lines(r image.Removed) []string {
+	var lines []string
+	for _, name := range r.Untagged {
+		lines = append(lines, "untagged: "+name)
+	}
+	for _, id := range r.Deleted {
+		lines = append(lines, "deleted: "+id.String())
+	}
+	return lines
+}
+
+// PruneImages removes unused images. A dry run takes what is in without as removed
+// already.
+func PruneImages(ctx context.Context, a *cli.App, all bool, filter []string, without Pruned) (image.Removed, error) {
+	f, err := cli.ParseFilters(filter, "until", "label", "label!", "dangling")
+	if err != nil {
+		return image.Removed{}, err
+	}
+	if dangling, set, err := f.Flag("dangling"); err != nil {
+		return image.Removed{}, err
+	} else if set {
+		all = !dangling
+	}
+	o := engine.PruneImagesOptions{
+		PruneOptions: image.PruneOptions{All: all, Labels: f["label"], NotLabels: f["label!"], DryRun: a.Global.DryRun},
+		Without:      without.Containers, WithoutCache: without.Cache,
+	}
+	for _, u := range f["until"] {
+		if o.Until, err = when.Parse(u, a.Now()); err != nil {
+			return image.Removed{}, err
+		}
+	}
+	e, err := a.Engine()
+	if err != nil {
+		return image.Removed{}, err
+	}
+	return e.PruneImages(ctx, o)
+}
+
+func completeImages(a *cli.App) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		_, store, err := a.Images()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		all, err := store.List(context.Background())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, img := range all {
+			names = append(names, img.Names...)
+		}
+		return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args, n) }), cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,38 @@
+package image
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/engine/image"
+)
+
+func newInspectCmd(a *cli.App) *cobra.Command {
+	o := &cli.InspectOptions{}
+	cmd := cli.Inspecting(a, o, "inspect [OPTIONS] IMAGE [IMAGE...]", "Display detailed information on one or more images", Inspector())
+	cmd.Flags().String("platform", "", "Inspect a specific platform of the multi-platform image.")
+	cli.Ignore(cmd.Flags(), "platform")
+	cmd.ValidArgsFunction = completeImages(a)
+	return cmd
+}
+
+// Inspector inspects images.
+func Inspector() cli.Inspector {
+	return cli.Inspector{Kind: "image", Look: func(ctx context.Context, a *cli.App, name string, _ *cli.InspectOptions) (any, error) {
+		e, store, err := a.Images()
+		if err != nil {
+			return nil, err
+		}
+		img, err := store.Resolve(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		disk, err := e.MeasureImages(img)
+		if err != nil {
+			return nil, err
+		}
+		return image.DockerInspect(img, disk[0].Size), nil
+	}}
+}

@@ -1,0 +1,85 @@
+package project
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+)
+
+type createCmdOptions struct {
+	createOptions
+	Services []string // arguments
+}
+
+func NewCreateCmd(a *cli.App, runF func(context.Context, *cli.App, *createCmdOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runCreate
+	}
+	o := &createCmdOptions{}
+	cmd := &cobra.Command{
+		Use:   "create [OPTIONS] [SERVICE...]",
+		Short: "Creates containers for a service",
+		RunE: a.Run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			o.Services = args
+			if err := o.check(a, cmd.Flags()); err != nil {
+				return err
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.CompleteServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.Build, "build", false, "Build images before starting containers")
+	f.BoolVar(&o.NoBuild, "no-build", false, "Don't build an image, even if it's policy")
+	f.StringVar(&o.Pull, "pull", "policy", `Pull image before running ("always"|"missing"|"never"|"build")`)
+	f.BoolVar(&o.QuietPull, "quiet-pull", false, "Pull without printing progress information")
+	f.BoolVar(&o.ForceRecreate, "force-recreate", false, "Recreate containers even if their configuration and image haven't changed")
+	f.BoolVar(&o.NoRecreate, "no-recreate", false, "If containers already exist, don't recreate them. Incompatible with --force-recreate.")
+	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
+	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
+	return cmd
+}
+
+func runCreate(ctx context.Context, a *cli.App, o *createCmdOptions) error {
+	return runUpDetached(ctx, a, &UpOptions{createOptions: o.createOptions, Services: o.Services, NoStart: true})
+}
+
+type scaleOptions struct {
+	NoDeps bool
+	Scale  []string // arguments, SERVICE=NUM
+}
+
+func NewScaleCmd(a *cli.App, runF func(context.Context, *cli.App, *scaleOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runScale
+	}
+	o := &scaleOptions{}
+	cmd := &cobra.Command{
+		Use:   "scale [SERVICE=REPLICAS...]",
+		Short: "Scale services",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Scale = args
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.CompleteServices,
+	}
+	cmd.Flags().BoolVar(&o.NoDeps, "no-deps", false, "Don't start linked services")
+	return cmd
+}
+
+func runScale(ctx context.Context, a *cli.App, o *scaleOptions) error {
+	scale, err := parseScale(o.Scale)
+	if err != nil {
+		return err
+	}
+	services := slices.Sorted(maps.Keys(scale))
+	return runUpDetached(ctx, a, &UpOptions{
+		createOptions: createOptions{Scale: o.Scale}, Services: services, NoDeps: o.NoDeps, Detach: true,
+	})
+}

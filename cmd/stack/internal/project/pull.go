@@ -1,0 +1,85 @@
+package project
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/plan"
+)
+
+type pullOptions struct {
+	Services           []string // arguments
+	IgnoreBuildable    bool
+	IgnorePullFailures bool
+	IncludeDeps        bool
+	Policy             string
+	Quiet              bool
+}
+
+func NewPullCmd(a *cli.App, runF func(context.Context, *cli.App, *pullOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runPull
+	}
+	o := &pullOptions{}
+	cmd := &cobra.Command{
+		Use:   "pull [OPTIONS] [SERVICE...]",
+		Short: "Pull service images",
+		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
+			o.Services = args
+			switch o.Policy {
+			case "", "missing", "always":
+			default:
+				return fmt.Errorf("invalid --policy %q; use missing or always", o.Policy)
+			}
+			return runF(ctx, a, o)
+		}),
+		ValidArgsFunction: a.CompleteServices,
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.IgnoreBuildable, "ignore-buildable", false, "Ignore images that can be built")
+	f.BoolVar(&o.IgnorePullFailures, "ignore-pull-failures", false, "Pull what it can and ignores images with pull failures")
+	f.BoolVar(&o.IncludeDeps, "include-deps", false, "Also pull services declared as dependencies")
+	f.StringVar(&o.Policy, "policy", "", `Apply pull policy ("missing"|"always")`)
+	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Pull without printing progress information")
+	for _, name := range []string{"parallel", "no-parallel"} {
+		f.Bool(name, true, "DEPRECATED")
+		f.Lookup(name).Hidden = true
+	}
+	cli.Ignore(f, "parallel", "no-parallel")
+	return cmd
+}
+
+func runPull(ctx context.Context, a *cli.App, o *pullOptions) error {
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, NoDeps: !o.IncludeDeps})
+	if err != nil {
+		return err
+	}
+	e, images, err := a.Images()
+	if err != nil {
+		return err
+	}
+	ops, err := plan.Pulls(p.Desired, plan.PullOptions{
+		Services: o.Services, NoDeps: !o.IncludeDeps, Policy: o.Policy, IgnoreBuildable: o.IgnoreBuildable,
+	}, compose.LocalImages(ctx, images))
+	if err != nil {
+		return err
+	}
+	show := a.ImageDisplay(o.Quiet)
+	defer show.Done()
+	if a.Global.DryRun {
+		for _, op := range ops {
+			fmt.Fprintf(a.Err, " DRY-RUN MODE -  Image %s  would be pulled\n", op.Image)
+		}
+		return nil
+	}
+	_, err = compose.Pull(ctx, e, ops, compose.PullOptions{KeepGoing: o.IgnorePullFailures, Parallel: a.Parallel()}, show.Event)
+	if err != nil && o.IgnorePullFailures {
+		a.Warn("%v", err)
+		return nil
+	}
+	return err
+}
