@@ -37,6 +37,8 @@ type Task struct {
 	code int
 	note string
 
+	unread bool // the pump could not read all: set by Finish, for Release
+
 	mu     sync.Mutex
 	killed bool // by us
 }
@@ -128,8 +130,9 @@ func awaitExit(path string, bound time.Duration) (int, bool) {
 // processes that do not go, a process outside that writes to its log.
 const finishBound = 5 * time.Second
 
-// Finish cleans up behind a process that has ended: what is left of its cgroup
-// is killed, its log read to the end.
+// Finish ends what a process that has ended left behind: the rest of its cgroup
+// is killed, its log read to the end. What can tell of its end stays until
+// [Task.Release], so that nothing is lost with a supervisor killed in between.
 func (t *Task) Finish() Exit {
 	exit := Exit{Code: t.code, Note: t.note}
 	if n, err := t.group.OOMKills(); err == nil && n > 0 {
@@ -140,22 +143,28 @@ func (t *Task) Finish() Exit {
 	if err := errors.Join(t.group.Kill(ctx), t.group.WaitEmpty(ctx)); err != nil {
 		t.engine.Warnf("cannot end all processes of container %s: %v", t.id[:12], err)
 	}
-	unread := false
 	if t.pump != nil {
 		if err := t.pump.Drain(ctx); err != nil {
-			unread = errors.Is(err, logs.ErrUnread)
+			t.unread = errors.Is(err, logs.ErrUnread)
 			t.engine.Warnf("cannot read the last output of container %s: %v", t.id[:12], err)
 		}
 	}
+	return exit
+}
+
+// Release lets go of what a finished process still has, once its end is in the
+// record. Without it the container's next start, or its removal, does.
+func (t *Task) Release() {
+	ctx, cancel := context.WithTimeout(context.Background(), finishBound)
+	defer cancel()
 	if err := t.deleteGroup(ctx); err != nil {
 		t.engine.Warnf("cannot remove the cgroup of container %s: %v", t.id[:12], err)
 	}
-	if !unread { // else the container's next start finds it in the FIFOs
+	if !t.unread { // else the container's next start finds it in the FIFOs
 		t.engine.dropStdio(t.id, t.fds)
 	}
 	runtime.Unpin(t.engine.pinPath(t.id))
 	t.proc.Close()
-	return exit
 }
 
 func (t *Task) deleteGroup(ctx context.Context) error {

@@ -79,6 +79,9 @@ func (l *lifecycle) selected() ([]*Container, error) {
 	if len(r.Containers) > 0 {
 		for _, id := range r.Containers {
 			x := l.container(id)
+			if x == nil && r.Verb == VerbRemove {
+				continue // gone since it was chosen, for example by a supervisor that finished a removal
+			}
 			if x == nil {
 				return nil, fmt.Errorf("no such container: %s", id)
 			}

@@ -98,6 +98,12 @@ func TestVerbs(t *testing.T) {
 			graph:   "[1] remove container shop-web-1: remove\n",
 		},
 		{
+			name:    "what is gone already needs no removal",
+			request: plan.Request{Verb: plan.VerbRemove, Containers: []string{"gone"}},
+			byID:    []string{"shop-migrate-1"},
+			text:    "remove migrate: remove\n",
+		},
+		{
 			name:    "start brings up what is needed, as it is needed",
 			change:  stopped,
 			request: plan.Request{Verb: plan.VerbStart, Services: []string{"web"}, Wait: true},

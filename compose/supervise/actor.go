@@ -20,7 +20,10 @@ import (
 // process is a container's process as an actor sees it, an [engine.Task].
 type process interface {
 	Done() <-chan struct{}
+	// Finish cleans up once the process has ended, Release lets go of what tells
+	// how it ended, once that is saved.
 	Finish() engine.Exit
+	Release()
 	Signal(name string) error
 	Kill() error
 	Deaf(signal string) (bool, error)
@@ -66,6 +69,7 @@ type actor struct {
 	c       *engine.Container // its State is the record's
 	record  machine.Record
 	task    process // nil unless one runs
+	spent   process // has ended, and is released once its end is saved
 	timer   *time.Timer
 	armed   int // counts timers, so that one that is late is known
 	probing context.CancelFunc
@@ -229,6 +233,7 @@ func (a *actor) start(ctx context.Context) error {
 	if a.s.ctx.Err() != nil || a.s.leaving.Load() {
 		return a.feed(ctx, machine.Event{Kind: machine.StartFailed, Error: "the supervisor leaves", ExitCode: 125})
 	}
+	a.release() // the new process has the same cgroup
 	c := *a.c
 	task, err := a.engine.Start(ctx, &c)
 	if err != nil {
@@ -257,8 +262,9 @@ func (a *actor) ended(task process, exit engine.Exit) {
 	if a.task != task {
 		return
 	}
-	a.task = nil
+	a.task, a.spent = nil, task
 	err := a.feed(a.s.ctx, machine.Event{Kind: machine.ProcessExited, ExitCode: exit.Code, OOMKilled: exit.OOMKilled, Error: exit.Note})
+	a.release()
 	if err != nil && a.s.ctx.Err() == nil {
 		a.s.warn(err)
 	}
@@ -266,6 +272,14 @@ func (a *actor) ended(task process, exit engine.Exit) {
 		a.box.post(message)
 	}
 	a.later = nil
+}
+
+// release lets go of a process whose end is in the record.
+func (a *actor) release() {
+	if a.spent != nil {
+		a.spent.Release()
+		a.spent = nil
+	}
 }
 
 // arm has an event happen at a time.
@@ -326,6 +340,7 @@ func (a *actor) save(d machine.Durability) {
 	if err := a.engine.Save(&c, d); err != nil {
 		a.s.warn(fmt.Errorf("cannot save the state of container %s: %w", c.Spec.Name, err))
 	}
+	a.release()
 }
 
 func (a *actor) emit(action, attribute string) {

@@ -55,6 +55,8 @@ type fakeProcess struct {
 	done chan struct{}
 	once sync.Once
 	code int
+
+	released bool
 }
 
 func (p *fakeProcess) end(code int) {
@@ -70,6 +72,17 @@ func (p *fakeProcess) Finish() engine.Exit {
 		<-p.f.finishing
 	}
 	return engine.Exit{Code: p.code}
+}
+
+// Release forgets how it ended: who is killed after it must find that in the record.
+func (p *fakeProcess) Release() {
+	p.f.mu.Lock()
+	saved := p.f.stored.ExitCode == p.code && p.f.stored.Phase != engine.Running && p.f.stored.Phase != engine.Paused
+	p.released = true
+	p.f.mu.Unlock()
+	if !saved {
+		p.f.note("release of what is not saved")
+	}
 }
 func (p *fakeProcess) Deaf(string) (bool, error) { return false, nil }
 func (p *fakeProcess) Signal(name string) error {
@@ -96,6 +109,9 @@ func (f *fakeRunner) Start(_ context.Context, c *engine.Container) (process, err
 	}
 	p := &fakeProcess{f: f, done: make(chan struct{})}
 	f.mu.Lock()
+	if f.current != nil && !f.current.released {
+		f.did = append(f.did, "start before the release of the last run")
+	}
 	f.current = p
 	f.mu.Unlock()
 	c.State.Phase, c.State.Pid, c.State.StartedAt = engine.Running, 1, time.Now().UTC()

@@ -283,8 +283,8 @@ func (m *matrix) strike(v verb, args, which []string, when moment, kills map[str
 		for _, k := range killed {
 			kills[k]++
 		}
-		left := keepers(m.p.name)
-		m.blind = len(left["supervisor"])+len(left["guardian"])+len(left["warden"]) == 0
+		// Whoever brings keepers back may have done so before anybody can look.
+		m.blind = slices.Contains(killed, "supervisor") && slices.Contains(killed, "guardian") && slices.Contains(killed, "warden")
 		m.gap = time.Now()
 		if m.then, err = m.in.runs(); err != nil {
 			return result{}, err
@@ -343,7 +343,7 @@ func (m *matrix) told7(v verb, r result) error {
 		if f.code >= 0 && r.code != f.code && !(m.blind && r.code == 255) {
 			return fmt.Errorf("the command exited with %d, which is lost: %v", f.code, r)
 		}
-		if f.code >= 0 && r.code == f.code && int64(strings.Count(r.stdout, "\n")) < f.lines {
+		if f.code >= 0 && r.code == f.code && !m.blind && int64(strings.Count(r.stdout, "\n")) < f.lines {
 			return fmt.Errorf("it wrote %d lines, %d have come: %v", f.lines, strings.Count(r.stdout, "\n"), r)
 		}
 		return nil

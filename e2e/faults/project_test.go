@@ -248,7 +248,7 @@ func (p project) is(in *installation, want target) error {
 	}
 	errs := p.checkRows(rows, want)
 	errs = append(errs, p.checkProcesses(rows, procs, want)...)
-	errs = append(errs, p.checkCodes(rows, runs, want)...)
+	errs = append(errs, p.checkCodes(in, rows, runs, want)...)
 	if want.phase == "up" {
 		errs = append(errs, p.checkPorts()...)
 	}
@@ -344,7 +344,7 @@ func (p project) checkProcesses(rows []row, procs []living, want target) (errs [
 }
 
 // checkCodes compares the exit codes that ps tells with what the payloads know.
-func (p project) checkCodes(rows []row, runs []run, want target) (errs []error) {
+func (p project) checkCodes(in *installation, rows []row, runs []run, want target) (errs []error) {
 	for _, r := range rows {
 		if r.State != "exited" || p.services[r.Service].foreign {
 			continue
@@ -365,11 +365,20 @@ func (p project) checkCodes(rows []row, runs []run, want target) (errs []error) 
 		case last == nil: // it ended before it began
 		case last.code < 0 && r.ExitCode != 137:
 			errs = append(errs, fmt.Errorf("%s: its last run %s was killed", r, last.id()))
+		case last.code >= 0 && r.ExitCode != last.code && (r.ExitCode == 137 || r.ExitCode == 2) && in.startedAfter(r.ID, last.noted):
+			// A signal ended a run that had not got as far as to note its start.
 		case last.code >= 0 && r.ExitCode != last.code:
 			errs = append(errs, fmt.Errorf("%s: its last run %s exited with %d", r, last.id(), last.code))
 		}
 	}
 	return errs
+}
+
+// startedAfter tells whether a container's last start came after a time.
+func (in *installation) startedAfter(id string, t time.Time) bool {
+	r := in.run("container", "inspect", "--format", "{{.State.StartedAt}}", id)
+	started, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(r.stdout))
+	return err == nil && started.After(t)
 }
 
 // checkPorts asks the published ports.

@@ -311,7 +311,7 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 		}
 	}
 	errs = append(errs, sameProcesses(rows, procs)...)
-	errs = append(errs, p.checkCodes(rows, runs, target{})...)
+	errs = append(errs, p.checkCodes(w.in, rows, runs, target{})...)
 	if is[p.name+"-web-1"] == running {
 		errs = append(errs, p.checkPorts()...)
 	}

@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"unsafe"
 
@@ -80,7 +81,14 @@ func (p *Process) Pin(path string) error {
 	if err := p.control(func(fd int) error { _, _, err := pidfdExit(fd); return err }); err != nil && !errors.Is(err, ErrStatusUnknown) {
 		return fmt.Errorf("cannot pin process %d: %w: the kernel keeps no exit statuses (Linux 6.15 does)", p.PID, errors.ErrUnsupported)
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
+	create := func() (*os.File, error) { return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600) }
+	f, err := create()
+	if errors.Is(err, fs.ErrExist) { // an earlier run's, whose end is known
+		if err := Unpin(path); err != nil {
+			return fmt.Errorf("cannot pin process %d: %w", p.PID, err)
+		}
+		f, err = create()
+	}
 	if err != nil {
 		return fmt.Errorf("cannot pin process %d: %w", p.PID, err)
 	}
