@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/engine"
@@ -127,6 +129,43 @@ func (s *Supervisor) serve(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { server.Close() })
 	return server.Serve(l)
+}
+
+// refuseFor is how long a supervisor that cannot work answers those who ask: the
+// next one finds out for itself.
+const refuseFor = 200 * time.Millisecond
+
+// refuse tells those who ask why there is no supervisor.
+func refuse(k *Keeper, why error) {
+	f := k.Get(listenerName)
+	if f == nil {
+		return
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return
+	}
+	u.SetUnlinkOnClose(false)
+	server := &http.Server{
+		ReadTimeout: time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			io.Copy(io.Discard, req.Body) // else the client fails to write it
+			json.NewEncoder(w).Encode(Message{Final: &Final{Error: why.Error(), ExitCode: 1}})
+		}),
+	}
+	told := make(chan struct{})
+	time.AfterFunc(refuseFor, func() {
+		defer close(told)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		server.Shutdown(ctx)
+	})
+	server.Serve(u)
+	<-told
 }
 
 // survive has a fault of the program end the request, not the supervisor, and tells

@@ -1,9 +1,15 @@
 package supervise
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,5 +28,49 @@ func TestNobodyIsToldAfterTheAnswer(t *testing.T) {
 	late.event("Project", s.realm, "Warning", "too late", false)
 	if body := w.Body.String(); !strings.Contains(body, "in time") || strings.Contains(body, "too late") {
 		t.Errorf("it was told: %s", body)
+	}
+}
+
+func TestWhoWaitsForASupervisorThatCannotWorkIsToldWhy(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, socketName)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	answers := make(chan string)
+	ask := func() {
+		conn, err := net.Dial("unix", filepath.Join(dir, socketName))
+		if err != nil {
+			t.Error(err)
+		}
+		defer conn.Close()
+		req := httptest.NewRequest("POST", "/v1/apply", strings.NewReader("{}"))
+		if err := req.Write(conn); err != nil {
+			t.Error(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+		if err != nil {
+			answers <- err.Error()
+			return
+		}
+		final, err := readAnswer(resp.Body, nil)
+		if err != nil {
+			answers <- err.Error()
+			return
+		}
+		answers <- final.Error
+	}
+	go ask()
+	go ask()
+	refuse(&Keeper{held: map[string]*os.File{listenerName: f}}, errors.New("no room"))
+	for range 2 {
+		if got := <-answers; got != "no room" {
+			t.Errorf("the answer is %q", got)
+		}
 	}
 }

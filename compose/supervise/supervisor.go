@@ -85,9 +85,18 @@ type Supervisor struct {
 }
 
 // Run is the supervisor process: it adopts what runs, serves requests and
-// returns when nothing is left to own, with the run directory removed.
+// returns when nothing is left to own, with the run directory removed. Where it
+// cannot, those who wait for it are told.
 func Run(ctx context.Context, o Options) error {
 	var leaving atomic.Bool
+	err := run(ctx, o, &leaving)
+	if err != nil && ctx.Err() == nil && !leaving.Load() {
+		refuse(o.Keeper, fmt.Errorf("the supervisor of project %s cannot work: %w", o.Realm, err))
+	}
+	return err
+}
+
+func run(ctx context.Context, o Options, leaving *atomic.Bool) error {
 	go func() {
 		o.Keeper.lost()
 		leaving.Store(true)
@@ -111,7 +120,7 @@ func Run(ctx context.Context, o Options) error {
 	s := &Supervisor{
 		realm: o.Realm, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
 		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
-		store: NewProjectStore(o.Engine), leaving: &leaving, adopted: make(chan struct{}),
+		store: NewProjectStore(o.Engine), leaving: leaving, adopted: make(chan struct{}),
 	}
 	s.runner = engineRunner{s}
 	o.Engine.OnWarn(s.tell)
