@@ -61,10 +61,13 @@ func (c *Client) Call(ctx context.Context, verb string, body any, result any, pr
 		return err
 	}
 	c.replaceOld(ctx)
-	for {
+	for began := time.Now(); ; {
 		err := c.call(ctx, verb, payload, result, progress)
 		if !errors.Is(err, errNotBegun) || ctx.Err() != nil {
 			return err
+		}
+		if time.Since(began) > answerBound {
+			return c.silent()
 		}
 	}
 }

@@ -413,7 +413,7 @@ func (s *Supervisor) leave() (bool, error) {
 	}
 	defer held.Unlock()
 	socket := filepath.Join(s.dir, socketName)
-	aside := socket + ".leaving"
+	aside := filepath.Join(s.dir, guard.Leaving)
 	moved := os.Rename(socket, aside) == nil
 	if !s.idle() || s.pendingConnection() {
 		if !moved {

@@ -454,6 +454,54 @@ func parent(pid int) int {
 	return ppid
 }
 
+// A supervisor that leaves moves the socket aside first. Killed then, it must not
+// leave a chain that nobody can reach.
+func TestKilledWhileItLeaves(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		roles []string // killed with the supervisor
+		stale bool     // a client has made a socket since, and gone away
+	}{
+		{"supervisor", nil, false},
+		{"supervisor and guardian", []string{guard.Guardian}, false},
+		{"supervisor, and a client was there", nil, true},
+		{"supervisor and guardian, and a client was there", []string{guard.Guardian}, true},
+		{"all but the guardian", []string{guard.Warden}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := start(t)
+			pids := []int{c.ask("pid")}
+			for _, role := range tt.roles {
+				pids = append(pids, c.pid(role))
+			}
+			socket := filepath.Join(c.dir, guard.Socket)
+			if err := os.Rename(socket, filepath.Join(c.dir, guard.Leaving)); err != nil {
+				t.Fatal(err)
+			}
+			if tt.stale {
+				l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: socket})
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.SetUnlinkOnClose(false)
+				l.Close()
+			}
+			c.kill(pids...)
+			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+				conn, err := net.Dial("unix", socket)
+				if err == nil {
+					conn.Close()
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal(err)
+				}
+			}
+			c.leave()
+		})
+	}
+}
+
 func TestDeletedDirectoryIsMadeAgain(t *testing.T) {
 	for _, killed := range [][]string{{""}, {"", guard.Guardian}, {"", guard.Warden}, {guard.Warden}, {guard.Guardian, guard.Warden}} {
 		t.Run(strings.Join(killed, ","), func(t *testing.T) {

@@ -58,6 +58,8 @@ const (
 	EnvFDs = "STACK_GUARD_FDS"
 	// EnvWarden is the warden's pid.
 	EnvWarden = "STACK_GUARD_WARDEN"
+	// envSocket tells the listening socket's file from others, see identity.
+	envSocket = "STACK_GUARD_SOCKET"
 )
 
 // Roles in EnvRole.
@@ -78,6 +80,8 @@ const HeldListener = "listener"
 const (
 	// Socket is where the supervisor listens.
 	Socket = "supervisor.sock"
+	// Leaving is what a supervisor calls the socket while it decides to leave.
+	Leaving = Socket + ".leaving"
 	// SpawnLock is held by who makes the directory and the socket.
 	SpawnLock = "spawn.lock"
 	// Shelter lists the chain's control groups: the directory of each and, on the
@@ -110,6 +114,9 @@ func init() {
 		g.held = append(g.held, heldFD{name, fd})
 	}
 	syscall.CloseOnExec(ControlFD)
+	if g.socket, _ = syscall.Getenv(envSocket); g.socket == "" {
+		g.socket = identity(g.dir + "/" + Socket) // a client made it for this chain
+	}
 	syscall.Exit(g.run())
 }
 
@@ -120,6 +127,7 @@ type heldFD struct {
 
 type guard struct {
 	role, dir, name string
+	socket          string // identity of the listening socket's file, "" for none
 
 	mu      sync.Mutex
 	held    []heldFD
@@ -168,7 +176,7 @@ func (g *guard) run() int {
 			// the files in it may be those of a new chain.
 			g.dissolve()
 			return 0
-		case !g.ownsDir():
+		case !g.ownsDir() && !g.putBack():
 			// Somebody else removed it.
 			if g.role == Guardian {
 				// All is the warden's to make, unless it was killed just now.
@@ -234,10 +242,13 @@ func (g *guard) complete() {
 		writeFile(g.dir+"/"+Shelter, g.groups)
 		g.openShelter()
 	}
-	if exists(g.dir + "/" + Socket) {
+	path := g.dir + "/" + Socket
+	if g.listensAt(path) || g.listensAt(g.dir+"/"+Leaving) && syscall.Rename(g.dir+"/"+Leaving, path) == nil {
 		return
 	}
+	// There is none, or that of a client whose warden found this one: nobody listens.
 	if l := listen(g.dir, Socket); l >= 0 {
+		g.socket = identity(path)
 		g.mu.Lock()
 		g.drop(HeldListener)
 		g.held = append(g.held, heldFD{HeldListener, l})
@@ -256,7 +267,27 @@ func (g *guard) openShelter() {
 
 // ownsDir tells whether the run directory is there and this chain's.
 func (g *guard) ownsDir() bool {
-	return exists(g.dir+"/"+Socket) && readFile(g.pidFile()) == itoa(syscall.Getpid())+"\n" && (g.role != Warden || g.holdsLock())
+	return g.listensAt(g.dir+"/"+Socket) && readFile(g.pidFile()) == itoa(syscall.Getpid())+"\n" && (g.role != Warden || g.holdsLock())
+}
+
+// listensAt tells whether a file is the socket that this chain listens on.
+func (g *guard) listensAt(path string) bool { return g.socket != "" && identity(path) == g.socket }
+
+// putBack gives the socket its name back, for a supervisor that was killed while it
+// left, and tells whether the run directory is this chain's again.
+func (g *guard) putBack() bool {
+	if !g.listensAt(g.dir + "/" + Leaving) {
+		return false
+	}
+	spawn := lock(g.dir+"/"+SpawnLock, true)
+	if spawn < 0 {
+		return false
+	}
+	defer syscall.Close(spawn)
+	if !exists(g.dir + "/" + Socket) {
+		syscall.Rename(g.dir+"/"+Leaving, g.dir+"/"+Socket)
+	}
+	return g.ownsDir()
 }
 
 // holdsLock tells whether the lock that is held is the one in the run directory.
@@ -325,7 +356,7 @@ func (g *guard) spawn() syscall.Errno {
 	if g.role == Guardian {
 		role = Supervisor
 	}
-	set := [][2]string{{EnvRole, role}, {EnvFDs, names}}
+	set := [][2]string{{EnvRole, role}, {EnvFDs, names}, {envSocket, g.socket}}
 	if g.role == Warden {
 		set = append(set, [2]string{EnvWarden, itoa(syscall.Getpid())})
 	}

@@ -246,6 +246,16 @@ func exists(path string) bool {
 	return syscall.Lstat(path, &st) != syscall.ENOENT
 }
 
+// identity tells a socket's file from all others, also from one that gets its inode
+// when it is gone. Nothing changes it. It is "" for none.
+func identity(path string) string {
+	var st syscall.Stat_t
+	if syscall.Lstat(path, &st) != nil {
+		return ""
+	}
+	return itoa(int(st.Ino)) + "." + itoa(int(st.Mtim.Nano()))
+}
+
 func monotonic() int64 {
 	var ts syscall.Timespec
 	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0)
