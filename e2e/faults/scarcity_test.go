@@ -97,7 +97,10 @@ func limitKeepers(project string) (func() error, error) {
 				continue
 			}
 			var was unix.Rlimit
-			if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)), Max: 1 << 19}, &was); err != nil {
+			if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
+				return nil, err
+			}
+			if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)), Max: was.Max}, nil); err != nil {
 				return nil, err
 			}
 			old[pid] = was
