@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults kill-matrix walk corruption scarcity systemd powercut race peer vm bench clean
+.PHONY: build setup images example test lint unit e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -56,8 +56,13 @@ e2e: setup
 	@# The program under test is not an import, so go cannot know a result to be old.
 	$(GO) test -count=1 -p 1 -timeout 30m ./e2e/...
 
+## peers: build the Docker of today that others are compared with; STACK_PEERS names a directory with ready programs
+peers: setup
+	@.ci/setup peers
+	$(GO) run ./e2e/peer/fetch
+
 ## peer: exchange images with Docker, podman, skopeo and buildah; compare builds and confinement
-peer: setup
+peer: peers
 	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/dockerfiles ./e2e/security -peer
 
 ## faults: kill each command that changes the image store at fifty random moments
@@ -107,9 +112,10 @@ race: setup
 vm: setup
 	$(GO) test -count=1 -v ./e2e/vm -vm
 
-## bench: compare with Docker; prints medians and ratios
+## bench: compare with Docker; prints medians and ratios. BENCH="-n 3 -ups 1" measures less often
 bench: build
-	$(GO) run ./e2e/bench -stack $(STACK)
+	@.ci/setup peers
+	$(GO) run ./e2e/bench -stack $(STACK) $(BENCH)
 
 clean:
 	rm -rf bin .toolchain

@@ -74,7 +74,7 @@ func makeKit() (*kit, error) {
 		return nil, err
 	}
 	ctx := context.Background()
-	if k.Registry, err = peer.RegistryProgram(ctx); err != nil {
+	if k.Registry, err = peer.Built(ctx, "registry"); err != nil {
 		return nil, err
 	}
 	cache := images.Cache{Dir: dir, Log: os.Stderr}

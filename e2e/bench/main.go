@@ -2,9 +2,10 @@
 //
 //	go run ./e2e/bench -write e2e/bench/RESULTS.md
 //
-// It builds stack, starts a Docker daemon of its own, gives both the same image
-// and alternates between the two in one run, all in one throw-away sandbox
-// (package peer). It needs root, dockerd, a static busybox, and Go.
+// It builds stack and a current Docker, starts a daemon of its own, gives both
+// the same image and alternates between the two in one run, all in one throw-away
+// sandbox (package peer). It needs root, a static busybox, and Go; for the first
+// build of runc a C compiler and libseccomp, which "make peers" installs.
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,13 +38,13 @@ func main() {
 
 type options struct {
 	runs     int    // of run and exec
-	ups      int    // of up, nothing to do, ps, down, for each size
+	ups      int    // of up, nothing to do, ps, down, for each size, and of what takes as long
 	starts   int    // of the version command
 	sizes    string // "10,50"
-	memory   int    // containers while memory is measured; 0: not
+	memory   int    // containers while memory is measured, and that are run one by one; 0: none
+	settle   time.Duration
 	only     string
 	stack    string
-	compose  string
 	dir      string
 	write    string
 	noDocker bool
@@ -51,13 +53,13 @@ type options struct {
 func parseFlags() options {
 	var o options
 	flag.IntVar(&o.runs, "n", 20, "measurements of run and of exec")
-	flag.IntVar(&o.ups, "ups", 5, "measurements of up, ps and down for each size")
+	flag.IntVar(&o.ups, "ups", 5, "measurements of up, ps and down for each size, of logs and pulls")
 	flag.IntVar(&o.starts, "starts", 50, "measurements of a program's start")
 	flag.StringVar(&o.sizes, "sizes", "10,50", "numbers of services to bring up")
-	flag.IntVar(&o.memory, "memory", 50, "containers while memory is measured, 0 for none")
+	flag.IntVar(&o.memory, "memory", 50, "containers while memory is measured, and that are run one by one, 0 for none")
+	flag.DurationVar(&o.settle, "settle", 2*time.Second, "pause after what removes many files, in which the file system and daemons come to rest")
 	flag.StringVar(&o.only, "only", "", "measure only what has this in its name")
 	flag.StringVar(&o.stack, "stack", "", "stack program (default: built from ./cmd/stack)")
-	flag.StringVar(&o.compose, "compose", "", "docker compose program (default: an installed one, else built from source)")
 	flag.StringVar(&o.dir, "dir", "", "where to put data of both (default: a temporary directory)")
 	flag.StringVar(&o.write, "write", "", "write the results to this Markdown file too")
 	flag.BoolVar(&o.noDocker, "no-docker", false, "measure stack and the floor only")
@@ -67,18 +69,14 @@ func parseFlags() options {
 
 // Where the outer process puts what the one in the sandbox needs.
 const (
-	dirVariable     = "STACK_BENCH_DIR"
-	composeVariable = "STACK_BENCH_COMPOSE"
-	buildxVariable  = "STACK_BENCH_BUILDX"
-	// registryVariable names the registry that is pulled from.
-	registryVariable = "STACK_BENCH_REGISTRY"
-	brokenVariable   = "STACK_BENCH_BROKEN" // why there is no stack
+	dirVariable    = "STACK_BENCH_DIR"
+	brokenVariable = "STACK_BENCH_BROKEN" // why there is no stack
 )
 
 func run(ctx context.Context) (code int, err error) {
 	o := parseFlags()
 	if peer.Inside() {
-		return 0, work(ctx, o, os.Getenv(dirVariable), os.Getenv(composeVariable), os.Getenv(brokenVariable))
+		return 0, work(ctx, o, os.Getenv(dirVariable), os.Getenv(brokenVariable))
 	}
 	dir := os.Getenv(dirVariable) // set in the sandbox's first process
 	var env []string
@@ -117,27 +115,13 @@ func prepare(ctx context.Context, o options, dir string) ([]string, error) {
 	if err := buildEmpty(ctx, dir); err != nil {
 		return nil, err
 	}
+	programs := []string{"registry"}
 	if !o.noDocker {
-		if o.compose == "" {
-			if o.compose, err = peer.Compose(ctx); err != nil {
-				return nil, err
-			}
-		}
-		compose, err := filepath.Abs(o.compose)
-		if err != nil {
-			return nil, err
-		}
-		buildx, err := peer.Buildx(ctx)
-		if err != nil {
-			return nil, err
-		}
-		env = append(env, composeVariable+"="+compose, buildxVariable+"="+buildx)
+		programs = append(programs, peer.DockerPrograms...)
 	}
-	registry, err := peer.RegistryProgram(ctx)
-	if err != nil {
+	if err := peer.Link(ctx, programsPath(dir), programs...); err != nil {
 		return nil, err
 	}
-	env = append(env, registryVariable+"="+registry)
 	busybox, err := peer.Busybox()
 	if err != nil {
 		return nil, err
@@ -163,6 +147,7 @@ func buildEmpty(ctx context.Context, dir string) error {
 	return peer.Build(ctx, src, ".", emptyPath(dir))
 }
 
-func stackPath(dir string) string { return filepath.Join(dir, "stack") }
-func emptyPath(dir string) string { return filepath.Join(dir, "empty-program") }
-func imagePath(dir string) string { return filepath.Join(dir, "image.tar") }
+func stackPath(dir string) string    { return filepath.Join(dir, "stack") }
+func emptyPath(dir string) string    { return filepath.Join(dir, "empty-program") }
+func imagePath(dir string) string    { return filepath.Join(dir, "image.tar") }
+func programsPath(dir string) string { return filepath.Join(dir, "programs") }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stack-run/stack/e2e/peer"
 )
 
@@ -17,8 +19,19 @@ type result struct {
 
 // measure is something that can be measured again and again.
 type measure struct {
-	who string
-	do  func() result
+	who    string
+	before func() error // what must be so, and is not measured; may be nil
+	do     func() result
+}
+
+func (m measure) once() result {
+	unix.Sync() // what is still to be written is not this one's
+	if m.before != nil {
+		if err := m.before(); err != nil {
+			return result{err: err}
+		}
+	}
+	return m.do()
 }
 
 func newCommand(ctx context.Context, path string, args ...string) *exec.Cmd {
@@ -31,9 +44,14 @@ func command(make func() *exec.Cmd) func() result {
 
 // timed runs a command and takes the time from before its fork to its end.
 func timed(cmd *exec.Cmd) result {
+	r, _ := timedOutput(cmd)
+	return r
+}
+
+func timedOutput(cmd *exec.Cmd) (result, []byte) {
 	start := time.Now()
-	_, err := peer.Run(cmd)
-	return result{time.Since(start), err}
+	out, err := peer.Run(cmd)
+	return result{time.Since(start), err}, out
 }
 
 // alternate measures all in turn n times, each time beginning with another, so
@@ -49,7 +67,7 @@ func alternate(ctx context.Context, n int, what []measure) map[string][]result {
 			if had := results[m.who]; len(had) > 0 && had[len(had)-1].err != nil {
 				continue
 			}
-			r := m.do()
+			r := m.once()
 			if round > 0 || r.err != nil {
 				results[m.who] = append(results[m.who], r)
 			}

@@ -16,8 +16,6 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/stack-run/stack/e2e/peer"
 )
 
@@ -32,7 +30,7 @@ func (b *bench) pull(ctx context.Context) (err error) {
 	if !b.wants(name) || b.stack == nil {
 		return nil
 	}
-	r, err := peer.StartRegistry(ctx, os.Getenv(registryVariable), filepath.Join(b.dir, "registry"), peer.RegistryOptions{})
+	r, err := peer.StartRegistry(ctx, filepath.Join(programsPath(b.dir), "registry"), filepath.Join(b.dir, "registry"), peer.RegistryOptions{})
 	if err != nil {
 		return err
 	}
@@ -53,8 +51,8 @@ func (b *bench) pull(ctx context.Context) (err error) {
 	}
 	var what []measure
 	for _, s := range b.sides {
-		what = append(what, measure{s.Name(), func() result {
-			unix.Sync() // what is still to be written is not this one's
+		what = append(what, measure{who: s.Name(), do: func() result {
+			b.settle()
 			r := timed(s.Pull(ctx, ref))
 			if r.err == nil {
 				_, r.err = peer.Run(s.RemoveImage(ctx, ref))

@@ -27,7 +27,7 @@ type row struct {
 }
 
 type memoryRow struct {
-	who                   string
+	who, what             string
 	containers, processes int
 	bytes                 int64
 }
@@ -51,11 +51,12 @@ func (r *report) add(name string, results map[string][]result) {
 		}
 	}
 	r.rows = append(r.rows, line)
-	fmt.Fprintf(os.Stderr, "%-36s Docker %-26s stack %-26s floor %s\n", name, line.cell("Docker"), line.cell("stack"), line.cell("floor"))
+	fmt.Fprintf(os.Stderr, "%-42s Docker %-26s stack %-26s floor %s\n", name, line.cell("Docker"), line.cell("stack"), line.cell("floor"))
 }
 
-func (r *report) memory(who string, containers, processes int, bytes int64) {
-	r.memories = append(r.memories, memoryRow{who, containers, processes, bytes})
+func (r *report) memory(row memoryRow) {
+	r.memories = append(r.memories, row)
+	fmt.Fprintf(os.Stderr, "memory, %-28s %s: %d processes, %.1f MiB\n", row.what, row.who, row.processes, mib(row.bytes))
 }
 
 func (l row) cell(who string) string {
@@ -105,9 +106,9 @@ func (r *report) markdown() string {
 			l.name, l.cell("Docker"), l.cell("stack"), l.ratio("Docker", "stack"), l.cell("floor"), l.ratio("stack", "floor"), n)
 	}
 	if len(r.memories) > 0 {
-		out.WriteString("\nMemory of the engine's own processes while the containers idle (PSS, `/proc/PID/smaps_rollup`):\n\n| | containers | processes | MiB |\n|---|---:|---:|---:|\n")
+		out.WriteString("\nMemory of the engine's own processes while the containers idle (PSS, `/proc/PID/smaps_rollup`):\n\n| | | containers | processes | MiB |\n|---|---|---:|---:|---:|\n")
 		for _, m := range r.memories {
-			fmt.Fprintf(&out, "| %s | %d | %d | %.1f |\n", m.who, m.containers, m.processes, float64(m.bytes)/(1<<20))
+			fmt.Fprintf(&out, "| %s | %s | %d | %d | %.1f |\n", m.what, m.who, m.containers, m.processes, mib(m.bytes))
 		}
 	}
 	if len(r.failures) > 0 {
@@ -118,6 +119,8 @@ func (r *report) markdown() string {
 	}
 	return out.String()
 }
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func machine() string {
 	var u unix.Utsname

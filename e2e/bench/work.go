@@ -11,13 +11,15 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stack-run/stack/e2e/peer"
 )
 
 const imageRef = "bench:1"
 
 // work measures, inside of the sandbox.
-func work(ctx context.Context, o options, dir, compose, broken string) (err error) {
+func work(ctx context.Context, o options, dir, broken string) (err error) {
 	b := &bench{o: o, dir: dir, report: newReport()}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if broken != "" {
@@ -27,26 +29,22 @@ func work(ctx context.Context, o options, dir, compose, broken string) (err erro
 		b.add(ctx, b.stack)
 	}
 	if !o.noDocker {
-		docker, err := peer.StartDocker(ctx, filepath.Join(dir, "docker"), compose)
+		docker, err := peer.StartDocker(ctx, filepath.Join(dir, "docker"), programsPath(dir))
 		if err != nil {
 			b.report.broken("Docker", err)
 		} else {
 			b.docker = docker
-			if err := docker.Buildx(os.Getenv(buildxVariable)); err != nil {
-				return err
-			}
 			b.add(ctx, docker)
 		}
 	}
-	if err := b.all(ctx); err != nil {
-		return err
-	}
+	err = b.all(ctx)
+	// What was measured until something failed is worth reading.
 	text := b.report.markdown()
 	fmt.Print(text)
-	if o.write != "" {
-		return os.WriteFile(o.write, []byte(text), 0o644)
+	if err == nil && o.write != "" {
+		err = os.WriteFile(o.write, []byte(text), 0o644)
 	}
-	return nil
+	return err
 }
 
 type bench struct {
@@ -82,6 +80,10 @@ func (b *bench) add(ctx context.Context, side peer.Side) {
 func (b *bench) all(ctx context.Context) error {
 	b.start(ctx)
 	b.single(ctx)
+	b.oneByOne(ctx, b.o.memory)
+	if err := b.logs(ctx); err != nil {
+		return err
+	}
 	for size := range strings.SplitSeq(b.o.sizes, ",") {
 		n, err := strconv.Atoi(size)
 		if err != nil || n < 1 {
@@ -94,6 +96,13 @@ func (b *bench) all(ctx context.Context) error {
 	return errors.Join(b.build(ctx), b.pull(ctx), ctx.Err())
 }
 
+// settle lets the file system and the daemons come to rest: they remove things
+// for a while after a command has ended, and are slower meanwhile.
+func (b *bench) settle() {
+	unix.Sync()
+	time.Sleep(b.o.settle)
+}
+
 func (b *bench) wants(name string) bool { return strings.Contains(name, b.o.only) }
 
 // start measures how long a program takes that has nothing to do.
@@ -102,44 +111,14 @@ func (b *bench) start(ctx context.Context) {
 	if !b.wants(name) {
 		return
 	}
-	what := []measure{{"floor", command(func() *exec.Cmd { return newCommand(ctx, emptyPath(b.dir)) })}}
+	what := []measure{{who: "floor", do: command(func() *exec.Cmd { return newCommand(ctx, emptyPath(b.dir)) })}}
 	if b.stack != nil {
-		what = append(what, measure{"stack", command(func() *exec.Cmd { return b.stack.Start(ctx) })})
+		what = append(what, measure{who: "stack", do: command(func() *exec.Cmd { return b.stack.Start(ctx) })})
 	}
 	if b.docker != nil {
-		what = append(what, measure{"Docker", command(func() *exec.Cmd { return b.docker.Compose(ctx, "/dev/null", "x", "version") })})
+		what = append(what, measure{who: "Docker", do: command(func() *exec.Cmd { return b.docker.Compose(ctx, "/dev/null", "x", "version") })})
 	}
 	b.report.add(name, alternate(ctx, b.o.starts, what))
-}
-
-// single measures single containers.
-func (b *bench) single(ctx context.Context) {
-	const runName, execName = "`run --rm IMAGE true`", "`exec NAME true`"
-	if b.wants(runName) {
-		what := []measure{{"floor", newFloor(b.dir).once}}
-		for _, s := range b.sides {
-			what = append(what, measure{s.Name(), command(func() *exec.Cmd { return s.Container(ctx, "run", "--rm", imageRef, "true") })})
-		}
-		b.report.add(runName, alternate(ctx, b.o.runs, what))
-	}
-	if !b.wants(execName) {
-		return
-	}
-	var what []measure
-	for _, s := range b.sides {
-		const name = "bench-exec"
-		if _, err := peer.Run(s.Container(ctx, "run", "-d", "--name", name, imageRef, "sleep", "inf")); err != nil {
-			b.report.broken(s.Name(), err)
-			continue
-		}
-		defer func() {
-			if _, err := peer.Run(s.Container(context.WithoutCancel(ctx), "rm", "-f", name)); err != nil {
-				b.report.broken(s.Name(), err)
-			}
-		}()
-		what = append(what, measure{s.Name(), command(func() *exec.Cmd { return s.Container(ctx, "exec", name, "true") })})
-	}
-	b.report.add(execName, alternate(ctx, b.o.runs, what))
 }
 
 // project measures a project of n services through its life.
@@ -172,6 +151,7 @@ func (b *bench) project(ctx context.Context, n int) error {
 	failed := map[string]bool{} // sides
 	for round := range b.o.ups {
 		for _, s := range inTurn(b.sides, round) {
+			b.settle()
 			for i, step := range steps {
 				if ctx.Err() != nil {
 					return ctx.Err()
@@ -203,7 +183,7 @@ func (b *bench) afterFirst(ctx context.Context, s peer.Side, file, project, verb
 		b.expect(ctx, s, file, project, n)
 	case "ps":
 		if n == b.o.memory {
-			b.memory(s, n)
+			b.memory(s, "project of services", n)
 		}
 	case "down":
 		b.expect(ctx, s, file, project, 0)
@@ -226,7 +206,7 @@ func (b *bench) expect(ctx context.Context, s peer.Side, file, project string, c
 const untilIdle = time.Second
 
 // memory measures what a side's own processes take while n containers idle.
-func (b *bench) memory(s peer.Side, n int) {
+func (b *bench) memory(s peer.Side, what string, n int) {
 	time.Sleep(untilIdle)
 	pids, err := s.Processes()
 	var bytes int64
@@ -237,7 +217,7 @@ func (b *bench) memory(s peer.Side, n int) {
 		b.report.broken(s.Name(), err)
 		return
 	}
-	b.report.memory(s.Name(), n, len(pids), bytes)
+	b.report.memory(memoryRow{s.Name(), what, n, len(pids), bytes})
 }
 
 // composeFile is a project of n services that sleep. Their stop signal is KILL,

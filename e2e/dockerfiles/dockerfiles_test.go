@@ -20,15 +20,8 @@ import (
 )
 
 var (
-	withPeer = flag.Bool("peer", false, "build with docker build too (needs runc)")
+	withPeer = flag.Bool("peer", false, "build with docker build too (needs root)")
 	update   = flag.Bool("update", false, "with -peer: write golden files anew")
-)
-
-// Where the programs are, inside of the sandbox.
-const (
-	registryVariable = "STACK_DOCKERFILES_REGISTRY"
-	buildkitVariable = "STACK_DOCKERFILES_BUILDKIT"
-	buildxVariable   = "STACK_DOCKERFILES_BUILDX"
 )
 
 func TestMain(m *testing.M) {
@@ -48,18 +41,7 @@ func prepare(ctx context.Context, dir string) error {
 	if !*withPeer {
 		return nil
 	}
-	for variable, program := range map[string]func(context.Context) (string, error){
-		registryVariable: peer.RegistryProgram, buildkitVariable: peer.BuildKit, buildxVariable: peer.Buildx,
-	} {
-		path, err := program(ctx)
-		if err != nil {
-			return err
-		}
-		if err := os.Setenv(variable, path); err != nil {
-			return err
-		}
-	}
-	return nil
+	return peer.Link(ctx, filepath.Join(dir, "programs"), append(peer.BuildKitPrograms, "registry")...)
 }
 
 // bench is stack and, if wanted, docker build, with the same base image.
@@ -93,13 +75,14 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	if *withPeer {
-		r, err := peer.StartRegistry(t.Context(), os.Getenv(registryVariable), filepath.Join(dir, "registry"), peer.RegistryOptions{})
+		programs := filepath.Join(dir, "programs")
+		r, err := peer.StartRegistry(t.Context(), filepath.Join(programs, "registry"), filepath.Join(dir, "registry"), peer.RegistryOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		closing(t, r.Close)
 		b.host = r.Host
-		if b.docker, err = peer.StartBuildKit(t.Context(), os.Getenv(buildkitVariable), os.Getenv(buildxVariable), filepath.Join(dir, "buildkit"), r.Host); err != nil {
+		if b.docker, err = peer.StartBuildKit(t.Context(), programs, filepath.Join(dir, "buildkit"), r.Host); err != nil {
 			t.Fatal(err)
 		}
 		closing(t, b.docker.Close)

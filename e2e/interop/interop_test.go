@@ -15,9 +15,6 @@ import (
 
 var withPeer = flag.Bool("peer", false, "exchange images with dockerd, podman, skopeo and buildah (needs root and all of them)")
 
-// registryVariable names the registry program inside of the sandbox.
-const registryVariable = "STACK_INTEROP_REGISTRY"
-
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if !*withPeer {
@@ -27,11 +24,7 @@ func TestMain(m *testing.M) {
 		if err := peer.Build(ctx, "../..", "./cmd/stack", filepath.Join(dir, "stack")); err != nil {
 			return err
 		}
-		registry, err := peer.RegistryProgram(ctx)
-		if err != nil {
-			return err
-		}
-		return os.Setenv(registryVariable, registry)
+		return peer.Link(ctx, filepath.Join(dir, "programs"), append(peer.DockerPrograms, "registry")...)
 	})
 }
 
@@ -61,7 +54,7 @@ func newBench(t *testing.T) *bench {
 		})
 	}
 	var err error
-	if b.registry, err = peer.StartRegistry(t.Context(), os.Getenv(registryVariable), b.path("registry"), peer.RegistryOptions{TLS: true, User: user, Password: password}); err != nil {
+	if b.registry, err = peer.StartRegistry(t.Context(), b.path("programs/registry"), b.path("registry"), peer.RegistryOptions{TLS: true, User: user, Password: password}); err != nil {
 		t.Fatal(err)
 	}
 	closing(b.registry)
@@ -80,7 +73,7 @@ func newBench(t *testing.T) *bench {
 	}
 	b.stack = peer.NewStack(b.path("stack"), b.path("roots"))
 	closing(b.stack)
-	if b.docker, err = peer.StartDocker(t.Context(), b.path("docker"), ""); err != nil {
+	if b.docker, err = peer.StartDocker(t.Context(), b.path("docker"), b.path("programs")); err != nil {
 		t.Fatal(err)
 	}
 	closing(b.docker)

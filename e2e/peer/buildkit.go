@@ -17,22 +17,22 @@ type BuildKitDaemon struct {
 	daemon *daemon
 }
 
-// StartBuildKit starts a daemon with its data below dir. Registries at host are
-// spoken to in plain HTTP.
-func StartBuildKit(ctx context.Context, program, buildx, dir, host string) (*BuildKitDaemon, error) {
-	if _, err := exec.LookPath("runc"); err != nil {
-		return nil, errors.New("cannot start BuildKit: there is no runc; install one, such as Debian's runc")
-	}
+// BuildKitPrograms are those that it is made of.
+var BuildKitPrograms = []string{"buildkitd", "docker-buildx", "runc"}
+
+// StartBuildKit starts a daemon with its data below dir. programs is a directory
+// of all BuildKitPrograms, see Link. Registries at host are spoken to in plain HTTP.
+func StartBuildKit(ctx context.Context, programs, dir, host string) (*BuildKitDaemon, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	b := &BuildKitDaemon{dir: dir, buildx: buildx}
+	b := &BuildKitDaemon{dir: dir, buildx: filepath.Join(programs, "docker-buildx")}
 	config := filepath.Join(dir, "buildkitd.toml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, "[registry.%q]\n  http = true\n", host), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program, "--config", config, "--addr", b.address(), "--root", filepath.Join(dir, "data"),
-		"--oci-worker-binary", "runc", "--oci-worker-net", "host", "--containerd-worker=false",
+	cmd := exec.Command(filepath.Join(programs, "buildkitd"), "--config", config, "--addr", b.address(), "--root", filepath.Join(dir, "data"),
+		"--oci-worker-binary", filepath.Join(programs, "runc"), "--oci-worker-net", "host", "--containerd-worker=false",
 		"--allow-insecure-entitlement", "security.insecure", "--allow-insecure-entitlement", "network.host")
 	var err error
 	if b.daemon, err = startDaemon(ctx, "BuildKit", "running server on", cmd); err != nil {

@@ -14,25 +14,27 @@ import (
 
 // Docker is a Docker daemon of our own, with a containerd of its own.
 type Docker struct {
-	dir     string
-	socket  string
-	compose string // path of the docker compose program
-	daemon  *daemon
+	dir      string
+	programs string // directory of DockerPrograms
+	socket   string
+	daemon   *daemon
 }
 
 // StartDocker starts dockerd with its data below dir, which must not be on an
-// overlay or tmpfs, and returns when it is ready. compose is the path of a
-// docker compose program.
-func StartDocker(ctx context.Context, dir, compose string) (*Docker, error) {
-	if _, err := exec.LookPath("dockerd"); err != nil {
-		return nil, errors.New("cannot start Docker: there is no dockerd; install one, such as Debian's docker.io")
-	}
-	for _, sub := range []string{"data", "exec", "home"} {
+// overlay or tmpfs, and returns when it is ready. programs is a directory of all
+// DockerPrograms, see Link.
+func StartDocker(ctx context.Context, dir, programs string) (*Docker, error) {
+	for _, sub := range []string{"data", "exec", "home/cli-plugins"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	d := &Docker{dir: dir, socket: filepath.Join(dir, "docker.sock"), compose: compose}
+	d := &Docker{dir: dir, programs: programs, socket: filepath.Join(dir, "docker.sock")}
+	for _, plugin := range []string{"docker-buildx", "docker-compose"} {
+		if err := os.Symlink(d.program(plugin), filepath.Join(dir, "home/cli-plugins", plugin)); err != nil {
+			return nil, err
+		}
+	}
 	config := filepath.Join(dir, "daemon.json")
 	if err := os.WriteFile(config, []byte("{}\n"), 0o600); err != nil {
 		return nil, err
@@ -48,10 +50,12 @@ func StartDocker(ctx context.Context, dir, compose string) (*Docker, error) {
 		return nil, err
 	}
 	defer logFile.Close()
-	cmd := exec.Command("dockerd", "--config-file", config, "--host", "unix://"+d.socket,
+	cmd := exec.Command(d.program("dockerd"), "--config-file", config, "--host", "unix://"+d.socket,
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "docker.pid"), "--cgroup-parent", "/"+d.cgroup())
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String(), "HOME="+filepath.Join(dir, "home"))
+	// It finds containerd, and that the shim and runc, by their names.
+	cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"),
+		"NOTIFY_SOCKET="+notify.LocalAddr().String(), "HOME="+filepath.Join(dir, "home"))
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if d.daemon, err = launch("dockerd", cmd); err != nil {
@@ -83,8 +87,10 @@ func (d *Docker) logPath() string { return filepath.Join(d.dir, "dockerd.log") }
 // hierarchy.
 func (d *Docker) cgroup() string { return "peer-" + filepath.Base(d.dir) }
 
+func (d *Docker) program(name string) string { return filepath.Join(d.programs, name) }
+
 func (d *Docker) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, d.program(program), args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+d.socket, "DOCKER_CONFIG="+filepath.Join(d.dir, "home"), "HOME="+filepath.Join(d.dir, "home"))
 	return cmd
 }
@@ -94,15 +100,23 @@ func (d *Docker) Name() string { return "Docker" }
 
 // Version implements Side.
 func (d *Docker) Version(ctx context.Context) string {
-	engine, err := Run(d.command(ctx, "docker", "version", "--format", "{{.Server.Version}}, docker {{.Client.Version}}"))
+	out, err := Run(d.command(ctx, "docker", "version", "--format", "docker {{.Client.Version}}, API {{.Server.APIVersion}}"))
 	if err != nil {
 		return err.Error()
 	}
-	compose, err := Run(d.command(ctx, d.compose, "version", "--short"))
-	if err != nil {
+	said := []string{strings.TrimSpace(string(out))}
+	if out, err = Run(d.command(ctx, "docker-compose", "version", "--short")); err != nil {
 		return err.Error()
 	}
-	return fmt.Sprintf("dockerd %s, compose %s", strings.TrimSpace(string(engine)), strings.TrimSpace(string(compose)))
+	said = append(said, "compose "+strings.TrimSpace(string(out)))
+	for _, name := range []string{"dockerd", "containerd", "runc"} {
+		version, err := builtVersion(d.program(name), sources[name].module)
+		if err != nil {
+			version = err.Error()
+		}
+		said = append(said, name+" "+version)
+	}
+	return strings.Join(said, ", ")
 }
 
 // Container implements Side.
@@ -112,7 +126,7 @@ func (d *Docker) Container(ctx context.Context, args ...string) *exec.Cmd {
 
 // Compose implements Side.
 func (d *Docker) Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd {
-	return d.command(ctx, d.compose, append([]string{"-f", file, "-p", project}, args...)...)
+	return d.command(ctx, "docker-compose", append([]string{"-f", file, "-p", project}, args...)...)
 }
 
 // Import implements Side.
@@ -136,18 +150,9 @@ func (d *Docker) BuildImage(ctx context.Context, dir, ref string) *exec.Cmd {
 	return d.command(ctx, "docker", "build", "--tag", ref, dir)
 }
 
-// Buildx gives the docker program its plugin for BuildKit.
-func (d *Docker) Buildx(program string) error {
-	dir := filepath.Join(d.dir, "home/cli-plugins")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return os.Symlink(program, filepath.Join(dir, "docker-buildx"))
-}
-
 // Processes implements Side.
 func (d *Docker) Processes() ([]int, error) {
-	return processesOf("dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim", "docker-proxy", "runc", "docker-init")
+	return processesOf("dockerd", "containerd", "containerd-shim-runc-v2", "docker-proxy", "runc")
 }
 
 // Close stops the daemon, its containers with it.

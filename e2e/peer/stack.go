@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +77,49 @@ func (s *Stack) BuildImage(ctx context.Context, dir, ref string) *exec.Cmd {
 
 // Processes implements Side.
 func (s *Stack) Processes() ([]int, error) { return processesOf(s.binary) }
+
+// untilIdle is how long a supervisor may take to leave that has nothing to own.
+const untilIdle = 15 * time.Second
+
+// Idle waits until stack has no process.
+func (s *Stack) Idle(ctx context.Context) error {
+	deadline := time.Now().Add(untilIdle)
+	for {
+		pids, err := s.Processes()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		ended, err := endsBefore(pids[0], deadline)
+		if err != nil {
+			return err
+		}
+		if !ended {
+			return fmt.Errorf("process %d of stack did not end within %s although nothing runs", pids[0], untilIdle)
+		}
+	}
+}
+
+// endsBefore waits for the end of a process.
+func endsBefore(pid int, deadline time.Time) (bool, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	for {
+		left := max(time.Until(deadline), 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0, err
+		}
+	}
+}
 
 // Close ends the processes that are still there. Supervisors end by themselves
 // when nothing is left to own; one that does not is ended here, by its pid.

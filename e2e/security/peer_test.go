@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	withPeer     = flag.Bool("peer", false, "compare with a Docker that the test starts (needs root, dockerd, a static busybox)")
+	withPeer     = flag.Bool("peer", false, "compare with a Docker that the test starts (needs root, a static busybox)")
 	reports      = flag.String("reports", "", "write the reports to this directory")
 	stackProgram = flag.String("stack", "", "stack program (default: built)")
 )
@@ -44,6 +44,9 @@ func prepare(ctx context.Context, dir string) error {
 	}
 	probe := filepath.Join(dir, "probe")
 	if err := peer.Build(ctx, ".", "./probe", probe); err != nil {
+		return err
+	}
+	if err := peer.Link(ctx, filepath.Join(dir, "programs"), peer.DockerPrograms...); err != nil {
 		return err
 	}
 	busybox, err := peer.Busybox()
@@ -79,7 +82,7 @@ func TestNothingIsWeakerThanInDocker(t *testing.T) {
 		t.Skip("needs -peer")
 	}
 	dir := peer.Dir()
-	docker, err := peer.StartDocker(t.Context(), filepath.Join(dir, "docker"), "")
+	docker, err := peer.StartDocker(t.Context(), filepath.Join(dir, "docker"), filepath.Join(dir, "programs"))
 	if err != nil {
 		t.Fatal(err)
 	}

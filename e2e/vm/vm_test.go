@@ -77,7 +77,7 @@ func newMachine(t *testing.T) machine {
 		}
 	}
 	must(t, peer.Build(t.Context(), "../..", "./cmd/stack", filepath.Join(root, "bin/stack")))
-	registry, err := peer.RegistryProgram(t.Context())
+	registry, err := peer.Built(t.Context(), "registry")
 	must(t, err)
 	run(t, "", "cp", registry, filepath.Join(root, "bin/registry"))
 	version := modules(t, dir, root)
