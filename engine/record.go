@@ -221,8 +221,9 @@ func (r *Records) SaveFinal(c *Container) error {
 }
 
 // SaveStarted writes the state of a container that was started just now, also
-// where the next boot finds it. That copy is not synced: if a power failure
-// takes it, the container counts as never started.
+// where the next boot finds it. That copy is not synced: a power failure may take
+// it, and then the container counts as never started, or leave a part of it, which
+// says that the container ran.
 func (r *Records) SaveStarted(c *Container) error {
 	if err := r.SaveState(c); err != nil {
 		return err
@@ -296,7 +297,12 @@ func (r *Records) readState(c *Container) State {
 	if err != nil && durable.Broken(err) != nil {
 		r.tell("container %s: %v; its state is taken from what the kernel knows", c.Spec.Name, err)
 	}
-	if f = (stateFile{}); durable.ReadJSON(r.finalPath(c.ID), &f) != nil {
+	f = stateFile{}
+	switch err := durable.ReadJSON(r.finalPath(c.ID), &f); {
+	case err == nil:
+	case durable.Broken(err) != nil: // half of what is written at a start, see SaveStarted
+		f.State = State{Phase: Running}
+	default:
 		f.State = State{Phase: Created}
 	}
 	s := f.State

@@ -92,4 +92,17 @@ func TestWhatRanBeforeABootIsExited(t *testing.T) {
 	if got, _ := r.Read(c.ID); got.State.Phase != Exited || got.State.Pid != 0 || got.State.ExitCode != 255 {
 		t.Errorf("after a boot: %+v", got.State)
 	}
+	// The power failed before the copy was on disk, and after its name was.
+	if err := os.WriteFile(r.finalPath(c.ID), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := r.Read(c.ID); got.State.Phase != Exited || got.State.ExitCode != 255 {
+		t.Errorf("with an empty copy after a boot: %+v", got.State)
+	}
+	if err := os.Remove(r.finalPath(c.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := r.Read(c.ID); got.State.Phase != Created {
+		t.Errorf("without a copy after a boot: %+v", got.State)
+	}
 }
