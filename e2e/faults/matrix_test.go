@@ -404,6 +404,10 @@ func (m *matrix) end() error {
 // settled compares the project with the model, and its logs with the facts.
 func (m *matrix) settled() error {
 	m.now.blind, m.now.forgiven = m.blind, m.forgiven
+	// Whoever looks brings the keepers back; until then more may end.
+	if _, err := m.in.ps(m.p.name); err != nil {
+		return err
+	}
 	if err := m.forgive(); err != nil {
 		return err
 	}
