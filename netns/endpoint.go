@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -68,6 +69,19 @@ func (m *Manager) live(endpointID string) bool {
 	}
 	_, err := os.Lstat(m.endpointPath(endpointID))
 	return err == nil
+}
+
+// present is live for many IDs, with one look at the directory.
+func (m *Manager) present() func(endpointID string) bool {
+	entries, err := os.ReadDir(m.endpointDir())
+	if err != nil {
+		return m.live
+	}
+	files := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		files[e.Name()] = true
+	}
+	return func(id string) bool { return id != "" && files[filepath.Base(m.endpointPath(id))] }
 }
 
 func short(id string) string { return id[:min(12, len(id))] }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/stack-run/stack/internal/durable"
@@ -99,11 +100,14 @@ type society struct {
 }
 
 func (m *Manager) society() society {
+	// All leases are asked for at every start: one look at the directory.
+	present := sync.OnceValue(m.present)
+	live := func(id string) bool { return present()(id) }
 	kept := m.o.Live
 	if kept == nil {
-		kept = m.live
+		kept = live
 	}
-	return society{live: m.live, kept: func(id string) bool { return id != "" && kept(id) }}
+	return society{live: live, kept: func(id string) bool { return id != "" && kept(id) }}
 }
 
 // lend gives the applicant addresses on a network: those asked for, those it had,
