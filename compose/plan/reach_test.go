@@ -247,6 +247,18 @@ func TestScalingDownKeepsWhatIsUpToDate(t *testing.T) {
 	if diff := cmp.Diff(want, p.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	// One that does not run is as good as one that does.
+	for i := range o.Containers {
+		o.Containers[i].ImageID = "sha256:new"
+	}
+	o.Containers[0].Phase = container.Exited
+	if p, err = plan.Make(plan.Request{Verb: plan.VerbUp, Desired: d}, o); err != nil {
+		t.Fatal(err)
+	}
+	want = "remove x 3,4: scaled down to 2\nstart x 1: is done, exited with code 0; up runs it again, unless it says x-once: true\n"
+	if diff := cmp.Diff(want, p.String()); diff != "" {
+		t.Errorf("with one that has ended (-want +got):\n%s", diff)
+	}
 	o.Containers = o.Containers[2:]
 	if p, err = plan.Make(plan.Request{Verb: plan.VerbUp, Desired: d}, o); err != nil || !p.Empty() {
 		t.Errorf("again: %v\n%s", err, p)

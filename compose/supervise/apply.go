@@ -257,11 +257,18 @@ func (s *Supervisor) checkStart(ctx context.Context, specs []engine.Spec, own []
 	}
 	var have []netns.Endpoint
 	for _, c := range own {
-		if c.State.Endpoint != nil {
-			have = append(have, *c.State.Endpoint)
+		ep := c.State.Endpoint
+		if ep == nil {
+			// A start that is under way, for a command that was given up, has one
+			// that is not in the record yet.
+			ep, err = s.runner.Endpoint(c.ID)
+			errs = append(errs, err)
+		}
+		if ep != nil {
+			have = append(have, *ep)
 		}
 	}
-	return append(errs, nets.Check(ctx, want, have)...)
+	return append(slices.DeleteFunc(errs, func(err error) bool { return err == nil }), nets.Check(ctx, want, have)...)
 }
 
 // reportUnchanged tells of the containers that run and stay as they are.
