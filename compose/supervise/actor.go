@@ -235,7 +235,8 @@ func (a *actor) start(ctx context.Context) error {
 	}
 	a.release() // the new process has the same cgroup
 	c := *a.c
-	task, err := a.engine.Start(ctx, &c)
+	// Whoever asked may go away meanwhile; others may have come to count on it.
+	task, err := a.engine.Start(a.s.ctx, &c)
 	if err != nil {
 		a.failure = err
 		a.failed++

@@ -28,6 +28,7 @@ type fakeRunner struct {
 	// lives is how long a process runs by itself, 0 for ever; obeys how long it
 	// takes to end once it is asked to, below 0 for ever.
 	lives, obeys time.Duration
+	startTakes   time.Duration
 	startErr     error
 	immortal     bool          // what is killed does not end
 	finishing    chan struct{} // closed when what ended processes leave is cleaned up, nil for at once
@@ -102,8 +103,15 @@ func (p *fakeProcess) Kill() error {
 func (p *fakeProcess) Freeze(context.Context) error { p.f.note("freeze"); return nil }
 func (p *fakeProcess) Thaw() error                  { p.f.note("thaw"); return nil }
 
-func (f *fakeRunner) Start(_ context.Context, c *engine.Container) (process, error) {
+func (f *fakeRunner) Start(ctx context.Context, c *engine.Container) (process, error) {
 	f.note("start")
+	if f.startTakes > 0 {
+		select {
+		case <-time.After(f.startTakes):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	if f.startErr != nil {
 		return nil, f.startErr
 	}
@@ -206,6 +214,27 @@ func TestStopWaitsForTheGracePeriod(t *testing.T) {
 		}
 		if v := a.view.Load(); v.phase != machine.Exited || v.State.ExitCode != 137 || !v.State.StoppedByUser {
 			t.Errorf("it is %s: %+v", v.phase, v.State)
+		}
+	})
+}
+
+func TestAStartThatIsGivenUpGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRunner{startTakes: time.Second}
+		_, a := supervised(t, f, engine.Spec{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := a.startIt(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		if phase(a) != machine.Starting {
+			t.Fatalf("it is %s", phase(a))
+		}
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if did := f.notes(); did != "start" || phase(a) != machine.Running {
+			t.Errorf("it is %s and did: %s", phase(a), did)
 		}
 	})
 }
