@@ -163,7 +163,7 @@ func opsOf(args []string, service string, index int) []step {
 		return nil
 	}
 	stop := when(running|paused, exited)
-	start := when(created|exited, running)
+	start := when(created|exited|paused, running)
 	up := becomes(running)
 	if index > max(scale, 1) {
 		up = becomes(none)
