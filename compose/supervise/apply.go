@@ -128,6 +128,9 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 	case <-ctx.Done():
 		return created, nil, context.Cause(ctx)
 	}
+	if err := s.removeLost(ctx, req); err != nil {
+		return created, nil, err
+	}
 	all, err := Plan(s.engine, req)
 	if err != nil {
 		return created, nil, err
@@ -283,6 +286,25 @@ func (s *Supervisor) reportUnchanged(p *plan.Plan, req *ApplyRequest, r *reply) 
 			r.event("Container", v.Spec.Name, "Running", "", true)
 		}
 	}
+}
+
+// removeLost removes the containers whose record was deleted while they were this
+// supervisor's: they exist for nobody else. Those whose record was damaged go when
+// they are to be removed. A plan, which is made of records, can name neither.
+func (s *Supervisor) removeLost(ctx context.Context, req *ApplyRequest) error {
+	broken := func(id string) bool {
+		var b *engine.Broken
+		_, err := s.engine.Records.Read(id)
+		return errors.As(err, &b) && !b.Newer
+	}
+	var errs []error
+	for _, a := range s.all() {
+		named := req.Verb == plan.VerbRemove && req.Force && slices.Contains(req.Containers, a.id)
+		if !s.engine.Records.Exists(a.id) || named && broken(a.id) {
+			errs = append(errs, a.removeIt(ctx, removeOptions{force: true}))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // afterFailure forgets a project of which nothing has come to be, and says what
