@@ -59,8 +59,8 @@ var shown = map[plan.OpKind]words{
 // each operation, one at a time.
 //
 // If an operation fails, a container that was to replace another one and never ran
-// is taken away again: the other one is still there. All else stays as far as it
-// has come, for the same command to go on from.
+// is taken away again: the other one is still there. Where that one is gone it gets
+// the name. All else stays as far as it has come, for the same command to go on from.
 // parallel bounds the operations under way at once; 0 does not.
 func Execute(ctx context.Context, p *plan.Plan, h Host, tell func(Event), parallel int) error {
 	o := Options{Parallel: parallel, KeepGoing: p.KeepGoing, Anyway: func(i int) bool { return p.Ops[i].Anyway }}
@@ -208,18 +208,33 @@ func (x *execution) container(op *plan.Op) (string, error) {
 	return "", fmt.Errorf("internal error: operation %d has made no container", op.Creates)
 }
 
-// undo takes away the containers that were to replace others which are still there.
+// undo takes away the containers that were to replace others which are still there,
+// and gives the names of those that are not.
 func (x *execution) undo(ctx context.Context) error {
 	var errs []error
 	for _, op := range x.plan.Ops {
 		id := x.made[op.ID]
-		if id == "" || op.Replaces == "" || op.TempName == "" || x.removed(op.Replaces) {
+		if id == "" || op.Replaces == "" || op.TempName == "" {
+			continue
+		}
+		if x.removed(op.Replaces) {
+			errs = append(errs, x.rename(ctx, id, op.ID))
 			continue
 		}
 		away := &plan.Op{Kind: plan.RemoveContainer, Service: op.Service, Index: op.Index, Name: op.TempName, ContainerID: id, Cause: "could not replace " + op.Name}
 		errs = append(errs, x.host.RemoveContainer(ctx, id, away))
 	}
 	return errors.Join(errs...)
+}
+
+// rename gives the container that an operation made its name, unless it has it.
+func (x *execution) rename(ctx context.Context, id string, made int) error {
+	for _, op := range x.plan.Ops {
+		if op.Kind == plan.RenameContainer && op.Creates == made && !slices.Contains(x.done, op.ID) {
+			return x.host.RenameContainer(ctx, id, op)
+		}
+	}
+	return nil
 }
 
 // removed tells whether a container was removed, or is being.

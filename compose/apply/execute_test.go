@@ -130,6 +130,19 @@ func TestExecute(t *testing.T) {
 			err:    "broken",
 		},
 		{
+			name: "once the other is gone, what takes its place gets the name in any case",
+			plan: graph(
+				&plan.Op{Kind: plan.CreateContainer, Name: "web", TempName: "old_web", Replaces: "old"},
+				&plan.Op{Kind: plan.RemoveContainer, Name: "web", ContainerID: "old", Deps: []int{1}},
+				&plan.Op{Kind: plan.StartContainer, Name: "db", ContainerID: "1", Deps: []int{2}},
+				&plan.Op{Kind: plan.RenameContainer, Name: "web", Creates: 1, Deps: []int{2, 3}},
+			),
+			fails:  map[string]error{"start 1": broken},
+			did:    []string{"create web", "remove old", "start 1", "rename new1 web"},
+			events: []string{"Container web Recreate", "Container web Recreated", "Container web Removing", "Container web Removed", "Container db Starting", "Container db Error broken"},
+			err:    "broken",
+		},
+		{
 			name: "a first container that does not start stays as it was created",
 			plan: graph(
 				&plan.Op{Kind: plan.CreateContainer, Name: "web"},

@@ -295,7 +295,7 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 	}
 	is := map[string]stateSet{}
 	var errs []error
-	for _, r := range rows {
+	for _, r := range inPlace(rows, may) {
 		state, ok := map[string]stateSet{"created": created, "running": running, "paused": paused, "exited": exited}[r.State]
 		if _, known := may[r.Name]; !ok || !known || is[r.Name] != 0 {
 			errs = append(errs, fmt.Errorf("%v must not be there", r))
@@ -322,6 +322,32 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 		w.is[name] = is[name]
 	}
 	return nil
+}
+
+// inPlace names containers with numbers that are too high after the lower ones that
+// are missing: up keeps those that are up to date in their place.
+func inPlace(rows []row, may map[string]stateSet) []row {
+	there := map[string]bool{}
+	for _, r := range rows {
+		there[r.Name] = true
+	}
+	out := slices.Clone(rows)
+	slices.SortFunc(out, func(a, b row) int { return strings.Compare(a.Name, b.Name) })
+	for i, r := range out {
+		dash := strings.LastIndexByte(r.Name, '-')
+		n, err := strconv.Atoi(r.Name[dash+1:])
+		if err != nil || may[r.Name]&none == 0 {
+			continue
+		}
+		for lower := 1; lower < n; lower++ {
+			name := fmt.Sprintf("%s-%d", r.Name[:dash], lower)
+			if set, known := may[name]; known && !there[name] && set&none == 0 {
+				there[name], there[r.Name], out[i].Name = true, false, name
+				break
+			}
+		}
+	}
+	return out
 }
 
 // sameProcesses compares rows with processes, one by one.
