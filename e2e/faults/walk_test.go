@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -296,7 +297,7 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 	is := map[string]stateSet{}
 	var errs []error
 	for _, r := range inPlace(rows, may) {
-		state, ok := map[string]stateSet{"created": created, "running": running, "paused": paused, "exited": exited}[r.State]
+		state, ok := stateNames[r.State]
 		if _, known := may[r.Name]; !ok || !known || is[r.Name] != 0 {
 			errs = append(errs, fmt.Errorf("%v must not be there", r))
 		}
@@ -324,6 +325,8 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 	return nil
 }
 
+var stateNames = map[string]stateSet{"created": created, "running": running, "paused": paused, "exited": exited}
+
 // inPlace names containers with numbers that are too high after the lower ones that
 // are missing: up keeps those that are up to date in their place.
 func inPlace(rows []row, may map[string]stateSet) []row {
@@ -334,14 +337,13 @@ func inPlace(rows []row, may map[string]stateSet) []row {
 	out := slices.Clone(rows)
 	slices.SortFunc(out, func(a, b row) int { return strings.Compare(a.Name, b.Name) })
 	for i, r := range out {
-		dash := strings.LastIndexByte(r.Name, '-')
+		dash, state := strings.LastIndexByte(r.Name, '-'), stateNames[r.State]
 		n, err := strconv.Atoi(r.Name[dash+1:])
-		if err != nil || may[r.Name]&none == 0 {
+		if err != nil || may[r.Name]&state != 0 {
 			continue
 		}
 		for lower := 1; lower < n; lower++ {
-			name := fmt.Sprintf("%s-%d", r.Name[:dash], lower)
-			if set, known := may[name]; known && !there[name] && set&none == 0 {
+			if name := fmt.Sprintf("%s-%d", r.Name[:dash], lower); !there[name] && may[name]&state != 0 {
 				there[name], there[r.Name], out[i].Name = true, false, name
 				break
 			}
