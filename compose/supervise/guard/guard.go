@@ -103,7 +103,7 @@ func init() {
 	if role != Warden && role != Guardian {
 		return
 	}
-	g := &guard{role: role, lock: -1, shelter: -1}
+	g := &guard{role: role, control: -1, lock: -1, shelter: -1}
 	g.dir, _ = syscall.Getenv(EnvDir)
 	g.name, _ = syscall.Getenv(EnvName)
 	list, _ := syscall.Getenv(EnvFDs)
@@ -131,8 +131,9 @@ type guard struct {
 
 	mu      sync.Mutex
 	held    []heldFD
-	child   int // pid, 0 while there is none
-	control int // our end of the child's control socket, -1 while there is none
+	child   int           // pid, 0 while there is none
+	control int           // our end of the child's control socket, -1 while there is none
+	served  chan struct{} // closed when all is read that the child sent
 	promote bool
 
 	// The warden's.
@@ -371,17 +372,18 @@ func (g *guard) spawn() syscall.Errno {
 		syscall.Close(pair[0])
 		return errno(err)
 	}
-	g.child, g.control = pid, pair[0]
+	g.child, g.control, g.served = pid, pair[0], make(chan struct{})
 	if g.promote {
 		syscall.Shutdown(g.control, syscall.SHUT_RDWR) // as watchParent would have
 	}
-	go g.serve(pair[0])
+	go g.serve(pair[0], g.served)
 	return 0
 }
 
 // serve takes the child's "hold NAME" (with a descriptor) and "drop NAME". What
 // a guardian is asked to hold, the warden is asked to hold too.
-func (g *guard) serve(conn int) {
+func (g *guard) serve(conn int, served chan struct{}) {
+	defer close(served)
 	buf := make([]byte, maxMessage)
 	oob := make([]byte, syscall.CmsgSpace(4))
 	for {
@@ -390,6 +392,9 @@ func (g *guard) serve(conn int) {
 			continue
 		}
 		if err != nil || n == 0 {
+			g.mu.Lock()
+			g.control = -1
+			g.mu.Unlock()
 			syscall.Close(conn)
 			return
 		}
@@ -439,7 +444,14 @@ func (g *guard) reap() syscall.WaitStatus {
 			syscall.Wait4(pid, &status, 0, nil)
 			g.mu.Lock()
 			g.child = 0
+			if g.control >= 0 {
+				// Nothing more comes, though a container that is being started may still
+				// have a copy of the other end. What has come is for the next child.
+				syscall.Shutdown(g.control, syscall.SHUT_RD)
+			}
+			served := g.served
 			g.mu.Unlock()
+			<-served
 			return status
 		}
 		recordExit(g.dir, pid, ticks)
@@ -467,7 +479,9 @@ func (g *guard) watchParent() {
 		g.mu.Lock()
 		g.promote = true
 		// The supervisor leaves when its control socket closes; reap returns then.
-		syscall.Shutdown(g.control, syscall.SHUT_RDWR)
+		if g.control >= 0 {
+			syscall.Shutdown(g.control, syscall.SHUT_RDWR)
+		}
 		g.mu.Unlock()
 		return
 	}
