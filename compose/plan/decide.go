@@ -190,6 +190,8 @@ func (c *computer) decideReplica(d *decision, shared []FieldDiff) {
 	switch {
 	case old.Phase == container.Paused:
 		d.action, d.cause = unpause, "is paused"
+	case old.Stopping && c.opts.NoStart:
+		// Whoever stops it has the last word.
 	case old.Stopping:
 		d.action, d.cause = restart, "is being stopped"
 	case old.live():

@@ -219,6 +219,12 @@ func TestVerbs(t *testing.T) {
 `,
 		},
 		{
+			name:    "create leaves alone what is being stopped",
+			change:  func(o *plan.Observed) { find(*o, "shop-web-1").Stopping = true },
+			request: plan.Request{Verb: plan.VerbCreate},
+			graph:   "",
+		},
+		{
 			name:    "create starts nothing",
 			change:  func(o *plan.Observed) { o.Containers = nil },
 			request: plan.Request{Verb: plan.VerbCreate, Services: []string{"db"}},

@@ -44,9 +44,15 @@ func words(s string) func(*matrix) []string {
 	return func(*matrix) []string { return strings.Fields(s) }
 }
 
-// resident5 are the services that are always there to be paused; one that is about
+// residents are the services that are always there to be paused; one that is about
 // to be started again refuses, as with Docker.
-const resident5 = "db web proxy talker worker"
+func residents() string {
+	names := "db web proxy talker worker"
+	if *withPostgres {
+		names += " postgres"
+	}
+	return names
+}
 
 func verbs() []verb {
 	return []verb{
@@ -68,8 +74,8 @@ func verbs() []verb {
 			return append(words("exec -T web /probe")(m), m.payload("exec", 9)...)
 		}, code: 9},
 		{name: "kill", from: []string{"up"}, args: words("kill"), to: "killed", refuses: true},
-		{name: "pause", from: []string{"up"}, args: words("pause " + resident5), to: "paused", refuses: true},
-		{name: "unpause", from: []string{"paused"}, args: words("unpause " + resident5), to: "up", refuses: true},
+		{name: "pause", from: []string{"up"}, args: words("pause " + residents()), to: "paused", refuses: true},
+		{name: "unpause", from: []string{"paused"}, args: words("unpause " + residents()), to: "up", refuses: true},
 		{name: "create", from: []string{"none"}, args: words("create"), to: "created", steps: true},
 	}
 }
@@ -530,7 +536,7 @@ func (m *matrix) prepare(phase string) error {
 	case "stopped":
 		err = m.do("stop")
 	case "paused":
-		err = m.do(strings.Fields("pause " + resident5)...)
+		err = m.do(strings.Fields("pause " + residents())...)
 	}
 	m.now.phase = phase
 	return errors.Join(err, m.settled())

@@ -203,7 +203,10 @@ func (w *walk) give(c int, p project, args []string) {
 	w.told = append(w.told, fmt.Sprintf("client %d, %d ms to %d ms: %s %s: exit %d %s", c,
 		d.begin.UnixMilli()%1e6, d.end.UnixMilli()%1e6, p.name, strings.Join(args, " "), r.code, tail(r.stderr, 300)))
 	w.mu.Unlock()
-	w.fail(r.mustEnd())
+	// A command in a container that somebody pauses rests as well.
+	if args[0] != "exec" || !strings.Contains(r.stderr, "is paused") {
+		w.fail(r.mustEnd())
+	}
 	switch args[0] {
 	case "ps", "logs":
 		w.fail(r.mustSucceed())
