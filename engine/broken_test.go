@@ -168,14 +168,15 @@ func TestABrokenStateIsRebuilt(t *testing.T) {
 	})
 }
 
-func TestABrokenFinalStateIsLeftOut(t *testing.T) {
+// It is written at a start first, so the container ran.
+func TestABrokenFinalStateIsThatOfWhatRan(t *testing.T) {
 	each(t, func(t *testing.T, damage string, harm func(string) error) {
 		r, _, bad, _ := pair(t)
 		if err := errors.Join(harm(r.finalPath(bad.ID)), os.RemoveAll(r.RunDir(bad.ID))); err != nil {
 			t.Fatal(err)
 		}
 		c, err := r.Read(bad.ID)
-		if err != nil || c.State.Phase != Created {
+		if err != nil || c.State.Phase != Exited || c.State.ExitCode != lostExitCode {
 			t.Errorf("%+v, %v", c, err)
 		}
 		if err := r.SaveFinal(c); err != nil {

@@ -170,11 +170,20 @@ func (e *Engine) base(c *Container) ImageConfig {
 // Health returns the check in force: the container's own over the image's, nil
 // for none.
 func (e *Engine) Health(c *Container) *healthcheck.Spec {
-	img, err := e.resolve(context.Background(), c.Spec)
-	if err != nil {
-		return c.Spec.Health
+	var of *healthcheck.Spec
+	if known, ok := e.checks.Load(c.Spec.ImageID); ok {
+		of = known.(*healthcheck.Spec)
+	} else {
+		img, err := e.resolve(context.Background(), c.Spec)
+		if err != nil {
+			return c.Spec.Health
+		}
+		of = imageHealth(img)
+		if string(img.ID) == c.Spec.ImageID {
+			e.checks.Store(c.Spec.ImageID, of)
+		}
 	}
-	check := healthcheck.Merge(imageHealth(img), c.Spec.Health)
+	check := healthcheck.Merge(of, c.Spec.Health)
 	if check == nil || !check.Enabled() {
 		return nil
 	}

@@ -54,6 +54,7 @@ type Engine struct {
 	cgroups   func() (*cgroup.Hierarchy, error)
 	detaching batcher[[]*netns.Endpoint]
 	removing  batcher[networkRemoval]
+	checks    sync.Map // image ID → *healthcheck.Spec: what an ID stands for never changes
 }
 
 // Open opens the engine's roots, making what is missing.
