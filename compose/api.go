@@ -222,6 +222,10 @@ type Verbs interface {
 	Projects(ctx context.Context) ([]ProjectSummary, error)
 	Definition(ctx context.Context, project string) (*spec.Desired, error)
 
+	// Watch acts on changes of files as develop.watch of d's services says, until
+	// ctx ends.
+	Watch(ctx context.Context, d *spec.Desired, o WatchOptions) error
+
 	Run(ctx context.Context, o RunOptions, p Progress) (exitCode int, err error)
 	Exec(ctx context.Context, container string, o ExecOptions) (exitCode int, err error)
 	Attach(ctx context.Context, container string, o RunOptions) (exitCode int, err error)

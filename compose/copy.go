@@ -94,14 +94,6 @@ func (c *Client) CopyTo(ctx context.Context, container, dir string, r io.Reader,
 	return context.Cause(ctx)
 }
 
-// isMountPoint tells whether something is mounted on name. The kernel would let us
-// unlink it, since it is in another mount namespace, and take the mount away.
-func isMountPoint(dir int, name string) bool {
-	var parent, child unix.Statx_t
-	return unix.Statx(dir, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &parent) == nil &&
-		unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &child) == nil && child.Mnt_id != parent.Mnt_id
-}
-
 // overwrite writes into a file that is there.
 func overwrite(dir int, name string, h *tar.Header, content io.Reader) error {
 	if h.Typeflag != tar.TypeReg {
@@ -133,7 +125,7 @@ func unpack(files *engine.Files, name, link string, h *tar.Header, content io.Re
 	defer parent.Close()
 	base, at := path.Base(name), int(parent.Fd())
 	if h.Typeflag != tar.TypeDir {
-		if isMountPoint(at, base) {
+		if inode.IsMount(at, base) {
 			return overwrite(at, base, h, content)
 		}
 		if err := unix.Unlinkat(at, base, 0); err != nil && err != unix.ENOENT {

@@ -123,6 +123,14 @@ func (f *fakeVerbs) Up(ctx context.Context, d *spec.Desired, o compose.UpOptions
 	return nil
 }
 
+func (f *fakeVerbs) Watch(ctx context.Context, d *spec.Desired, o compose.WatchOptions) error {
+	f.note("watch %s %v", d.Project, o.Services)
+	o.Say("Watch enabled")
+	<-ctx.Done()
+	o.Say("Watch disabled")
+	return nil
+}
+
 func (f *fakeVerbs) Down(_ context.Context, project string, o compose.DownOptions, _ compose.Progress) error {
 	f.note("down %s services=%v volumes=%t images=%q orphans=%t timeout=%v", project, o.Services, o.Volumes, o.Images, o.Orphans, o.Timeout)
 	return nil

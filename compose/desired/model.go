@@ -69,6 +69,9 @@ type Service struct {
 	// PostStart and PreStop are the lifecycle hooks.
 	PostStart []Hook `json:"postStart,omitempty"`
 	PreStop   []Hook `json:"preStop,omitempty"`
+	// Watch is develop.watch, which is of the checkout and not of what runs: it is
+	// not stored.
+	Watch []Trigger `json:"-"`
 	// NoAttach (attach: false) keeps the service's log out of a foreground up.
 	NoAttach bool `json:"noAttach,omitempty"`
 	// Profiles are those that the service is part of.

@@ -285,6 +285,7 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		OnlyBuilt: s.Build != nil && s.Image == "",
 		PostStart: hooks(s.PostStart),
 		PreStop:   hooks(s.PreStop),
+		Watch:     b.watch(s),
 		NoAttach:  s.Attach != nil && !*s.Attach,
 		Profiles:  slices.Clone(s.Profiles),
 		Once:      b.once(s),

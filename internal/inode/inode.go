@@ -62,3 +62,12 @@ func SetTimes(fd int, times []unix.Timespec) error {
 // Path leads to what the descriptor is open on, a link itself included, as long
 // as it is open: for calls that take no descriptor, or none with O_PATH.
 func Path(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// IsMount tells whether something is mounted on name in the directory dir. The
+// kernel would let us unlink it where it is mounted in another mount namespace,
+// and take the mount away.
+func IsMount(dir int, name string) bool {
+	var parent, child unix.Statx_t
+	return unix.Statx(dir, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &parent) == nil &&
+		unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &child) == nil && child.Mnt_id != parent.Mnt_id
+}

@@ -59,9 +59,11 @@ type foreground struct {
 	lastOf    map[string]time.Time // of the last line, by container ID
 	told      map[string]time.Time // when the ends that were told happened, by ID
 
-	mu      sync.Mutex // guards what follows
-	display progress.Display
-	menu    string // the line that stays last, "" for none
+	mu       sync.Mutex // guards what follows
+	display  progress.Display
+	menu     string // the line that stays last, "" for none
+	keysRead bool   // there is a menu
+	unwatch  func() // ends the watch, nil where there is none
 }
 
 // ending is the end of one followed container.
@@ -123,6 +125,7 @@ func (f *foreground) Run(ctx context.Context) error {
 		cancelUp()
 		cancelLogs()
 		cancelEnd() // a stop that a kill has made needless
+		f.endWatch()
 		idle.Wait()
 		f.setMenu("")
 		f.show().Done()
@@ -148,6 +151,7 @@ func (f *foreground) Run(ctx context.Context) error {
 	stop := func(message string, result error) {
 		stopping, exit = true, result
 		cancelUp()
+		f.endWatch()
 		f.setMenu("")
 		f.show().Done()
 		f.print(func() { fmt.Fprintln(f.a.Out, message) })
@@ -158,6 +162,7 @@ func (f *foreground) Run(ctx context.Context) error {
 		})
 	}
 	end := func(result error) error {
+		f.endWatch()
 		cancelUp()
 		cancelLogs()
 		cancelEnd()
@@ -184,6 +189,9 @@ func (f *foreground) Run(ctx context.Context) error {
 			}
 			starting = false
 			follow()
+			if f.o.Watch {
+				f.startWatch(endCtx, &idle)
+			}
 			defer f.openMenu()()
 			if f.over(ctx, seen) {
 				return end(nil)
@@ -217,8 +225,11 @@ func (f *foreground) Run(ctx context.Context) error {
 			}
 			idle.Go(func() { stopped <- f.kill(endCtx) })
 		case key := <-f.keys:
-			if key == 'd' && !stopping {
+			switch {
+			case key == 'd' && !stopping:
 				return nil
+			case key == 'w' && !stopping:
+				f.toggleWatch(endCtx, &idle)
 			}
 		case err := <-stopped:
 			if err != nil {
@@ -422,11 +433,10 @@ func (f *foreground) openMenu() (restore func()) {
 	if err != nil {
 		return func() {}
 	}
-	key, text := terminal.Bold, terminal.Faint
-	if !f.a.Paints(f.a.Out) {
-		key, text = terminal.Plain, terminal.Plain
-	}
-	f.setMenu(key.Paint("d") + text.Paint(" Detach"))
+	f.mu.Lock()
+	f.keysRead = true
+	f.mu.Unlock()
+	f.showMenu()
 	// The reader cannot be called back from its read; it ends with the process
 	// or at its next key.
 	done := make(chan struct{})

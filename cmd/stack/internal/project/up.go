@@ -38,8 +38,10 @@ type createOptions struct {
 	Yes                bool
 	recreateVolumes    []string // keys of changed ones, as the user said
 
-	// build builds services; it is set once the project is loaded.
-	build func(ctx context.Context, services []string) error
+	// build builds services, rebuild those that a watch saw change; they are set
+	// once the project is loaded.
+	build   func(ctx context.Context, services []string) error
+	rebuild func(say func(string)) func(ctx context.Context, services []string) error
 }
 
 type UpOptions struct {
@@ -115,7 +117,6 @@ func NewUpCmd(a *cli.App, runF func(context.Context, *cli.App, *UpOptions) error
 	f.BoolVar(&o.Menu, "menu", false, "Enable interactive shortcuts when running attached. Incompatible with --detach. Can also be enable/disable by setting COMPOSE_MENU environment var.")
 	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
 	f.SetNormalizeFunc(assumeYes)
-	cli.Ignore(f, "watch")
 	return cmd
 }
 
@@ -210,6 +211,9 @@ func (o *createOptions) loadDesired(ctx context.Context, a *cli.App, services []
 	}
 	o.apply(p.Desired)
 	o.build = buildHook(a, p, o.QuietBuild)
+	o.rebuild = func(say func(string)) func(context.Context, []string) error {
+		return rebuildHook(a, p, o.QuietBuild, say)
+	}
 	return p.Desired, nil
 }
 
@@ -286,6 +290,11 @@ func runUp(ctx context.Context, a *cli.App, o *UpOptions) error {
 	attach, err := o.attachTo(d)
 	if err != nil {
 		return err
+	}
+	if o.Watch {
+		if err := o.checkWatch(d, o.Services); err != nil {
+			return err
+		}
 	}
 	v, err := a.API(ctx)
 	if err != nil {

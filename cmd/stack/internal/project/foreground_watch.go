@@ -1,0 +1,94 @@
+package project
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/stack-run/stack/cmd/stack/internal/terminal"
+	"github.com/stack-run/stack/compose"
+)
+
+// showMenu shows what the keys do now.
+func (f *foreground) showMenu() {
+	f.mu.Lock()
+	open, watching := f.keysRead, f.unwatch != nil
+	f.mu.Unlock()
+	if !open {
+		return
+	}
+	key, text := terminal.Bold, terminal.Faint
+	if !f.a.Paints(f.a.Out) {
+		key, text = terminal.Plain, terminal.Plain
+	}
+	line := key.Paint("d") + text.Paint(" Detach")
+	if f.watchable() {
+		what := " Enable Watch"
+		if watching {
+			what = " Disable Watch"
+		}
+		line = key.Paint("w") + text.Paint(what) + "   " + line
+	}
+	f.setMenu(line)
+}
+
+// watchable tells whether any service says what is to be watched.
+func (f *foreground) watchable() bool {
+	for name, s := range f.d.Services {
+		if len(s.Watch) > 0 && (len(f.o.Services) == 0 || slices.Contains(f.o.Services, name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// startWatch watches beside everything else, until endWatch or ctx.
+func (f *foreground) startWatch(ctx context.Context, idle *sync.WaitGroup) {
+	ctx, cancel := context.WithCancel(ctx)
+	f.mu.Lock()
+	f.unwatch = cancel
+	f.mu.Unlock()
+	f.showMenu()
+	idle.Go(func() {
+		defer cancel()
+		o := watchOptions(f.a, f.d, &f.o.createOptions, f.print)
+		o.Services = f.o.Services
+		err := f.v.Watch(ctx, f.d, o)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			f.print(func() { fmt.Fprintln(f.a.Err, watchPrefix+err.Error()) })
+		}
+		f.mu.Lock()
+		if f.unwatch != nil && ctx.Err() == nil {
+			f.unwatch = nil
+		}
+		f.mu.Unlock()
+	})
+}
+
+// endWatch ends it.
+func (f *foreground) endWatch() {
+	f.mu.Lock()
+	cancel := f.unwatch
+	f.unwatch = nil
+	f.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+func (f *foreground) toggleWatch(ctx context.Context, idle *sync.WaitGroup) {
+	f.mu.Lock()
+	watching := f.unwatch != nil
+	f.mu.Unlock()
+	switch {
+	case watching:
+		f.endWatch()
+		f.showMenu()
+	case f.watchable():
+		f.startWatch(ctx, idle)
+	default:
+		f.print(func() { fmt.Fprintln(f.a.Err, watchPrefix+compose.ErrNothingToWatch.Error()) })
+	}
+}
