@@ -175,9 +175,13 @@ func TestABrokenFinalStateIsThatOfWhatRan(t *testing.T) {
 		if err := errors.Join(harm(r.finalPath(bad.ID)), os.RemoveAll(r.RunDir(bad.ID))); err != nil {
 			t.Fatal(err)
 		}
+		want := Exited
+		if damage == "missing" { // as after a power failure before anything was on disk
+			want = Created
+		}
 		c, err := r.Read(bad.ID)
-		if err != nil || c.State.Phase != Exited || c.State.ExitCode != lostExitCode {
-			t.Errorf("%+v, %v", c, err)
+		if err != nil || c.State.Phase != want {
+			t.Errorf("it is %s, %v", c.State.Phase, err)
 		}
 		if err := r.SaveFinal(c); err != nil {
 			t.Errorf("it cannot be written again: %v", err)
