@@ -61,6 +61,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 	}
 	c.Inherited = kept(inherited) // a sibling may come later
+	if err := e.resolveSynonyms(c); err != nil {
+		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
+	}
 	if c.Volumes, err = volumes.AnonymousOf(o.Volumes, volumes.Inherit(o.Spec.Mounts, inherited, false), base.Volumes); err != nil {
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 	}
@@ -90,6 +93,24 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 		return nil, errors.Join(err, e.Remove(detached(ctx), c, nil, false))
 	}
 	return c, nil
+}
+
+// resolveSynonyms puts names in place of other references to containers, which is
+// what names are answered by.
+func (e *Engine) resolveSynonyms(c *Container) error {
+	names := slices.Clone(c.Spec.Network.Synonyms)
+	for i, y := range names {
+		if strings.HasPrefix(y.Of, "service:") {
+			continue
+		}
+		other, err := e.Records.Find(y.Of)
+		if err != nil {
+			return fmt.Errorf("cannot link to %s: %w", y.Of, err)
+		}
+		names[i].Of = other.Spec.Name
+	}
+	c.Spec.Network.Synonyms = names
+	return nil
 }
 
 // resolve finds the image of a spec: the pinned one if it is pinned.

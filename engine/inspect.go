@@ -343,9 +343,18 @@ func (e *Engine) inspectNetwork(c *Container) object {
 	return object{"SandboxID": "", "SandboxKey": sandbox, "Ports": ports, "Networks": nets}
 }
 
+// links are the synonyms of a container, as Docker writes them.
+func links(c *Container) []string {
+	var out []string
+	for _, y := range c.Spec.Network.Synonyms {
+		out = append(out, strings.TrimPrefix(y.Of, "service:")+":"+y.Name)
+	}
+	return out
+}
+
 func inspectLink(c *Container, l netns.Link) object {
 	o := object{
-		"IPAMConfig": nil, "Links": nil, "Aliases": l.Aliases, "DriverOpts": nil, "GwPriority": 0,
+		"IPAMConfig": nil, "Links": links(c), "Aliases": l.Aliases, "DriverOpts": nil, "GwPriority": 0,
 		"NetworkID": l.NetworkID, "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": l.MAC,
 		"IPPrefixLen": l.Bits4, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": l.Bits6,
 		"DNSNames": append(slices.Clone(c.Spec.Network.Names), l.Aliases...),

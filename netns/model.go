@@ -11,6 +11,7 @@ type (
 	Port         = endpoint.Port
 	EndpointSpec = endpoint.Spec
 	ExtraHost    = endpoint.ExtraHost
+	Synonym      = endpoint.Synonym
 	Endpoint     = endpoint.Endpoint
 	Link         = endpoint.Link
 )

@@ -238,7 +238,7 @@ func (s *serving) open() error {
 
 // view is what an endpoint's container sees.
 func (r *Resolver) view(e *Endpoint) *dns.View {
-	v := &dns.View{}
+	v := &dns.View{Synonyms: synonyms(e.Spec)}
 	for _, l := range e.Links {
 		v.Networks = append(v.Networks, dns.Network{Name: l.Network, ID: l.NetworkID})
 		if l.IPv4.IsValid() {
@@ -276,6 +276,20 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 	return v
 }
 
+// synonyms are the names that a container alone knows.
+func synonyms(s EndpointSpec) map[string]dns.Synonym {
+	out := map[string]dns.Synonym{}
+	for _, y := range s.Synonyms {
+		to := dns.Synonym{Name: y.Of}
+		if service, ok := strings.CutPrefix(y.Of, "service:"); ok {
+			project, _, _ := strings.Cut(s.Key, "/")
+			to = dns.Synonym{Service: project + "/" + service}
+		}
+		out[dns.Canonical(y.Name)] = to
+	}
+	return out
+}
+
 // dialInside connects from the network namespace of a pin. With a way out a server
 // that has no route from there, such as an IPv6 one of a container with IPv4 only,
 // is asked from the host.
@@ -308,7 +322,7 @@ func (r *Resolver) SetTable(entries []Entry) error {
 			names := slices.Concat(e.Spec.Names, l.Aliases, []string{e.Spec.Hostname, short(e.Spec.ID)})
 			rec := dns.Record{
 				Names: slices.DeleteFunc(names, func(s string) bool { return s == "" }),
-				IPv4:  l.IPv4, IPv6: l.IPv6, NotReady: en.NotReady, EndpointID: e.Spec.ID,
+				IPv4:  l.IPv4, IPv6: l.IPv6, NotReady: en.NotReady, EndpointID: e.Spec.ID, Service: e.Spec.Service(),
 			}
 			if len(e.Spec.Names) > 0 {
 				rec.Reverse = e.Spec.Names[0]

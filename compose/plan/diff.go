@@ -188,7 +188,7 @@ func composeName(path string) string {
 		{"limits.oomKillDisable", "oom_kill_disable"}, {"limits.oomScoreAdj", "oom_score_adj"}, {"limits.storageOpt", "storage_opt"},
 		{"limits.", "blkio_config."},
 		{"volumesFrom", "volumes_from"}, {"readOnly", "read_only"}, {"shmSize", "shm_size"},
-		{"network.mode", "network_mode"}, {"network.names", "names"}, {"network.hostname", "hostname"}, {"network.dnsSearch", "dns_search"},
+		{"network.mode", "network_mode"}, {"network.names", "names"}, {"network.synonyms", "links"}, {"network.hostname", "hostname"}, {"network.dnsSearch", "dns_search"},
 		{"network.dnsOptions", "dns_opt"}, {"network.dns", "dns"},
 		{"health.", "healthcheck."}, {"restart.policy", "restart"}, {"restart.maxRetries", "restart.max_attempts"}, {"stopSignal", "stop_signal"}, {"log.", "logging."},
 		{"name", "container_name"}, {"driverOpts", "driver_opts"},

@@ -162,7 +162,6 @@ func (b *builder) build() *Desired {
 		}
 	}
 	b.putAside(d)
-	b.links(d)
 	for _, s := range d.Services {
 		for i := range s.Replicas {
 			r := &s.Replicas[i]

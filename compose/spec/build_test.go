@@ -200,8 +200,11 @@ networks: {other: }
 		t.Errorf("dependencies %+v", deps)
 	}
 	d = mustBuild(t, "services:\n  web: {image: a, links: [\"db:database\"]}\n  db: {image: b}\n")
-	if got := d.Services["db"].Replicas[0].Spec.Network.Networks[0].Aliases; !slices.Equal(got, []string{"database"}) {
-		t.Errorf("aliases of db: %v", got)
+	if got, want := web(d).Network.Synonyms, []netns.Synonym{{Name: "database", Of: "service:db"}}; !slices.Equal(got, want) {
+		t.Errorf("synonyms of web: %v", got)
+	}
+	if got := d.Services["db"].Replicas[0].Spec.Network.Networks[0].Aliases; len(got) > 0 {
+		t.Errorf("web's name for db is one for everybody: %v", got)
 	}
 }
 

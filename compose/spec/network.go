@@ -127,6 +127,7 @@ func (b *builder) endpoint(d *Desired, s types.ServiceConfig, index int, name st
 		}
 	}
 	b.networkMode(d, s, &e)
+	e.Synonyms = b.synonyms(path, s, e.Mode)
 	e.Reserved = b.reserved(s.Name, e.Networks)
 	joined := e.Mode != ""
 	if joined && len(s.Ports) > 0 {
@@ -405,49 +406,37 @@ func (b *builder) fixedPorts(s *Service, path string) {
 	}
 }
 
-// links turn into aliases of the linked service on the networks that both
-// share. An alias is answered for everybody on such a network, so one alias
-// cannot stand for two services.
-func (b *builder) links(d *Desired) {
-	owner := map[string]string{}
-	for _, name := range b.project.ServiceNames() {
-		s := b.project.Services[name]
-		for i, link := range s.Links {
-			target, alias, ok := strings.Cut(link, ":")
-			if !ok || alias == target {
-				continue
-			}
-			path := fmt.Sprintf("services.%s.links[%d]", name, i)
-			if other, taken := owner[alias]; taken && other != target {
-				b.fail(path, "alias %q already stands for service %q; use another alias", alias, other)
-				continue
-			}
-			owner[alias] = target
-			to, ok := d.Services[target]
-			if !ok {
-				continue
-			}
-			for r := range to.Replicas {
-				b.addAlias(&to.Replicas[r].Spec.Network, d.Services[name], alias)
-			}
-		}
-		for i, link := range s.ExternalLinks {
-			if target, alias, ok := strings.Cut(link, ":"); ok && target != alias {
-				b.warn(fmt.Sprintf("services.%s.external_links[%d]", name, i), "the alias %q is not set; reach the container as %q on a network that both share", alias, target)
-			}
-		}
+// synonyms are the names that links and external_links give to others, for this
+// service alone: the same name may stand for another container elsewhere.
+func (b *builder) synonyms(path string, s types.ServiceConfig, mode string) []netns.Synonym {
+	if mode != "" && len(s.Links)+len(s.ExternalLinks) > 0 {
+		b.warn(path+".links", "a container with network_mode: %s has no names of its own; links are not used", s.NetworkMode)
+		return nil
 	}
-}
-
-func (b *builder) addAlias(to *netns.EndpointSpec, from *Service, alias string) {
-	if from == nil || len(from.Replicas) == 0 {
-		return
-	}
-	for i := range to.Networks {
-		a := &to.Networks[i]
-		shared := slices.ContainsFunc(from.Replicas[0].Spec.Network.Networks, func(x netns.Attachment) bool { return x.Network == a.Network })
-		if shared && !slices.Contains(a.Aliases, alias) {
-			a.Aliases = append(a.Aliases, alias)
+	var out []netns.Synonym
+	of := map[string]string{}
+	add := func(attribute string, i int, link, kind string) {
+		target, alias, ok := strings.Cut(link, ":")
+		if !ok {
+			alias = target
 		}
+		if kind != "" && alias == target && b.serviceNameEverywhere(b.project.Services[target]) {
+			return // its name on every network
+		}
+		if other, taken := of[alias]; taken && other != kind+target {
+			b.fail(fmt.Sprintf("%s.%s[%d]", path, attribute, i), "alias %q already stands for %q; use another alias", alias, other)
+			return
+		} else if taken {
+			return
+		}
+		of[alias] = kind + target
+		out = append(out, netns.Synonym{Name: alias, Of: kind + target})
 	}
+	for i, link := range s.Links {
+		add("links", i, link, "service:")
+	}
+	for i, link := range s.ExternalLinks {
+		add("external_links", i, link, "")
+	}
+	return out
 }

@@ -135,6 +135,6 @@ func matches(in, out []byte, question dns.Question) bool {
 	if err != nil || off+4 > len(in) {
 		return false
 	}
-	return canonical(name) == canonical(question.Name) &&
+	return Canonical(name) == Canonical(question.Name) &&
 		binary.BigEndian.Uint16(in[off:]) == question.Qtype && binary.BigEndian.Uint16(in[off+2:]) == question.Qclass
 }

@@ -176,3 +176,27 @@ func TestParseConfig(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+func TestSynonyms(t *testing.T) {
+	z := NewZone([]Record{
+		{Names: []string{"pg1", "app-pg1-1"}, Service: "app/pg1", IPv4: addr("10.0.0.1")},
+		{Names: []string{"pg1", "app-pg1-2"}, Service: "app/pg1", IPv4: addr("10.0.0.2"), NotReady: true},
+		{Names: []string{"pg1"}, Service: "other/pg1", IPv4: addr("10.0.0.3")},
+		{Names: []string{"box"}, IPv4: addr("10.0.0.4")},
+		{Names: []string{"hidden"}, IPv4: addr("10.0.0.5")},
+	})
+	v := &View{Networks: []Network{{"net", "n"}}, Synonyms: map[string]Synonym{
+		"db": {Service: "app/pg1"}, "ext": {Name: "Box"}, "gone": {Name: "nobody"}, "hidden": {Name: "box"}, "none": {Service: "app/none"},
+	}}
+	for name, want := range map[string]string{
+		"db": "10.0.0.1", "ext": "10.0.0.4", "hidden": "10.0.0.4", "gone": "", "none": "", "app/pg1": "", "box": "10.0.0.4",
+	} {
+		found, known, inside := v.lookup(oneZone{z}, name)
+		switch {
+		case want == "" && known, want != "" && (!known || len(found) != 1 || found[0].IPv4 != addr(want)):
+			t.Errorf("%s: %v %v, want %q", name, found, known, want)
+		case want == "" && inside != (name != "app/pg1"):
+			t.Errorf("%s: inside is %v", name, inside)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func (s *Server) Answer(v *View, q *dns.Msg) *dns.Msg {
 		return m
 	}
 	question := q.Question[0]
-	name := canonical(question.Name)
+	name := Canonical(question.Name)
 	if question.Qclass != dns.ClassINET {
 		return nil
 	}
@@ -104,7 +104,7 @@ func (s *Server) respond(ctx context.Context, v *View, packed []byte, tcp bool) 
 	if m := s.Answer(v, q); m != nil {
 		return pack(m, q, tcp)
 	}
-	single := !strings.Contains(canonical(q.Question[0].Name), ".")
+	single := !strings.Contains(Canonical(q.Question[0].Name), ".")
 	var route Route
 	if v.Upstreams != nil {
 		route = v.Upstreams()

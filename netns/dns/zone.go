@@ -20,23 +20,28 @@ type Record struct {
 	IPv4       netip.Addr `json:"ipv4,omitzero"`
 	IPv6       netip.Addr `json:"ipv6,omitzero"`
 	NotReady   bool       `json:"notReady,omitempty"`
+	Service    string     `json:"service,omitempty"` // what synonyms may stand for, no name by itself
 	Reverse    string     `json:"reverse,omitempty"` // what reverse look-ups answer, without the network
 	EndpointID string     `json:"endpoint,omitempty"`
 }
 
 // Zone is the names of one network. It is immutable.
 type Zone struct {
-	names   map[string][]Record
-	reverse map[netip.Addr]string
+	names    map[string][]Record
+	services map[string][]Record
+	reverse  map[netip.Addr]string
 }
 
 // NewZone indexes the records of a network.
 func NewZone(records []Record) *Zone {
-	z := &Zone{names: map[string][]Record{}, reverse: map[netip.Addr]string{}}
+	z := &Zone{names: map[string][]Record{}, services: map[string][]Record{}, reverse: map[netip.Addr]string{}}
 	for _, r := range records {
+		if r.Service != "" {
+			z.services[r.Service] = append(z.services[r.Service], r)
+		}
 		for i, n := range r.Names {
-			n = canonical(n)
-			if n == "" || slices.ContainsFunc(r.Names[:i], func(o string) bool { return canonical(o) == n }) {
+			n = Canonical(n)
+			if n == "" || slices.ContainsFunc(r.Names[:i], func(o string) bool { return Canonical(o) == n }) {
 				continue
 			}
 			z.names[n] = append(z.names[n], r)
@@ -56,8 +61,9 @@ func NewZone(records []Record) *Zone {
 
 // find returns the records of a name. Of several only those that are ready
 // are returned, unless none is.
-func (z *Zone) find(name string) []Record {
-	all := z.names[name]
+func (z *Zone) find(name string) []Record { return readyOf(z.names[name]) }
+
+func readyOf(all []Record) []Record {
 	ready := 0
 	for _, r := range all {
 		if !r.NotReady {
@@ -78,8 +84,14 @@ type Zones interface {
 // Network is a network of a client.
 type Network struct{ Name, ID string }
 
+// Synonym is a name that a client has for others on its networks: those of a
+// service, or else those of another name.
+type Synonym struct{ Service, Name string }
+
 // View is what one client sees. It is immutable.
 type View struct {
+	// Synonyms are found before all other names, by their canonical ones.
+	Synonyms map[string]Synonym
 	// Networks are those of the client, the first one with a name wins.
 	Networks []Network
 	Subnets  []netip.Prefix
@@ -90,8 +102,8 @@ type View struct {
 	Upstreams func() Route
 }
 
-// canonical is a name in lower case without the final dot.
-func canonical(name string) string {
+// Canonical is a name in lower case without the final dot.
+func Canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
@@ -111,6 +123,12 @@ func (v *View) lookup(zones Zones, name string) (found []Record, known, inside b
 	if isHostName(name) {
 		return []Record{{IPv4: v.Gateway4, IPv6: v.Gateway6}}, true, false
 	}
+	if s, ok := v.Synonyms[name]; ok {
+		// Whom it stands for may not run, or be on none of the networks. It is no name
+		// for the world even then.
+		found = v.synonym(zones, s)
+		return found, len(found) > 0, true
+	}
 	for _, n := range v.Networks {
 		z := zones.Zone(n.ID)
 		if z == nil {
@@ -119,7 +137,7 @@ func (v *View) lookup(zones Zones, name string) (found []Record, known, inside b
 		if r := z.find(name); len(r) > 0 {
 			return r, true, false
 		}
-		if short, ok := strings.CutSuffix(name, "."+canonical(n.Name)); ok {
+		if short, ok := strings.CutSuffix(name, "."+Canonical(n.Name)); ok {
 			inside = true
 			if r := z.find(short); len(r) > 0 {
 				return r, true, true
@@ -127,6 +145,24 @@ func (v *View) lookup(zones Zones, name string) (found []Record, known, inside b
 		}
 	}
 	return nil, false, inside
+}
+
+// synonym finds the records that one stands for, on the first network that has any.
+func (v *View) synonym(zones Zones, s Synonym) []Record {
+	for _, n := range v.Networks {
+		z := zones.Zone(n.ID)
+		if z == nil {
+			continue
+		}
+		found := z.find(Canonical(s.Name))
+		if s.Service != "" {
+			found = readyOf(z.services[s.Service])
+		}
+		if len(found) > 0 {
+			return found
+		}
+	}
+	return nil
 }
 
 // pointer finds the name of an address. own says that the address lies in one of

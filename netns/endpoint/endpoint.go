@@ -70,6 +70,17 @@ func (s Spec) OwnerInFull() string {
 	return name
 }
 
+// Service is what the replicas of a service have in common, such as "shop/web", and
+// "" for a single container.
+func (s Spec) Service() string {
+	project, rest, _ := strings.Cut(s.Key, "/")
+	service, _, ok := strings.Cut(rest, "/")
+	if !ok {
+		return ""
+	}
+	return project + "/" + service
+}
+
 // Subject is Owner, or the container by its short ID.
 func (s Spec) Subject() string {
 	if s.Owner != "" {

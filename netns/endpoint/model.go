@@ -93,8 +93,10 @@ type Spec struct {
 	Ports    []Port       `json:"ports,omitempty"`
 	// Names are answered by DNS on every network of the endpoint (container
 	// name, service name, short ID); Attachment.Aliases only on theirs.
-	Names    []string `json:"names,omitempty"`
-	Hostname string   `json:"hostname,omitempty"`
+	Names []string `json:"names,omitempty"`
+	// Synonyms are answered to this container alone, on all of its networks.
+	Synonyms []Synonym `json:"synonyms,omitempty"`
+	Hostname string    `json:"hostname,omitempty"`
 	// DNS, Search, Options are the user's own dns, dns_search, dns_opt.
 	DNS        []netip.Addr      `json:"dns,omitempty"`
 	DNSSearch  []string          `json:"dnsSearch,omitempty"`
@@ -106,6 +108,13 @@ type Spec struct {
 	Reserved map[string][]netip.Addr `json:"reserved,omitempty"`
 	// Owner says whom an error is about: `service web`.
 	Owner string `json:"owner,omitempty"`
+}
+
+// Synonym is a name that one container has for another, or for a service.
+type Synonym struct {
+	Name string `json:"name"`
+	// Of is "service:NAME" of the same project, or a container's name or short ID.
+	Of string `json:"of"`
 }
 
 // ExtraHost is one line of extra_hosts. The address may be "host-gateway".

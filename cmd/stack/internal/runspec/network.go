@@ -42,6 +42,19 @@ func (b *builder) network(s *engine.Spec) {
 	if e.Mode == "" && len(e.Networks) == 0 {
 		e.Networks = []netns.Attachment{{Network: DefaultNetwork}}
 	}
+	for _, text := range f.Link {
+		target, alias, ok := strings.Cut(text, ":")
+		if !ok {
+			alias = target
+		}
+		if target == "" || alias == "" {
+			b.fail("link", text, "write CONTAINER or CONTAINER:ALIAS")
+		}
+		e.Synonyms = append(e.Synonyms, netns.Synonym{Name: alias, Of: target})
+	}
+	if e.Mode != "" && len(e.Synonyms) > 0 {
+		b.fail("link", f.Link[0], "a container with --network %s has no names of its own", e.Mode)
+	}
 	// These flags are about the first network.
 	if f.IP != "" || f.IP6 != "" || f.MACAddress != "" || len(f.NetworkAlias) > 0 || len(f.LinkLocalIP) > 0 {
 		if len(e.Networks) == 0 {
