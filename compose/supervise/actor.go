@@ -419,7 +419,7 @@ func (a *actor) answer() {
 func (a *actor) because(verb string, err error) error {
 	var refused *machine.RefusedError
 	if errors.As(err, &refused) {
-		return fmt.Errorf("cannot %s container %s: %s", verb, a.c.Spec.Name, refused.Text)
+		return fmt.Errorf("cannot %s container %s: %w", verb, a.c.Spec.Name, refused)
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stack-run/stack/compose/machine"
+	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
@@ -214,6 +215,23 @@ func TestStopWaitsForTheGracePeriod(t *testing.T) {
 		}
 		if v := a.view.Load(); v.phase != machine.Exited || v.State.ExitCode != 137 || !v.State.StoppedByUser {
 			t.Errorf("it is %s: %+v", v.phase, v.State)
+		}
+	})
+}
+
+func TestWhatSomebodyElseThawedNeedsNoThaw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, a := supervised(t, &fakeRunner{}, engine.Spec{})
+		if err := a.startIt(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		h := &host{s: s}
+		if err := h.UnpauseContainer(t.Context(), a.id, &plan.Op{Cause: "is paused"}); err != nil {
+			t.Errorf("on the way to run: %v", err)
+		}
+		err := h.UnpauseContainer(t.Context(), a.id, &plan.Op{Cause: "unpause"})
+		if err == nil || err.Error() != "cannot unpause container shop-web-1: it is not paused" {
+			t.Errorf("asked for: %v", err)
 		}
 	})
 }

@@ -251,12 +251,17 @@ func (h *host) PauseContainer(ctx context.Context, id string, _ *plan.Op) error 
 	return a.pauseIt(ctx)
 }
 
-func (h *host) UnpauseContainer(ctx context.Context, id string, _ *plan.Op) error {
+func (h *host) UnpauseContainer(ctx context.Context, id string, op *plan.Op) error {
 	a, err := h.s.lookup(id)
 	if err != nil {
 		return err
 	}
-	return a.unpauseIt(ctx)
+	err = a.unpauseIt(ctx)
+	var refused *machine.RefusedError
+	if op.Cause != string(plan.VerbUnpause) && errors.As(err, &refused) && a.view.Load().phase == machine.Running {
+		return nil // somebody else was first, and it was to run
+	}
+	return err
 }
 
 func (h *host) RemoveContainer(ctx context.Context, id string, op *plan.Op) error {

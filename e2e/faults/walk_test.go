@@ -272,6 +272,9 @@ func (w *walk) opsOn(project, service string, index int) [][]op {
 				for i, f := range steps {
 					steps[i] = maybe(f)
 				}
+				if d.args[0] == "up" || d.args[0] == "scale" {
+					steps = append(steps, maybe(when(none, created))) // so far it came
+				}
 			}
 			if len(steps) > 0 {
 				out[c] = append(out[c], op{strings.Join(d.args, " "), d.begin, d.end, steps})
