@@ -33,6 +33,7 @@ type Selector struct {
 	OneOff   bool     // one-off containers of "stack run" too
 	Singles  bool     // only containers that belong to no Compose project
 	IDs      []string // IDs, unambiguous ID prefixes, or names
+	Listed   bool     // the IDs were listed just now: what is gone since is left out
 	Labels   []string // key or key=value
 	// Declared is what the Compose files say that the project is. With it, what
 	// they do not declare and what another application of the same name has is

@@ -194,6 +194,9 @@ func (c *Client) Containers(ctx context.Context, s Selector) ([]engine.Container
 		}
 		for _, ref := range s.IDs {
 			r, err := c.Engine.Records.Find(ref)
+			if s.Listed && errors.Is(err, engine.ErrNotFound) {
+				continue
+			}
 			if err != nil {
 				return err
 			}

@@ -94,15 +94,22 @@ func (m *Manager) hostLinks(e *Endpoint) []string {
 	return names
 }
 
-// tidy removes the mount of the pins when none is left.
+// tidy removes the mount of the pins when none is left, and what killed processes
+// had begun to write.
 func (m *Manager) tidy(ctx context.Context) error {
-	if entries, err := os.ReadDir(m.pinDir()); err != nil || len(entries) > 0 {
+	half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), durable.TempPrefix) }
+	pins, err := os.ReadDir(m.pinDir())
+	if len(pins) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if err != nil { // nothing was ever attached
+		if networks, err := os.ReadDir(m.networkDir()); err != nil || !slices.ContainsFunc(networks, half) {
+			return nil
+		}
 	}
 	return m.locked(ctx, func() error {
 		// All that is written into the directory of networks is written under the
 		// lock: a file in the making is of a process that was killed.
-		half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), durable.TempPrefix) }
 		networks, err := os.ReadDir(m.networkDir())
 		for _, e := range networks {
 			if half(e) {

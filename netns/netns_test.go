@@ -528,6 +528,22 @@ func TestHalfWrittenRecord(t *testing.T) {
 	}
 }
 
+// The same where nothing was ever attached, as after "create".
+func TestHalfWrittenNetwork(t *testing.T) {
+	l := newLab(t)
+	n := l.network(NetworkSpec{Name: "a"})
+	half := filepath.Join(l.networkDir(), ".tmp-1")
+	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Remove(t.Context(), n.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); err == nil {
+		t.Errorf("%s is still there", half)
+	}
+}
+
 func TestConnectDisconnect(t *testing.T) {
 	l := newLab(t)
 	ctx := context.Background()

@@ -379,10 +379,7 @@ func (m *Manager) RemoveWith(ctx context.Context, endpoints []*Endpoint, names .
 		}
 		return nil
 	})
-	if len(own) > 0 {
-		errs = append(errs, m.tidy(ctx))
-	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(append(errs, err, m.tidy(ctx))...)
 }
 
 // dead are the endpoints on networks that belong to no container, but for those

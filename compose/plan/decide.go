@@ -73,7 +73,7 @@ func (c *computer) outdone(s *desired.Service, byIndex map[int][]*Container, sha
 	fits := func(r *desired.Replica, x *Container) bool {
 		d := &decision{service: s.Name, replica: r, old: x}
 		lender, shares := strings.CutPrefix(r.Spec.Network.Mode, "service:")
-		return len(c.specDiffs(r, x)) == 0 && len(c.recreateDiffs(d, nil)) == 0 && !(shares && c.lostNetwork(lender, x))
+		return x.Phase != container.Removing && len(c.specDiffs(r, x)) == 0 && len(c.recreateDiffs(d, nil)) == 0 && !(shares && c.lostNetwork(lender, x))
 	}
 	var spare []*Container // up to date, with a number too high
 	for _, index := range slices.Sorted(maps.Keys(byIndex)) {

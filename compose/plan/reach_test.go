@@ -259,6 +259,16 @@ func TestScalingDownKeepsWhatIsUpToDate(t *testing.T) {
 	if diff := cmp.Diff(want, p.String()); diff != "" {
 		t.Errorf("with one that has ended (-want +got):\n%s", diff)
 	}
+	// One whose removal was interrupted takes nobody's place.
+	o.Containers[0].Phase, o.Containers[3].Phase = container.Removing, container.Removing
+	if p, err = plan.Make(plan.Request{Verb: plan.VerbUp, Desired: d}, o); err != nil {
+		t.Fatal(err)
+	}
+	want = "remove x 1: scaled down to 2, and p-x-3 is up to date\nremove x 4: scaled down to 2\n"
+	if diff := cmp.Diff(want, p.String()); diff != "" {
+		t.Errorf("with two half removed (-want +got):\n%s", diff)
+	}
+	o.Containers[3].Phase = container.Running
 	o.Containers = o.Containers[2:]
 	if p, err = plan.Make(plan.Request{Verb: plan.VerbUp, Desired: d}, o); err != nil || !p.Empty() {
 		t.Errorf("again: %v\n%s", err, p)

@@ -90,7 +90,10 @@ type Supervisor struct {
 func Run(ctx context.Context, o Options) error {
 	var leaving atomic.Bool
 	err := run(ctx, o, &leaving)
-	if err != nil && ctx.Err() == nil && !leaving.Load() {
+	// Where the run directory is gone, the guards make it again and the next
+	// supervisor answers.
+	_, gone := os.Lstat(filepath.Join(o.Dir, socketName))
+	if err != nil && gone == nil && ctx.Err() == nil && !leaving.Load() {
 		refuse(o.Keeper, fmt.Errorf("the supervisor of project %s cannot work: %w", o.Realm, err))
 	}
 	return err

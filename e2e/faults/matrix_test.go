@@ -456,7 +456,8 @@ func (m *matrix) forgive() error {
 // oneoffs looks for containers of run: those of --rm go by themselves, those of -d
 // stay, at most one for each try.
 func (m *matrix) oneoffs() error {
-	return eventually(15*time.Second, func() error {
+	// What was created and never started goes within half a minute.
+	return eventually(40*time.Second, func() error {
 		procs, err := livings("oneoff-")
 		if err != nil {
 			return err

@@ -92,7 +92,7 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 		}
 	}
 	return a.Watch("Running", func(p compose.Progress) error {
-		return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Stop: o.Stop, Volumes: o.Volumes}, p)
+		return v.Remove(ctx, compose.Selector{IDs: ids, Listed: true, All: true}, compose.StopOptions{Stop: o.Stop, Volumes: o.Volumes}, p)
 	})
 }
 
@@ -133,5 +133,5 @@ func removeOrphans(ctx context.Context, a *cli.App, v compose.API, project strin
 	if len(ids) == 0 {
 		return nil
 	}
-	return v.Remove(ctx, compose.Selector{IDs: ids, All: true}, compose.StopOptions{Force: true}, p)
+	return v.Remove(ctx, compose.Selector{IDs: ids, Listed: true, All: true}, compose.StopOptions{Force: true}, p)
 }
