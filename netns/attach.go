@@ -18,10 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// optSysctls is a driver option of an attachment: sysctls of its interface,
-// separated by commas, with IFNAME for the interface's name.
-const optSysctls = "com.docker.network.endpoint.sysctls"
-
 // firstIndex is the interface index of the first link inside a namespace; those
 // below may be taken by devices that some kernels put into every namespace.
 const firstIndex = 100
@@ -149,8 +145,8 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 		return Link{}, err
 	}
 	l := Link{
-		Network: r.Name, NetworkID: r.ID, Name: a.Interface, MAC: a.MAC, Aliases: a.Aliases,
-		HostLink: m.hostLink(e.Spec.ID, r.ID), Bridge: r.Bridge, Internal: r.Internal, Routed: routed(r.NetworkSpec),
+		Network: r.Name, NetworkID: r.ID, Name: interfaceName(a), MAC: a.MAC, Aliases: a.Aliases,
+		HostLink: m.hostLink(e.Spec.ID, r.ID), Bridge: r.Bridge, Internal: r.Internal, Routed4: gatewayMode(r.NetworkSpec, false) == modeRouted, Routed6: gatewayMode(r.NetworkSpec, true) == modeRouted,
 		IPv4: got.IPv4, IPv6: got.IPv6, Gateway4: r.Gateway4, Gateway6: r.Gateway6,
 	}
 	if l.IPv4.IsValid() {
@@ -163,9 +159,9 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 		l.MAC = stableMAC(l).String()
 	}
 	for i := 0; l.Name == ""; i++ {
-		name := fmt.Sprintf("eth%d", i)
+		name := fmt.Sprintf("%s%d", interfacePrefix(r.NetworkSpec), i)
 		taken := slices.ContainsFunc(e.Links, func(o Link) bool { return o.Name == name }) ||
-			slices.ContainsFunc(e.Spec.Networks, func(o Attachment) bool { return o.Interface == name })
+			slices.ContainsFunc(e.Spec.Networks, func(o Attachment) bool { return interfaceName(o) == name })
 		if !taken {
 			l.Name = name
 		}
@@ -343,7 +339,7 @@ func linkSysctls(e *Endpoint, l Link, v6 bool) error {
 			return err
 		}
 	}
-	for _, s := range strings.Split(e.Attachment(l.Network).DriverOpts[optSysctls], ",") {
+	for _, s := range strings.Split(e.Attachment(l.Network).DriverOpts[OptSysctls], ",") {
 		key, value, ok := strings.Cut(s, "=")
 		if !ok {
 			continue

@@ -77,10 +77,10 @@ func (m *Manager) ensure(r record) error {
 	}
 	var b link.Batch
 	b.Up(r.Bridge)
-	if r.IPv4.IsValid() {
+	if r.IPv4.IsValid() && !hostless(r.NetworkSpec, false) {
 		b.AddAddress(info.Index, netip.PrefixFrom(r.Gateway4, r.IPv4.Bits()))
 	}
-	if r.IPv6.IsValid() {
+	if r.IPv6.IsValid() && !hostless(r.NetworkSpec, true) {
 		b.AddAddress(info.Index, netip.PrefixFrom(r.Gateway6, r.IPv6.Bits()))
 	}
 	if err := s.Do(&b); err != nil {

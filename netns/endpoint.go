@@ -110,10 +110,16 @@ func checkEndpoint(s EndpointSpec) error {
 		if err := a.Validate(); err != nil {
 			return fmt.Errorf("network %s: %w", a.Network, err)
 		}
-		if a.Interface != "" && names[a.Interface] {
-			return fmt.Errorf("network %s: interface name %q is used twice", a.Network, a.Interface)
+		for _, p := range CheckAttachmentOptions(a.DriverOpts) {
+			if p.Refused {
+				return fmt.Errorf("network %s: %w", a.Network, p)
+			}
 		}
-		names[a.Interface] = a.Interface != ""
+		name := interfaceName(a)
+		if name != "" && names[name] {
+			return fmt.Errorf("network %s: interface name %q is used twice", a.Network, name)
+		}
+		names[name] = name != ""
 	}
 	for _, p := range s.Ports {
 		if err := checkPort(p); err != nil {

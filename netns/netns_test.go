@@ -266,7 +266,7 @@ func TestSettingsInside(t *testing.T) {
 	l.network(NetworkSpec{Name: "dual"})
 	read := func(key string) string { v, _ := link.ReadSysctl(key); return v }
 	e := l.attach(EndpointSpec{ID: "e", Key: "p/e/1", Networks: []Attachment{
-		{Network: "v4", Interface: "wan0", MAC: "02:00:00:00:00:07"}, {Network: "dual", Priority: 10, DriverOpts: map[string]string{optSysctls: "net.ipv4.conf.IFNAME.log_martians=1"}}},
+		{Network: "v4", Interface: "wan0", MAC: "02:00:00:00:00:07"}, {Network: "dual", Priority: 10, DriverOpts: map[string]string{OptSysctls: "net.ipv4.conf.IFNAME.log_martians=1"}}},
 		Sysctls: map[string]string{"net.core.somaxconn": "77"}})
 	if e.Links[0].Name != "eth0" || e.Links[0].Network != "dual" || e.Links[1].Name != "wan0" {
 		t.Errorf("links %+v", e.Links)

@@ -36,7 +36,7 @@ func elements(e *Endpoint, p Port) []nft.Element {
 			addr = outlet.IPv6
 		}
 		target := netip.AddrPortFrom(addr, p.ContainerPort)
-		if outlet.Routed {
+		if outlet.Routed(host.Is6()) {
 			out = append(out, nft.Open(target, proto))
 			continue
 		}

@@ -64,7 +64,7 @@ func rangeElements(e *Endpoint, r portRange) []nft.Element {
 		if host.Is6() {
 			addr = outlet.IPv6
 		}
-		if outlet.Routed {
+		if outlet.Routed(host.Is6()) {
 			for port := int(r.HostPort); port <= int(r.last); port++ {
 				out = append(out, nft.Open(netip.AddrPortFrom(addr, uint16(port)), nft.Protocol(r.Protocol)))
 			}

@@ -51,12 +51,25 @@ func (b *builder) network(d *Desired, key string, n types.NetworkConfig) {
 	default:
 		b.fail(path+".ipam.driver", "IPAM driver %q is not supported; remove it", n.Ipam.Driver)
 	}
+	for _, p := range netns.CheckOptions(spec) {
+		b.optionProblem(path, p)
+	}
 	for i, c := range n.Ipam.Config {
 		if c != nil {
 			spec.Pools = append(spec.Pools, b.pool(fmt.Sprintf("%s.ipam.config[%d]", path, i), c))
 		}
 	}
 	d.Networks[key] = &Network{Spec: spec}
+}
+
+// optionProblem tells of a driver option that is an error or has no effect.
+func (b *builder) optionProblem(path string, p netns.OptionProblem) {
+	path += ".driver_opts." + p.Key
+	if p.Refused {
+		b.fail(path, "%s", p.Text)
+		return
+	}
+	b.warn(path, "%s", p.Text)
 }
 
 func (b *builder) pool(path string, c *types.IPAMPool) netns.Pool {
@@ -256,6 +269,12 @@ func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool
 		a.GatewayPrio = cfg.GatewayPriority
 		a.Priority = cfg.Priority
 		a.DriverOpts = maps.Clone(map[string]string(cfg.DriverOpts))
+		for _, p := range netns.CheckAttachmentOptions(a.DriverOpts) {
+			b.optionProblem(path, p)
+		}
+		if name := a.DriverOpts[netns.OptInterface]; name != "" && a.Interface != "" && name != a.Interface {
+			b.fail(path+".interface_name", "it is %q, and driver_opts say %q; keep one", a.Interface, name)
+		}
 		if s.GetScale() > 1 && (a.IPv4.IsValid() || a.IPv6.IsValid() || a.MAC != "") {
 			b.fail(path, "%d replicas cannot share one fixed address; remove ipv4_address, ipv6_address and mac_address, or scale the service to 1", s.GetScale())
 		}

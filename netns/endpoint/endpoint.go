@@ -133,10 +133,18 @@ func (e *Endpoint) Warn(text string) {
 	}
 }
 
+// Routed reports whether a family is not translated on the link.
+func (l Link) Routed(v6 bool) bool {
+	if v6 {
+		return l.RoutedBefore || l.Routed6
+	}
+	return l.RoutedBefore || l.Routed4
+}
+
 // RoutedOnly reports whether nothing of the endpoint is translated.
 func (e *Endpoint) RoutedOnly() bool {
 	for _, v6 := range []bool{false, true} {
-		if out := e.Outlet(v6); out != nil && !out.Routed {
+		if out := e.Outlet(v6); out != nil && !out.Routed(v6) {
 			return false
 		}
 	}

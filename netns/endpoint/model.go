@@ -155,7 +155,10 @@ type Link struct {
 	// Internal says that the network has no way out: the gateways are the host's
 	// addresses, but no default route leads there.
 	Internal bool `json:"internal,omitempty"`
-	// Routed says that the network is not translated, see netns.OptGatewayMode.
-	Routed bool   `json:"routed,omitempty"`
-	Bridge string `json:"bridge,omitempty"`
+	// Routed4 and Routed6 say that the network is not translated, see
+	// netns.OptGatewayMode. RoutedBefore is both, in records of older versions.
+	Routed4      bool   `json:"routed4,omitempty"`
+	Routed6      bool   `json:"routed6,omitempty"`
+	RoutedBefore bool   `json:"routed,omitempty"`
+	Bridge       string `json:"bridge,omitempty"`
 }

@@ -55,6 +55,9 @@ type Network struct {
 	Internal   bool
 	Masquerade bool
 	Isolated   bool // containers of the network do not reach each other (icc off)
+	// For IPv4 and IPv6: its traffic is never translated; all ports of containers are
+	// open at their own addresses.
+	Routed, Unprotected [2]bool
 }
 
 // Elements returns the network's set elements.
@@ -65,8 +68,18 @@ func (n Network) Elements() []Element {
 	out := []Element{link(SetBridges)}
 	if n.Internal {
 		out = append(out, link(SetInternal))
-	} else if n.Masquerade {
-		out = append(out, link(SetMasquerade))
+	} else {
+		if n.Masquerade && n.Routed != [2]bool{true, true} {
+			out = append(out, link(SetMasquerade))
+		}
+		for i, sets := range [2][2]string{{SetRouted4, SetUnprotected4}, {SetRouted6, SetUnprotected6}} {
+			if n.Routed[i] {
+				out = append(out, link(sets[0]))
+			}
+			if n.Unprotected[i] {
+				out = append(out, link(sets[1]))
+			}
+		}
 	}
 	if !n.Isolated {
 		out = append(out, Element{Set: SetPeers, Key: append(ifname(n.Bridge), ifname(n.Bridge)...),

@@ -64,6 +64,11 @@ const (
 	// Addresses of the host that clients reach over any link, because the link that
 	// has them is none that clients arrive on (lo, a dummy).
 	SetAnywhere4, SetAnywhere6 = "anywhere4", "anywhere6"
+	// Bridges whose traffic of a family is not translated, though that of the other
+	// may be.
+	SetRouted4, SetRouted6 = "routed4", "routed6"
+	// Bridges of networks whose containers are open to everybody but other networks.
+	SetUnprotected4, SetUnprotected6 = "unprotected4", "unprotected6"
 )
 
 // Instance returns the table of an instance. It is the same for every instance
@@ -96,6 +101,10 @@ func Instance(table string) Ruleset {
 			{SetOpen6, types(a6, proto, port), nil, false},
 			{SetAnywhere4, types(a4), nil, false},
 			{SetAnywhere6, types(a6), nil, false},
+			{SetRouted4, types(ifname), nil, false},
+			{SetRouted6, types(ifname), nil, false},
+			{SetUnprotected4, types(ifname), nil, false},
+			{SetUnprotected6, types(ifname), nil, false},
 		},
 		Chains: []Chain{
 			// Destinations are rewritten before the kernel decides where a packet goes, and
@@ -155,6 +164,8 @@ func Instance(table string) Ruleset {
 				{translated(), accept()},
 				{ipv4(), in(SetOpen4, ip4Daddr, l4proto, thDport), accept()},
 				{ipv6(), in(SetOpen6, ip6Daddr, l4proto, thDport), accept()},
+				{ipv4(), in(SetUnprotected4, oifname), notIn(SetBridges, iifname), accept()},
+				{ipv6(), in(SetUnprotected6, oifname), notIn(SetBridges, iifname), accept()},
 				{gotoChain("refuse")},
 			}},
 			// A container learns at once that it may not; the world learns nothing. A
@@ -170,6 +181,8 @@ func Instance(table string) Ruleset {
 				{ipv6(), translated(), in(SetHairpin6, iifname, ip6Daddr), masquerade()},
 				{ipv4(), translated(), in(SetSelf4, ip4Saddr, ip4Daddr), masquerade()},
 				{ipv6(), translated(), in(SetSelf6, ip6Saddr, ip6Daddr), masquerade()},
+				{ipv4(), in(SetRouted4, iifname), notIn(SetBridges, oifname), accept()},
+				{ipv6(), in(SetRouted6, iifname), notIn(SetBridges, oifname), accept()},
 				{in(SetMasquerade, iifname), notIn(SetBridges, oifname), masquerade()},
 			}},
 		},

@@ -212,6 +212,7 @@ func (o *runOptions) engineOptions(ctx context.Context, a *cli.App) (compose.Run
 	}
 	for i := range s.Network.Networks {
 		at := &s.Network.Networks[i]
+		network.WarnOptions(a, *at)
 		if at.Network, err = network.NetworkName(ctx, a, at.Network); err != nil {
 			return compose.RunOptions{}, err
 		}

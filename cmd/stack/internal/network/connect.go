@@ -87,6 +87,7 @@ func runConnect(ctx context.Context, a *cli.App, o *connectOptions) error {
 	if err != nil {
 		return err
 	}
+	WarnOptions(a, at)
 	v, err := a.API(ctx)
 	if err != nil {
 		return err

@@ -70,6 +70,7 @@ func runCreate(ctx context.Context, a *cli.App, o *createOptions) error {
 	if err != nil {
 		return err
 	}
+	warnOptions(a, netns.CheckOptions(s))
 	v, err := a.API(ctx)
 	if err != nil {
 		return err
@@ -83,6 +84,21 @@ func runCreate(ctx context.Context, a *cli.App, o *createOptions) error {
 	}
 	fmt.Fprintln(a.Out, n.ID)
 	return nil
+}
+
+// WarnOptions tells of driver options of an attachment that have no effect.
+func WarnOptions(a *cli.App, at netns.Attachment) {
+	warnOptions(a, netns.CheckAttachmentOptions(at.DriverOpts))
+}
+
+// warnOptions tells of driver options that have no effect; wrong ones are errors of
+// what is made with them.
+func warnOptions(a *cli.App, problems []netns.OptionProblem) {
+	for _, p := range problems {
+		if !p.Refused {
+			a.Warn("%v", p)
+		}
+	}
 }
 
 func (o *createOptions) spec() (netns.NetworkSpec, error) {

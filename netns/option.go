@@ -1,0 +1,206 @@
+package netns
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/stack-run/stack/netns/endpoint"
+)
+
+// Driver options of a network, with Docker's names.
+const (
+	OptBridgeName  = "com.docker.network.bridge.name"
+	OptMTU         = "com.docker.network.driver.mtu"
+	OptICC         = "com.docker.network.bridge.enable_icc"           // "false": containers do not reach each other
+	OptMasquerade  = "com.docker.network.bridge.enable_ip_masquerade" // "false": containers leave with their own addresses
+	OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"    // host address of ports that name none
+	// OptInhibit4 "true" leaves the gateway's address to somebody else on the bridge.
+	OptInhibit4 = "com.docker.network.bridge.inhibit_ipv4"
+	// OptPrefix is what the names of interfaces in containers begin with, "eth".
+	OptPrefix = "com.docker.network.container_iface_prefix"
+	// OptGatewayMode is one of the modes of a gateway, for IPv4.
+	OptGatewayMode  = "com.docker.network.bridge.gateway_mode_ipv4"
+	OptGatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
+)
+
+// Modes of a gateway.
+const (
+	modeNAT = "nat"
+	// No translation; published ports are open at the container's own address for
+	// those who have a route to it.
+	modeRouted = "routed"
+	// As nat, and all ports are open at the container's own address.
+	modeUnprotected = "nat-unprotected"
+	// The host has no address on the network.
+	modeIsolated = "isolated"
+)
+
+// Driver options of an attachment.
+const (
+	// OptInterface is the name of the interface in the container.
+	OptInterface = "com.docker.network.endpoint.ifname"
+	// OptSysctls are sysctls of its interface, separated by commas, with IFNAME for
+	// the interface's name.
+	OptSysctls = "com.docker.network.endpoint.sysctls"
+)
+
+// OptionProblem is what is wrong with a driver option.
+type OptionProblem struct {
+	Key, Text string
+	// Refused options are errors; the others have no effect.
+	Refused bool
+}
+
+func (p OptionProblem) Error() string { return fmt.Sprintf("driver option %s %s", p.Key, p.Text) }
+
+// Checks of values return what is wrong with one.
+type check func(value string) string
+
+func boolean(v string) string {
+	if _, err := strconv.ParseBool(v); err != nil {
+		return "use true or false"
+	}
+	return ""
+}
+
+func oneOf(values ...string) check {
+	return func(v string) string {
+		if v == "" || slices.Contains(values, v) {
+			return ""
+		}
+		return "use one of " + strings.Join(values, ", ")
+	}
+}
+
+var bridgeOptions = map[string]check{
+	OptICC: boolean, OptMasquerade: boolean, OptOpen: boolean, OptInhibit4: boolean,
+	OptMTU: func(v string) string {
+		if n, err := strconv.Atoi(v); err != nil || n < 68 || n > 65535 {
+			return "use a number from 68 to 65535"
+		}
+		return ""
+	},
+	OptHostBinding: func(v string) string {
+		if a, err := netip.ParseAddr(v); err != nil || !a.Is4() {
+			return "use an IPv4 address"
+		}
+		return ""
+	},
+	OptBridgeName: func(v string) string {
+		if !endpoint.LinkName(v) {
+			return "a link's name has up to 15 characters without space, slash and colon"
+		}
+		return ""
+	},
+	OptPrefix: func(v string) string {
+		if !endpoint.LinkName(v + "1000") {
+			return "the beginning of a link's name has up to 11 characters without space, slash and colon"
+		}
+		return ""
+	},
+	OptGatewayMode:  oneOf(modeNAT, modeRouted, modeUnprotected, modeIsolated),
+	OptGatewayMode6: oneOf(modeNAT, modeRouted, modeUnprotected, modeIsolated),
+}
+
+// Options of Docker's bridge that are not acted on, with what happens instead.
+var ignoredOptions = map[string]string{
+	"com.docker.network.host_ipv4":                      "packets leave with the address of the link that they leave by",
+	"com.docker.network.host_ipv6":                      "packets leave with the address of the link that they leave by",
+	"com.docker.network.bridge.trusted_host_interfaces": "a published address is for the link that has it",
+	"com.docker.network.bridge.default_bridge":          "every network is a user's own",
+}
+
+// CheckOptions tells what is wrong with the driver options of a network.
+func CheckOptions(s NetworkSpec) []OptionProblem {
+	var out []OptionProblem
+	known := bridgeOptions
+	if !s.IsBridge() {
+		known = nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.DriverOpts)) {
+		value := s.DriverOpts[key]
+		if valid, ok := known[key]; !ok {
+			text := "is not acted on: the driver does not know it"
+			if instead, ok := ignoredOptions[key]; ok {
+				text = "is not acted on: " + instead
+			}
+			out = append(out, OptionProblem{Key: key, Text: text})
+		} else if wrong := valid(value); wrong != "" {
+			out = append(out, OptionProblem{Key: key, Text: fmt.Sprintf("is %q; %s", value, wrong), Refused: true})
+		}
+	}
+	for _, key := range []string{OptGatewayMode, OptGatewayMode6} {
+		if s.DriverOpts[key] == modeIsolated && !s.Internal && s.IsBridge() {
+			out = append(out, OptionProblem{Key: key, Refused: true,
+				Text: `is "isolated", where the host is no gateway; make the network internal too`})
+		}
+	}
+	return out
+}
+
+// CheckAttachmentOptions tells what is wrong with the driver options of an
+// attachment.
+func CheckAttachmentOptions(opts map[string]string) []OptionProblem {
+	var out []OptionProblem
+	for _, key := range slices.Sorted(maps.Keys(opts)) {
+		switch key {
+		case OptInterface:
+			if !endpoint.LinkName(opts[key]) {
+				out = append(out, OptionProblem{Key: key, Refused: true,
+					Text: fmt.Sprintf("is %q; a link's name has up to 15 characters without space, slash and colon", opts[key])})
+			}
+		case OptSysctls:
+			for setting := range strings.SplitSeq(opts[key], ",") {
+				name, _, ok := strings.Cut(strings.TrimSpace(setting), "=")
+				if !ok || !strings.HasPrefix(name, "net.") || !strings.Contains(name, ".IFNAME.") {
+					out = append(out, OptionProblem{Key: key, Refused: true,
+						Text: fmt.Sprintf("has %q; write net.ipv4.conf.IFNAME.KEY=VALUE", setting)})
+				}
+			}
+		default:
+			out = append(out, OptionProblem{Key: key, Text: "is not acted on: it is no option of an endpoint"})
+		}
+	}
+	return out
+}
+
+// interfaceName is the name of the interface in the container that was asked for.
+func interfaceName(a Attachment) string { return cmp.Or(a.Interface, a.DriverOpts[OptInterface]) }
+
+func mtuOf(s NetworkSpec) int {
+	n, _ := strconv.Atoi(s.DriverOpts[OptMTU])
+	return n
+}
+
+// gatewayMode is the mode of the gateway for a family.
+func gatewayMode(s NetworkSpec, v6 bool) string {
+	if v6 {
+		return s.DriverOpts[OptGatewayMode6]
+	}
+	return s.DriverOpts[OptGatewayMode]
+}
+
+// hostless says that the host takes no address of a family on the bridge.
+func hostless(s NetworkSpec, v6 bool) bool {
+	return gatewayMode(s, v6) == modeIsolated || !v6 && option(s, OptInhibit4, false)
+}
+
+func option(s NetworkSpec, name string, otherwise bool) bool {
+	if v, err := strconv.ParseBool(s.DriverOpts[name]); err == nil {
+		return v
+	}
+	return otherwise
+}
+
+// interfacePrefix is what names of interfaces of a network begin with.
+func interfacePrefix(s NetworkSpec) string {
+	if p := s.DriverOpts[OptPrefix]; p != "" {
+		return p
+	}
+	return "eth"
+}
