@@ -36,18 +36,22 @@ type Options struct {
 	RunRoot  string // default $STACK_RUN_ROOT, then /run/stack
 	// Warn gets sentences worth telling the user, such as what the host lacks.
 	Warn func(string)
+	// UserAgent is this program's name to registries.
+	UserAgent string
+	// Builder has the builder program do something; without it nothing can be built.
+	Builder Builder
 }
 
-// Client implements Verbs.
+// Client implements API.
 type Client struct {
-	Engine   *engine.Engine
-	projects *supervise.ProjectStore
-	warn     func(string)
-	rehearse func(*plan.Plan) error
-	watchers *inotify.Shared // by all verbs: a user has few instances
+	Engine    *engine.Engine
+	projects  *supervise.ProjectStore
+	warn      func(string)
+	rehearse  func(*plan.Plan) error
+	watchers  *inotify.Shared // by all verbs: a user has few instances
+	userAgent string
+	builder   Builder
 }
-
-var _ Verbs = (*Client)(nil)
 
 // Open opens the data root. It is cheap and changes nothing.
 func Open(o Options) (*Client, error) {
@@ -55,9 +59,12 @@ func Open(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{Engine: e, projects: supervise.NewProjectStore(e), warn: o.Warn, watchers: &inotify.Shared{Scarce: func(err error) {
-		e.Warnf("changes are noticed up to a quarter of a second late: %v", err)
-	}}}, nil
+	return &Client{
+		Engine: e, projects: supervise.NewProjectStore(e), warn: o.Warn, userAgent: o.UserAgent, builder: o.Builder,
+		watchers: &inotify.Shared{Scarce: func(err error) {
+			e.Warnf("changes are noticed up to a quarter of a second late: %v", err)
+		}},
+	}, nil
 }
 
 // Rehearse returns a client whose verbs give their plans to show.

@@ -16,6 +16,9 @@ import (
 type API interface {
 	Verbs
 	Containers
+	Images
+	Registries
+	Builds
 	Networks
 	Volumes
 	System
@@ -35,6 +38,14 @@ type Containers interface {
 	Commit(ctx context.Context, container string, o engine.CommitOptions, pause bool) (id string, err error)
 	// StartAttached connects the streams before a stopped container starts again.
 	StartAttached(ctx context.Context, container string, o RunOptions) (exitCode int, err error)
+	// ContainersDisk is what containers take, by their IDs.
+	ContainersDisk(ctx context.Context, containers []engine.Container) (map[string]ContainerDisk, error)
+}
+
+// ContainerDisk is what a container takes on the disk, in bytes.
+type ContainerDisk struct {
+	Own     int64 // its own files
+	Virtual int64 // with those of its image
 }
 
 // Networks are those of all projects and of none.
@@ -58,6 +69,8 @@ type Volumes interface {
 	// that name, which comes with it.
 	CreateVolume(ctx context.Context, s volumes.Spec) (volumes.Volume, error)
 	RemoveVolume(ctx context.Context, name string) error
+	// VolumeDisk is what a volume takes, in bytes.
+	VolumeDisk(ctx context.Context, name string) (int64, error)
 	// PruneVolumes removes what no container uses. With PruneOptions.DryRun it only tells.
 	PruneVolumes(ctx context.Context, f volumes.PruneFilter, o PruneOptions) (volumes.PruneReport, error)
 }
@@ -73,6 +86,8 @@ type PruneOptions struct {
 type System interface {
 	// Check verifies what is stored and, if asked to, repairs it.
 	Check(ctx context.Context, o engine.CheckOptions) (engine.CheckReport, error)
+	// Sweep removes what killed processes left behind. A dry run only tells of it.
+	Sweep(ctx context.Context, dryRun bool) ([]engine.Leftover, error)
 }
 
 var _ API = (*Client)(nil)
@@ -174,4 +189,50 @@ func (c *Client) Check(ctx context.Context, o engine.CheckOptions) (engine.Check
 		report.Problems = append(report.Problems, p)
 	}
 	return report, err
+}
+
+// VolumeDisk measures a volume.
+func (c *Client) VolumeDisk(_ context.Context, name string) (int64, error) {
+	store, err := c.Engine.Volumes()
+	if err != nil {
+		return 0, err
+	}
+	return store.Usage(name)
+}
+
+// ContainersDisk measures containers. What cannot be measured takes nothing.
+func (c *Client) ContainersDisk(ctx context.Context, containers []engine.Container) (map[string]ContainerDisk, error) {
+	images, err := c.Engine.Images()
+	if err != nil {
+		return nil, err
+	}
+	layers, err := c.Engine.Layers()
+	if err != nil {
+		return nil, err
+	}
+	disk := make(map[string]ContainerDisk, len(containers))
+	for _, r := range containers {
+		own, err := layers.Usage(ctx, r.ID)
+		if err != nil {
+			continue
+		}
+		virtual := own
+		if img, err := images.Resolve(ctx, r.Spec.ImageID); err == nil {
+			for _, l := range img.Layers {
+				if info, err := layers.Layer(l.DiffID); err == nil {
+					virtual += info.Disk
+				}
+			}
+		}
+		disk[r.ID] = ContainerDisk{Own: own, Virtual: virtual}
+	}
+	return disk, nil
+}
+
+// Sweep removes leftovers.
+func (c *Client) Sweep(ctx context.Context, dryRun bool) ([]engine.Leftover, error) {
+	if dryRun {
+		return c.Engine.Leftovers()
+	}
+	return c.Engine.Sweep(ctx)
 }

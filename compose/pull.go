@@ -26,17 +26,17 @@ type PullOptions struct {
 	Parallel  int // images at once, 0 for the default
 }
 
-// Pull carries out the pulls among ops. It returns the operations that no
+// pull carries out the pulls among ops. It returns the operations that no
 // registry has the image for and whose services can build it instead.
-func Pull(ctx context.Context, e *engine.Engine, ops []plan.ImageOp, o PullOptions, p Progress) ([]plan.ImageOp, error) {
+func (c *Client) pull(ctx context.Context, ops []plan.ImageOp, o PullOptions, p Progress) ([]plan.ImageOp, error) {
 	if len(ops) == 0 {
 		return nil, nil
 	}
-	client, err := registry.NewClient(registry.Options{})
+	client, err := c.registry()
 	if err != nil {
 		return nil, err
 	}
-	to, err := RegistryTarget(e)
+	to, err := registryTarget(c.Engine)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +99,8 @@ func pulls(parallel int) int {
 	return defaultPulls
 }
 
-// RegistryTarget is where an engine's images are pulled to and pushed from.
-func RegistryTarget(e *engine.Engine) (registry.Target, error) {
+// registryTarget is where an engine's images are pulled to and pushed from.
+func registryTarget(e *engine.Engine) (registry.Target, error) {
 	images, err := e.Images()
 	if err != nil {
 		return registry.Target{}, err
@@ -120,7 +120,7 @@ func pullOne(ctx context.Context, c *registry.Client, to registry.Target, op pla
 	defer release()
 	_, err := c.Pull(ctx, to, op.Image, registry.PullOptions{
 		Platform: op.Platform,
-		Event:    func(e registry.Event) { p.tell(LayerEvent(e)) },
+		Event:    func(e registry.Event) { p.tell(layerEvent(e)) },
 		Ready: func(ctx context.Context) error {
 			release()
 			return g.wait(ctx)
@@ -129,8 +129,8 @@ func pullOne(ctx context.Context, c *registry.Client, to registry.Target, op pla
 	return err
 }
 
-// LayerEvent is the progress of a layer as the displays show it.
-func LayerEvent(e registry.Event) apply.Event {
+// layerEvent is the progress of a layer as the displays show it.
+func layerEvent(e registry.Event) apply.Event {
 	text := ""
 	if e.Total > 0 && e.Current > 0 {
 		text = units.HumanSize(float64(e.Current)) + "/" + units.HumanSize(float64(e.Total))

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stack-run/stack/compose/apply"
-	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/registry"
 )
 
@@ -19,12 +18,12 @@ type PushOptions struct {
 }
 
 // Push sends images to their registries.
-func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions, p Progress) error {
-	client, err := registry.NewClient(registry.Options{})
+func (c *Client) Push(ctx context.Context, images []string, o PushOptions, p Progress) error {
+	client, err := c.registry()
 	if err != nil {
 		return err
 	}
-	from, err := RegistryTarget(e)
+	from, err := registryTarget(c.Engine)
 	if err != nil {
 		return err
 	}
@@ -38,7 +37,7 @@ func Push(ctx context.Context, e *engine.Engine, images []string, o PushOptions,
 		group.Go(func() error {
 			p.tell(apply.Event{Kind: "Image", Name: name, Status: "Pushing"})
 			_, err := client.Push(ctx, from, name, registry.PushOptions{
-				Event: func(e registry.Event) { p.tell(LayerEvent(e)) },
+				Event: func(e registry.Event) { p.tell(layerEvent(e)) },
 			})
 			if err == nil {
 				p.tell(apply.Event{Kind: "Image", Name: name, Status: "Pushed", Done: true})

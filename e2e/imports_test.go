@@ -90,9 +90,10 @@ func bans() []ban {
 			from: []string{"cmd/stack/..."}, direct: true,
 			to: []string{
 				"compose/supervise/...", "engine/runtime/...", "engine/cgroup/...", "engine/logs/...",
+				"engine/image/...", "engine/registry/...", "engine/snapshot/...", "engine/content/...", "engine/build",
 				"netns/ipam/...", "netns/nft/...", "netns/dns/...", "netns/link/...", "github.com/vishvananda/...",
 			},
-			why: "there is one door, package compose: what the command line did behind it no other client could do; images still go by it",
+			why: "there is one door, package compose: what the command line did behind it no other client could do",
 		},
 		{
 			from: []string{"cmd/stack/internal/cli"},

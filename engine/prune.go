@@ -38,7 +38,7 @@ func (e *Engine) PruneImages(ctx context.Context, o PruneImagesOptions) (image.R
 	keep := images.DiffIDs
 	var removed image.Removed
 	if o.DryRun {
-		o.InUse = func(id digest.Digest) []string { return e.imageUsers(id, o.Without) }
+		o.InUse = func(id digest.Digest) []string { return e.imagesUsers([]digest.Digest{id}, o.Without)[id] }
 		keep = func() (map[digest.Digest]bool, error) {
 			kept, err := images.DiffIDs()
 			maps.DeleteFunc(kept, func(d digest.Digest, _ bool) bool { return slices.Contains(removed.Layers, d) })
@@ -70,23 +70,31 @@ func (e *Engine) CollectLayers(ctx context.Context) error {
 }
 
 // ImageUsers names the containers made from an image, or that mount it.
-func (e *Engine) ImageUsers(id digest.Digest) []string { return e.imageUsers(id, nil) }
+func (e *Engine) ImageUsers(id digest.Digest) []string { return e.ImagesUsers([]digest.Digest{id})[id] }
 
-// imageUsers is ImageUsers without the containers with the IDs except.
-func (e *Engine) imageUsers(id digest.Digest, except []string) []string {
+// ImagesUsers is ImageUsers for several images, with the records read once.
+func (e *Engine) ImagesUsers(ids []digest.Digest) map[digest.Digest][]string {
+	return e.imagesUsers(ids, nil)
+}
+
+// imagesUsers is ImagesUsers without the containers with the IDs except.
+func (e *Engine) imagesUsers(ids []digest.Digest, except []string) map[digest.Digest][]string {
+	out := make(map[digest.Digest][]string, len(ids))
 	all, broken, err := e.Records.Scan()
-	if err != nil {
-		return []string{"unknown: " + err.Error()}
-	}
-	var out []string
-	for _, b := range broken {
-		if !slices.Contains(except, b.ID) && b.mentions(string(id)) {
-			out = append(out, b.String())
+	for _, id := range ids {
+		if err != nil {
+			out[id] = []string{"unknown: " + err.Error()}
+			continue
 		}
-	}
-	for _, c := range all {
-		if !slices.Contains(except, c.ID) && (c.Spec.ImageID == string(id) || e.mountsImage(c, id)) {
-			out = append(out, c.Spec.Name)
+		for _, b := range broken {
+			if !slices.Contains(except, b.ID) && b.mentions(string(id)) {
+				out[id] = append(out[id], b.String())
+			}
+		}
+		for _, c := range all {
+			if !slices.Contains(except, c.ID) && (c.Spec.ImageID == string(id) || e.mountsImage(c, id)) {
+				out[id] = append(out[id], c.Spec.Name)
+			}
 		}
 	}
 	return out

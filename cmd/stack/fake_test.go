@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -54,10 +53,12 @@ type fakeVerbs struct {
 	exec   func(compose.ExecOptions) (int, error)
 	wait   func(container string) (int, error)
 	stop   func(ctx context.Context) error
+
+	builder compose.Builder
 }
 
-// door is a fake engine whose networks and volumes are real, in the session's own
-// directories.
+// door is a fake engine whose images, networks and volumes are real, in the session's
+// own directories.
 type door struct {
 	*fakeVerbs
 	objects
@@ -65,6 +66,9 @@ type door struct {
 
 type objects interface {
 	compose.Containers
+	compose.Images
+	compose.Registries
+	compose.Builds
 	compose.Networks
 	compose.Volumes
 	compose.System
@@ -394,14 +398,11 @@ func newSession(t *testing.T, dir string) *session {
 			}
 			return filepath.Abs(filepath.Join("testdata", dir))
 		},
-		Open: func(r cli.Roots, _ func(string)) (compose.API, error) {
-			c, err := compose.Open(compose.Options{DataRoot: r.Data, RunRoot: r.Run})
+		Open: func(a *cli.App) (compose.API, error) {
+			r := a.Roots()
+			c, err := compose.Open(compose.Options{DataRoot: r.Data, RunRoot: r.Run, Builder: s.fake.builder})
 			return door{s.fake, c}, err
 		},
-		Objects: func(cli.Roots, func(string)) (*engine.Engine, error) {
-			return nil, errors.New("no stores in this test")
-		},
-		Builder: func(context.Context, *cli.App, string, any, any) error { return errors.New("no builder in this test") },
 	}
 	return s
 }

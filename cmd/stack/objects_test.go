@@ -12,21 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stack-run/stack/cmd/stack/internal/cli"
-	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine/build/request"
 )
-
-// newStore is a session whose images and volumes are real, in directories of
-// their own.
-func newStore(t *testing.T) *session {
-	t.Helper()
-	s := newSession(t, t.TempDir())
-	s.App.Objects = func(r cli.Roots, _ func(string)) (*engine.Engine, error) {
-		return engine.Open(engine.Options{DataRoot: r.Data, RunRoot: r.Run})
-	}
-	return s
-}
 
 // must runs a command line that must succeed and returns what it printed.
 func (s *session) must(t *testing.T, args ...string) string {
@@ -71,7 +59,7 @@ func rootfs(t *testing.T) string {
 }
 
 func TestImages(t *testing.T) {
-	s := newStore(t)
+	s := newSession(t, t.TempDir())
 	matches(t, s.must(t, "image", "ls"), `REPOSITORY TAG IMAGE ID CREATED DISK USAGE CONTENT SIZE`)
 	id := strings.TrimSpace(s.must(t, "image", "import", "-c", `CMD ["cat", "/etc/motd"]`, "-m", "made by hand", rootfs(t), "hand/made:1"))
 	matches(t, id, `sha256:[0-9a-f]{64}`)
@@ -107,7 +95,7 @@ func TestImages(t *testing.T) {
 }
 
 func TestVolumes(t *testing.T) {
-	s := newStore(t)
+	s := newSession(t, t.TempDir())
 	matches(t, s.must(t, "volume", "create", "--label", "tier=back", "shop_data"), `shop_data`)
 	anonymous := strings.TrimSpace(s.must(t, "volume", "create"))
 	matches(t, anonymous, `[0-9a-f]{64}`)
@@ -126,7 +114,7 @@ func TestVolumes(t *testing.T) {
 }
 
 func TestContainerPrune(t *testing.T) {
-	s := newStore(t)
+	s := newSession(t, t.TempDir())
 	stopped := id('e')
 	matches(t, s.must(t, "--dry-run", "container", "prune"), `Would delete Containers: `+stopped+` Total space that would be reclaimed: 0B`)
 	matches(t, s.must(t, "container", "prune", "-f", "--filter", "until=2s"), `Deleted Containers: `+stopped+` Total reclaimed space: 0B`)
@@ -138,9 +126,9 @@ func TestContainerPrune(t *testing.T) {
 
 // The build cache is the builder's: what it is asked depends on the flags.
 func TestSystemPruneAsksTheBuilder(t *testing.T) {
-	s := newStore(t)
+	s := newSession(t, t.TempDir())
 	var asked []request.Cache
-	s.App.Builder = func(_ context.Context, _ *cli.App, verb string, ask, result any) error {
+	s.fake.builder = func(_ context.Context, verb string, ask, result any, _ compose.Streams) error {
 		if verb != "prune" {
 			t.Errorf("the builder is asked to %s", verb)
 		}
@@ -164,7 +152,7 @@ func TestSystemPruneAsksTheBuilder(t *testing.T) {
 }
 
 func TestPruneAsks(t *testing.T) {
-	s := newStore(t)
+	s := newSession(t, t.TempDir())
 	s.App.In = strings.NewReader("n\n")
 	out, errOut, code := s.do(t, "system", "prune", "--volumes", "--filter", "label=x")
 	want := `WARNING! This will remove:

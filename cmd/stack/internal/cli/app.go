@@ -24,8 +24,6 @@ import (
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/plan"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/internal/lock"
 )
 
@@ -40,20 +38,16 @@ type App struct {
 	Cwd     func() (string, error)
 
 	Global GlobalOptions
-	// subcommand is the argument behind the verb, where only that is to be built.
+	// Subcommand is the argument behind the verb, where only that is to be built.
 	Subcommand string
 
-	// open gives the verbs, objects the stores of images, networks and volumes.
-	Open    func(Roots, func(warning string)) (compose.API, error)
-	Objects func(Roots, func(warning string)) (*engine.Engine, error)
-	// builder runs a verb of the builder program.
-	Builder func(ctx context.Context, a *App, verb string, ask, result any) error
+	// Open opens the door to the engine.
+	Open func(*App) (compose.API, error)
 
 	// settings are the environment with .env behind it, nil until they are asked for.
 	settings map[string]string
 
-	verbs compose.API    // opened once per process
-	store *engine.Engine // the same
+	door compose.API // opened once per process
 }
 
 // GlobalOptions are the flags that stand before the verb.
@@ -140,17 +134,17 @@ func (a *App) Roots() Roots {
 
 // API is the door to the engine, opened at the first call.
 func (a *App) API(context.Context) (compose.API, error) {
-	if a.verbs == nil {
-		v, err := a.Open(a.Roots(), func(w string) { a.Warn("%s", w) })
+	if a.door == nil {
+		v, err := a.Open(a)
 		if err != nil {
 			return nil, err
 		}
 		if a.Global.DryRun {
 			v = v.Rehearse(func(p *plan.Plan) error { return PrintPlan(a, p) })
 		}
-		a.verbs = v
+		a.door = v
 	}
-	return a.verbs, nil
+	return a.door, nil
 }
 
 // settle checks the global flags against each other and the environment.
@@ -299,24 +293,5 @@ func (a *App) RunWithSignals(work func(ctx context.Context, cmd *cobra.Command, 
 	}
 }
 
-// Engine opens what is behind the door, for the images, which have no part of it yet.
-func (a *App) Engine() (*engine.Engine, error) {
-	if a.store == nil {
-		e, err := a.Objects(a.Roots(), func(w string) { a.Warn("%s", w) })
-		if err != nil {
-			return nil, err
-		}
-		a.store = e
-	}
-	return a.store, nil
-}
-
-// Images opens the image store.
-func (a *App) Images() (*engine.Engine, *image.Store, error) {
-	e, err := a.Engine()
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err := e.Images()
-	return e, s, err
-}
+// Streams are this process's.
+func (a *App) Streams() compose.Streams { return compose.Streams{In: a.In, Out: a.Out, Err: a.Err} }

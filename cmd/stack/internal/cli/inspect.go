@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/format"
-	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/compose"
 )
 
 type InspectOptions struct {
@@ -143,6 +143,6 @@ func lookUp(ctx context.Context, a *App, name string, kinds []Inspector, o *Insp
 
 // missing reports whether an error says that there is no such object.
 func missing(err error) bool {
-	return err != nil && (image.IsNotFound(err) ||
+	return err != nil && (compose.IsNoImage(err) ||
 		strings.Contains(err.Error(), "no such") || strings.Contains(err.Error(), "does not exist"))
 }

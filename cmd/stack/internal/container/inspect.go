@@ -49,7 +49,7 @@ func inspectContainer(ctx context.Context, a *cli.App, name string, size bool) (
 	if err != nil || len(cs) == 0 {
 		return got, err
 	}
-	sizes, err := ContainerSizes(ctx, a)
+	sizes, err := Sizes(ctx, v, cs)
 	if err != nil {
 		return nil, err
 	}

@@ -98,7 +98,7 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 	}
 	so := summary.Options{Now: a.Now(), NoTrunc: o.NoTrunc}
 	if o.Size {
-		if so.Size, err = ContainerSizes(ctx, a); err != nil {
+		if so.Size, err = Sizes(ctx, v, cs); err != nil {
 			return err
 		}
 	}

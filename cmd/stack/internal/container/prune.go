@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -62,16 +63,16 @@ func PruneContainers(ctx context.Context, a *cli.App, filter []string) (ids []st
 	if err != nil {
 		return nil, 0, err
 	}
-	size, err := ContainerSizes(ctx, a)
+	cs = slices.DeleteFunc(cs, func(c engine.Container) bool {
+		stopped := c.State.Phase == engine.Exited || c.State.Phase == engine.Created || c.State.Phase == engine.Dead
+		return !stopped || !f.Match(c.Created, c.Spec.Labels)
+	})
+	size, err := Sizes(ctx, v, cs)
 	if err != nil {
 		return nil, 0, err
 	}
 	var errs []error
 	for _, c := range cs {
-		stopped := c.State.Phase == engine.Exited || c.State.Phase == engine.Created || c.State.Phase == engine.Dead
-		if !stopped || !f.Match(c.Created, c.Spec.Labels) {
-			continue
-		}
 		own, _ := size(c)
 		if !a.Global.DryRun {
 			if err := v.Remove(ctx, idSelector(c), compose.StopOptions{}, nil); err != nil {

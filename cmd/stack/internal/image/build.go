@@ -32,9 +32,7 @@ func NewBuild(a *cli.App, targets []request.Target, mode string, quiet bool) (*r
 	if (mode == "" || mode == "auto") && a.Global.ANSI == "never" {
 		mode = "plain"
 	}
-	return &request.Build{
-		DataRoot: a.Roots().Data, RunRoot: a.Roots().Run, Targets: targets, Progress: mode, Parallel: a.Parallel(),
-	}, nil
+	return &request.Build{Targets: targets, Progress: mode, Parallel: a.Parallel()}, nil
 }
 
 type buildOptions struct {
@@ -161,8 +159,12 @@ func runBuild(ctx context.Context, a *cli.App, o *buildOptions) error {
 			return err
 		}
 	}
-	var r request.Result
-	if err := a.Builder(ctx, a, "build", b, &r); err != nil {
+	v, err := a.API(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := v.Build(ctx, b, a.Streams())
+	if err != nil {
 		return err
 	}
 	built, _ := r.Of(t.Name)

@@ -16,6 +16,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/builder"
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/when"
+	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine/build/request"
 )
 
@@ -27,22 +28,24 @@ func NewBuilderCmd(a *cli.App) *cobra.Command {
 	)
 }
 
-// RunBuilder finds the builder program and has it do something.
-func RunBuilder(ctx context.Context, a *cli.App, verb string, ask, result any) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("cannot find the builder: %w", err)
-	}
-	program, err := builder.Locate(ctx, a.Getenv(builder.Variable), self, a.Roots().Data)
-	if err != nil {
+// Builder finds the builder program and has it do something.
+func Builder(a *cli.App) compose.Builder {
+	return func(ctx context.Context, verb string, ask, result any, s compose.Streams) error {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("cannot find the builder: %w", err)
+		}
+		program, err := builder.Locate(ctx, a.Getenv(builder.Variable), self, a.Roots().Data)
+		if err != nil {
+			return err
+		}
+		err = builder.Run(ctx, program, verb, a.Environ, builder.Streams(s), ask, result)
+		var exit builder.ExitError
+		if errors.As(err, &exit) {
+			return cli.ExitError{Code: exit.Code, Cause: spaceError(a, result)} // it has said why
+		}
 		return err
 	}
-	err = builder.Run(ctx, program, verb, a.Environ, builder.Streams{In: a.In, Out: a.Out, Err: a.Err}, ask, result)
-	var exit builder.ExitError
-	if errors.As(err, &exit) {
-		return cli.ExitError{Code: exit.Code, Cause: spaceError(a, result)} // it has said why
-	}
-	return err
 }
 
 // spaceError says which disk is full, if that may be why a builder failed.
@@ -87,8 +90,12 @@ func runBuilderDu(ctx context.Context, a *cli.App, o *builderDuOptions) error {
 	if err != nil {
 		return err
 	}
-	var r request.Records
-	if err := a.Builder(ctx, a, "du", q, &r); err != nil {
+	v, err := a.API(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := v.BuildCache(ctx, q, a.Streams())
+	if err != nil {
 		return err
 	}
 	printRecords(a.Out, r.Records, o.Verbose)
@@ -192,8 +199,12 @@ func runBuilderPrune(ctx context.Context, a *cli.App, o *builderPruneOptions) er
 	if ok, err := a.Agreed(o.PruneFlags, what); err != nil || !ok {
 		return err
 	}
-	var r request.Records
-	if err := a.Builder(ctx, a, "prune", q, &r); err != nil {
+	v, err := a.API(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := v.PruneBuildCache(ctx, q, a.Streams())
+	if err != nil {
 		return err
 	}
 	printRecords(a.Out, r.Records, o.Verbose)
@@ -206,16 +217,12 @@ func runBuilderPrune(ctx context.Context, a *cli.App, o *builderPruneOptions) er
 		return nil
 	}
 	// Layers that were lent to the cache may have been nobody else's any more.
-	e, err := a.Engine()
-	if err != nil {
-		return err
-	}
-	return e.CollectLayers(ctx)
+	return v.CollectLayers(ctx)
 }
 
 // CacheQuery translates filters into BuildKit's: those of one query hold together.
 func CacheQuery(a *cli.App, filters []string) (*request.Cache, error) {
-	q := &request.Cache{DataRoot: a.Roots().Data, RunRoot: a.Roots().Run, DryRun: a.Global.DryRun}
+	q := &request.Cache{DryRun: a.Global.DryRun}
 	var parts []string
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")

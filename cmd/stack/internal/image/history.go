@@ -12,7 +12,6 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/format"
 	"github.com/stack-run/stack/cmd/stack/internal/summary"
-	"github.com/stack-run/stack/engine/image"
 )
 
 type historyOptions struct {
@@ -59,26 +58,16 @@ type historyRow struct {
 }
 
 func runHistory(ctx context.Context, a *cli.App, o *historyOptions) error {
-	e, store, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	img, err := store.ResolvePlatform(ctx, o.Name, o.Platform)
+	steps, err := v.ImageHistory(ctx, o.Name, o.Platform)
 	if err != nil {
 		return err
-	}
-	layers, err := e.Layers()
-	if err != nil {
-		return err
-	}
-	sizes := make([]int64, len(img.Layers))
-	for i, l := range img.Layers {
-		if info, err := layers.Layer(l.DiffID); err == nil { // else for another platform
-			sizes[i] = info.Disk
-		}
 	}
 	var rows []historyRow
-	for _, h := range image.DockerHistory(img, sizes) {
+	for _, h := range steps {
 		t := time.Unix(h.Created, 0)
 		r := historyRow{
 			Comment: h.Comment, CreatedAt: t.Local().Format(time.RFC3339), CreatedBy: strings.ReplaceAll(h.CreatedBy, "\t", " "),

@@ -10,8 +10,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/when"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/compose"
 )
 
 func NewCmd(a *cli.App) *cobra.Command {
@@ -63,20 +62,25 @@ func newRmCmd(a *cli.App, runF func(context.Context, *cli.App, *rmOptions) error
 }
 
 func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
-	e, store, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
+	all, err := v.RemoveImages(ctx, o.Names, compose.RemoveImagesOptions{Force: o.Force, Platforms: o.Platform})
 	failed := false
-	for _, name := range o.Names {
-		removed, err := removeImage(ctx, store, name, o.Platform, image.RemoveOptions{Force: o.Force, InUse: e.ImageUsers})
-		printRemoved(a, removed)
-		if err != nil && !(o.Force && image.IsNotFound(err)) {
+	for _, removed := range all {
+		for _, name := range removed.Untagged {
+			fmt.Fprintln(a.Out, "Untagged:", name)
+		}
+		for _, id := range removed.Deleted {
+			fmt.Fprintln(a.Out, "Deleted:", id)
+		}
+		if removed.Err != nil && !(o.Force && compose.IsNoImage(removed.Err)) {
 			failed = true
-			fmt.Fprintln(a.Err, err)
+			fmt.Fprintln(a.Err, removed.Err)
 		}
 	}
-	if err := e.CollectLayers(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	if failed {
@@ -85,42 +89,17 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 	return nil
 }
 
-// removeImage removes an image, or of it what is for some platforms.
-func removeImage(ctx context.Context, store *image.Store, name string, platforms []string, o image.RemoveOptions) (image.Removed, error) {
-	if len(platforms) == 0 {
-		return store.Remove(ctx, name, o)
-	}
-	var all image.Removed
-	for _, p := range platforms {
-		removed, err := store.RemovePlatform(ctx, name, p, o)
-		all.Untagged, all.Deleted = append(all.Untagged, removed.Untagged...), append(all.Deleted, removed.Deleted...)
-		if err != nil {
-			return all, err
-		}
-	}
-	return all, nil
-}
-
-func printRemoved(a *cli.App, r image.Removed) {
-	for _, name := range r.Untagged {
-		fmt.Fprintln(a.Out, "Untagged:", name)
-	}
-	for _, id := range r.Deleted {
-		fmt.Fprintln(a.Out, "Deleted:", id)
-	}
-}
-
 func newTagCmd(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
 		Short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
 		Args:  cli.ExactArgs(2),
 		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			_, store, err := a.Images()
+			v, err := a.API(ctx)
 			if err != nil {
 				return err
 			}
-			return store.Tag(ctx, args[0], args[1])
+			return v.TagImage(ctx, args[0], args[1])
 		}),
 		ValidArgsFunction: completeImages(a),
 	}
@@ -167,52 +146,52 @@ func runPrune(ctx context.Context, a *cli.App, o *pruneOptions) error {
 }
 
 // Lines are the lines of a prune verb about images.
-func Lines(r image.Removed) []string {
+func Lines(r compose.RemovedImages) []string {
 	var lines []string
 	for _, name := range r.Untagged {
 		lines = append(lines, "untagged: "+name)
 	}
 	for _, id := range r.Deleted {
-		lines = append(lines, "deleted: "+id.String())
+		lines = append(lines, "deleted: "+id)
 	}
 	return lines
 }
 
 // PruneImages removes unused images. A dry run takes what is in without as removed
 // already.
-func PruneImages(ctx context.Context, a *cli.App, all bool, filter []string, without Pruned) (image.Removed, error) {
+func PruneImages(ctx context.Context, a *cli.App, all bool, filter []string, without Pruned) (compose.RemovedImages, error) {
 	f, err := cli.ParseFilters(filter, "until", "label", "label!", "dangling")
 	if err != nil {
-		return image.Removed{}, err
+		return compose.RemovedImages{}, err
 	}
 	if dangling, set, err := f.Flag("dangling"); err != nil {
-		return image.Removed{}, err
+		return compose.RemovedImages{}, err
 	} else if set {
 		all = !dangling
 	}
-	o := engine.PruneImagesOptions{
-		PruneOptions: image.PruneOptions{All: all, Labels: f["label"], NotLabels: f["label!"], DryRun: a.Global.DryRun},
-		Without:      without.Containers, WithoutCache: without.Cache,
+	o := compose.PruneImagesOptions{
+		PruneOptions: compose.PruneOptions{DryRun: a.Global.DryRun, Without: without.Containers},
+		All:          all, Labels: f["label"], NotLabels: f["label!"], WithoutCache: without.Cache,
 	}
 	for _, u := range f["until"] {
 		if o.Until, err = when.Parse(u, a.Now()); err != nil {
-			return image.Removed{}, err
+			return compose.RemovedImages{}, err
 		}
 	}
-	e, err := a.Engine()
+	v, err := a.API(ctx)
 	if err != nil {
-		return image.Removed{}, err
+		return compose.RemovedImages{}, err
 	}
-	return e.PruneImages(ctx, o)
+	return v.PruneImages(ctx, o)
 }
 
 func completeImages(a *cli.App) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		_, store, err := a.Images()
+		v, err := a.API(context.Background())
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		all, err := store.List(context.Background())
+		all, err := v.Images(context.Background())
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
-	"github.com/stack-run/stack/engine/image"
 )
 
 func newInspectCmd(a *cli.App) *cobra.Command {
@@ -21,18 +20,10 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 // Inspector inspects images.
 func Inspector() cli.Inspector {
 	return cli.Inspector{Kind: "image", Look: func(ctx context.Context, a *cli.App, name string, _ *cli.InspectOptions) (any, error) {
-		e, store, err := a.Images()
+		v, err := a.API(ctx)
 		if err != nil {
 			return nil, err
 		}
-		img, err := store.Resolve(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		disk, err := e.MeasureImages(img)
-		if err != nil {
-			return nil, err
-		}
-		return image.DockerInspect(img, disk[0].Size), nil
+		return v.InspectImage(ctx, name)
 	}}
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
-	"github.com/stack-run/stack/engine/registry"
+	"github.com/stack-run/stack/compose"
 )
 
 type loginOptions struct {
@@ -56,12 +56,12 @@ func NewLoginCmd(a *cli.App, runF func(context.Context, *cli.App, *loginOptions)
 }
 
 func runLogin(ctx context.Context, a *cli.App, o *loginOptions) error {
-	client, err := registryClient(a)
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	server := registry.Server(o.Server)
-	cred := registry.Credential{Username: o.Username, Password: o.Password}
+	server := compose.RegistryServer(o.Server)
+	cred := compose.Credential{Username: o.Username, Password: o.Password}
 	switch {
 	case o.PasswordStdin:
 		data, err := io.ReadAll(io.LimitReader(a.In, 1<<20))
@@ -70,13 +70,13 @@ func runLogin(ctx context.Context, a *cli.App, o *loginOptions) error {
 		}
 		cred.Password = strings.TrimRight(string(data), "\r\n")
 	case cred.Username == "" && cred.Password == "":
-		kept, err := client.Credentials().Get(ctx, server)
+		kept, err := v.Credential(ctx, server)
 		if err != nil {
 			return err
 		}
-		if kept != (registry.Credential{}) {
+		if kept != (compose.Credential{}) {
 			fmt.Fprintln(a.Err, "Authenticating with existing credentials...")
-			if _, err := client.Login(ctx, server, kept); err == nil {
+			if _, err := v.Login(ctx, server, kept); err == nil {
 				fmt.Fprintln(a.Out, "Login Succeeded")
 				return nil
 			} else if !terminal.Is(a.In) {
@@ -90,7 +90,7 @@ func runLogin(ctx context.Context, a *cli.App, o *loginOptions) error {
 			return err
 		}
 	}
-	where, err := client.Login(ctx, server, cred)
+	where, err := v.Login(ctx, server, cred)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func runLogin(ctx context.Context, a *cli.App, o *loginOptions) error {
 }
 
 // askCredential asks for what is missing.
-func askCredential(ctx context.Context, a *cli.App, server string, cred *registry.Credential) error {
+func askCredential(ctx context.Context, a *cli.App, server string, cred *compose.Credential) error {
 	in := terminal.File(a.In)
 	if in == nil {
 		return fmt.Errorf("cannot log in to %s: stdin is no terminal to ask at; give --username and --password-stdin", server)
@@ -178,12 +178,12 @@ func NewLogoutCmd(a *cli.App, runF func(context.Context, *cli.App, string) error
 }
 
 func runLogout(ctx context.Context, a *cli.App, server string) error {
-	client, err := registryClient(a)
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	server = registry.Server(server)
-	had, err := client.Credentials().Erase(ctx, server)
+	server = compose.RegistryServer(server)
+	had, err := v.Logout(ctx, server)
 	if err != nil {
 		return err
 	}

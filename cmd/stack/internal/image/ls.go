@@ -15,8 +15,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/format"
 	"github.com/stack-run/stack/cmd/stack/internal/summary"
 	"github.com/stack-run/stack/cmd/stack/internal/when"
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/compose"
 )
 
 type lsOptions struct {
@@ -98,32 +97,28 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 	if err != nil {
 		return err
 	}
-	e, store, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	all, err := store.List(ctx)
+	all, err := v.Images(ctx)
 	if err != nil {
 		return err
 	}
-	keep, err := images(ctx, f, store, a.Now())
+	keep, err := images(ctx, f, v, a.Now())
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(img image.Image) bool {
+	all = slices.DeleteFunc(all, func(img compose.Image) bool {
 		return !keep(img) || restricted && dangling != (len(img.Names) == 0)
 	})
 	if o.Tree {
-		return printImageTree(ctx, a, e, all, o, f["reference"])
-	}
-	measured, err := e.MeasureImages(all...)
-	if err != nil {
-		return err
+		return printImageTree(a, all, o, f["reference"])
 	}
 	var rows []row
 	seen := map[string]bool{}
-	for _, img := range measured {
-		for _, r := range imageRows(img, e, a.Now(), o, f["reference"]) {
+	for _, img := range all {
+		for _, r := range imageRows(img, a.Now(), o, f["reference"]) {
 			if o.Quiet && seen[r.ID] {
 				continue
 			}
@@ -135,13 +130,13 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 }
 
 // imageRows are an image's rows: one for each name, or one without a name.
-func imageRows(img engine.ImageDisk, e *engine.Engine, now time.Time, o *lsOptions, references []string) []row {
+func imageRows(img compose.Image, now time.Time, o *lsOptions, references []string) []row {
 	r := row{
-		Containers: strconv.Itoa(len(e.ImageUsers(img.ID))), CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-		CreatedSince: Created(img.Created, now), Digest: "<none>", ID: summary.ID(img.ID.String(), o.NoTrunc),
+		Containers: strconv.Itoa(len(img.Users)), CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
+		CreatedSince: Created(img.Created, now), Digest: "<none>", ID: summary.ID(img.ID, o.NoTrunc),
 		Repository: "<none>", Tag: "<none>", SharedSize: "N/A", UniqueSize: "N/A",
-		Size:        units.HumanSizeWithPrecision(float64(img.Size), 3),
-		ContentSize: units.HumanSizeWithPrecision(float64(img.Image.Size), 3),
+		Size:        units.HumanSizeWithPrecision(float64(img.Disk), 3),
+		ContentSize: units.HumanSizeWithPrecision(float64(img.Content), 3),
 	}
 	r.VirtualSize = r.Size
 	digests := map[string]string{}
@@ -190,11 +185,11 @@ func matchesReference(pattern, name string) bool {
 }
 
 // images makes a predicate of docker's image filters.
-func images(ctx context.Context, f cli.Filters, store *image.Store, now time.Time) (func(image.Image) bool, error) {
+func images(ctx context.Context, f cli.Filters, v compose.API, now time.Time) (func(compose.Image) bool, error) {
 	var after, before time.Time
 	for key, t := range map[string]*time.Time{"before": &before, "since": &after} {
 		for _, ref := range f[key] {
-			img, err := store.Resolve(ctx, ref)
+			img, err := v.Image(ctx, ref, "")
 			if err != nil {
 				return nil, err
 			}
@@ -208,9 +203,9 @@ func images(ctx context.Context, f cli.Filters, store *image.Store, now time.Tim
 		}
 		before = t
 	}
-	return func(img image.Image) bool {
+	return func(img compose.Image) bool {
 		return (before.IsZero() || img.Created.Before(before)) && (after.IsZero() || img.Created.After(after)) &&
-			f.Labels("label", img.Config.Config.Labels) && f.NotLabels("label!", img.Config.Config.Labels) &&
+			f.Labels("label", img.Labels) && f.NotLabels("label!", img.Labels) &&
 			f.Any("reference", func(p string) bool {
 				return slices.ContainsFunc(img.Names, func(n string) bool { return matchesReference(p, n) })
 			})

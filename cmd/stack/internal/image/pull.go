@@ -8,7 +8,6 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
-	"github.com/stack-run/stack/engine/registry"
 )
 
 type pullOptions struct {
@@ -40,32 +39,34 @@ func newPullCmd(a *cli.App, runF func(context.Context, *cli.App, *pullOptions) e
 }
 
 func runPull(ctx context.Context, a *cli.App, o *pullOptions) error {
-	client, err := registryClient(a)
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
 	if !o.AllTags {
-		return pullAndTell(ctx, a, client, o, o.Name)
+		return pull(ctx, a, v, o, o.Name)
 	}
 	name, err := repository(o.Name, true)
 	if err != nil {
 		return err
 	}
-	tags, err := client.Tags(ctx, o.Name)
+	tags, err := v.Tags(ctx, o.Name)
 	if err != nil {
 		return err
 	}
 	for _, tag := range tags {
-		if err := pullAndTell(ctx, a, client, o, name.Name()+":"+tag); err != nil {
+		if err := pull(ctx, a, v, o, name.Name()+":"+tag); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// pullAndTell pulls one image and says what has become of it.
-func pullAndTell(ctx context.Context, a *cli.App, client *registry.Client, o *pullOptions, ref string) error {
-	got, err := pull(ctx, a, client, ref, o.Platform, o.Quiet)
+// pull pulls one image, shows its layers on stderr and says what has become of it.
+func pull(ctx context.Context, a *cli.App, v compose.API, o *pullOptions, ref string) error {
+	show := a.ImageDisplay(o.Quiet)
+	got, err := v.PullImage(ctx, ref, o.Platform, show.Event)
+	show.Done()
 	if err != nil {
 		return err
 	}
@@ -76,28 +77,6 @@ func pullAndTell(ctx context.Context, a *cli.App, client *registry.Client, o *pu
 		}
 		fmt.Fprintf(a.Out, "Digest: %s\nStatus: %s%s\n", got.Digest, state, got.Name)
 	}
-	name, err := registry.ParseName(ref)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(a.Out, name)
+	fmt.Fprintln(a.Out, got.Ref)
 	return nil
-}
-
-// pull pulls one image and shows its layers on stderr.
-func pull(ctx context.Context, a *cli.App, client *registry.Client, name, platform string, quiet bool) (registry.Pulled, error) {
-	e, err := a.Engine()
-	if err != nil {
-		return registry.Pulled{}, err
-	}
-	to, err := compose.RegistryTarget(e)
-	if err != nil {
-		return registry.Pulled{}, err
-	}
-	show := a.ImageDisplay(quiet)
-	defer show.Done()
-	return client.Pull(ctx, to, name, registry.PullOptions{
-		Platform: platform,
-		Event:    func(event registry.Event) { show.Event(compose.LayerEvent(event)) },
-	})
 }

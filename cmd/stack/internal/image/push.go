@@ -11,8 +11,6 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
-	"github.com/stack-run/stack/engine/image"
-	"github.com/stack-run/stack/engine/registry"
 )
 
 type pushOptions struct {
@@ -51,33 +49,22 @@ func runPush(ctx context.Context, a *cli.App, o *pushOptions) error {
 	if err != nil {
 		return err
 	}
-	e, images, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
 	names := []string{reference.TagNameOnly(name).String()}
 	if o.AllTags {
-		if names, err = localTags(ctx, images, name); err != nil {
+		if names, err = localTags(ctx, v, name); err != nil {
 			return err
 		}
-	}
-	from, err := compose.RegistryTarget(e)
-	if err != nil {
-		return err
-	}
-	client, err := registryClient(a)
-	if err != nil {
-		return err
 	}
 	if !o.Quiet {
 		fmt.Fprintf(a.Out, "The push refers to repository [%s]\n", name.Name())
 	}
 	for _, n := range names {
 		show := a.TransferDisplay("Pushing", o.Quiet)
-		pushed, err := client.Push(ctx, from, n, registry.PushOptions{
-			Platform: o.Platform,
-			Event:    func(event registry.Event) { show.Event(compose.LayerEvent(event)) },
-		})
+		pushed, err := v.PushImage(ctx, n, o.Platform, show.Event)
 		show.Done()
 		if err != nil {
 			return err
@@ -107,8 +94,8 @@ func repository(name string, allTags bool) (reference.Named, error) {
 }
 
 // localTags are the full names of a repository's images that are here.
-func localTags(ctx context.Context, images *image.Store, name reference.Named) ([]string, error) {
-	all, err := images.List(ctx)
+func localTags(ctx context.Context, v compose.API, name reference.Named) ([]string, error) {
+	all, err := v.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +119,6 @@ func localTags(ctx context.Context, images *image.Store, name reference.Named) (
 	return names, nil
 }
 
-// registryClient is a client with this program's name and the user's settings.
-func registryClient(a *cli.App) (*registry.Client, error) {
-	return registry.NewClient(registry.Options{UserAgent: "stack/" + cli.Version})
-}
-
 func PushImages(ctx context.Context, a *cli.App, names []string, o compose.PushOptions, quiet bool) error {
 	if a.Global.DryRun {
 		for _, name := range names {
@@ -144,11 +126,11 @@ func PushImages(ctx context.Context, a *cli.App, names []string, o compose.PushO
 		}
 		return nil
 	}
-	e, err := a.Engine()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
 	show := a.TransferDisplay("Pushing", quiet)
 	defer show.Done()
-	return compose.Push(ctx, e, names, o, show.Event)
+	return v.Push(ctx, names, o, show.Event)
 }

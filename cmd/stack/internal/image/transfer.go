@@ -11,8 +11,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
-	"github.com/stack-run/stack/engine/image"
-	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/compose"
 )
 
 type importOptions struct {
@@ -53,19 +52,15 @@ func runImport(ctx context.Context, a *cli.App, o *importOptions) error {
 		return err
 	}
 	defer r.Close()
-	e, store, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	layers, err := e.Layers()
+	id, err := v.ImportImage(ctx, r, o.Name, compose.ImportOptions{Changes: o.Change, Message: o.Message, Platform: o.Platform})
 	if err != nil {
 		return err
 	}
-	img, err := store.Import(ctx, r, o.Name, image.ImportOptions{Changes: o.Change, Message: o.Message, Platform: o.Platform, Ready: unpack(store, layers)})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(a.Out, img.ID)
+	fmt.Fprintln(a.Out, id)
 	return nil
 }
 
@@ -116,35 +111,20 @@ func runLoad(ctx context.Context, a *cli.App, o *loadOptions) error {
 		return err
 	}
 	defer r.Close()
-	e, store, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	layers, err := e.Layers()
-	if err != nil {
-		return err
-	}
-	loaded, err := store.Load(ctx, r, image.LoadOptions{Platforms: o.Platform, Ready: unpack(store, layers)})
+	loaded, err := v.LoadImages(ctx, r, o.Platform)
 	for _, l := range loaded {
 		for _, name := range l.Names {
 			fmt.Fprintln(a.Out, "Loaded image:", name)
 		}
 		if len(l.Names) == 0 {
-			fmt.Fprintln(a.Out, "Loaded image ID:", l.Image.ID)
+			fmt.Fprintln(a.Out, "Loaded image ID:", l.ID)
 		}
 	}
 	return err
-}
-
-// unpack unpacks an image that this machine can run before it gets its name: what
-// it takes on the disk is known then, and that it can be unpacked.
-func unpack(store *image.Store, layers *snapshot.Store) func(context.Context, image.Image) error {
-	return func(ctx context.Context, img image.Image) error {
-		if !img.Config.RunsOn("") {
-			return nil
-		}
-		return layers.Unpack(ctx, img.Layers, store.Content())
-	}
 }
 
 type saveOptions struct {
@@ -175,9 +155,9 @@ func newSaveCmd(a *cli.App, runF func(context.Context, *cli.App, *saveOptions) e
 }
 
 func runSave(ctx context.Context, a *cli.App, o *saveOptions) error {
-	_, store, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	return a.WriteOutput(o.Output, "images", func(w io.Writer) error { return store.SavePlatforms(ctx, w, o.Platform, o.Names...) })
+	return a.WriteOutput(o.Output, "images", func(w io.Writer) error { return v.SaveImages(ctx, w, o.Platform, o.Names...) })
 }

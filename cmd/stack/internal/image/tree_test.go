@@ -5,23 +5,27 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/compose"
 )
 
 func TestImageTree(t *testing.T) {
 	id := func(c rune) string { return string(c) + strings.Repeat("0", 63) }
-	one := func(c rune, arch string, size int64, names ...string) engine.ImageDisk {
-		return engine.ImageDisk{Size: 3 * size, Image: image.Image{
-			ID: digest.Digest("sha256:" + id(c)), Manifest: ocispec.Descriptor{Digest: digest.Digest("sha256:" + id(c))},
-			Platform: ocispec.Platform{OS: "linux", Architecture: arch}, Size: size, Names: names,
-		}}
+	one := func(c rune, arch string, size int64, used bool, names ...string) compose.Image {
+		img := compose.Image{
+			ID: "sha256:" + id(c), Manifest: "sha256:" + id(c), Platform: "linux/" + arch, Disk: 3 * size, Content: size, Names: names,
+		}
+		for range names {
+			img.Targets = append(img.Targets, img.Manifest)
+		}
+		if used {
+			img.Users = []string{"web"}
+		}
+		return img
 	}
-	trees := trees([]engine.ImageDisk{one('b', "arm64", 1000, "web:1", "web:2"), one('a', "amd64", 2000, "web:1"), one('c', "amd64", 1, "db:1"), one('d', "amd64", 5)}, []string{"web"})
-	got := strings.Join(treeLines(trees, func(d engine.ImageDisk) bool { return d.ID[7] == 'a' }), "\n")
+	trees := trees([]compose.Image{
+		one('b', "arm64", 1000, false, "web:1", "web:2"), one('a', "amd64", 2000, true, "web:1"), one('c', "amd64", 1, false, "db:1"), one('d', "amd64", 5, false),
+	}, []string{"web"})
+	got := strings.Join(treeLines(trees), "\n")
 	got = regexp.MustCompile(`(?m)[ \t]+$`).ReplaceAllString(got, "")
 	got = strings.ReplaceAll(got, "\t", " ") + "\n"
 	want := `web:1 b00000000000 9kB 3kB ✔

@@ -100,8 +100,11 @@ func runBuild(ctx context.Context, a *cli.App, o *BuildOptions) error {
 		}
 		return nil
 	}
-	var r request.Result
-	if err := a.Builder(ctx, a, "build", b, &r); err != nil || !o.Push || o.Check {
+	v, err := a.API(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := v.Build(ctx, b, a.Streams()); err != nil || !o.Push || o.Check {
 		return err
 	}
 	return image.PushImages(ctx, a, namesToPush(a, p.Desired, b.Targets), compose.PushOptions{Parallel: a.Parallel()}, o.Quiet)
@@ -133,7 +136,11 @@ func buildHook(a *cli.App, p *cli.Project, quiet bool) func(context.Context, []s
 		if err != nil {
 			return err
 		}
-		var r request.Result
-		return a.Builder(ctx, a, "build", b, &r)
+		v, err := a.API(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = v.Build(ctx, b, a.Streams())
+		return err
 	}
 }

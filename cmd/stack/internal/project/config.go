@@ -219,21 +219,17 @@ func printVariables(ctx context.Context, a *cli.App, lo load.Options, as string)
 // localDigest finds the digest of an image by what is stored here.
 func localDigest(a *cli.App) func(ctx context.Context, ref string) (string, error) {
 	return func(ctx context.Context, ref string) (string, error) {
-		e, err := a.Engine()
+		v, err := a.API(ctx)
 		if err != nil {
 			return "", err
 		}
-		images, err := e.Images()
+		img, err := v.Image(ctx, ref, "")
 		if err != nil {
 			return "", err
 		}
-		img, err := images.Resolve(ctx, ref)
-		if err != nil {
-			return "", err
-		}
-		if img.Manifest.Digest == "" {
+		if img.Manifest == "" {
 			return "", errors.New("the image has no manifest")
 		}
-		return img.Manifest.Digest.String(), nil
+		return img.Manifest, nil
 	}
 }

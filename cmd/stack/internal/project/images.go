@@ -17,7 +17,6 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/volume"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
-	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -75,17 +74,9 @@ func runImages(ctx context.Context, a *cli.App, o *imagesOptions) error {
 		return err
 	}
 	slices.SortStableFunc(cs, func(x, y engine.Container) int { return strings.Compare(x.Spec.Name, y.Spec.Name) })
-	e, store, err := a.Images()
-	if err != nil {
-		return err
-	}
 	list := []usedImage{}
 	for _, c := range cs {
-		u, err := useOf(ctx, e, store, c)
-		if err != nil {
-			return err
-		}
-		list = append(list, u)
+		list = append(list, useOf(ctx, v, c))
 	}
 	switch {
 	case o.Quiet:
@@ -128,7 +119,7 @@ func none(s string) string {
 
 // useOf describes the image of a container; of one whose image is gone only
 // what the record says.
-func useOf(ctx context.Context, e *engine.Engine, store *image.Store, c engine.Container) (usedImage, error) {
+func useOf(ctx context.Context, v compose.API, c engine.Container) usedImage {
 	u := usedImage{ID: c.Spec.ImageID, ContainerName: c.Spec.Name}
 	name, _, _ := strings.Cut(c.Spec.Image, "@")
 	if repository, tag := cli.SplitName(name); tag != "<none>" {
@@ -136,15 +127,11 @@ func useOf(ctx context.Context, e *engine.Engine, store *image.Store, c engine.C
 	} else {
 		u.Repository, u.Tag = name, "latest"
 	}
-	img, err := store.Resolve(ctx, c.Spec.ImageID)
+	img, err := v.Image(ctx, c.Spec.ImageID, "")
 	if err != nil {
-		return u, nil
+		return u
 	}
-	disk, err := e.MeasureImages(img)
-	if err != nil {
-		return u, err
-	}
-	u.ID, u.Platform, u.Size, u.LastTagTime = img.ID.String(), image.FormatPlatform(img.Platform), disk[0].Size, img.Tagged
+	u.ID, u.Platform, u.Size, u.LastTagTime = img.ID, img.Platform, img.Disk, img.Tagged
 	if img.Created.Unix() > 0 {
 		u.Created = &img.Created
 	}
@@ -153,7 +140,7 @@ func useOf(ctx context.Context, e *engine.Engine, store *image.Store, c engine.C
 	} else if !slices.Contains(img.Names, u.Repository+":"+u.Tag) {
 		u.Repository, u.Tag = cli.SplitName(img.Names[0])
 	}
-	return u, nil
+	return u
 }
 
 type volumesOptions struct {

@@ -58,13 +58,13 @@ func runPull(ctx context.Context, a *cli.App, o *pullOptions) error {
 	if err != nil {
 		return err
 	}
-	e, images, err := a.Images()
+	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	ops, err := plan.Pulls(p.Desired, plan.PullOptions{
+	ops, err := v.PlanPulls(ctx, p.Desired, plan.PullOptions{
 		Services: o.Services, NoDeps: !o.IncludeDeps, Policy: o.Policy, IgnoreBuildable: o.IgnoreBuildable,
-	}, compose.LocalImages(ctx, images))
+	})
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func runPull(ctx context.Context, a *cli.App, o *pullOptions) error {
 		}
 		return nil
 	}
-	_, err = compose.Pull(ctx, e, ops, compose.PullOptions{KeepGoing: o.IgnorePullFailures, Parallel: a.Parallel()}, show.Event)
+	err = v.Pull(ctx, ops, compose.PullOptions{KeepGoing: o.IgnorePullFailures, Parallel: a.Parallel()}, show.Event)
 	if err != nil && o.IgnorePullFailures {
 		a.Warn("%v", err)
 		return nil

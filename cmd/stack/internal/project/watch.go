@@ -19,7 +19,6 @@ import (
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/spec"
-	"github.com/stack-run/stack/engine/build/request"
 )
 
 type WatchOptions struct {
@@ -185,8 +184,11 @@ func rebuildHook(a *cli.App, p *cli.Project, quiet bool, say func(string)) func(
 		if err != nil {
 			return err
 		}
-		var r request.Result
-		err = apart.Builder(ctx, &apart, "build", b, &r)
+		v, err := a.API(ctx)
+		if err != nil {
+			return err
+		}
+		r, err := v.Build(ctx, b, apart.Streams())
 		var exit cli.ExitError
 		if errors.As(err, &exit) && exit.Cause == nil {
 			for _, t := range r.Targets {

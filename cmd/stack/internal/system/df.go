@@ -15,7 +15,6 @@ import (
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/build/request"
-	"github.com/stack-run/stack/internal/sock"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -53,7 +52,7 @@ type diskRow struct {
 
 // diskUse is what "system df" knows.
 type diskUse struct {
-	images     engine.ImagesDisk
+	images     compose.ImagesDisk
 	containers []engine.Container
 	volumes    []volumes.Volume
 	cache      request.Records
@@ -79,16 +78,12 @@ func runDf(ctx context.Context, a *cli.App, o *dfOptions) error {
 }
 
 func measureDisk(ctx context.Context, a *cli.App) (*diskUse, error) {
-	e, err := a.Engine()
+	v, err := a.API(ctx)
 	if err != nil {
 		return nil, err
 	}
 	u := &diskUse{imageUsers: map[string]int{}, volumeSize: map[string]int64{}}
-	if u.images, err = e.ImagesDisk(ctx); err != nil {
-		return nil, err
-	}
-	v, err := a.API(ctx)
-	if err != nil {
+	if u.images, err = v.ImagesDisk(ctx); err != nil {
 		return nil, err
 	}
 	if u.containers, err = v.Containers(ctx, compose.Selector{All: true, OneOff: true}); err != nil {
@@ -97,39 +92,21 @@ func measureDisk(ctx context.Context, a *cli.App) (*diskUse, error) {
 	for _, c := range u.containers {
 		u.imageUsers[c.Spec.ImageID]++
 	}
-	if u.sizes, err = container.ContainerSizes(ctx, a); err != nil {
+	if u.sizes, err = container.Sizes(ctx, v, u.containers); err != nil {
 		return nil, err
 	}
-	vols, err := e.Volumes()
-	if err != nil {
-		return nil, err
-	}
-	if u.volumes, err = vols.List(); err != nil {
+	if u.volumes, err = v.Volumes(ctx); err != nil {
 		return nil, err
 	}
 	for _, vol := range u.volumes {
-		if u.volumeSize[vol.Name], err = vols.Usage(vol.Name); err != nil {
+		if u.volumeSize[vol.Name], err = v.VolumeDisk(ctx, vol.Name); err != nil {
 			a.Warn("%v", err)
 		}
 	}
-	if u.cache, err = buildCache(ctx, a); err != nil {
+	if u.cache, err = v.BuildCacheDisk(ctx, a.Streams()); err != nil {
 		a.Warn("%v", err)
 	}
 	return u, nil
-}
-
-// buildCache lists what the build cache holds. A builder that runs is asked; none
-// is started for it, because the last one noted what it left.
-func buildCache(ctx context.Context, a *cli.App) (request.Records, error) {
-	r := a.Roots()
-	conn, err := sock.Dial(ctx, request.Socket(r.Run))
-	if err != nil {
-		return request.ReadUsage(r.Data)
-	}
-	conn.Close()
-	var asked request.Records
-	err = a.Builder(ctx, a, "du", &request.Cache{DataRoot: r.Data, RunRoot: r.Run}, &asked)
-	return asked, err
 }
 
 func (u *diskUse) rows() []diskRow {
@@ -145,7 +122,7 @@ func (u *diskUse) rows() []diskRow {
 	}
 	active := 0
 	for _, img := range u.images.Images {
-		if u.imageUsers[img.ID.String()] > 0 {
+		if u.imageUsers[img.ID] > 0 {
 			active++
 		}
 	}

@@ -42,9 +42,9 @@ func (u *diskUse) details(now time.Time) diskDetails {
 			repository, tag = cli.SplitName(img.Names[0])
 		}
 		d.Images = append(d.Images, imageUse{
-			Repository: repository, Tag: tag, ID: summary.ID(img.ID.String(), false), CreatedSince: image.Created(img.Created, now),
-			Size: size(img.Size), SharedSize: size(img.Shared), UniqueSize: size(img.Size - img.Shared),
-			Containers: strconv.Itoa(u.imageUsers[img.ID.String()]),
+			Repository: repository, Tag: tag, ID: summary.ID(img.ID, false), CreatedSince: image.Created(img.Created, now),
+			Size: size(img.Disk), SharedSize: size(img.Shared), UniqueSize: size(img.Disk - img.Shared),
+			Containers: strconv.Itoa(u.imageUsers[img.ID]),
 		})
 	}
 	own := func(c engine.Container) (int64, int64) { n, _ := u.sizes(c); return n, 0 }

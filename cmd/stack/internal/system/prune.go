@@ -3,7 +3,6 @@ package system
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -126,8 +125,8 @@ func pruneBuildCache(ctx context.Context, a *cli.App, o *pruneOptions) (request.
 	if err != nil {
 		return request.Records{}, err
 	}
-	if _, err := os.Stat(request.StateDir(a.Roots().Data)); err != nil || !f.None("label") {
-		return request.Records{}, nil // nothing was ever built
+	if !f.None("label") {
+		return request.Records{}, nil
 	}
 	var until []string
 	for _, u := range f["until"] {
@@ -138,7 +137,9 @@ func pruneBuildCache(ctx context.Context, a *cli.App, o *pruneOptions) (request.
 		return request.Records{}, err
 	}
 	q.All = o.All
-	var r request.Records
-	err = a.Builder(ctx, a, "prune", q, &r)
-	return r, err
+	v, err := a.API(ctx)
+	if err != nil {
+		return request.Records{}, err
+	}
+	return v.PruneBuildCache(ctx, q, a.Streams())
 }

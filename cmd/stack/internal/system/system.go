@@ -173,11 +173,7 @@ func systemInfo(ctx context.Context, a *cli.App) (info, error) {
 		return info, err
 	}
 	info.Projects = len(projects)
-	_, store, err := a.Images()
-	if err != nil {
-		return info, err
-	}
-	all, err := store.List(ctx)
+	all, err := v.Images(ctx)
 	info.Images = len(all)
 	return info, err
 }
