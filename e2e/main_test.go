@@ -78,12 +78,13 @@ func makeKit() (*kit, error) {
 		return nil, err
 	}
 	cache := images.Cache{Dir: dir, Log: os.Stderr}
-	all, err := cache.Shop(ctx, module)
+	shop := filepath.Join(module, "examples", "shop")
+	all, err := cache.Shop(ctx, shop)
 	if err != nil {
 		return nil, err
 	}
 	// What README.md's first command builds the shop from needs the network once.
-	if _, err := cache.ShopBase(ctx, module); err != nil {
+	if _, err := cache.ShopBase(ctx, shop); err != nil {
 		return nil, err
 	}
 	busybox, err := cache.BusyBox(ctx)

@@ -18,7 +18,7 @@ type Program struct {
 	Ref string
 	// Path is the binary's path in the image, which is its entry point too.
 	Path string
-	// Package is the Go package to build, relative to the module ("./examples/shop/web"),
+	// Package is the Go package to build, relative to the module ("./web"),
 	// or, when it begins with a slash, a binary that is there already.
 	Package string
 	// Links are further names of the binary (BusyBox's applets).

@@ -2,14 +2,14 @@ package images
 
 import "context"
 
-// ShopBase returns the images that examples/shop runs or is built from. dir is
-// the module's directory.
+// ShopBase returns the images that examples/shop, a module of its own in dir, runs or
+// is built from.
 func (c Cache) ShopBase(ctx context.Context, dir string) ([]Image, error) {
 	debian, err := c.Debian(ctx, Postgres(), Redis(), Nginx())
 	if err != nil {
 		return nil, err
 	}
-	toolchain, err := c.Toolchain(ctx, dir, "./examples/shop/...")
+	toolchain, err := c.Toolchain(ctx, dir, "./...")
 	if err != nil {
 		return nil, err
 	}
@@ -17,7 +17,7 @@ func (c Cache) ShopBase(ctx context.Context, dir string) ([]Image, error) {
 }
 
 // Shop returns all images of examples/shop with its programs built already, as
-// its Dockerfile would. dir is the module's directory.
+// its Dockerfile would. dir is its directory.
 func (c Cache) Shop(ctx context.Context, dir string) ([]Image, error) {
 	debian, err := c.Debian(ctx, Postgres(), Redis(), Nginx())
 	if err != nil {
@@ -35,7 +35,7 @@ func shopProgram(name string, changes ...string) Program {
 	return Program{
 		Ref:     "shop-" + name,
 		Path:    "/service",
-		Package: "./examples/shop/" + name,
+		Package: "./" + name,
 		Changes: append([]string{`ENTRYPOINT ["/service"]`, "USER app"}, changes...),
 	}
 }

@@ -16,17 +16,17 @@ import (
 func main() {
 	cache := flag.String("cache", "", "directory of finished tars (default $XDG_CACHE_HOME/stack-examples)")
 	stack := flag.String("stack", "", "stack program to import with; empty: print the images as JSON")
-	module := flag.String("module", ".", "directory of the Go module")
+	shop := flag.String("shop", "examples/shop", "directory of the example")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	if err := run(ctx, *cache, *stack, *module); err != nil {
+	if err := run(ctx, *cache, *stack, *shop); err != nil {
 		fmt.Fprintln(os.Stderr, "mkimages:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir, stack, module string) error {
+func run(ctx context.Context, dir, stack, shop string) error {
 	if dir == "" {
 		var err error
 		if dir, err = images.DefaultDir(); err != nil {
@@ -34,7 +34,7 @@ func run(ctx context.Context, dir, stack, module string) error {
 		}
 	}
 	cache := images.Cache{Dir: dir, Log: os.Stderr}
-	all, err := cache.ShopBase(ctx, module)
+	all, err := cache.ShopBase(ctx, shop)
 	if err != nil {
 		return err
 	}
