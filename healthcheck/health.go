@@ -33,9 +33,6 @@ const (
 // Merge is [health.Merge].
 func Merge(image, service *Spec) *Spec { return health.Merge(image, service) }
 
-// FromCommand is [health.FromCommand].
-func FromCommand(command string) []string { return health.FromCommand(command) }
-
 // NewTracker is [health.NewTracker].
 func NewTracker(spec Spec, started time.Time) *Tracker { return health.NewTracker(spec, started) }
 

@@ -2,10 +2,7 @@ package healthcheck
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -122,67 +119,5 @@ func TestShorten(t *testing.T) {
 		if got := shorten(c.in); got != c.want {
 			t.Errorf("%d bytes: %.20q (%d)", len(c.in), got, len(got))
 		}
-	}
-}
-
-func dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
-}
-
-// serve answers each connection with the same bytes, and holds it if asked to.
-func serve(t *testing.T, answer string, hold bool) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				buf := make([]byte, 4096)
-				c.Read(buf)
-				io.WriteString(c, answer)
-				if hold {
-					c.Read(buf)
-				}
-				c.Close()
-			}()
-		}
-	}()
-	return l.Addr().String()
-}
-
-func TestProbes(t *testing.T) {
-	closed := serve(t, "", false)
-	for _, c := range []struct {
-		name   string
-		probe  Probe
-		exit   int
-		output string
-	}{
-		{"tcp", TCPProbe(dial, closed), 0, "connected to " + closed},
-		{"tcp refused", TCPProbe(dial, "127.0.0.1:1"), 1, "cannot connect to 127.0.0.1:1"},
-		{"200", HTTPProbe(dial, serve(t, "HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody", true), "/health"), 0, "HTTP 200"},
-		{"100 then 204", HTTPProbe(dial, serve(t, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", false), "x"), 0, "HTTP 204"},
-		{"503", HTTPProbe(dial, serve(t, "HTTP/1.0 503 No\r\n\r\nbusy", false), "/"), 1, "HTTP 503\nbusy"},
-		{"not HTTP", HTTPProbe(dial, serve(t, "220 smtp\r\n", false), "/"), 1, "no HTTP answer"},
-		{"no answer", HTTPProbe(dial, closed, "/"), 1, "no HTTP answer: EOF"},
-		{"blank", HTTPProbe(dial, closed, "/a b"), 1, "blanks are not allowed"},
-	} {
-		r := c.probe(t.Context())
-		if r.ExitCode != c.exit || !strings.Contains(r.Output, c.output) || r.End.Before(r.Start) {
-			t.Errorf("%s: %+v", c.name, r)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if r := HTTPProbe(dial, serve(t, "", true), "/")(ctx); r.ExitCode == 0 || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		t.Errorf("%+v", r)
 	}
 }

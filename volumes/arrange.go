@@ -85,22 +85,6 @@ func Inherit(own, from []Mount, readOnly bool) []Mount {
 	return out
 }
 
-// Uses returns the names of the volumes a container uses, sorted: those its
-// mounts name, and its anonymous ones by target.
-func Uses(mounts []Mount, anonymous map[string]string) []string {
-	var names []string
-	for _, m := range mounts {
-		if m.Type == TypeVolume && m.Source != "" {
-			names = append(names, m.Source)
-		}
-	}
-	for _, name := range anonymous {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
 // fileLike says that a name is one people give to files, so that a directory of
 // that name is almost surely not what they want.
 func fileLike(source string) bool {

@@ -51,16 +51,3 @@ var unusualRules = sync.OnceValue(func() map[string]rule {
 	}
 	return m
 })
-
-// attributeRule finds the most specific rule for a path of the schema.
-func attributeRule(path string) (rule, bool) {
-	var best rule
-	found := false
-	for _, r := range attributeRules() {
-		fits := r.path == path || r.below && strings.HasPrefix(path, r.path+".")
-		if fits && (!found || len(r.path) > len(best.path)) {
-			best, found = r, true
-		}
-	}
-	return best, found
-}

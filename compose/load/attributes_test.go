@@ -60,7 +60,7 @@ services:
     image: nginx
     cpu_count: 2
 `})
-	_, warnings, err := Project(t.Context(), o)
+	_, warnings, err := loaded(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,4 +78,17 @@ services:
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
+}
+
+// attributeRule finds the most specific rule for a path of the schema.
+func attributeRule(path string) (rule, bool) {
+	var best rule
+	found := false
+	for _, r := range attributeRules() {
+		fits := r.path == path || r.below && strings.HasPrefix(path, r.path+".")
+		if fits && (!found || len(r.path) > len(best.path)) {
+			best, found = r, true
+		}
+	}
+	return best, found
 }

@@ -36,15 +36,6 @@ func (l *Loaded) Locate(path string) string {
 	return fmt.Sprintf("%s:%d", cmp.Or(shortName(l.base, file), file), line)
 }
 
-// Project loads a project. All that is wrong with it is in one *Error.
-func Project(ctx context.Context, o Options) (*types.Project, []Warning, error) {
-	l, err := Load(ctx, o)
-	if err != nil {
-		return nil, nil, err
-	}
-	return l.Project, l.Warnings, nil
-}
-
 // Load loads a project and keeps where each part of it stands.
 func Load(ctx context.Context, o Options) (*Loaded, error) {
 	logs, release := silenceCompose()

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/stack-run/stack/compose/spec"
 )
 
@@ -57,7 +59,7 @@ func TestDiscovery(t *testing.T) {
 			if r, ok := o.Stdin.(*strings.Reader); ok {
 				r.Seek(0, 0)
 			}
-			p, _, err := Project(t.Context(), o)
+			p, _, err := loaded(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +115,7 @@ func TestEnvironmentPrecedence(t *testing.T) {
     environment: {C: explicit, A: null}
 `})
 	o.Environ = []string{"A=shell"}
-	p, _, err := Project(t.Context(), o)
+	p, _, err := loaded(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +124,7 @@ func TestEnvironmentPrecedence(t *testing.T) {
 		t.Errorf("image %s", s.Image)
 	}
 	o.EnvFiles = []string{"b.env", "c.env"}
-	if p, _, err = Project(t.Context(), o); err != nil {
+	if p, _, err = loaded(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	if s := p.Services["web"]; s.Image != "shell-file-file2" {
@@ -157,7 +159,7 @@ func TestProfilesAndSelection(t *testing.T) {
   debug: {image: c, profiles: [tools], env_file: missing.env}
 networks: {back: , unused: }
 `})
-	p, _, err := Project(t.Context(), o)
+	p, _, err := loaded(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,15 +170,15 @@ networks: {back: , unused: }
 		t.Error("a network that nobody uses is kept")
 	}
 	o.Services = []string{"debug"}
-	if _, _, err = Project(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), "compose.yaml:4: services.debug.env_file[0]: there is no file missing.env") {
+	if _, _, err = loaded(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), "compose.yaml:4: services.debug.env_file[0]: there is no file missing.env") {
 		t.Errorf("naming a service enables its profile: got %v", err)
 	}
 	o.Services, o.OnlyServices = []string{"db"}, true
-	if p, _, err = Project(t.Context(), o); err != nil || !slices.Equal(p.ServiceNames(), []string{"db"}) {
+	if p, _, err = loaded(t.Context(), o); err != nil || !slices.Equal(p.ServiceNames(), []string{"db"}) {
 		t.Errorf("got %v, %v", p.ServiceNames(), err)
 	}
 	o.Services = []string{"dbb"}
-	if _, _, err = Project(t.Context(), o); err == nil || err.Error() != `no such service: "dbb"; did you mean "db"?` {
+	if _, _, err = loaded(t.Context(), o); err == nil || err.Error() != `no such service: "dbb"; did you mean "db"?` {
 		t.Errorf("got %v", err)
 	}
 }
@@ -236,7 +238,7 @@ func TestResetAndOverrideTags(t *testing.T) {
 		"compose.yaml":          "services:\n  web:\n    image: a\n    ports: [\"1:1\"]\n    environment: {A: b}\n",
 		"compose.override.yaml": "services:\n  web:\n    ports: !override [\"3:3\"]\n    environment: !reset null\n",
 	})
-	p, _, err := Project(t.Context(), o)
+	p, _, err := loaded(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +344,7 @@ networks:
 
 func TestLoadLeavesTheEnvironmentAlone(t *testing.T) {
 	o := project(t, map[string]string{"compose.yaml": minimal, ".env": "FROM_DOTENV=1\n"})
-	if _, _, err := Project(t.Context(), o); err != nil {
+	if _, _, err := loaded(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	if _, set := os.LookupEnv("FROM_DOTENV"); set {
@@ -428,4 +430,13 @@ func TestContentOfVariables(t *testing.T) {
 	if _, err := Load(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "mutually exclusive") {
 		t.Errorf("two sources: %v", err)
 	}
+}
+
+// loaded loads a project without where its parts stand.
+func loaded(ctx context.Context, o Options) (*types.Project, []Warning, error) {
+	l, err := Load(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.Project, l.Warnings, nil
 }

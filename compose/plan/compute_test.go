@@ -327,7 +327,7 @@ services:
 
 func TestDownPlan(t *testing.T) {
 	d := wanted(t, shop)
-	p, err := plan.Down(d, running(d), plan.DownOptions{Volumes: true})
+	p, err := plan.Make(plan.Request{Verb: plan.VerbDown, Desired: d, Whole: true, Volumes: true}, running(d))
 	if err != nil {
 		t.Fatal(err)
 	}

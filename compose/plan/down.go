@@ -12,13 +12,6 @@ import (
 	"github.com/stack-run/stack/volumes/volume"
 )
 
-// Down is Make for down, with Request.Whole.
-func Down(wanted *desired.Project, observed Observed, o DownOptions) (*Plan, error) {
-	return Make(Request{
-		Verb: VerbDown, Desired: wanted, Whole: true, Services: o.Services, Volumes: o.Volumes, Declared: o.Declared, Timeout: o.Timeout,
-	}, observed)
-}
-
 // makeDown plans to take containers away in reverse order of dependencies, as
 // parallel as that allows, then networks and, if asked for, volumes.
 //

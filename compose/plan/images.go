@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/stack-run/stack/compose/desired"
@@ -208,23 +207,6 @@ func builtHere(d *desired.Project, image string) bool {
 		}
 	}
 	return false
-}
-
-// PrintImages is the decision in words, one line for each image.
-func PrintImages(ops []ImageOp) string {
-	var b strings.Builder
-	for _, op := range ops {
-		fmt.Fprintf(&b, "%s %s", op.Kind, op.Image)
-		if op.Platform != "" {
-			fmt.Fprintf(&b, " (%s)", op.Platform)
-		}
-		fmt.Fprintf(&b, " for %s, %s", strings.Join(op.Services, ", "), op.Cause)
-		if op.OrBuild {
-			b.WriteString(", else build")
-		}
-		b.WriteByte('\n')
-	}
-	return b.String()
 }
 
 // InScope are the services that the options of up choose, with what they depend

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,7 +77,7 @@ func TestImages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(c.want, PrintImages(ops)); diff != "" {
+			if diff := cmp.Diff(c.want, printImages(ops)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -108,7 +110,7 @@ func TestPulls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(c.want, PrintImages(ops)); diff != "" {
+			if diff := cmp.Diff(c.want, printImages(ops)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -116,4 +118,21 @@ func TestPulls(t *testing.T) {
 	if _, err := Pulls(d, PullOptions{Services: []string{"g"}}, local); err == nil {
 		t.Error("a service that is not there was passed over")
 	}
+}
+
+// printImages is the decision in words, one line for each image.
+func printImages(ops []ImageOp) string {
+	var b strings.Builder
+	for _, op := range ops {
+		fmt.Fprintf(&b, "%s %s", op.Kind, op.Image)
+		if op.Platform != "" {
+			fmt.Fprintf(&b, " (%s)", op.Platform)
+		}
+		fmt.Fprintf(&b, " for %s, %s", strings.Join(op.Services, ", "), op.Cause)
+		if op.OrBuild {
+			b.WriteString(", else build")
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
 }

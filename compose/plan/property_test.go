@@ -190,7 +190,7 @@ func TestDownLeavesNothing(t *testing.T) {
 		if rapid.Bool().Draw(t, "definition lost") {
 			d = nil
 		}
-		p, err = Down(d, w.Observed, DownOptions{Volumes: true})
+		p, err = Make(Request{Verb: VerbDown, Desired: d, Whole: true, Volumes: true}, w.Observed)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
@@ -340,7 +341,7 @@ func TestHashIsTheSameInEachRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got != strings.TrimSpace(string(want)) {
-		data, _ := json.MarshalIndent(spec.Comparable(web(d)), "", "  ")
+		data, _ := json.MarshalIndent(desired.Comparable(web(d)), "", "  ")
 		t.Errorf("got %s, want %s, over\n%s", got, want, data)
 	}
 }

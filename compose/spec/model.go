@@ -40,9 +40,6 @@ const (
 // Hash is [desired.Hash].
 func Hash(s *engine.Spec) string { return desired.Hash(s) }
 
-// Comparable is [desired.Comparable].
-func Comparable(s *engine.Spec) engine.Spec { return desired.Comparable(s) }
-
 // Nearest is [desired.Nearest].
 func Nearest(name string, candidates []string) string { return desired.Nearest(name, candidates) }
 

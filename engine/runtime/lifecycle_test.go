@@ -239,7 +239,7 @@ func TestAdoptedProcess(t *testing.T) {
 		t.Error(err)
 	}
 	pin := filepath.Join(t.TempDir(), "pin")
-	pinned := os.Getuid() == 0 && PinSupported(t.TempDir())
+	pinned := os.Getuid() == 0 && pinSupported(t.TempDir())
 	if pinned {
 		check(t, p.Pin(pin))
 		defer Unpin(pin)
@@ -271,7 +271,7 @@ func TestAdoptedProcess(t *testing.T) {
 
 func TestPinOutlivesEverybody(t *testing.T) {
 	r := newRootfs(t)
-	if !PinSupported(r.dir) {
+	if !pinSupported(r.dir) {
 		t.Skip("this kernel cannot pin exit statuses")
 	}
 	pin := filepath.Join(r.dir, "pin")
@@ -391,4 +391,28 @@ func (r *rootfs) mountCount(t testing.TB) (n int) {
 		}
 	}
 	return n
+}
+
+// pinSupported reports whether the kernel can keep exit statuses at a path.
+func pinSupported(dir string) bool {
+	f, err := os.CreateTemp(dir, ".pin-")
+	if err != nil {
+		return false
+	}
+	f.Close()
+	path := f.Name()
+	defer os.Remove(path)
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(self)
+	if _, _, err := pidfdExit(self); err != nil {
+		return false
+	}
+	if err := bindPidfd(self, path); err != nil {
+		return false
+	}
+	unix.Unmount(path, unix.MNT_DETACH)
+	return true
 }

@@ -50,30 +50,6 @@ func pidfdExit(fd int) (status ExitStatus, known bool, err error) {
 	return waitStatus(unix.WaitStatus(info.exitCode)), true, nil
 }
 
-// PinSupported reports whether the kernel can keep exit statuses at a path.
-func PinSupported(dir string) bool {
-	f, err := os.CreateTemp(dir, ".pin-")
-	if err != nil {
-		return false
-	}
-	f.Close()
-	path := f.Name()
-	defer os.Remove(path)
-	self, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(self)
-	if _, _, err := pidfdExit(self); err != nil {
-		return false
-	}
-	if err := bindPidfd(self, path); err != nil {
-		return false
-	}
-	unix.Unmount(path, unix.MNT_DETACH)
-	return true
-}
-
 // Pin binds the process's pidfd to a new file at path, so that ReadPin gives
 // its exit status as long as the machine runs, whoever reaped it. On a kernel
 // that cannot do that the error is errors.ErrUnsupported.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -104,15 +103,6 @@ func (s *Spec) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// FromCommand returns the test of a command given as one string, as in
-// healthcheck.test: "…" or --health-cmd.
-func FromCommand(command string) []string {
-	if strings.TrimSpace(command) == "" {
-		return nil
-	}
-	return []string{"CMD-SHELL", command}
 }
 
 // Command returns the arguments of the process that probes. shell is the image's

@@ -41,7 +41,7 @@ func TestValidate(t *testing.T) {
 		{nil, ""},
 		{&Spec{}, ""},
 		{&Spec{Test: []string{"NONE"}}, ""},
-		{&Spec{Test: FromCommand("true"), Interval: time.Millisecond}, ""},
+		{&Spec{Test: []string{"CMD-SHELL", "true"}, Interval: time.Millisecond}, ""},
 		{&Spec{Interval: time.Microsecond}, "healthcheck.interval: 1µs is too short"},
 		{&Spec{StartInterval: -1}, "healthcheck.start_interval"},
 		{&Spec{Retries: -1}, "healthcheck.retries"},

@@ -88,7 +88,3 @@ func decode(path string, data []byte, v any) error {
 	}
 	return nil
 }
-
-// Empty tells whether the record behind err has no content at all, as a power
-// failure leaves one that was not synced.
-func Empty(err error) bool { return errors.Is(err, errEmpty) }
