@@ -619,3 +619,47 @@ func TestWatchErrors(t *testing.T) {
 		b.ok(t, "down")
 	})
 }
+
+// A watch that is part of an up ends with it.
+func TestUpWatches(t *testing.T) {
+	b := newBox(t, "probe")
+	b.compose(t, `
+		services:
+			web:
+				image: probe
+				command: serve 8080
+				develop:
+					watch:
+						- {path: src, action: sync+restart, target: /app}
+	`)
+	b.write(t, "src/a", "1")
+	up := b.start(t, "up", "--watch")
+	up.out.until(t, limit, "Watch enabled")
+	at := b.look(t, "app-web-1").State.StartedAt
+	b.write(t, "src/a", "2")
+	up.out.until(t, soon, `service(s) ["web"] restarted`)
+	i := b.look(t, "app-web-1")
+	if !i.State.StartedAt.After(at) {
+		t.Errorf("not restarted: %+v", i.State)
+	}
+	comes(t, b.rootOf(t, "app-web-1")+"/app/a", "2")
+	// The restart did not end it.
+	b.write(t, "src/b", "3")
+	eventually(t, soon, func() error {
+		if n := strings.Count(up.out.String(), "restarted"); n != 2 {
+			return fmt.Errorf("%d restarts", n)
+		}
+		return nil
+	})
+	up.signal(t, syscall.SIGINT)
+	if code := up.wait(t, soon); code != 130 {
+		t.Errorf("exit code %d: %s", code, tail(up.out.String()))
+	}
+	if i := b.look(t, "app-web-1"); i.State.Running {
+		t.Errorf("it runs on: %+v", i.State)
+	}
+	if out := up.out.String(); !strings.Contains(out, "Watch disabled") || strings.Contains(out, "Warning") {
+		t.Error(tail(out))
+	}
+	b.ok(t, "down")
+}

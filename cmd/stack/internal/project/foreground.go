@@ -131,17 +131,20 @@ func (f *foreground) Run(ctx context.Context) error {
 		f.show().Done()
 	}()
 
+	begun := func(e apply.Event) {
+		if e.Kind == "Container" && (e.Status == "Started" || e.Status == "Running" || e.Status == "Restarted") {
+			select {
+			case started <- struct{}{}:
+			default:
+			}
+		}
+	}
 	upReturned := make(chan struct{})
 	idle.Go(func() {
 		defer close(upReturned)
 		upDone <- f.v.Up(upCtx, f.d, f.o.options(f.a), func(e apply.Event) {
 			f.show().Event(e)
-			if e.Kind == "Container" && (e.Status == "Started" || e.Status == "Running") {
-				select {
-				case started <- struct{}{}:
-				default:
-				}
-			}
+			begun(e)
 		})
 	})
 
@@ -190,10 +193,10 @@ func (f *foreground) Run(ctx context.Context) error {
 			starting = false
 			follow()
 			if f.o.Watch {
-				f.startWatch(endCtx, &idle)
+				f.startWatch(endCtx, &idle, begun)
 			}
 			defer f.openMenu()()
-			if f.over(ctx, seen) {
+			if !f.watching() && f.over(ctx, seen) {
 				return end(nil)
 			}
 		case e := <-ended:
@@ -202,7 +205,7 @@ func (f *foreground) Run(ctx context.Context) error {
 			case stopping || e.c.State.Phase == engine.Restarting || !slices.Contains(f.watched, e.c.Service):
 			case f.o.AbortOnContainerExit, f.o.AbortOnContainerFailure && e.code != 0:
 				stop("Aborting on container exit...", cli.ExitError{Code: e.code})
-			case !starting && f.over(ctx, seen):
+			case !starting && !f.watching() && f.over(ctx, seen):
 				return end(nil)
 			}
 		case err := <-logsDone:
@@ -215,7 +218,7 @@ func (f *foreground) Run(ctx context.Context) error {
 			case stopping:
 			case f.live(ctx):
 				follow() // the last had ended, and meanwhile another began
-			case !starting:
+			case !starting && !f.watching():
 				return end(nil)
 			}
 		case <-f.Signals:
@@ -229,7 +232,10 @@ func (f *foreground) Run(ctx context.Context) error {
 			case key == 'd' && !stopping:
 				return nil
 			case key == 'w' && !stopping:
-				f.toggleWatch(endCtx, &idle)
+				f.toggleWatch(endCtx, &idle, begun)
+				if !f.watching() && f.over(ctx, seen) {
+					return end(nil)
+				}
 			}
 		case err := <-stopped:
 			if err != nil {

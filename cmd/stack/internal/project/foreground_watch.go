@@ -9,6 +9,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/apply"
 )
 
 // showMenu shows what the keys do now.
@@ -44,8 +45,17 @@ func (f *foreground) watchable() bool {
 	return false
 }
 
-// startWatch watches beside everything else, until endWatch or ctx.
-func (f *foreground) startWatch(ctx context.Context, idle *sync.WaitGroup) {
+// watching tells whether there is a watch. What has ended may then begin again, by
+// the next change of a file.
+func (f *foreground) watching() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unwatch != nil
+}
+
+// startWatch watches beside everything else, until endWatch or ctx. begun is told
+// what the watch does to containers.
+func (f *foreground) startWatch(ctx context.Context, idle *sync.WaitGroup, begun compose.Progress) {
 	ctx, cancel := context.WithCancel(ctx)
 	f.mu.Lock()
 	f.unwatch = cancel
@@ -55,15 +65,20 @@ func (f *foreground) startWatch(ctx context.Context, idle *sync.WaitGroup) {
 		defer cancel()
 		o := watchOptions(f.a, f.d, &f.o.createOptions, f.print)
 		o.Services = f.o.Services
+		told := o.Progress
+		o.Progress = func(e apply.Event) {
+			told(e)
+			begun(e)
+		}
 		err := f.v.Watch(ctx, f.d, o)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			f.print(func() { fmt.Fprintln(f.a.Err, watchPrefix+err.Error()) })
 		}
-		f.mu.Lock()
-		if f.unwatch != nil && ctx.Err() == nil {
-			f.unwatch = nil
+		if ctx.Err() == nil { // it failed
+			f.endWatch()
+			f.showMenu()
+			begun(apply.Event{Kind: "Container", Status: "Running"}) // what follows the logs looks whether any does
 		}
-		f.mu.Unlock()
 	})
 }
 
@@ -78,16 +93,13 @@ func (f *foreground) endWatch() {
 	}
 }
 
-func (f *foreground) toggleWatch(ctx context.Context, idle *sync.WaitGroup) {
-	f.mu.Lock()
-	watching := f.unwatch != nil
-	f.mu.Unlock()
+func (f *foreground) toggleWatch(ctx context.Context, idle *sync.WaitGroup, begun compose.Progress) {
 	switch {
-	case watching:
+	case f.watching():
 		f.endWatch()
 		f.showMenu()
 	case f.watchable():
-		f.startWatch(ctx, idle)
+		f.startWatch(ctx, idle, begun)
 	default:
 		f.print(func() { fmt.Fprintln(f.a.Err, watchPrefix+compose.ErrNothingToWatch.Error()) })
 	}
