@@ -190,13 +190,16 @@ func (w rawSink) end() error             { return nil }
 
 // begin opens a cursor where o says.
 func (r *Reader) begin(o ReadOptions) (*cursor, place, error) {
-	for {
+	for again := 0; ; again++ {
 		c := &cursor{dir: r.dir, lossless: o.Lossless}
 		pl, err := r.locate(o)
 		if err == nil && pl.segment != 0 {
 			if err = c.enter(pl.segment); err == nil {
 				c.next, c.at = pl.next, pl.at
 			}
+		}
+		if err == nil && pl.segment == 0 && again < 10 && pumpRuns(r.dir) {
+			continue // a listing can miss all of a directory whose files come and go
 		}
 		if err == nil {
 			return c, pl, nil
