@@ -26,7 +26,9 @@
 // The run directory may be deleted by somebody else. The supervisor then ends as if
 // it were killed, and the guardian with it; the warden makes the directory and the
 // socket in it again, unless another chain has been started there meanwhile: then
-// it is the one that does not get the lock.
+// it is the one that does not get the lock. A supervisor that leaves moves the socket
+// aside first; one that is killed then gets its name back. Guards know the file of
+// their socket, and replace one of that name on which nobody listens.
 //
 // A child that exits with status 0 had nothing left to own: its parent follows. The
 // warden is the last and removes the control groups of the chain.
