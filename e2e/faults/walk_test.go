@@ -300,21 +300,10 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 	if oneoffs, err := livings("oneoff-"); err != nil || len(oneoffs) > 0 {
 		return fmt.Errorf("one-off containers run on: %v, %v", oneoffs, err)
 	}
-	is := map[string]stateSet{}
-	var errs []error
-	for _, r := range inPlace(rows, may) {
-		state, ok := stateNames[r.State]
-		if _, known := may[r.Name]; !ok || !known || is[r.Name] != 0 {
-			errs = append(errs, fmt.Errorf("%v must not be there", r))
-		}
-		is[r.Name] = state
-	}
-	for name, set := range may {
-		if is[name] == 0 {
-			is[name] = none
-		}
-		if is[name]&set == 0 {
-			errs = append(errs, fmt.Errorf("%s is %v, must be %v", name, is[name], set))
+	is, errs := judge(rows, may)
+	if len(errs) > 0 {
+		if other, none := judge(lowered(rows), may); len(none) == 0 {
+			is, errs = other, nil
 		}
 	}
 	errs = append(errs, sameProcesses(rows, procs)...)
@@ -333,27 +322,37 @@ func (w *walk) compare(p project, may map[string]stateSet) error {
 
 var stateNames = map[string]stateSet{"created": created, "running": running, "paused": paused, "exited": exited}
 
-// inPlace names containers with numbers that are too high after the lower ones that
-// are missing: up keeps those that are up to date in their place.
-func inPlace(rows []row, may map[string]stateSet) []row {
-	there := map[string]bool{}
+// judge compares rows with the states that containers may be in.
+func judge(rows []row, may map[string]stateSet) (is map[string]stateSet, errs []error) {
+	is = map[string]stateSet{}
 	for _, r := range rows {
-		there[r.Name] = true
+		state, ok := stateNames[r.State]
+		if _, known := may[r.Name]; !ok || !known || is[r.Name] != 0 {
+			errs = append(errs, fmt.Errorf("%v must not be there", r))
+		}
+		is[r.Name] = state
 	}
+	for name, set := range may {
+		if is[name] == 0 {
+			is[name] = none
+		}
+		if is[name]&set == 0 {
+			errs = append(errs, fmt.Errorf("%s is %v, must be %v", name, is[name], set))
+		}
+	}
+	return is, errs
+}
+
+// lowered has the containers of each service count from one: up keeps one that is
+// up to date in the place of another that is missing.
+func lowered(rows []row) []row {
 	out := slices.Clone(rows)
 	slices.SortFunc(out, func(a, b row) int { return strings.Compare(a.Name, b.Name) })
+	count := map[string]int{}
 	for i, r := range out {
-		dash, state := strings.LastIndexByte(r.Name, '-'), stateNames[r.State]
-		n, err := strconv.Atoi(r.Name[dash+1:])
-		if err != nil || may[r.Name]&state != 0 {
-			continue
-		}
-		for lower := 1; lower < n; lower++ {
-			if name := fmt.Sprintf("%s-%d", r.Name[:dash], lower); !there[name] && may[name]&state != 0 {
-				there[name], there[r.Name], out[i].Name = true, false, name
-				break
-			}
-		}
+		service := r.Name[:strings.LastIndexByte(r.Name, '-')]
+		count[service]++
+		out[i].Name = fmt.Sprintf("%s-%d", service, count[service])
 	}
 	return out
 }
