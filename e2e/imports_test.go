@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -238,6 +241,30 @@ func TestPackages(t *testing.T) {
 		top, _, _ := strings.Cut(strings.TrimPrefix(p.ImportPath, module+"/"), "/")
 		if !slices.Contains([]string{"cmd", "compose", "engine", "netns", "volumes", "healthcheck", "internal", "examples", "e2e"}, top) {
 			t.Errorf("%s: the top level of the module is fixed", p.ImportPath)
+		}
+	}
+}
+
+// Files and directories that ARCHITECTURE.md and CONTRIBUTING.md name are there. The
+// tables of what is stored begin their rows with "| data" and "| run".
+func TestPathsInDocuments(t *testing.T) {
+	quoted := regexp.MustCompile("`([^`]+)`")
+	file := regexp.MustCompile(`^[a-z][\w.-]*(/[\w.-]+)+$`)
+	for _, name := range []string{"ARCHITECTURE.md", "CONTRIBUTING.md"} {
+		text, err := os.ReadFile(filepath.Join(shared.Module, name))
+		must(t, err)
+		for i, line := range strings.Split(string(text), "\n") {
+			if strings.HasPrefix(line, "| data ") || strings.HasPrefix(line, "| run ") {
+				continue
+			}
+			for _, m := range quoted.FindAllStringSubmatch(line, -1) {
+				if !file.MatchString(m[1]) {
+					continue
+				}
+				if _, err := os.Stat(filepath.Join(shared.Module, m[1])); err != nil {
+					t.Errorf("%s:%d: there is no %s", name, i+1, m[1])
+				}
+			}
 		}
 	}
 }
