@@ -379,3 +379,19 @@ func TestNamesAndNamespacesOfSingleContainers(t *testing.T) {
 	b.ok(t, "network", "rm", "net")
 	b.nothingLeft(t, b.before)
 }
+
+func TestKeepsPrograms(t *testing.T) {
+	b := newBox(t, "busybox:latest").with("STACK_KEEP_PROGRAMS=1")
+	clean := snap(t, b)
+	id := strings.TrimSpace(b.ok(t, "container", "run", "--detach", "--name", "kept", "busybox", "sleep", "infinity"))
+	program, err := os.ReadFile(filepath.Join(b.runRoot(), "containers", id, "program"))
+	must(t, err)
+	for _, want := range []string{"clone ", "seccomp(", "execveat("} {
+		if !strings.Contains(string(program), want) {
+			t.Errorf("the program has no %q:\n%s", want, program)
+		}
+	}
+	b.ok(t, "system", "check")
+	b.ok(t, "container", "rm", "--force", "kept")
+	b.nothingLeft(t, clean)
+}

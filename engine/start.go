@@ -342,7 +342,8 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	proc, err := runtime.Start(ctx, &runtime.Config{
 		Spec: spec, RootFS: p.root, MountFDs: mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
 		Stdin: stdio.stdin, Stdout: stdio.stdout, Stderr: stdio.stderr, Init: c.Spec.Init, Seccomp: filter,
-		Warn: func(w string) { e.Warnf("%s", w) },
+		Warn:    func(w string) { e.Warnf("%s", w) },
+		Program: e.programKeeper(c.ID),
 		// Written down before the command runs: a supervisor that is killed
 		// right after the start leaves nothing that the next does not find.
 		Created: func(p *runtime.Process) error {
@@ -366,6 +367,22 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	closeMounts(p)
 	go t.wait()
 	return t, nil
+}
+
+// keepPrograms is the variable that has the program of each container kept that is
+// started, for whoever wants to know what the runtime did.
+const keepPrograms = "STACK_KEEP_PROGRAMS"
+
+// programKeeper writes a container's program beside its state, nil where nobody asked.
+func (e *Engine) programKeeper(id string) func(text string) {
+	if os.Getenv(keepPrograms) == "" {
+		return nil
+	}
+	return func(text string) {
+		if err := os.WriteFile(filepath.Join(e.Records.RunDir(id), "program"), []byte(text), 0o600); err != nil {
+			e.Warnf("cannot keep the program of container %s: %v", id, err)
+		}
+	}
 }
 
 // pinImageMounts keeps the layers of the images that a container mounts. Nothing

@@ -53,6 +53,9 @@ type Config struct {
 	// Created is called when the process exists but does not run its command
 	// yet: the place to record it. An error stops it from running.
 	Created func(p *Process) error
+	// Program gets the program of system calls that the process is going to run before
+	// the command, in words. May be nil.
+	Program func(text string)
 	// Warn is told what could not be granted. May be nil.
 	Warn func(message string)
 }
@@ -114,6 +117,9 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 	prog, warnings, err := compileStart(s, facts)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Program != nil {
+		cfg.Program(prog.String())
 	}
 	return l.run(ctx, prog, warnings)
 }
