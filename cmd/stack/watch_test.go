@@ -17,7 +17,7 @@ import (
 func watchedDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	text := "name: shop\nservices:\n  web:\n    image: web\n    develop:\n      watch:\n        - {path: ., action: sync, target: /app}\n  db:\n    image: db\n"
+	text := "name: shop\nservices:\n  web:\n    image: web\n    develop:\n      watch:\n        - {path: ., action: sync, target: /app}\n  db:\n    image: db\n  top:\n    image: top\n    depends_on: [web]\n"
 	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +90,10 @@ func TestWatchOptions(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, text)
 	}
 	if _, text, code := s.do(t, "watch", "--dry-run", "--no-up"); code != 0 || !strings.Contains(text, "Service web  would be watched: sync at changes of ") {
+		t.Errorf("exit code %d: %s", code, text)
+	}
+	// What a service depends on is watched with it.
+	if _, text, code := s.do(t, "watch", "--dry-run", "--no-up", "top"); code != 0 || !strings.Contains(text, "Service web  would be watched") {
 		t.Errorf("exit code %d: %s", code, text)
 	}
 	if len(s.fake.noted()) > 0 {

@@ -37,8 +37,9 @@ func (f *foreground) showMenu() {
 
 // watchable tells whether any service says what is to be watched.
 func (f *foreground) watchable() bool {
+	services := watchedServices(f.d, f.o.Services)
 	for name, s := range f.d.Services {
-		if len(s.Watch) > 0 && (len(f.o.Services) == 0 || slices.Contains(f.o.Services, name)) {
+		if len(s.Watch) > 0 && (len(services) == 0 || slices.Contains(services, name)) {
 			return true
 		}
 	}
@@ -64,7 +65,7 @@ func (f *foreground) startWatch(ctx context.Context, idle *sync.WaitGroup, begun
 	idle.Go(func() {
 		defer cancel()
 		o := watchOptions(f.a, f.d, &f.o.createOptions, f.print)
-		o.Services = f.o.Services
+		o.Services = watchedServices(f.d, f.o.Services)
 		told := o.Progress
 		o.Progress = func(e apply.Event) {
 			told(e)

@@ -58,9 +58,10 @@ func runWatch(ctx context.Context, a *cli.App, o *WatchOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := up.checkWatch(d, o.Services); err != nil {
+	if err := up.checkWatch(d, watchedServices(d, o.Services)); err != nil {
 		return err
 	}
+	watched := watchedServices(d, o.Services)
 	v, err := a.API(ctx)
 	if err != nil {
 		return err
@@ -93,7 +94,7 @@ func runWatch(ctx context.Context, a *cli.App, o *WatchOptions) error {
 		defer mu.Unlock()
 		write()
 	})
-	w.Services = o.Services
+	w.Services = watched
 	if !o.Prune {
 		w.Replaced = nil
 	}
@@ -111,14 +112,21 @@ func dryWatch(ctx context.Context, a *cli.App, v compose.API, d *spec.Desired, u
 			return err
 		}
 	}
+	watched := watchedServices(d, o.Services)
 	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 		for _, t := range d.Services[name].Watch {
-			if len(o.Services) == 0 || slices.Contains(o.Services, name) {
+			if len(watched) == 0 || slices.Contains(watched, name) {
 				fmt.Fprintf(a.Err, " DRY-RUN MODE -  Service %s  would be watched: %s at changes of %s\n", name, t.Action, t.Path)
 			}
 		}
 	}
 	return nil
+}
+
+// watchedServices are those named and what they depend on, as with docker compose;
+// empty for all.
+func watchedServices(d *spec.Desired, services []string) []string {
+	return withDependencies(d, services)
 }
 
 // checkWatch refuses a watch that could do nothing, before anything is begun.
