@@ -48,7 +48,7 @@ type ListFlags struct {
 // Add defines the flags; filter and quiet say what they do here.
 func (l *ListFlags) Add(f *pflag.FlagSet, filter, quiet string) {
 	f.StringArrayVarP(&l.Filter, "filter", "f", nil, filter)
-	f.StringVar(&l.Format, "format", "", FormatHelp)
+	FormatFlag(f, &l.Format)
 	f.BoolVarP(&l.Quiet, "quiet", "q", false, quiet)
 }
 

@@ -25,9 +25,9 @@ func newContainerAttachCmd(a *cli.App) *cobra.Command {
 		ValidArgsFunction: a.CompleteContainers,
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.DetachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
-	f.BoolVar(&o.NoStdin, "no-stdin", false, "Do not attach STDIN")
-	f.BoolVar(&o.SigProxy, "sig-proxy", true, "Proxy all received signals to the process")
+	cli.DetachKeysFlag(f, &o.DetachKeys)
+	cli.NoStdinFlag(f, &o.NoStdin)
+	cli.SigProxyFlag(f, &o.SigProxy)
 	return cmd
 }
 
@@ -71,8 +71,8 @@ func NewAttachCmd(a *cli.App, runF func(context.Context, *cli.App, *attachOption
 	f := cmd.Flags()
 	f.StringVar(&o.DetachKeys, "detach-keys", "", "Override the key sequence for detaching from a container.")
 	f.IntVar(&o.Index, "index", 0, "index of the container if service has multiple replicas.")
-	f.BoolVar(&o.NoStdin, "no-stdin", false, "Do not attach STDIN")
-	f.BoolVar(&o.SigProxy, "sig-proxy", true, "Proxy all received signals to the process")
+	cli.NoStdinFlag(f, &o.NoStdin)
+	cli.SigProxyFlag(f, &o.SigProxy)
 	return cmd
 }
 

@@ -26,7 +26,7 @@ func NewCommitCmd(a *cli.App, runF func(context.Context, *cli.App, *commitOption
 	cmd.Use = "commit [OPTIONS] SERVICE [REPOSITORY[:TAG]]"
 	cmd.Short = "Create a new image from a service container's changes"
 	cmd.ValidArgsFunction = a.CompleteServices
-	cmd.Flags().IntVar(&o.Index, "index", 0, "Index of the container if service has multiple replicas")
+	cli.IndexFlag(cmd.Flags(), &o.Index)
 	cmd.Flags().BoolVarP(&o.Pause, "pause", "p", true, "Pause container during commit")
 	return cmd
 }
@@ -99,7 +99,7 @@ func NewExportCmd(a *cli.App, runF func(context.Context, *cli.App, *exportOption
 	cmd.Use = "export [OPTIONS] SERVICE"
 	cmd.Short = "Export a service container's filesystem as a tar archive"
 	cmd.ValidArgsFunction = a.CompleteServices
-	cmd.Flags().IntVar(&o.Index, "index", 0, "Index of the container if service has multiple replicas")
+	cli.IndexFlag(cmd.Flags(), &o.Index)
 	return cmd
 }
 

@@ -266,7 +266,7 @@ func newStartCmd(a *cli.App, runF func(context.Context, *cli.App, *startOptions)
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.Attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
-	f.StringVar(&o.DetachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
+	cli.DetachKeysFlag(f, &o.DetachKeys)
 	f.BoolVarP(&o.Interactive, "interactive", "i", false, "Attach container's STDIN")
 	f.String("checkpoint", "", "Restore from this checkpoint")
 	f.String("checkpoint-dir", "", "Use a custom checkpoint storage directory")

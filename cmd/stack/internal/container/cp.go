@@ -63,7 +63,7 @@ func NewCpCmd(a *cli.App, runF func(context.Context, *cli.App, *cpOptions) error
 	f.BoolVar(&o.All, "all", false, "Include containers created by the run command")
 	f.BoolVarP(&o.Archive, "archive", "a", false, "Archive mode (copy all uid/gid information)")
 	f.BoolVarP(&o.FollowLink, "follow-link", "L", false, "Always follow symbol link in SRC_PATH")
-	f.IntVar(&o.Index, "index", 0, "Index of the container if service has multiple replicas")
+	cli.IndexFlag(f, &o.Index)
 	return cmd
 }
 

@@ -33,10 +33,10 @@ func newContainerLogsCmd(a *cli.App, runF func(context.Context, *cli.App, *logsO
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Details, "details", false, "Show extra details provided to logs")
-	f.BoolVarP(&o.Follow, "follow", "f", false, "Follow log output")
+	cli.FollowFlag(f, &o.Follow)
 	f.StringVar(&o.Since, "since", "", `Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
 	f.StringVarP(&o.Tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
-	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "Show timestamps")
+	cli.TimestampsFlag(f, &o.Timestamps)
 	f.StringVar(&o.Until, "until", "", `Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
 	cli.Ignore(f, "details")
 	return cmd
@@ -85,13 +85,13 @@ func NewLogsCmd(a *cli.App, runF func(context.Context, *cli.App, *logsOptions) e
 		ValidArgsFunction: a.CompleteServices,
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&o.Follow, "follow", "f", false, "Follow log output")
+	cli.FollowFlag(f, &o.Follow)
 	f.IntVar(&o.Index, "index", 0, "index of the container if service has multiple replicas")
 	f.StringVar(&o.Since, "since", "", "Show logs since timestamp (e.g. 2013-01-02T13:23:37Z) or relative (e.g. 42m for 42 minutes)")
 	f.StringVar(&o.Until, "until", "", "Show logs before a timestamp (e.g. 2013-01-02T13:23:37Z) or relative (e.g. 42m for 42 minutes)")
 	f.BoolVar(&o.NoColor, "no-color", false, "Produce monochrome output")
 	f.BoolVar(&o.NoLogPrefix, "no-log-prefix", false, "Don't print prefix in logs")
-	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "Show timestamps")
+	cli.TimestampsFlag(f, &o.Timestamps)
 	f.StringVarP(&o.Tail, "tail", "n", "all", "Number of lines to show from the end of the logs for each container")
 	return cmd
 }

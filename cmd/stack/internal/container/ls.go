@@ -43,11 +43,11 @@ func newLsCmd(a *cli.App, runF func(context.Context, *cli.App, *lsOptions) error
 		}),
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&o.All, "all", "a", false, "Show all containers (default shows just running)")
+	cli.AllContainersFlag(f, &o.All)
 	o.Add(f, "Filter output based on conditions provided", "Only display container IDs")
 	f.IntVarP(&o.Last, "last", "n", -1, "Show n last created containers (includes all states)")
 	f.BoolVarP(&o.Latest, "latest", "l", false, "Show the latest created container (includes all states)")
-	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
+	cli.NoTruncFlag(f, &o.NoTrunc)
 	f.BoolVarP(&o.Size, "size", "s", false, "Display total file sizes")
 	return cmd
 }

@@ -63,7 +63,7 @@ func NewPortCmd(a *cli.App, runF func(context.Context, *cli.App, *portOptions) e
 		}),
 		ValidArgsFunction: a.CompleteFirstService,
 	}
-	cmd.Flags().IntVar(&o.Index, "index", 0, "Index of the container if service has multiple replicas")
+	cli.IndexFlag(cmd.Flags(), &o.Index)
 	cmd.Flags().StringVar(&o.Protocol, "protocol", "tcp", "tcp or udp")
 	return cmd
 }

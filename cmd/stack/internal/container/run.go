@@ -60,7 +60,7 @@ func NewSingleRunCmd(a *cli.App, runF func(context.Context, *cli.App, *runOption
 		func(ctx context.Context, a *cli.App, o *runOptions) error { return runF(ctx, a, o) })
 	f := cmd.Flags()
 	addRunOnly(f, o)
-	f.BoolVarP(&noTTY, "no-tty", "T", false, "Disable pseudo-TTY allocation (default: auto-detected)")
+	cli.NoTTYFlag(f, &noTTY)
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if o.Detach {
 			o.TTY = o.TTY && !noTTY
@@ -77,8 +77,8 @@ func NewSingleRunCmd(a *cli.App, runF func(context.Context, *cli.App, *runOption
 }
 
 func addRunOnly(f *pflag.FlagSet, o *runOptions) {
-	f.BoolVarP(&o.Detach, "detach", "d", false, "Run container in background and print container ID")
-	f.StringVar(&o.DetachKeys, "detach-keys", "", "Override the key sequence for detaching a container")
+	cli.DetachFlag(f, &o.Detach)
+	cli.DetachKeysFlag(f, &o.DetachKeys)
 	f.BoolVar(&o.SigProxy, "sig-proxy", true, "Proxy received signals to the process")
 }
 

@@ -29,9 +29,9 @@ func newContainerStatsCmd(a *cli.App) *cobra.Command {
 		ValidArgsFunction: a.CompleteContainers,
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&o.All, "all", "a", false, "Show all containers (default shows just running)")
-	f.StringVar(&o.Format, "format", "", cli.FormatHelp)
-	f.BoolVar(&o.NoStream, "no-stream", false, "Disable streaming stats and only pull the first result")
+	cli.AllContainersFlag(f, &o.All)
+	cli.FormatFlag(f, &o.Format)
+	cli.NoStreamFlag(f, &o.NoStream)
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Do not truncate output")
 	return cmd
 }
@@ -60,9 +60,9 @@ func NewStatsCmd(a *cli.App, runF func(context.Context, *cli.App, *statsOptions)
 		ValidArgsFunction: a.CompleteServices,
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&o.All, "all", "a", false, "Show all containers (default shows just running)")
-	f.StringVar(&o.Format, "format", "", cli.FormatHelp)
-	f.BoolVar(&o.NoStream, "no-stream", false, "Disable streaming stats and only pull the first result")
+	cli.AllContainersFlag(f, &o.All)
+	cli.FormatFlag(f, &o.Format)
+	cli.NoStreamFlag(f, &o.NoStream)
 	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Do not truncate output")
 	return cmd
 }

@@ -39,9 +39,9 @@ func newHistoryCmd(a *cli.App, runF func(context.Context, *cli.App, *historyOpti
 		ValidArgsFunction: completeImages(a),
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Format, "format", "", cli.FormatHelp)
+	cli.FormatFlag(f, &o.Format)
 	f.BoolVarP(&o.Human, "human", "H", true, "Print sizes and dates in human readable format")
-	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
+	cli.NoTruncFlag(f, &o.NoTrunc)
 	f.StringVar(&o.Platform, "platform", "", "Show history for the given platform.")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only show image IDs")
 	return cmd

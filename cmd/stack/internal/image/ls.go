@@ -48,7 +48,7 @@ func newLsCmd(a *cli.App, runF func(context.Context, *cli.App, *lsOptions) error
 	f.BoolVarP(&o.All, "all", "a", false, "Show all images (default hides intermediate and dangling images)")
 	f.BoolVar(&o.Digests, "digests", false, "Show digests")
 	o.Add(f, "Filter output based on conditions provided", "Only show image IDs")
-	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
+	cli.NoTruncFlag(f, &o.NoTrunc)
 	f.BoolVar(&o.Tree, "tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
 	return cmd
 }

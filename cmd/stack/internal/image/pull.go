@@ -34,7 +34,7 @@ func newPullCmd(a *cli.App, runF func(context.Context, *cli.App, *pullOptions) e
 	f := cmd.Flags()
 	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "Download all tagged images in the repository")
 	f.StringVar(&o.Platform, "platform", "", "Set platform if server is multi-platform capable")
-	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress verbose output")
+	cli.QuietTransferFlag(f, &o.Quiet)
 	return cmd
 }
 

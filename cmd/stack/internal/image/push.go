@@ -37,7 +37,7 @@ func newPushCmd(a *cli.App, runF func(context.Context, *cli.App, *pushOptions) e
 	f := cmd.Flags()
 	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "Push all tags of an image to the repository")
 	f.StringVar(&o.Platform, "platform", "", "Push a platform-specific manifest as a single-platform image to the registry")
-	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Suppress verbose output")
+	cli.QuietTransferFlag(f, &o.Quiet)
 	f.Bool("disable-content-trust", true, "Skip image signing")
 	f.Lookup("disable-content-trust").Hidden = true
 	cli.Ignore(f, "disable-content-trust")

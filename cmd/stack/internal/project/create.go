@@ -36,11 +36,11 @@ func NewCreateCmd(a *cli.App, runF func(context.Context, *cli.App, *createCmdOpt
 	f.BoolVar(&o.Build, "build", false, "Build images before starting containers")
 	f.BoolVar(&o.NoBuild, "no-build", false, "Don't build an image, even if it's policy")
 	f.StringVar(&o.Pull, "pull", "policy", `Pull image before running ("always"|"missing"|"never"|"build")`)
-	f.BoolVar(&o.QuietPull, "quiet-pull", false, "Pull without printing progress information")
-	f.BoolVar(&o.ForceRecreate, "force-recreate", false, "Recreate containers even if their configuration and image haven't changed")
-	f.BoolVar(&o.NoRecreate, "no-recreate", false, "If containers already exist, don't recreate them. Incompatible with --force-recreate.")
-	f.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "Remove containers for services not defined in the Compose file")
-	f.StringArrayVar(&o.Scale, "scale", nil, "Scale SERVICE to NUM instances. Overrides the `scale` setting in the Compose file if present.")
+	cli.QuietPullFlag(f, &o.QuietPull)
+	cli.ForceRecreateFlag(f, &o.ForceRecreate)
+	cli.NoRecreateFlag(f, &o.NoRecreate)
+	cli.RemoveOrphansFlag(f, &o.RemoveOrphans)
+	cli.ScaleFlag(f, &o.Scale)
 	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
 	return cmd
 }
@@ -69,7 +69,7 @@ func NewScaleCmd(a *cli.App, runF func(context.Context, *cli.App, *scaleOptions)
 		}),
 		ValidArgsFunction: a.CompleteServices,
 	}
-	cmd.Flags().BoolVar(&o.NoDeps, "no-deps", false, "Don't start linked services")
+	cli.NoDepsFlag(cmd.Flags(), &o.NoDeps)
 	return cmd
 }
 

@@ -43,14 +43,14 @@ func NewPsCmd(a *cli.App, runF func(context.Context, *cli.App, *psOptions) error
 		ValidArgsFunction: a.CompleteServices,
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Format, "format", "", cli.FormatHelp)
+	cli.FormatFlag(f, &o.Format)
 	f.StringVar(&o.Filter, "filter", "", "Filter services by a property (supported filters: status)")
 	f.StringArrayVar(&o.Status, "status", nil, "Filter services by status. Values: [paused | restarting | removing | running | dead | created | exited]")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Only display IDs")
 	f.BoolVar(&o.ServicesOnly, "services", false, "Display services")
 	f.BoolVar(&o.Orphans, "orphans", true, "Include orphaned services (not declared by project)")
 	f.BoolVarP(&o.All, "all", "a", false, "Show all stopped containers (including those created by the run command)")
-	f.BoolVar(&o.NoTrunc, "no-trunc", false, "Don't truncate output")
+	cli.NoTruncFlag(f, &o.NoTrunc)
 	return cmd
 }
 

@@ -36,7 +36,7 @@ func newDfCmd(a *cli.App, runF func(context.Context, *cli.App, *dfOptions) error
 			return runF(ctx, a, o)
 		}),
 	}
-	cmd.Flags().StringVar(&o.Format, "format", "", cli.FormatHelp)
+	cli.FormatFlag(cmd.Flags(), &o.Format)
 	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "Show detailed information on space usage")
 	return cmd
 }

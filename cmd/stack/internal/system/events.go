@@ -42,8 +42,8 @@ func NewEventsCmd(a *cli.App, runF func(context.Context, *cli.App, *eventsOption
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.JSON, "json", false, "Output events as a stream of json objects")
-	f.StringVar(&o.Since, "since", "", "Show all events created since timestamp")
-	f.StringVar(&o.Until, "until", "", "Stream events until this timestamp")
+	cli.SinceEventFlag(f, &o.Since)
+	cli.UntilEventFlag(f, &o.Until)
 	return cmd
 }
 
@@ -117,9 +117,9 @@ func newSystemEventsCmd(a *cli.App, runF func(context.Context, *cli.App, *events
 	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&o.Filter, "filter", "f", nil, "Filter output based on conditions provided")
-	f.StringVar(&o.Format, "format", "", cli.FormatHelp)
-	f.StringVar(&o.Since, "since", "", "Show all events created since timestamp")
-	f.StringVar(&o.Until, "until", "", "Stream events until this timestamp")
+	cli.FormatFlag(f, &o.Format)
+	cli.SinceEventFlag(f, &o.Since)
+	cli.UntilEventFlag(f, &o.Until)
 	return cmd
 }
 
