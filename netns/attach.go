@@ -84,7 +84,12 @@ func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, e
 		}
 	}
 	inside := &link.Watch{}
-	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, inside, hostNS) }); err != nil {
+	outer, err := link.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer outer.Close()
+	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, inside, outer, hostNS) }); err != nil {
 		return nil, err
 	}
 	defer inside.End()
@@ -112,7 +117,7 @@ func (m *Manager) lendAll(ctx context.Context, e *Endpoint) ([]record, error) {
 			if err != nil {
 				return err
 			}
-			if !r.IsBridge() {
+			if !r.Attaches() {
 				return fmt.Errorf("network %s has driver %q, which takes no attachments; use network_mode", r.Name, r.Driver)
 			}
 			l, err := m.lend(e, r, a)
@@ -146,8 +151,11 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 	}
 	l := Link{
 		Network: r.Name, NetworkID: r.ID, Name: interfaceName(a), MAC: a.MAC, Aliases: a.Aliases,
-		HostLink: m.hostLink(e.Spec.ID, r.ID), Bridge: r.Bridge, Internal: r.Internal, Routed4: gatewayMode(r.NetworkSpec, false) == modeRouted, Routed6: gatewayMode(r.NetworkSpec, true) == modeRouted,
+		HostLink: m.hostLink(e.Spec.ID, r.ID), Parent: parentOf(r.Network), Bridge: r.Bridge, Internal: r.Internal, Routed4: gatewayMode(r.NetworkSpec, false) == modeRouted, Routed6: gatewayMode(r.NetworkSpec, true) == modeRouted,
 		IPv4: got.IPv4, IPv6: got.IPv6, Gateway4: r.Gateway4, Gateway6: r.Gateway6,
+	}
+	if l.Parent != "" {
+		l.HostLink = ""
 	}
 	if l.IPv4.IsValid() {
 		l.Bits4 = r.IPv4.Bits()
@@ -205,16 +213,17 @@ func (m *Manager) bridge(ctx context.Context, r record) error {
 	m.mu.Lock()
 	_, ok := m.ready[r.ID]
 	m.mu.Unlock()
-	if ok {
+	if ok && !r.OnParent() { // a parent is not ours, and may have been made again
 		return nil
 	}
 	_, err := m.Ensure(ctx, r.Name)
 	return err
 }
 
-// furnish sets up the inside of a new namespace. It runs on a thread there.
+// furnish sets up the inside of a new namespace. It runs on a thread there; outer is
+// a socket of the host's.
 // inside has begun to watch when it returns without an error.
-func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, hostNS int) (err error) {
+func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, outer *link.Socket, hostNS int) (err error) {
 	if err := inside.Begin(); err != nil {
 		return err
 	}
@@ -234,10 +243,17 @@ func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, hos
 	defer s.Close()
 	var b link.Batch
 	b.Up("lo")
+	indexes := map[string]int{}
 	for i, l := range e.Links {
-		addLink(&b, e, l, firstIndex+i, mtuOf(records[i].NetworkSpec), hostNS)
+		indexes[l.Name] = firstIndex + i
+		if l.Parent != "" {
+			if indexes[l.Name], err = m.addChild(outer, s, e, l, records[i]); err != nil {
+				return err
+			}
+		}
+		addLink(&b, e, l, indexes[l.Name], mtuOf(records[i].NetworkSpec), hostNS)
 	}
-	defaultRoutes(&b, e, nil)
+	defaultRoutes(&b, e, func(name string) int { return indexes[name] }, false)
 	if err := s.Do(&b); err != nil {
 		return err
 	}
@@ -261,10 +277,12 @@ func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, hos
 
 const resolverTable = "stack-resolver"
 
-// addLink queues one link with its addresses.
+// addLink queues one link with its addresses. One with a parent is there already.
 func addLink(b *link.Batch, e *Endpoint, l Link, index, mtu, hostNS int) {
 	mac, _ := net.ParseMAC(l.MAC)
-	b.AddVeth(link.Veth{Name: l.Name, Index: index, MAC: mac, MTU: mtu, Host: l.HostLink}, hostNS)
+	if l.Parent == "" {
+		b.AddVeth(link.Veth{Name: l.Name, Index: index, MAC: mac, MTU: mtu, Host: l.HostLink}, hostNS)
+	}
 	b.Up(l.Name)
 	if l.IPv4.IsValid() {
 		b.AddAddress(index, netip.PrefixFrom(l.IPv4, l.Bits4))
@@ -281,13 +299,13 @@ func addLink(b *link.Batch, e *Endpoint, l Link, index, mtu, hostNS int) {
 	}
 }
 
-// defaultRoutes queues the ways out. index finds a link's index; nil for a new
-// namespace, where they are in order.
-func defaultRoutes(b *link.Batch, e *Endpoint, index func(name string) int) {
+// defaultRoutes queues the ways out. index finds a link's index; replace says that
+// there may be others, which go.
+func defaultRoutes(b *link.Batch, e *Endpoint, index func(name string) int, replace bool) {
 	for _, v6 := range []bool{false, true} {
 		out := e.Outlet(v6)
 		if out == nil {
-			if index != nil {
+			if replace {
 				b.NoDefaultRoute(v6)
 			}
 			continue
@@ -296,13 +314,7 @@ func defaultRoutes(b *link.Batch, e *Endpoint, index func(name string) int) {
 		if v6 {
 			gateway = out.Gateway6
 		}
-		var i int
-		if index != nil {
-			i = index(out.Name)
-		} else {
-			i = firstIndex + slices.IndexFunc(e.Links, func(l Link) bool { return l.Name == out.Name })
-		}
-		b.DefaultRoute(i, gateway)
+		b.DefaultRoute(index(out.Name), gateway)
 	}
 }
 
@@ -374,7 +386,10 @@ func (m *Manager) plug(ctx context.Context, links []Link, records []record, insi
 	defer m.watch.End()
 	var outer, inner []string
 	for _, l := range links {
-		outer, inner = append(outer, l.HostLink, l.Bridge), append(inner, l.Name)
+		inner = append(inner, l.Name)
+		if l.Parent == "" {
+			outer = append(outer, l.HostLink, l.Bridge)
+		}
 	}
 	s, err := link.Open()
 	if err != nil {
@@ -385,6 +400,9 @@ func (m *Manager) plug(ctx context.Context, links []Link, records []record, insi
 		var b link.Batch
 		m.mu.Lock()
 		for i, l := range links {
+			if l.Parent != "" {
+				continue
+			}
 			// With netfilter on the bridge the firewall keeps containers apart, and
 			// isolation would keep them from each other's published ports.
 			b.Port(l.HostLink, m.ready[l.NetworkID], link.PortMode{

@@ -21,7 +21,7 @@ func (m *Manager) Ensure(ctx context.Context, name string) (Network, error) {
 	if err != nil {
 		return r.Network, err
 	}
-	if !r.IsBridge() {
+	if !r.Attaches() {
 		return r.Network, nil
 	}
 	err = m.locked(ctx, func() error {
@@ -46,6 +46,9 @@ func (m *Manager) ensure(r record) error {
 		return err
 	}
 	defer s.Close()
+	if r.OnParent() {
+		return m.ensureParent(s, r)
+	}
 	info, err := s.Find(r.Bridge)
 	made := errors.Is(err, unix.ENODEV)
 	if made {
@@ -170,6 +173,11 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 	var elements []nft.Element
 	d := departure{group: link.NewGroup()}
 	for _, r := range records {
+		if r.OnParent() && r.Bridge != "" {
+			if info, err := s.Find(r.Bridge); err == nil && info.Alias == aliasPrefix+r.ID {
+				d.add(r.Bridge)
+			}
+		}
 		if !r.IsBridge() {
 			continue
 		}

@@ -68,7 +68,7 @@ func (c *checker) checkNetworks(specs []EndpointSpec) {
 	}
 	err = c.m.locked(c.ctx, func() error {
 		for _, r := range records {
-			if len(wanted[r.ID]) == 0 || !r.IsBridge() {
+			if len(wanted[r.ID]) == 0 || !r.Attaches() {
 				continue
 			}
 			leases, err := c.m.loadLeases(r.ID)

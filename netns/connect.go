@@ -38,7 +38,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		if r, err = m.find(a.Network); err != nil {
 			return err
 		}
-		if !r.IsBridge() {
+		if !r.Attaches() {
 			return fmt.Errorf("its driver is %q, which takes no attachments", r.Driver)
 		}
 		if l, err = m.lend(e, r, a); err != nil {
@@ -52,12 +52,17 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.unplug(l), m.reroute(e), m.saveEndpoint(e, was))
+			err = errors.Join(err, m.unplug(e, l), m.reroute(e), m.saveEndpoint(e, was))
 		}
 	}()
 	if err := m.bridge(ctx, r); err != nil {
 		return l, err
 	}
+	outer, err := link.Open()
+	if err != nil {
+		return l, err
+	}
+	defer outer.Close()
 	inside := &link.Watch{}
 	err = link.Enter(e.NetNS, func(hostNS int) (err error) {
 		if err := inside.Begin(); err != nil {
@@ -85,6 +90,11 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 			if _, err := s.FindIndex(index); errors.Is(err, unix.ENODEV) {
 				break
 			} else if err != nil {
+				return err
+			}
+		}
+		if l.Parent != "" {
+			if index, err = m.addChild(outer, s, &changed, l, r); err != nil {
 				return err
 			}
 		}
@@ -129,14 +139,17 @@ func (m *Manager) Disconnect(ctx context.Context, e *Endpoint, network string) e
 	changed := *e
 	changed.Links = slices.Delete(slices.Clone(e.Links), i, i+1)
 	changed.Spec.Networks = slices.DeleteFunc(slices.Clone(e.Spec.Networks), func(a Attachment) bool { return a.Network == l.Network })
-	if err := errors.Join(m.retarget(e, &changed, was), m.unplug(l), m.reroute(&changed)); err != nil {
+	if err := errors.Join(m.retarget(e, &changed, was), m.unplug(e, l), m.reroute(&changed)); err != nil {
 		return fmt.Errorf("cannot disconnect %s from network %s: %w", e.Spec.Subject(), network, err)
 	}
 	*e = changed
 	return nil
 }
 
-func (m *Manager) unplug(l Link) error {
+func (m *Manager) unplug(e *Endpoint, l Link) error {
+	if l.Parent != "" {
+		return m.dropChildren(e, []Link{l})
+	}
 	s, err := link.Open()
 	if err != nil {
 		return err
@@ -161,7 +174,7 @@ func (m *Manager) reroute(e *Endpoint) error {
 			info, err := s.Find(name)
 			missing = errors.Join(missing, err)
 			return info.Index
-		})
+		}, true)
 		return errors.Join(missing, s.Do(&b))
 	})
 }

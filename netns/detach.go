@@ -48,8 +48,14 @@ func (d *departure) add(name string) { d.batch.SetGroup(name, d.group) }
 // do removes the links that were added and those of endpoints.
 func (d *departure) do(m *Manager, endpoints []*Endpoint) error {
 	for _, e := range endpoints {
-		for _, name := range m.hostLinks(e) {
-			d.add(name)
+		links := m.allLinks(e)
+		if err := m.dropChildren(e, links); err != nil {
+			return err
+		}
+		for _, l := range links {
+			if l.HostLink != "" {
+				d.add(l.HostLink)
+			}
 		}
 	}
 	if d.batch.Len() == 0 {
@@ -76,22 +82,19 @@ func (m *Manager) forget(endpoints []*Endpoint) error {
 	return errors.Join(errs...)
 }
 
-// hostLinks are the names of the host's ends of an endpoint's links, also of
-// those which only our own copy knows.
-func (m *Manager) hostLinks(e *Endpoint) []string {
-	var names []string
-	seen := map[string]bool{}
-	links := e.Links
-	if r, err := m.loadEndpoint(e.Spec.ID); err == nil {
-		links = append(links[:len(links):len(links)], r.Links...)
+// allLinks are an endpoint's links, also those which only our own copy knows.
+func (m *Manager) allLinks(e *Endpoint) []Link {
+	links := slices.Clone(e.Links)
+	r, err := m.loadEndpoint(e.Spec.ID)
+	if err != nil {
+		return links
 	}
-	for _, l := range links {
-		if !seen[l.HostLink] {
-			seen[l.HostLink] = true
-			names = append(names, l.HostLink)
+	for _, l := range r.Links {
+		if !slices.ContainsFunc(links, func(o Link) bool { return o.NetworkID == l.NetworkID }) {
+			links = append(links, l)
 		}
 	}
-	return names
+	return links
 }
 
 // tidy removes the mount of the pins when none is left, and what killed processes

@@ -1,6 +1,6 @@
-// Package netns is the network side of containers: networks (a bridge each),
-// endpoints (a pinned network namespace with a veth pair per network), published
-// ports and names.
+// Package netns is the network side of containers: networks (a bridge each, or a
+// link of the host that containers share), endpoints (a pinned network namespace
+// with a link per network), published ports and names.
 //
 // # What is where
 //

@@ -107,13 +107,13 @@ func hostsFile(e *Endpoint, nets []Network, o FileOptions) []byte {
 // gateways of the way out, or of the first network.
 func hostAddrs(e *Endpoint, nets []Network) []netip.Addr {
 	var out []netip.Addr
-	if l := e.Outlet(false); l != nil {
+	if l := e.Publisher(false); l != nil {
 		out = append(out, l.Gateway4)
 	}
-	if l := e.Outlet(true); l != nil {
+	if l := e.Publisher(true); l != nil {
 		out = append(out, l.Gateway6)
 	}
-	if len(out) == 0 && len(e.Links) > 0 {
+	if len(out) == 0 && len(e.Links) > 0 && e.Links[0].Parent == "" {
 		out = []netip.Addr{e.Links[0].Gateway4, e.Links[0].Gateway6}
 	}
 	if len(e.Links) == 0 && len(nets) > 0 {

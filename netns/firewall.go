@@ -57,7 +57,7 @@ func (m *Manager) hintFirewall(e *Endpoint) {
 		var commands []string
 		for _, p := range e.Ports {
 			for _, a := range p.Bindings() {
-				out := e.Outlet(a.Is6())
+				out := e.Publisher(a.Is6())
 				if out == nil || a.IsLoopback() {
 					continue
 				}

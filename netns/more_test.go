@@ -96,7 +96,7 @@ func TestAfterReboot(t *testing.T) {
 	}
 	// What a reboot does: run root, links and firewall are gone.
 	l.release("web")
-	if err := errors.Join(link.Unpin(before.NetNS), l.unplug(before.Links[0]), l.unplug(Link{HostLink: before.Links[0].Bridge}), l.table.Remove()); err != nil {
+	if err := errors.Join(link.Unpin(before.NetNS), l.unplug(before, before.Links[0]), l.unplug(nil, Link{HostLink: before.Links[0].Bridge}), l.table.Remove()); err != nil {
 		t.Fatal(err)
 	}
 	link.RemovePins(l.pinDir())
@@ -143,7 +143,7 @@ func TestBridgeDeleted(t *testing.T) {
 	l := newLab(t)
 	n := l.network(NetworkSpec{Name: "a"})
 	first := l.attach(EndpointSpec{ID: "first", Key: "1", Networks: on("a")})
-	if err := l.unplug(Link{HostLink: n.Bridge}); err != nil {
+	if err := l.unplug(nil, Link{HostLink: n.Bridge}); err != nil {
 		t.Fatal(err)
 	}
 	second := l.attach(EndpointSpec{ID: "second", Key: "2", Networks: on("a")})
@@ -233,7 +233,7 @@ func TestCreate(t *testing.T) {
 	for want, spec := range map[string]NetworkSpec{
 		"exists already":                         {Name: "a", Internal: true},
 		"overlaps 10.77.0.0/24 of network fixed": {Name: "x", Pools: pool("10.77.0.128/25")},
-		`driver "macvlan" is not supported`:      {Name: "x", Driver: "macvlan"},
+		`driver "overlay" is not supported`:      {Name: "x", Driver: "overlay"},
 		"it has no name":                         {},
 		"no room for containers":                 {Name: "x", Pools: pool("10.78.0.0/31")},
 		"is not one of subnet":                   {Name: "x", Pools: []Pool{{Subnet: netip.MustParsePrefix("10.78.0.0/24"), Gateway: netip.MustParseAddr("10.79.0.1")}}},

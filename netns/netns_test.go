@@ -692,12 +692,16 @@ func TestRemoveNetworkWithItsEndpoints(t *testing.T) {
 	if _, err := l.Get(going.Name); !errors.Is(err, ErrNotFound) {
 		t.Errorf("network going: %v, want it gone", err)
 	}
-	for _, name := range append(l.hostLinks(both), going.Bridge) {
+	left := []string{going.Bridge}
+	for _, gone := range both.Links {
+		left = append(left, gone.HostLink)
+	}
+	for _, name := range left {
 		if _, err := net.InterfaceByName(name); err == nil {
 			t.Errorf("link %s is left", name)
 		}
 	}
-	if _, err := net.InterfaceByName(l.hostLinks(user)[0]); err != nil {
+	if _, err := net.InterfaceByName(user.Links[0].HostLink); err != nil {
 		t.Errorf("the link of the network's user: %v", err)
 	}
 	if l.live(both.Spec.ID) {

@@ -96,14 +96,16 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 	_, _ = rand.Read(id[:])
 	r := record{Version: recordVersion, Network: Network{NetworkSpec: spec, ID: hex.EncodeToString(id[:]), Created: time.Now().UTC()}}
 	r.Hosts = 0
-	if !spec.IsBridge() {
+	if !spec.Attaches() {
 		return r, nil
 	}
 	if i := slices.IndexFunc(all, func(r record) bool { return r.Bridge != "" && r.Bridge == spec.DriverOpts[OptBridgeName] }); i >= 0 {
 		return r, fmt.Errorf("network %s has the bridge %s; choose another %s", all[i].Name, all[i].Bridge, OptBridgeName)
 	}
-	r.Bridge = spec.DriverOpts[OptBridgeName]
-	if r.Bridge == "" {
+	if spec.IsBridge() {
+		r.Bridge = spec.DriverOpts[OptBridgeName]
+	}
+	if r.Bridge == "" && (spec.IsBridge() || spec.DriverOpts[OptParent] == "") {
 		r.Bridge = m.bridgeName(r.ID)
 	}
 	mac := append(net.HardwareAddr{0x02}, id[8:13]...)
@@ -127,7 +129,7 @@ func (m *Manager) design(spec NetworkSpec, all []record) (record, error) {
 				return r, fmt.Errorf("subnet %s overlaps %s of network %s; choose another subnet, or none", p.Subnet, s, o.Name)
 			}
 		}
-		if s, ok := ipam.Overlapping(p.Subnet, host); ok {
+		if s, ok := ipam.Overlapping(p.Subnet, host); ok && !spec.OnParent() {
 			m.o.Logf("network %s: subnet %s overlaps %s, which the host has a route to", spec.Name, p.Subnet, s)
 		}
 		asked[familyOf(p.Subnet.Addr())] = p

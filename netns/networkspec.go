@@ -27,8 +27,8 @@ func checkNetwork(s NetworkSpec) error {
 	if s.Name == "" {
 		return errors.New("it has no name")
 	}
-	if !s.IsBridge() && s.Driver != "host" && s.Driver != "none" && s.Driver != "null" {
-		return fmt.Errorf("driver %q is not supported; use bridge", s.Driver)
+	if !s.Attaches() && s.Driver != "host" && s.Driver != "none" && s.Driver != "null" {
+		return fmt.Errorf("driver %q is not supported; use bridge or macvlan", s.Driver)
 	}
 	for _, p := range CheckOptions(s) {
 		if p.Refused {

@@ -28,6 +28,12 @@ const (
 	OptGatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
+// Driver options of a macvlan network.
+const (
+	OptParent      = "parent" // the host's link that containers share
+	OptMacvlanMode = "macvlan_mode"
+)
+
 // Modes of a gateway.
 const (
 	modeNAT = "nat"
@@ -107,6 +113,17 @@ var bridgeOptions = map[string]check{
 	OptGatewayMode6: oneOf(modeNAT, modeRouted, modeUnprotected, modeIsolated),
 }
 
+var macvlanOptions = map[string]check{
+	OptMTU: bridgeOptions[OptMTU], OptPrefix: bridgeOptions[OptPrefix],
+	OptMacvlanMode: oneOf("bridge", "private", "vepa", "passthru"),
+	OptParent: func(v string) string {
+		if v != "" && !endpoint.LinkName(v) || v == "lo" {
+			return "use the name of a link that leads to other hosts, such as eth0"
+		}
+		return ""
+	},
+}
+
 // Options of Docker's bridge that are not acted on, with what happens instead.
 var ignoredOptions = map[string]string{
 	"com.docker.network.host_ipv4":                      "packets leave with the address of the link that they leave by",
@@ -118,9 +135,16 @@ var ignoredOptions = map[string]string{
 // CheckOptions tells what is wrong with the driver options of a network.
 func CheckOptions(s NetworkSpec) []OptionProblem {
 	var out []OptionProblem
-	known := bridgeOptions
-	if !s.IsBridge() {
-		known = nil
+	var known map[string]check
+	switch {
+	case s.IsBridge():
+		known = bridgeOptions
+	case s.OnParent():
+		known = macvlanOptions
+		if s.DriverOpts[OptParent] == "" && !s.Internal {
+			out = append(out, OptionProblem{Key: OptParent, Refused: true,
+				Text: "is missing: the link of the host that containers share, such as eth0; without one the network must be internal"})
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.DriverOpts)) {
 		value := s.DriverOpts[key]

@@ -27,7 +27,7 @@ func elements(e *Endpoint, p Port) []nft.Element {
 	var out []nft.Element
 	proto := nft.Protocol(p.Protocol)
 	for _, host := range p.Bindings() {
-		outlet := e.Outlet(host.Is6())
+		outlet := e.Publisher(host.Is6())
 		if outlet == nil || host.IsLoopback() && host.Is6() {
 			continue // a listener serves these
 		}
@@ -52,7 +52,7 @@ func wayBack(e *Endpoint, host, addr netip.Addr) []nft.Element {
 	out := []nft.Element{nft.Self(addr)}
 	for _, l := range e.Links {
 		// From a network of the container's own answers would go there directly.
-		if !l.Internal && (host.Is4() && l.IPv4.IsValid() || host.Is6() && l.IPv6.IsValid()) {
+		if !l.Internal && l.Parent == "" && (host.Is4() && l.IPv4.IsValid() || host.Is6() && l.IPv6.IsValid()) {
 			out = append(out, nft.Hairpin(l.Bridge, addr))
 		}
 	}

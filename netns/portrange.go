@@ -56,7 +56,7 @@ func continues(p Port, o Port, n int) bool {
 func rangeElements(e *Endpoint, r portRange) []nft.Element {
 	var out []nft.Element
 	for _, host := range r.Bindings() {
-		outlet := e.Outlet(host.Is6())
+		outlet := e.Publisher(host.Is6())
 		if outlet == nil || host.IsLoopback() && host.Is6() {
 			continue
 		}

@@ -46,7 +46,7 @@ func (m *Manager) targets(id, proto string, port uint16, v6 bool) []string {
 		}
 		var out []string
 		for _, six := range []bool{v6, !v6} {
-			if l := e.Outlet(six); l != nil {
+			if l := e.Publisher(six); l != nil {
 				a := l.IPv4
 				if six {
 					a = l.IPv6

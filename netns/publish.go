@@ -20,9 +20,13 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	if e.NetNS == "" || e.Shared || len(e.Spec.Ports) == 0 {
 		return nil
 	}
-	if e.Outlet(false) == nil && e.Outlet(true) == nil {
+	if e.Publisher(false) == nil && e.Publisher(true) == nil {
 		e.Ports = nil
-		e.Warn("published ports are ignored: the container has no network with a way out")
+		if e.Outlet(false) != nil || e.Outlet(true) != nil {
+			e.Warn("published ports are ignored: the container's way out is not the host, and its ports are open at its own address")
+		} else {
+			e.Warn("published ports are ignored: the container has no network with a way out")
+		}
 		return nil
 	}
 	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published && len(e.Ports) > 0 {
@@ -172,7 +176,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) er
 // hostAddress is the outlet's host address of ports that name none, not valid for
 // all addresses.
 func (m *Manager) hostAddress(e *Endpoint) netip.Addr {
-	out := e.Outlet(false)
+	out := e.Publisher(false)
 	if out == nil {
 		return netip.Addr{}
 	}

@@ -126,6 +126,14 @@ func (e *Endpoint) Outlet(v6 bool) *Link {
 	return best
 }
 
+// Publisher is the outlet if the host can publish ports there, else nil.
+func (e *Endpoint) Publisher(v6 bool) *Link {
+	if l := e.Outlet(v6); l != nil && l.Parent == "" {
+		return l
+	}
+	return nil
+}
+
 // Warn adds a warning, once.
 func (e *Endpoint) Warn(text string) {
 	if !slices.Contains(e.Warnings, text) {
@@ -144,7 +152,7 @@ func (l Link) Routed(v6 bool) bool {
 // RoutedOnly reports whether nothing of the endpoint is translated.
 func (e *Endpoint) RoutedOnly() bool {
 	for _, v6 := range []bool{false, true} {
-		if out := e.Outlet(v6); out != nil && !out.Routed(v6) {
+		if out := e.Publisher(v6); out != nil && !out.Routed(v6) {
 			return false
 		}
 	}

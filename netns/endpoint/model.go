@@ -18,7 +18,7 @@ type NetworkSpec struct {
 	Project string `json:"project,omitempty"`
 	// Key is the network's name inside the Compose file, such as "default".
 	Key        string            `json:"key,omitempty"`
-	Driver     string            `json:"driver,omitempty"` // "bridge" (default), "host", "none"
+	Driver     string            `json:"driver,omitempty"` // "bridge" (default), "macvlan", "host", "none"
 	DriverOpts map[string]string `json:"driverOpts,omitempty"`
 	Internal   bool              `json:"internal,omitempty"`
 	Attachable bool              `json:"attachable,omitempty"`
@@ -45,7 +45,7 @@ type Pool struct {
 type Network struct {
 	NetworkSpec
 	ID       string       `json:"id"`     // 64 hex digits
-	Bridge   string       `json:"bridge"` // link name on the host
+	Bridge   string       `json:"bridge"` // link name on the host: of the bridge, or of a parent that we make
 	IPv4     netip.Prefix `json:"ipv4,omitzero"`
 	IPv6     netip.Prefix `json:"ipv6,omitzero"`
 	Gateway4 netip.Addr   `json:"gateway4,omitzero"`
@@ -138,11 +138,11 @@ type Endpoint struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Link is one veth pair of an endpoint.
+// Link is one link of an endpoint: a veth pair, or one that shares a parent.
 type Link struct {
 	Network   string     `json:"network"`
 	NetworkID string     `json:"networkID"`
-	HostLink  string     `json:"hostLink"` // name on the host
+	HostLink  string     `json:"hostLink"` // name on the host, "" with a parent
 	Name      string     `json:"name"`     // name in the container, eth0
 	MAC       string     `json:"mac"`
 	IPv4      netip.Addr `json:"ipv4,omitzero"`
@@ -161,4 +161,7 @@ type Link struct {
 	Routed6      bool   `json:"routed6,omitempty"`
 	RoutedBefore bool   `json:"routed,omitempty"`
 	Bridge       string `json:"bridge,omitempty"`
+	// Parent is the host's link that this one shares, "" for a veth pair. The host
+	// does not reach it, and translates nothing.
+	Parent string `json:"parent,omitempty"`
 }

@@ -11,6 +11,13 @@ func (s NetworkSpec) IsBridge() bool {
 	return s.Driver == "" || s.Driver == "bridge" || s.Driver == "default"
 }
 
+// OnParent reports whether its containers share a link of the host, as if they were
+// on the network behind it themselves.
+func (s NetworkSpec) OnParent() bool { return s.Driver == "macvlan" }
+
+// Attaches reports whether containers can be attached to it.
+func (s NetworkSpec) Attaches() bool { return s.IsBridge() || s.OnParent() }
+
 // Subnets are those that the network has, of either family.
 func (n Network) Subnets() []netip.Prefix {
 	return slices.DeleteFunc([]netip.Prefix{n.IPv4, n.IPv6}, func(p netip.Prefix) bool { return !p.IsValid() })

@@ -14,6 +14,7 @@ import (
 // Attribute numbers of linux/if_link.h which golang.org/x/sys lacks.
 const (
 	vethInfoPeer        = 1  // VETH_INFO_PEER
+	macvlanMode         = 1  // IFLA_MACVLAN_MODE
 	brForwardDelay      = 1  // IFLA_BR_FORWARD_DELAY
 	brSTPState          = 5  // IFLA_BR_STP_STATE
 	brMcastSnooping     = 23 // IFLA_BR_MCAST_SNOOPING
@@ -121,6 +122,59 @@ func (b *Batch) AddBridge(name string, mac net.HardwareAddr, mtu int) {
 	data.AddRtAttr(brMcastSnooping, nl.Uint8Attr(0))
 	r.AddData(kind)
 	b.add("make bridge "+name, r)
+}
+
+// Macvlan is a link that shares another one.
+type Macvlan struct {
+	Name string
+	MAC  net.HardwareAddr
+	MTU  int    // 0: that of the parent
+	Mode string // bridge, private, vepa, passthru; "" for bridge
+}
+
+// macvlanModes are MACVLAN_MODE_… of linux/if_link.h.
+var macvlanModes = map[string]uint32{"private": 1, "vepa": 2, "": 4, "bridge": 4, "passthru": 8}
+
+// AddMacvlan makes a link on a parent of the socket's namespace, down, in the
+// namespace of a descriptor.
+func (b *Batch) AddMacvlan(v Macvlan, parent, ns int) {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Name)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(parent))))
+	r.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns))))
+	if len(v.MAC) > 0 && v.Mode != "passthru" { // which has its parent's
+		r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, v.MAC))
+	}
+	if v.MTU > 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU))))
+	}
+	kind := nl.NewRtAttr(nestedLinkInfo, nil)
+	kind.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("macvlan"))
+	kind.AddRtAttr(nestedInfoData, nil).AddRtAttr(macvlanMode, nl.Uint32Attr(macvlanModes[v.Mode]))
+	r.AddData(kind)
+	b.add("make link "+v.Name, r)
+}
+
+// AddDummy makes a link that leads nowhere.
+func (b *Batch) AddDummy(name string) {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	kind := nl.NewRtAttr(nestedLinkInfo, nil)
+	kind.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("dummy"))
+	r.AddData(kind)
+	b.add("make link "+name, r)
+}
+
+// Rename gives a link, which must be down, another name.
+func (b *Batch) Rename(index int, name string) {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = int32(index)
+	r.AddData(info)
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	b.add("name link "+name, r)
 }
 
 // Up sets a link up.

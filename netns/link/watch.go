@@ -132,6 +132,9 @@ func (w *Watch) End() {
 
 // Wait returns when all links carry packets, or the context is done.
 func (w *Watch) Wait(ctx context.Context, links []string) error {
+	if len(links) == 0 {
+		return nil
+	}
 	me := &waiter{missing: map[string]bool{}, done: make(chan struct{}), lost: make(chan struct{}, 1)}
 	for _, name := range links {
 		me.missing[name] = true

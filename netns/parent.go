@@ -1,0 +1,109 @@
+package netns
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/stack-run/stack/netns/link"
+	"golang.org/x/sys/unix"
+)
+
+// Networks on a parent: each container gets a link of its own with an address of
+// its own on the network behind a link of the host (macvlan). The host forwards and
+// translates nothing, and by the driver's nature does not reach them itself.
+
+// parentOf is the name of the link that containers of a network share, "" for a
+// bridge. An internal network without one has a dummy of ours.
+func parentOf(n Network) string {
+	if !n.OnParent() {
+		return ""
+	}
+	return cmp.Or(n.DriverOpts[OptParent], n.Bridge)
+}
+
+// ensureParent finds the parent, or makes the dummy.
+func (m *Manager) ensureParent(s *link.Socket, r record) error {
+	name := parentOf(r.Network)
+	info, err := s.Find(name)
+	switch {
+	case errors.Is(err, unix.ENODEV) && r.Bridge == name:
+		var b link.Batch
+		b.AddDummy(name)
+		b.SetAlias(name, aliasPrefix+r.ID)
+		b.Up(name)
+		if err = s.Do(&b); errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("the kernel has no dummy links, which an internal network without a parent needs; name one with the driver option %s", OptParent)
+		}
+		if err == nil {
+			info, err = s.Find(name)
+		}
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("the host has no link %s; make it, or choose another with the driver option %s", name, OptParent)
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.ready[r.ID] = info.Index
+	m.mu.Unlock()
+	return nil
+}
+
+// addChild makes a link of an endpoint on its parent, and returns its index. It runs
+// on a thread inside; outer is a socket of the host's namespace, where the request
+// must be made and where the name that it will have may be taken.
+func (m *Manager) addChild(outer, inner *link.Socket, e *Endpoint, l Link, r record) (int, error) {
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return 0, fmt.Errorf("cannot open own network namespace: %w", err)
+	}
+	defer here.Close()
+	mac, _ := net.ParseMAC(l.MAC)
+	m.mu.Lock()
+	parent := m.ready[r.ID]
+	m.mu.Unlock()
+	first := m.hostLink(e.Spec.ID, r.ID)
+	var b link.Batch
+	b.AddMacvlan(link.Macvlan{Name: first, MAC: mac, MTU: mtuOf(r.NetworkSpec), Mode: r.DriverOpts[OptMacvlanMode]}, parent, int(here.Fd()))
+	if err := outer.Do(&b); err != nil {
+		switch {
+		case errors.Is(err, unix.EBUSY):
+			return 0, fmt.Errorf("link %s cannot be shared as %s: %w; it is under a bridge, has links of another kind, or another has its MAC address", l.Parent, r.Driver, err)
+		case errors.Is(err, unix.EOPNOTSUPP):
+			return 0, fmt.Errorf("the kernel has no %s links: %w", r.Driver, err)
+		}
+		return 0, fmt.Errorf("cannot share link %s: %w", l.Parent, err)
+	}
+	info, err := inner.Find(first)
+	if err != nil {
+		return 0, err
+	}
+	b.Rename(info.Index, l.Name)
+	return info.Index, inner.Do(&b)
+}
+
+// dropChildren removes links with a parent. They would go with their namespace, but
+// later, and keep their MAC addresses from a successor.
+func (m *Manager) dropChildren(e *Endpoint, links []Link) error {
+	var b link.Batch
+	for _, l := range links {
+		if l.Parent != "" {
+			b.DeleteLink(l.Name)
+			b.DeleteLink(m.hostLink(e.Spec.ID, l.NetworkID)) // of one who was killed before it had its name
+		}
+	}
+	pin := m.pin(e.Spec.ID)
+	if b.Len() == 0 || !link.Pinned(pin) {
+		return nil
+	}
+	return link.Enter(pin, func(int) error {
+		s, err := link.Open()
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.Do(&b), s.Close())
+	})
+}
