@@ -28,7 +28,7 @@ type kit struct {
 var shared *kit // set before any test and not changed afterwards
 
 var (
-	seedFlag     = flag.Uint64("seed", 0, "what is random comes from it, 0 for the clock")
+	seedFlag     = flag.Uint64("seed", 0, "what is random comes from it; 0: the clock, or 1 where no flag asks for more than the short form")
 	withPostgres = flag.Bool("postgres", false, "a real PostgreSQL is part of the project")
 	slow         = flag.Float64("slow", 1, "what all bounds of time are multiplied with")
 	everything   = flag.Bool("all", false, "all scarcities, not one of them")
@@ -95,7 +95,12 @@ func makeKit() (*kit, error) {
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	s := *seedFlag
-	if s == 0 {
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || !strings.HasPrefix(f.Name, "test.") })
+	switch {
+	case s == 0 && !asked:
+		s = 1
+	case s == 0:
 		s = uint64(time.Now().UnixNano()) % 1e9
 	}
 	t.Logf("-seed %d", s)
@@ -105,20 +110,10 @@ func seed(t *testing.T) uint64 {
 // source is a stream of random numbers of its own for each n.
 func source(seed, n uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, n)) }
 
-// knownFaults says that stack does not keep all of its promises yet. Until it
-// does, the tests run only where one of their flags asks for them; with false, the
-// short forms are part of every run.
-const knownFaults = true
-
-// begin skips a test that cannot run, or is known to fail and was not asked for.
+// begin skips a test that cannot run.
 func begin(t *testing.T) {
 	t.Helper()
 	if shared == nil {
 		t.Skip("needs root")
-	}
-	asked := false
-	flag.Visit(func(f *flag.Flag) { asked = asked || !strings.HasPrefix(f.Name, "test.") })
-	if knownFaults && !asked {
-		t.Skip("stack is known to have faults; a flag of this package runs it")
 	}
 }
