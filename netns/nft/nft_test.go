@@ -155,7 +155,8 @@ func compareWithNft(t *testing.T) {
 		r := strings.NewReplacer("meta nfproto ipv4 ", "", "meta nfproto ipv6 ", "",
 			"meta l4proto tcp", "meta l4proto 6", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
 			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
-			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1")
+			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1",
+			" [invalid type]", "") // of what is only a beginning
 		var out []string
 		for _, l := range lines {
 			out = append(out, r.Replace(l))

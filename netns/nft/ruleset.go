@@ -117,10 +117,10 @@ func Instance(table string) Ruleset {
 			{Name: "guard", Type: nftables.ChainTypeFilter, Hook: "prerouting", Priority: *nftables.ChainPriorityRaw, Rules: []Rule{
 				{linkIs(false, "lo"), linkIs(false, "loopback0"), ipv4(), loopback4(true), drop()},
 				{in(SetBridges, iifname), ipv4(), loopback4(false), drop()},
-				{ipv4(), in(MapHost4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
-				{ipv4(), in(MapHostRange4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
-				{ipv6(), in(MapHost6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
-				{ipv6(), in(MapHostRange6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv4(), inMap(MapHost4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv4(), inMap(MapHostRange4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv6(), inMap(MapHost6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
+				{ipv6(), inMap(MapHostRange6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
 			}},
 			// A port published on one address is for those who reach the host on the link
 			// that has it: a neighbour on another network gets no answer by sending

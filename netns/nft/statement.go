@@ -88,6 +88,17 @@ func in(set string, fields ...field) Statement {
 	return Statement{text + " @" + set, append(exprs, &expr.Lookup{SourceRegister: reg, SetName: set})}
 }
 
+// inMap matches packets whose fields are a key of a map, whose values are addresses,
+// or addresses and ports. Kernels before 6.10 refuse to look into a map without taking
+// the value, and nft(8) does not show a look at which nothing is compared: so the
+// beginning of the value is compared with zeroes.
+func inMap(table string, fields ...field) Statement {
+	text, exprs := load(fields)
+	return Statement{text + " map @" + table + " != 0x0", append(exprs,
+		&expr.Lookup{SourceRegister: reg, DestRegister: reg, IsDestRegSet: true, SetName: table},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)})}
+}
+
 // notIn matches packets whose fields are no element of a set.
 func notIn(set string, fields ...field) Statement {
 	text, exprs := load(fields)
