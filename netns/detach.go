@@ -105,21 +105,30 @@ func (m *Manager) tidy(ctx context.Context) error {
 	if len(pins) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	records := [...]string{m.networkDir(), filepath.Dir(m.copyPath(""))}
 	if err != nil { // nothing was ever attached
-		if networks, err := os.ReadDir(m.networkDir()); err != nil || !slices.ContainsFunc(networks, half) {
+		if !slices.ContainsFunc(records[:], func(dir string) bool {
+			entries, err := os.ReadDir(dir)
+			return err == nil && slices.ContainsFunc(entries, half)
+		}) {
 			return nil
 		}
 	}
 	return m.locked(ctx, func() error {
-		// All that is written into the directory of networks is written under the
+		// All that is written into the directories of networks is written under the
 		// lock: a file in the making is of a process that was killed.
-		networks, err := os.ReadDir(m.networkDir())
-		for _, e := range networks {
-			if half(e) {
-				err = errors.Join(err, removeFile(filepath.Join(m.networkDir(), e.Name())))
+		for _, dir := range records {
+			entries, err := os.ReadDir(dir)
+			for _, e := range entries {
+				if half(e) {
+					err = errors.Join(err, removeFile(filepath.Join(dir, e.Name())))
+				}
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
 			}
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeEmpty(records[1]); err != nil {
 			return err
 		}
 		entries, err := os.ReadDir(m.endpointDir())

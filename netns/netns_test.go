@@ -532,15 +532,19 @@ func TestHalfWrittenRecord(t *testing.T) {
 func TestHalfWrittenNetwork(t *testing.T) {
 	l := newLab(t)
 	n := l.network(NetworkSpec{Name: "a"})
-	half := filepath.Join(l.networkDir(), ".tmp-1")
-	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	halves := []string{filepath.Join(l.networkDir(), ".tmp-1"), filepath.Join(filepath.Dir(l.copyPath("")), ".tmp-2")}
+	for _, name := range halves {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte("{"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := l.Remove(t.Context(), n.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(half); err == nil {
-		t.Errorf("%s is still there", half)
+	for _, name := range halves {
+		if _, err := os.Stat(name); err == nil {
+			t.Errorf("%s is still there", name)
+		}
 	}
 }
 

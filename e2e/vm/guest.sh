@@ -198,7 +198,7 @@ case $(cat /proc/cmdline) in
 	;;
 *stage=second*)
 	check
-	is "nothing runs before resume" "$(ls /run/stack 2>/dev/null | wc -l)" 0
+	is "nothing runs before resume" "$(ls /run/stack/projects 2>/dev/null | wc -l)" 0
 	stack system resume
 	is resume $? 0
 	for i in $(seq 30); do # what depends on a healthy service comes later
