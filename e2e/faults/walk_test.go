@@ -272,8 +272,9 @@ func (w *walk) opsOn(project, service string, index int) [][]op {
 				for i, f := range steps {
 					steps[i] = maybe(f)
 				}
-				if d.args[0] == "up" || d.args[0] == "scale" {
-					steps = append(steps, maybe(when(none, created))) // so far it came
+				switch d.args[0] {
+				case "up", "scale", "create": // so far it came
+					steps = append(steps, maybe(when(none, created)), maybe(when(running|paused, exited)))
 				}
 			}
 			if len(steps) > 0 {
