@@ -502,6 +502,29 @@ func TestKilledWhileItLeaves(t *testing.T) {
 	}
 }
 
+// One that lost its guardian and looks around when the chain has left must not take
+// that for the death of all guards, and begin again.
+func TestNobodyFollowsAChainThatLeft(t *testing.T) {
+	c := start(t)
+	late := c.ask("pid")
+	if err := unix.Kill(late, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.kill(c.pid(guard.Guardian))
+	if now := c.ask("pid"); now == late {
+		t.Fatalf("%d answers, though it is stopped", now)
+	}
+	c.leave()
+	c.becomes(1)
+	if err := unix.Kill(late, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c.becomes(0)
+	if _, err := os.Stat(c.dir); err == nil {
+		t.Error("the run directory is there again")
+	}
+}
+
 func TestDeletedDirectoryIsMadeAgain(t *testing.T) {
 	for _, killed := range [][]string{{""}, {"", guard.Guardian}, {"", guard.Warden}, {guard.Warden}, {guard.Guardian, guard.Warden}} {
 		t.Run(strings.Join(killed, ","), func(t *testing.T) {

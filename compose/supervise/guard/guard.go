@@ -116,7 +116,8 @@ func init() {
 		g.held = append(g.held, heldFD{name, fd})
 	}
 	syscall.CloseOnExec(ControlFD)
-	if g.socket, _ = syscall.Getenv(envSocket); g.socket == "" {
+	g.socket, g.heir = syscall.Getenv(envSocket)
+	if !g.heir {
 		g.socket = identity(g.dir + "/" + Socket) // a client made it for this chain
 	}
 	syscall.Exit(g.run())
@@ -139,6 +140,7 @@ type guard struct {
 	promote bool
 
 	// The warden's.
+	heir    bool   // it was a guardian or a supervisor before
 	lock    int    // descriptor
 	shelter int    // descriptor of the file, -1 for none
 	groups  string // what is in it
@@ -209,9 +211,13 @@ func (g *guard) run() int {
 const deletionGrace = 1e8 // ns
 
 // found takes the warden's lock and completes the run directory. It fails when
-// another warden has the lock.
+// another warden has the lock, and when an heir has nothing to keep: a chain that
+// left while it looked for its guards seems killed, and is not to begin again.
 func (g *guard) found() bool {
 	for {
+		if g.heir && !exists(g.dir) && !hasChildren() {
+			return false
+		}
 		makeDirs(g.dir)
 		if g.lock >= 0 {
 			syscall.Close(g.lock)

@@ -45,6 +45,13 @@ func nextExited() int {
 	}
 }
 
+// hasChildren tells whether this process has children, running or zombies.
+func hasChildren() bool {
+	var info siginfo
+	_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, pAll, 0, uintptr(unsafe.Pointer(&info)), exited|noWait|syscall.WNOHANG, 0, 0)
+	return errno != syscall.ECHILD
+}
+
 // peekStatus reads a zombie's status without reaping it.
 func peekStatus(pid int) (code, signal int) {
 	var info siginfo
