@@ -510,6 +510,17 @@ func TestNobodyFollowsAChainThatLeft(t *testing.T) {
 	if err := unix.Kill(late, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	for stopped := false; !stopped; { // all of its threads
+		stopped = true
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", late))
+		if err != nil || len(threads) == 0 {
+			t.Fatal(threads, err)
+		}
+		for _, thread := range threads {
+			text, _ := os.ReadFile(thread)
+			stopped = stopped && strings.Contains(string(text), ") T ")
+		}
+	}
 	c.kill(c.pid(guard.Guardian))
 	if now := c.ask("pid"); now == late {
 		t.Fatalf("%d answers, though it is stopped", now)
