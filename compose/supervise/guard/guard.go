@@ -185,8 +185,8 @@ func (g *guard) run() int {
 			// Somebody else removed it.
 			if g.role == Guardian {
 				// All is the warden's to make, unless it was killed just now.
-				pause(successionGrace)
-				if g.promoted() {
+				warden, _ := syscall.Getenv(EnvWarden)
+				if ends(atoi(warden)) {
 					g.becomeWarden()
 				}
 				return 74
@@ -512,8 +512,8 @@ func (g *guard) becomeWarden() {
 	BecomeWarden(g.name, names, fds)
 }
 
-// successionGrace is how long a supervisor that lost its guardian watches whether
-// who would start the next one was killed together with it.
+// successionGrace is how long a process that lost one guard watches whether another,
+// who would start the next process, was killed together with it.
 const successionGrace = 20e6 // ns
 
 // Deserted tells a supervisor that lost its guardian that nobody is left to start
@@ -521,8 +521,7 @@ const successionGrace = 20e6 // ns
 // warden just now.
 func Deserted(warden int) bool {
 	for _, pid := range [...]int{syscall.Getppid(), warden} {
-		// One that dies loses its name before its lock.
-		if !endsWithin(pid, successionGrace) && isGuard(pid) {
+		if !ends(pid) {
 			return false
 		}
 	}

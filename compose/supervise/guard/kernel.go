@@ -154,6 +154,39 @@ func isGuard(pid int) bool {
 	return title == "stack:" && (role == Warden || role == Guardian)
 }
 
+// deathBound limits the wait for a process that is dying, which a busy machine may
+// not let run.
+const deathBound = 10e9 // ns
+
+// ends tells whether pid is no guard that lives on. It waits for the end of one that
+// is dying, whose lock is not free before.
+func ends(pid int) bool {
+	if endsWithin(pid, successionGrace) {
+		return true
+	}
+	if dies(pid) {
+		return endsWithin(pid, deathBound)
+	}
+	return !isGuard(pid)
+}
+
+// dies tells whether a process has been killed that is still there: SIGKILL is
+// pending, proc_pid_status(5), or it has let go of its memory, and with that its name.
+func dies(pid int) bool {
+	for _, line := range split(readFile("/proc/" + itoa(pid) + "/status")) {
+		if n := len(line); n > 16 && (line[:7] == "SigPnd:" || line[:7] == "ShdPnd:") {
+			digit := line[n-3] // of the signals 9 to 12
+			if digit >= 'a' {
+				digit -= 'a' - 10
+			}
+			if digit&1 != 0 {
+				return true
+			}
+		}
+	}
+	return readFile("/proc/"+itoa(pid)+"/cmdline") == ""
+}
+
 // endsWithin waits for a process to end.
 func endsWithin(pid int, ns int64) bool {
 	fd, _, errno := syscall.Syscall(sysPidfdOpen, uintptr(pid), 0, 0)
