@@ -29,7 +29,21 @@ const (
 // Judge decides a condition for one container at a time. hasCheck tells whether it
 // has a health check. The reason says why it failed or what is waited for. Where
 // only time is missing, again says when to look next.
-func Judge(condition string, st container.State, hasCheck bool, now time.Time) (v Verdict, reason string, again time.Time) {
+//
+// idle says that nothing is about to happen to the container: what has not been
+// started then, whoever was to do it has given up.
+func Judge(condition string, st container.State, hasCheck, idle bool, now time.Time) (v Verdict, reason string, again time.Time) {
+	v, reason, again = judge(condition, st, hasCheck, now)
+	if v == Pending && idle && (st.Phase == container.Created || st.Phase == container.Exited) {
+		v, reason = Failed, "was not started"
+		if st.Error != "" {
+			reason += ": " + st.Error
+		}
+	}
+	return v, reason, again
+}
+
+func judge(condition string, st container.State, hasCheck bool, now time.Time) (v Verdict, reason string, again time.Time) {
 	ended := st.Phase == container.Exited || st.Phase == container.Dead
 	switch condition {
 	case ConditionUp:
@@ -85,7 +99,7 @@ func up(st container.State, hasCheck bool, now time.Time) (v Verdict, reason str
 	case st.Phase != container.Running:
 		return Pending, "to start", again
 	case hasCheck:
-		return Judge(ConditionHealthy, st, true, now)
+		return judge(ConditionHealthy, st, true, now)
 	}
 	// A start that is yet to come is one before the clock was set back.
 	if left := stayUp - now.Sub(st.StartedAt); left > 0 && left <= stayUp {

@@ -32,12 +32,36 @@ func TestUp(t *testing.T) {
 		if test.stayed {
 			now = started.Add(stayUp)
 		}
-		v, reason, again := Judge(ConditionUp, test.state, test.hasCheck, now)
+		v, reason, again := Judge(ConditionUp, test.state, test.hasCheck, false, now)
 		if v != test.want || reason != test.reason {
 			t.Errorf("%s: %v, %q", test.name, v, reason)
 		}
 		if onlyTime := test.name == "just started"; again.Equal(started.Add(stayUp)) != onlyTime {
 			t.Errorf("%s: look again at %v", test.name, again)
+		}
+	}
+}
+
+func TestNobodyWaitsForWhatNobodyStarts(t *testing.T) {
+	for _, condition := range []string{ConditionStarted, ConditionHealthy, ConditionUp, ConditionCompleted} {
+		for _, test := range []struct {
+			state  container.State
+			idle   bool
+			want   Verdict
+			reason string
+		}{
+			{container.State{Phase: container.Created}, true, Failed, "was not started"},
+			{container.State{Phase: container.Created, Error: "no room"}, true, Failed, "was not started: no room"},
+			{container.State{Phase: container.Restarting, StartedAt: time.Unix(1, 0)}, true, Pending, ""},
+			{container.State{Phase: container.Created}, false, Pending, ""},
+		} {
+			if condition == ConditionStarted && test.state.Phase == container.Restarting {
+				continue // that was started
+			}
+			v, reason, _ := Judge(condition, test.state, true, test.idle, time.Unix(2, 0))
+			if v != test.want || v == Failed && reason != test.reason {
+				t.Errorf("%s of %+v, idle %v: %v, %q", condition, test.state, test.idle, v, reason)
+			}
 		}
 	}
 }

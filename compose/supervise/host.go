@@ -302,14 +302,7 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 			if !h.isAbout(op, v) {
 				continue
 			}
-			verdict, reason, look := machine.Judge(op.Condition, v.State, v.checked, h.s.now())
-			if verdict == machine.Pending && !v.busy && (v.phase == machine.Created || v.phase == machine.Exited) {
-				// Whoever was to start it has given up.
-				verdict, reason = machine.Failed, "was not started"
-				if v.State.Error != "" {
-					reason += ": " + v.State.Error
-				}
-			}
+			verdict, reason, look := machine.Judge(op.Condition, v.State, v.checked, !v.busy, h.s.now())
 			if !look.IsZero() && (again.IsZero() || look.Before(again)) {
 				again = look
 			}

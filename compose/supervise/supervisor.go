@@ -92,8 +92,8 @@ func Run(ctx context.Context, o Options) error {
 	err := run(ctx, o, &leaving)
 	// Where the run directory is gone, the guards make it again and the next
 	// supervisor answers.
-	_, gone := os.Lstat(filepath.Join(o.Dir, socketName))
-	if err != nil && gone == nil && ctx.Err() == nil && !leaving.Load() {
+	_, missing := os.Lstat(filepath.Join(o.Dir, socketName))
+	if err != nil && missing == nil && ctx.Err() == nil && !leaving.Load() {
 		refuse(o.Keeper, fmt.Errorf("the supervisor of project %s cannot work: %w", o.Realm, err))
 	}
 	return err
