@@ -184,6 +184,7 @@ func (c *computer) emitReplica(d *decision) {
 		c.emitRename(d)
 		if !c.opts.NoStart {
 			op := c.plan.add(c.op(UnpauseContainer, d.old, d.service, d.cause))
+			op.ToRun = true
 			c.starts[d.service] = append(c.starts[d.service], op)
 		}
 	case keep:

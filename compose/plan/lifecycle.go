@@ -371,7 +371,9 @@ func (l *lifecycle) startInOrder(containers []*Container) {
 				stop.KeepNetwork = true
 				done = append(done, l.plan.add(l.op(StartContainer, x, "is being stopped"), append(slices.Clone(after), stop)...))
 			case x.Phase == container.Paused:
-				done = append(done, l.plan.add(l.op(UnpauseContainer, x, "is paused"), after...))
+				thaw := l.plan.add(l.op(UnpauseContainer, x, "is paused"), after...)
+				thaw.ToRun = true
+				done = append(done, thaw)
 			default:
 				done = append(done, l.plan.add(l.op(StartContainer, x, whyStart(x)), after...))
 			}

@@ -114,6 +114,9 @@ type Op struct {
 	// Again says that StartContainer starts a job that is done: nothing differs from
 	// what is wanted, but up runs jobs again.
 	Again bool `json:"again,omitempty"`
+	// ToRun says that UnpauseContainer is on the way to what runs, and not asked for:
+	// it is done where somebody else was first.
+	ToRun bool `json:"-"`
 
 	// Cause is why; Diffs are the differences behind it.
 	Cause string      `json:"cause,omitempty"`

@@ -226,10 +226,10 @@ func TestWhatSomebodyElseThawedNeedsNoThaw(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := &host{s: s}
-		if err := h.UnpauseContainer(t.Context(), a.id, &plan.Op{Cause: "is paused"}); err != nil {
+		if err := h.UnpauseContainer(t.Context(), a.id, &plan.Op{ToRun: true}); err != nil {
 			t.Errorf("on the way to run: %v", err)
 		}
-		err := h.UnpauseContainer(t.Context(), a.id, &plan.Op{Cause: "unpause"})
+		err := h.UnpauseContainer(t.Context(), a.id, &plan.Op{})
 		if err == nil || err.Error() != "cannot unpause container shop-web-1: it is not paused" {
 			t.Errorf("asked for: %v", err)
 		}

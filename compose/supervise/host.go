@@ -258,8 +258,8 @@ func (h *host) UnpauseContainer(ctx context.Context, id string, op *plan.Op) err
 	}
 	err = a.unpauseIt(ctx)
 	var refused *machine.RefusedError
-	if op.Cause != string(plan.VerbUnpause) && errors.As(err, &refused) && a.view.Load().phase == machine.Running {
-		return nil // somebody else was first, and it was to run
+	if op.ToRun && errors.As(err, &refused) && a.view.Load().phase == machine.Running {
+		return nil // somebody else was first
 	}
 	return err
 }
