@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/link"
@@ -100,7 +99,7 @@ func (m *Manager) allLinks(e *Endpoint) []Link {
 // tidy removes the mount of the pins when none is left, and what killed processes
 // had begun to write.
 func (m *Manager) tidy(ctx context.Context) error {
-	half := func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), durable.TempPrefix) }
+	half := func(e os.DirEntry) bool { return durable.IsTemp(e.Name()) }
 	pins, err := os.ReadDir(m.pinDir())
 	if len(pins) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -118,13 +117,7 @@ func (m *Manager) tidy(ctx context.Context) error {
 		// All that is written into the directories of networks is written under the
 		// lock: a file in the making is of a process that was killed.
 		for _, dir := range records {
-			entries, err := os.ReadDir(dir)
-			for _, e := range entries {
-				if half(e) {
-					err = errors.Join(err, removeFile(filepath.Join(dir, e.Name())))
-				}
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := durable.RemoveTemps(dir); err != nil {
 				return err
 			}
 		}

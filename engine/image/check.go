@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -273,15 +272,5 @@ func (c *checker) temporaries(context.Context) error {
 }
 
 func (s *Store) removeTemporaries() error {
-	var errs []error
-	for _, dir := range []string{s.dir, filepath.Join(s.dir, "records")} {
-		old, err := filepath.Glob(filepath.Join(dir, durable.TempPrefix+"*"))
-		errs = append(errs, err)
-		for _, path := range old {
-			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(durable.RemoveTemps(s.dir), durable.RemoveTemps(filepath.Join(s.dir, "records")))
 }

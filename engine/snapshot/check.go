@@ -281,7 +281,7 @@ func (c *layerCheck) stacks(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if strings.HasPrefix(e.Name(), durable.TempPrefix) {
+		if durable.IsTemp(e.Name()) {
 			if c.opts.Repair {
 				os.Remove(path)
 			}

@@ -273,11 +273,7 @@ func (s *Store) removeLeftovers() error {
 // removeTemporaries deletes stacks that were not written to their end. With the
 // store's lock held nobody writes one.
 func (s *Store) removeTemporaries() error {
-	old, err := filepath.Glob(filepath.Join(s.layers, "stacks", durable.TempPrefix+"*"))
-	for _, path := range old {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return err
+	return durable.RemoveTemps(filepath.Join(s.layers, "stacks"))
 }
 
 // eachLeftover calls fn for what is below tmp and belongs to nobody alive.

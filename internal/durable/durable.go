@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +20,27 @@ import (
 // TempPrefix starts the names of temporary files. One that a killed process
 // left is of no use to anybody.
 const TempPrefix = ".tmp-"
+
+// IsTemp tells whether a file of that name is a temporary one.
+func IsTemp(name string) bool { return strings.HasPrefix(name, TempPrefix) }
+
+// RemoveTemps deletes the temporary files in a directory, where nobody may write
+// just now. A directory that is not there has none.
+func RemoveTemps(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if !IsTemp(e.Name()) {
+			continue
+		}
+		if removeErr := os.Remove(filepath.Join(dir, e.Name())); !errors.Is(removeErr, fs.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+	}
+	return err
+}
 
 // Keep says what a write outlives.
 type Keep int

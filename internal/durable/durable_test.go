@@ -97,3 +97,25 @@ func TestWriteOverDirectoryWithContent(t *testing.T) {
 		t.Errorf("left behind: %v", entries)
 	}
 }
+
+func TestRemoveTemps(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "[odd]") // no pattern
+	if err := RemoveTemps(dir); err != nil {
+		t.Errorf("of no directory: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"record.json", TempPrefix + "1", TempPrefix + "2"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveTemps(dir); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Name() != "record.json" {
+		t.Errorf("left is %v, %v", left, err)
+	}
+}

@@ -131,11 +131,7 @@ func Serve(ctx context.Context, o Options, ready func()) error {
 // deletes those of a killed one.
 func useTemp(dir string) error {
 	// Of the files beside it, the last builder may have been killed writing one.
-	half, err := filepath.Glob(filepath.Join(filepath.Dir(dir), durable.TempPrefix+"*"))
-	for _, path := range append(half, dir) {
-		err = errors.Join(err, os.RemoveAll(path))
-	}
-	if err != nil {
+	if err := errors.Join(durable.RemoveTemps(filepath.Dir(dir)), os.RemoveAll(dir)); err != nil {
 		return fmt.Errorf("cannot clean up after the last builder: %w", err)
 	}
 	// It makes dir.
