@@ -295,3 +295,23 @@ func (a *App) RunWithSignals(work func(ctx context.Context, cmd *cobra.Command, 
 
 // Streams are this process's.
 func (a *App) Streams() compose.Streams { return compose.Streams{In: a.In, Out: a.Out, Err: a.Err} }
+
+// Each does work on one name after the other and prints what it returns, if that is
+// not empty, as docker does. It goes on after an error.
+func (a *App) Each(names []string, work func(name string) (line string, err error)) error {
+	failed := false
+	for _, name := range names {
+		line, err := work(name)
+		switch {
+		case err != nil:
+			failed = true
+			fmt.Fprintln(a.Err, err)
+		case line != "":
+			fmt.Fprintln(a.Out, line)
+		}
+	}
+	if failed {
+		return ExitError{Code: ExitGeneral}
+	}
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,23 +68,17 @@ func eachContainer(ctx context.Context, a *cli.App, names []string, missingIsFin
 	if err != nil {
 		return err
 	}
-	failed := false
-	for _, name := range names {
+	return a.Each(names, func(name string) (string, error) {
 		c, err := a.Target(ctx, v, "", name, 0, true)
 		if err == nil {
 			err = work(v, c)
 		}
-		if err != nil {
-			failed = failed || !missingIsFine || !errors.Is(err, engine.ErrNotFound)
+		if missingIsFine && errors.Is(err, engine.ErrNotFound) {
 			fmt.Fprintln(a.Err, err)
-			continue
+			return "", nil
 		}
-		fmt.Fprintln(a.Out, name)
-	}
-	if failed {
-		return cli.ExitError{Code: cli.ExitGeneral}
-	}
-	return nil
+		return name, err
+	})
 }
 
 // idSelector selects one container.
@@ -322,20 +317,10 @@ func runContainerWait(ctx context.Context, a *cli.App, o *containerWaitOptions) 
 	if err != nil {
 		return err
 	}
-	failed := false
-	for _, name := range o.Names {
+	return a.Each(o.Names, func(name string) (string, error) {
 		code, err := v.Wait(ctx, name)
-		if err != nil {
-			failed = true
-			fmt.Fprintln(a.Err, err)
-			continue
-		}
-		fmt.Fprintln(a.Out, code)
-	}
-	if failed {
-		return cli.ExitError{Code: cli.ExitGeneral}
-	}
-	return nil
+		return strconv.Itoa(code), err
+	})
 }
 
 type renameOptions struct{ Name, NewName string }

@@ -223,23 +223,13 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 	if err != nil {
 		return err
 	}
-	failed := false
-	for _, ref := range o.Names {
+	return a.Each(o.Names, func(ref string) (string, error) {
 		err := removeNetwork(ctx, a, ref, used)
 		if errors.Is(err, errNoNetwork) && o.Force {
-			continue
+			return "", nil
 		}
-		if err != nil {
-			failed = true
-			fmt.Fprintln(a.Err, err)
-			continue
-		}
-		fmt.Fprintln(a.Out, ref)
-	}
-	if failed {
-		return cli.ExitError{Code: cli.ExitGeneral}
-	}
-	return nil
+		return ref, err
+	})
 }
 
 func removeNetwork(ctx context.Context, a *cli.App, ref string, used map[string][]engine.Container) error {

@@ -243,24 +243,17 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 	if err != nil {
 		return err
 	}
-	failed := false
-	for _, name := range o.Names {
+	return a.Each(o.Names, func(name string) (string, error) {
 		err := v.RemoveVolume(ctx, name)
 		var missing *volumes.NotFoundError
-		if err != nil && !(errors.As(err, &missing) && o.Force) {
-			failed = true
-			if missing != nil {
-				err = fmt.Errorf("no such volume: %s", name)
-			}
-			fmt.Fprintln(a.Err, err)
-			continue
+		switch {
+		case !errors.As(err, &missing):
+			return name, err
+		case o.Force:
+			return name, nil
 		}
-		fmt.Fprintln(a.Out, name)
-	}
-	if failed {
-		return cli.ExitError{Code: cli.ExitGeneral}
-	}
-	return nil
+		return "", fmt.Errorf("no such volume: %s", name)
+	})
 }
 
 type pruneOptions struct {
