@@ -15,6 +15,7 @@ import (
 
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/internal/glob"
 	"github.com/stack-run/stack/internal/lock"
 )
 
@@ -222,7 +223,7 @@ func (e *Engine) clear(ctx context.Context, id string, groups []string) error {
 	if !e.logInUse(id) {
 		errs = append(errs, os.RemoveAll(e.LogDir(id)))
 	}
-	marks, _ := filepath.Glob(filepath.Join(e.sharersDir("*"), id))
+	marks, _ := glob.In(filepath.Dir(e.Records.RunDir("x")), "*/sharers/"+id)
 	for _, mark := range marks {
 		errs = append(errs, ignoreNotExist(os.Remove(mark)))
 	}
@@ -289,7 +290,7 @@ func (e *Engine) endGroup(ctx context.Context, g *cgroup.Group) error {
 
 // logInUse tells whether somebody writes a log or was promised all of it.
 func (e *Engine) logInUse(id string) bool {
-	files, _ := filepath.Glob(filepath.Join(e.LogDir(id), "*.idx"))
+	files, _ := glob.In(e.LogDir(id), "*.idx")
 	for i, path := range append(files, e.LogDir(id)) {
 		var options []lock.Option
 		if i == len(files) {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/glob"
 	"github.com/stack-run/stack/netns/dns"
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -402,7 +403,7 @@ func (z *zones) set(table map[string][]dns.Record) error {
 
 // dirs are the directories of networks that have a file of ours.
 func (z *zones) dirs() []string {
-	found, _ := filepath.Glob(filepath.Join(z.m.nameDir("*"), z.file))
+	found, _ := glob.In(filepath.Dir(z.m.nameDir("x")), "*/"+z.file)
 	for i, f := range found {
 		found[i] = filepath.Dir(f)
 	}

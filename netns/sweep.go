@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stack-run/stack/internal/glob"
 	"github.com/stack-run/stack/netns/dns"
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -116,7 +117,7 @@ func (m *Manager) sweepElements(alive map[netip.Addr]bool) error {
 
 // sweepNames takes dead endpoints out of the files of names.
 func (m *Manager) sweepNames(live func(string) bool) error {
-	files, _ := filepath.Glob(filepath.Join(m.nameDir("*"), "*.json"))
+	files, _ := glob.In(filepath.Dir(m.nameDir("x")), "*/*.json")
 	var errs []error
 	for _, file := range files {
 		b, err := os.ReadFile(file)

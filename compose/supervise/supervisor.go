@@ -34,6 +34,7 @@ import (
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/compose/supervise/guard"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/internal/glob"
 	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/netns"
 )
@@ -451,7 +452,7 @@ const movedAside = ".gone-"
 func (s *Supervisor) sweep(ctx context.Context) error {
 	_, err := s.engine.Sweep(ctx)
 	// Whoever moved them aside was killed before they were deleted, or deletes them now.
-	left, globErr := filepath.Glob(filepath.Join(filepath.Dir(s.dir), movedAside+"*"))
+	left, globErr := glob.In(filepath.Dir(s.dir), movedAside+"*")
 	errs := []error{err, globErr}
 	for _, dir := range left {
 		errs = append(errs, os.RemoveAll(dir))

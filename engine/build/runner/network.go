@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/internal/glob"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -165,7 +166,7 @@ func (n *networks) close(ctx context.Context) error {
 
 // sweep removes the endpoints of a killed runner. There is no other one.
 func (n *networks) sweep(ctx context.Context) error {
-	files, err := filepath.Glob(filepath.Join(n.engine.RunRoot(), "endpoints", engine.BuildEndpoint+"*.json"))
+	files, err := glob.In(filepath.Join(n.engine.RunRoot(), "endpoints"), engine.BuildEndpoint+"*.json")
 	if err != nil {
 		return err
 	}
