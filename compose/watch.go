@@ -14,12 +14,14 @@ import (
 	"sync"
 
 	"github.com/moby/patternmatcher/ignorefile"
+	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/compose/watch"
 	"github.com/stack-run/stack/compose/watch/session"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/internal/inode"
 	"github.com/stack-run/stack/internal/lock"
 )
 
@@ -213,7 +215,11 @@ func mirror(m *engine.Mirror, c watch.Copy) (bool, error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return changed, err
 		}
-		if _, there := os.Lstat(c.Source); !errors.Is(there, fs.ErrNotExist) {
+		fd, there := inode.OpenPlain(c.Source)
+		if there == nil {
+			unix.Close(fd)
+		}
+		if !errors.Is(there, fs.ErrNotExist) {
 			return changed, err
 		}
 	}

@@ -310,13 +310,13 @@ func TestWatchContentDecides(t *testing.T) {
 // host's root out with it.
 func TestWatchStaysInside(t *testing.T) {
 	b := newBox(t, "busybox:latest")
-	victim := filepath.Join(b.root, "victim")
+	victim, secret := filepath.Join(b.root, "victim"), filepath.Join(b.root, "secret")
 	must(t, os.Mkdir(victim, 0o755))
 	b.compose(t, `
 		services:
 			web:
 				image: busybox
-				command: ["sh", "-c", "mkdir -p /trap `+victim+` && ln -s `+victim+` /app && ln -s /proc/1/root`+victim+` /trap/d && ln -s `+victim+`/f /trap/f && ln -s /nowhere /trap/lost && touch /ready && sleep 1000"]
+				command: ["sh", "-c", "mkdir -p /trap `+victim+` `+secret+` && ln -s `+victim+` /app && ln -s /proc/1/root`+victim+` /trap/d && ln -s `+victim+`/f /trap/f && ln -s /nowhere /trap/lost && touch /ready && sleep 1000"]
 				init: true
 				stop_signal: SIGKILL
 				volumes: [data:/data]
@@ -340,6 +340,28 @@ func TestWatchStaysInside(t *testing.T) {
 	watch.out.until(t, soon, "open /trap/lost: no such file or directory")
 	b.write(t, "data/data/in-volume", "x")
 	comes(t, root+"/data/in-volume", "x")
+	// Whoever can write the sources, as a container can into which they are mounted,
+	// gets nothing of the host by a link among them.
+	must(t, errors.Join(os.Mkdir(secret, 0o755), os.WriteFile(secret+"/g", []byte("secret"), 0o644)))
+	must(t, errors.Join(os.RemoveAll(filepath.Join(b.dir, "src/d")), os.Symlink(secret, filepath.Join(b.dir, "src/d"))))
+	eventually(t, soon, func() error {
+		if to, err := os.Readlink(root + "/trap/d"); to != secret {
+			return fmt.Errorf("it leads to %q, %v", to, err)
+		}
+		return nil
+	})
+	b.write(t, "src/f", "last")
+	comes(t, root+"/trap/f", "last")
+	if text, err := os.ReadFile(root + secret + "/g"); err == nil {
+		t.Errorf("a file of the host came into the container: %q", text)
+	}
+	must(t, os.Remove(filepath.Join(b.dir, "src/d")))
+	eventually(t, soon, func() error {
+		if to, err := os.Readlink(root + "/trap/d"); err == nil {
+			return fmt.Errorf("it still leads to %s", to)
+		}
+		return nil
+	})
 	// A directory that goes takes no volume along.
 	must(t, os.RemoveAll(filepath.Join(b.dir, "data/data")))
 	watch.out.until(t, soon, "something is mounted there")

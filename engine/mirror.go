@@ -37,18 +37,25 @@ func (e *Engine) Mirror(files *Files, c *Container) (*Mirror, error) {
 // it. It tells whether that changed anything; where a file has the same content it
 // is left alone. Its error is fs.ErrNotExist where source is gone.
 func (m *Mirror) Put(source, name string) (changed bool, err error) {
+	// The container may be able to write the source's directories, too: a link among
+	// them must not lead to what is this machine's alone.
+	from, err := inode.OpenPlain(source)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(from)
 	var st unix.Stat_t
-	if err := unix.Lstat(source, &st); err != nil {
-		return false, &os.PathError{Op: "lstat", Path: source, Err: err}
+	if err := unix.Fstat(from, &st); err != nil {
+		return false, &os.PathError{Op: "stat", Path: source, Err: err}
 	}
 	name = path.Clean("/" + name)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return m.dir(name, &st)
 	case unix.S_IFLNK:
-		return m.link(source, name)
+		return m.link(from, name)
 	case unix.S_IFREG:
-		return m.file(source, name)
+		return m.file(from, &st, name)
 	}
 	return false, nil // a socket, a FIFO, a device: of no use in another place
 }
@@ -125,8 +132,8 @@ func (m *Mirror) dir(name string, st *unix.Stat_t) (bool, error) {
 	return true, pathError("mkdir", name, m.mkdir(at, base, mode))
 }
 
-func (m *Mirror) link(source, name string) (bool, error) {
-	to, err := os.Readlink(source)
+func (m *Mirror) link(from int, name string) (bool, error) {
+	to, err := inode.Readlink(from)
 	if err != nil {
 		return false, err
 	}
@@ -156,16 +163,12 @@ func (m *Mirror) link(source, name string) (bool, error) {
 	})
 }
 
-func (m *Mirror) file(source, name string) (bool, error) {
-	from, err := os.OpenFile(source, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func (m *Mirror) file(source int, st *unix.Stat_t, name string) (bool, error) {
+	from, err := os.Open(inode.Path(source))
 	if err != nil {
 		return false, err
 	}
 	defer from.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(from.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return false, err // it is another by now, of which the next change tells
-	}
 	parent, err := m.parent(name)
 	if err != nil {
 		return false, err

@@ -24,7 +24,7 @@ func (b *builder) watch(s types.ServiceConfig) []desired.Trigger {
 	for i, w := range s.Develop.Watch {
 		at := fmt.Sprintf("services.%s.develop.watch[%d]", s.Name, i)
 		t := desired.Trigger{
-			At: at, Where: b.where(at), Path: filepath.Clean(w.Path), Action: string(w.Action), Target: w.Target,
+			At: at, Where: b.where(at), Path: resolved(filepath.Clean(w.Path)), Action: string(w.Action), Target: w.Target,
 			Ignore: slices.Clone(w.Ignore), Include: slices.Clone(w.Include), InitialSync: w.InitialSync,
 			Exec:  hooks([]types.ServiceHook{w.Exec})[0],
 			Aside: b.aside(s, w.Path),
@@ -41,6 +41,19 @@ func (b *builder) watch(s types.ServiceConfig) []desired.Trigger {
 		out = append(out, t)
 	}
 	return out
+}
+
+// resolved is a path without links, as far as it is there. The loader resolves only
+// the first link in it.
+func resolved(name string) string {
+	real, err := filepath.EvalSymlinks(name)
+	if err == nil {
+		return real
+	}
+	if dir := filepath.Dir(name); dir != name {
+		return filepath.Join(resolved(dir), filepath.Base(name))
+	}
+	return name
 }
 
 // binds tells whether a mount has a trigger's path at its target.

@@ -32,6 +32,31 @@ func Open(dir int, name string, kind uint32) (int, error) {
 	return fd, nil
 }
 
+// OpenPlain opens an absolute path, with O_PATH, in which only the last element may
+// be a link, and is not followed. Where a link is on the way, nothing is there.
+func OpenPlain(name string) (int, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, name, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err == unix.ELOOP {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
+}
+
+// Readlink tells where a link leads that is open.
+func Readlink(fd int) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return "", os.NewSyscallError("readlinkat", err)
+	}
+	return string(buf[:n]), nil
+}
+
 func describe(mode uint32) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:

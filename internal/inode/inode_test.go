@@ -66,3 +66,35 @@ func TestChangesGoToWhatIsOpen(t *testing.T) {
 		t.Errorf("the link's target changed: %+v, %v", st, err)
 	}
 }
+
+func TestOpenPlainFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(dir, "real/d"), 0o755), os.WriteFile(filepath.Join(dir, "real/d/f"), nil, 0o644),
+		os.Symlink("real", filepath.Join(dir, "link")), os.Symlink("f", filepath.Join(dir, "real/d/to-f")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, kind := range map[string]uint32{"real/d": unix.S_IFDIR, "real/d/f": unix.S_IFREG, "real/d/to-f": unix.S_IFLNK, "link": unix.S_IFLNK} {
+		fd, err := OpenPlain(filepath.Join(dir, name))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != kind {
+			t.Errorf("%s is %o, %v", name, st.Mode, err)
+		}
+		if to, err := Readlink(fd); kind == unix.S_IFLNK && (err != nil || to == "") {
+			t.Errorf("%s leads to %q, %v", name, to, err)
+		}
+		unix.Close(fd)
+	}
+	for _, name := range []string{"link/d", "link/d/f", "none"} {
+		if _, err := OpenPlain(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

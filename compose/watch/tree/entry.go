@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // stat is what tells a path from what it was. The time of the last access is no
@@ -26,9 +28,20 @@ type entry struct {
 
 func (e entry) dir() bool { return e.Mode&unix.S_IFMT == unix.S_IFDIR }
 
+// look tells what is at a path, in which a link that is not the last element leads
+// nowhere: what it leads to has a path of its own.
 func look(name string) (stat, error) {
+	fd, err := inode.OpenPlain(name)
+	if err != nil {
+		return stat{}, err
+	}
+	defer unix.Close(fd)
+	return lookAt(fd)
+}
+
+func lookAt(fd int) (stat, error) {
 	var st unix.Stat_t
-	if err := unix.Lstat(name, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return stat{}, err
 	}
 	return stat{Mode: st.Mode, Size: st.Size, Mtime: st.Mtim, Ctime: st.Ctim, Ino: st.Ino}, nil
@@ -38,13 +51,18 @@ func look(name string) (stat, error) {
 // read or has no content.
 func sum(name string) *[sha256.Size]byte {
 	var out [sha256.Size]byte
-	st, err := look(name)
+	fd, err := inode.OpenPlain(name)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	st, err := lookAt(fd)
 	if err != nil {
 		return nil
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		to, err := os.Readlink(name)
+		to, err := inode.Readlink(fd)
 		if err != nil {
 			return nil
 		}
@@ -54,7 +72,7 @@ func sum(name string) *[sha256.Size]byte {
 	default:
 		return nil
 	}
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.Open(inode.Path(fd))
 	if err != nil {
 		return nil
 	}

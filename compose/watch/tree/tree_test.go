@@ -155,6 +155,22 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// Where a directory becomes a link, what was in it is gone: what the link leads to may
+// be what nobody meant to be watched, let alone copied.
+func TestNothingIsBehindALink(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "src/d/f", "1")
+	write(t, dir, "secret/f", "2")
+	tree := watched(t, Options{Roots: []string{filepath.Join(dir, "src")}, Content: func(string) bool { return true }})
+	check(t, os.RemoveAll(filepath.Join(dir, "src/d")))
+	check(t, os.Symlink(filepath.Join(dir, "secret"), filepath.Join(dir, "src/d")))
+	for _, change := range until(t, tree, dir, "src/d") {
+		if change == "src/d/f" {
+			t.Error("what a link leads to counts as there")
+		}
+	}
+}
+
 func TestContentIsCompared(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a", "same")
