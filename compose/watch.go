@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/patternmatcher/ignorefile"
 	"golang.org/x/sys/unix"
@@ -96,11 +97,8 @@ func watchRules(d *spec.Desired, o WatchOptions) ([]*watch.Rule, error) {
 		return nil, err
 	}
 	var rules []*watch.Rule
-	for name, s := range d.Services {
-		if len(o.Services) > 0 && !slices.Contains(o.Services, name) {
-			continue
-		}
-		for _, t := range s.Watch {
+	for _, name := range d.Watched(o.Services) {
+		for _, t := range d.Services[name].Watch {
 			file, lines, err := dockerIgnore(t)
 			if err != nil {
 				return nil, err
@@ -120,7 +118,6 @@ func watchRules(d *spec.Desired, o WatchOptions) ([]*watch.Rule, error) {
 	if len(rules) == 0 {
 		return nil, ErrNothingToWatch
 	}
-	slices.SortFunc(rules, func(a, b *watch.Rule) int { return strings.Compare(a.At, b.At) })
 	return rules, nil
 }
 
@@ -289,6 +286,7 @@ func (h *watchHost) Exec(ctx context.Context, container session.Container, hook 
 		Stdout:     in, Stderr: in,
 	})
 	in.Close()
+	out.SetReadDeadline(time.Now().Add(hangUp)) // a background process may keep it open
 	idle.Wait()
 	out.Close()
 	if err == nil && code != 0 {
@@ -298,13 +296,13 @@ func (h *watchHost) Exec(ctx context.Context, container session.Container, hook 
 }
 
 func (h *watchHost) tell(container string, out io.Reader) {
-	lines := bufio.NewReader(out)
+	lines := bufio.NewReaderSize(out, 64<<10) // the longest line that is not cut
 	for {
-		line, err := lines.ReadString('\n')
-		if line != "" && h.o.Output != nil {
-			h.o.Output(container, strings.TrimRight(line, "\r\n"))
+		line, err := lines.ReadSlice('\n')
+		if len(line) > 0 && h.o.Output != nil {
+			h.o.Output(container, strings.TrimRight(string(line), "\r\n"))
 		}
-		if err != nil {
+		if err != nil && err != bufio.ErrBufferFull {
 			return
 		}
 	}

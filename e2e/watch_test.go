@@ -493,7 +493,7 @@ func TestWatchExec(t *testing.T) {
 							action: sync+exec
 							target: /app
 							exec:
-								command: ["sh", "-c", "echo ran as $$(id -u) in $$(pwd) with $$A: $$(cat /app/a); test $$(cat /app/a) != bad"]
+								command: ["sh", "-c", "sleep 1000 & echo ran as $$(id -u) in $$(pwd) with $$A: $$(cat /app/a); test $$(cat /app/a) != bad"]
 								user: "77"
 								working_dir: /tmp
 								environment: [A=b]

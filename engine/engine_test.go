@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // What containers write is out of the reach of other users, who could run the
@@ -47,5 +50,27 @@ func TestRootsAreClosedToOthers(t *testing.T) {
 	}
 	if _, err := Open(Options{DataRoot: "/", RunRoot: private}); err == nil {
 		t.Error("the file system's root was taken")
+	}
+}
+
+// A container may put anything where its image has a list of users.
+func TestAListOfUsersThatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "etc"), 0o755), unix.Mkfifo(filepath.Join(dir, "etc/passwd"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody has it open and writes nothing.
+	silent, err := os.OpenFile(filepath.Join(dir, "etc/passwd"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if _, err := readIn(root, "etc/passwd"); err == nil || err.Error() != "/etc/passwd of the image is no file" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -109,6 +109,9 @@ func readIn(root *os.File, path string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot open /%s of the image: %w", path, err)
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("/%s of the image is no file", path), err)
+	}
 	const limit = 16 << 20
 	return io.ReadAll(io.LimitReader(f, limit))
 }

@@ -1,5 +1,10 @@
 package desired
 
+import (
+	"maps"
+	"slices"
+)
+
 // What develop.watch does about a change.
 const (
 	WatchSync        = "sync"
@@ -30,4 +35,12 @@ type Trigger struct {
 	// Aside are files that an initial sync leaves out: the Compose files and the
 	// Dockerfile.
 	Aside []string
+}
+
+// Watched are, sorted, those of services, or of all where none is named, that say
+// what is to be watched.
+func (p *Project) Watched(services []string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(p.Services)), func(name string) bool {
+		return len(p.Services[name].Watch) == 0 || len(services) > 0 && !slices.Contains(services, name)
+	})
 }

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -90,11 +89,8 @@ func (b *builder) aside(s types.ServiceConfig, dir string) []string {
 // errs what keeps them from being watched, in warnings what has no effect.
 func CheckWatch(d *Desired, services []string) (warnings []Warning, err error) {
 	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+	for _, name := range d.Watched(services) {
 		s := d.Services[name]
-		if len(services) > 0 && !slices.Contains(services, name) {
-			continue
-		}
 		for _, t := range s.Watch {
 			fail := func(attribute, format string, args ...any) {
 				errs = append(errs, &Error{Where: t.Where, Path: t.At + attribute, Text: fmt.Sprintf(format, args...)})

@@ -181,8 +181,10 @@ func (s *Session) catchUp(ctx context.Context, svc *service) error {
 func (s *Session) bring(ctx context.Context, svc *service, copies []watch.Copy) (map[*watch.Rule]bool, error) {
 	containers, err := s.host.Containers(ctx, svc.name)
 	if err != nil {
+		svc.has = nil // what was to be copied is owed to all
 		return nil, err
 	}
+	owed := sync.OnceValue(func() []watch.Copy { return s.owed(svc) })
 	var (
 		mu      sync.Mutex
 		idle    sync.WaitGroup
@@ -194,10 +196,12 @@ func (s *Session) bring(ctx context.Context, svc *service, copies []watch.Copy) 
 	for _, c := range containers {
 		todo := copies
 		if !svc.has[c.ID] {
-			todo = s.owed(svc)
+			todo = owed()
 		}
 		if len(todo) == 0 {
+			mu.Lock()
 			has[c.ID] = true
+			mu.Unlock()
 			continue
 		}
 		idle.Go(func() {

@@ -22,12 +22,14 @@ type host struct {
 	changed    *sync.Cond
 	calls      []string
 	containers []Container
+	replaced   []Container // what there is after a Replace
+	listErr    error
 	build      func(ctx context.Context) error
 	copied     map[string]bool // what a copy is told to be a change of
 }
 
 func newHost() *host {
-	h := &host{containers: []Container{{"1", "web-1", true}, {"2", "web-2", false}}, copied: map[string]bool{}}
+	h := &host{containers: []Container{{"1", "web-1", true}, {"2", "web-2", false}}, replaced: []Container{{"3", "web-1", true}}, copied: map[string]bool{}}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -68,7 +70,7 @@ func (h *host) until(t *testing.T, call string) []string {
 func (h *host) Containers(context.Context, string) ([]Container, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.containers), nil
+	return slices.Clone(h.containers), h.listErr
 }
 
 func (h *host) Copy(_ context.Context, container string, copies []watch.Copy) ([]bool, error) {
@@ -98,7 +100,7 @@ func (h *host) Build(ctx context.Context, service string) error {
 
 func (h *host) Replace(_ context.Context, service string) error {
 	h.mu.Lock()
-	h.containers = []Container{{"3", "web-1", true}}
+	h.containers = h.replaced
 	h.mu.Unlock()
 	h.note("replace %s", service)
 	return nil
@@ -149,6 +151,44 @@ func write(t *testing.T, dir, name, text string) {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o644)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What could not be copied because nobody could say where is copied with the next.
+func TestNothingIsOwedForEver(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "s/old", "1")
+	h := newHost()
+	start(t, h, desired.Trigger{Path: dir + "/s", Action: "sync", Target: "/s"})
+	h.mu.Lock()
+	h.listErr = errors.New("no list")
+	h.mu.Unlock()
+	write(t, dir, "s/a", "1")
+	h.until(t, `warn: cannot sync service "web": no list`)
+	h.mu.Lock()
+	h.listErr = nil
+	h.mu.Unlock()
+	write(t, dir, "s/b", "1")
+	got := h.until(t, `say: Syncing service "web" after 2 changes were detected`)
+	for _, want := range []string{"copy /s/a in 1", "copy /s/a in 2", "copy /s/b in 1", "copy /s/b in 2"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("no %q in %q", want, got)
+		}
+	}
+}
+
+// A container that is new stands beside one that has all.
+func TestANewContainerCatchesUp(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "s/old", "1")
+	write(t, dir, "b/old", "1")
+	h := newHost()
+	h.replaced = []Container{{"0", "web-0", true}, {"1", "web-1", true}, {"2", "web-2", true}}
+	start(t, h, desired.Trigger{Path: dir + "/s", Action: "sync", Target: "/s"}, desired.Trigger{Path: dir + "/b", Action: "rebuild"})
+	write(t, dir, "s/a", "1")
+	h.until(t, `say: Syncing service "web" after 1 changes were detected`)
+	write(t, dir, "b/x", "1")
+	h.until(t, "replace web")
+	h.until(t, "copy /s/a in 0")
 }
 
 func TestActions(t *testing.T) {

@@ -27,6 +27,9 @@ func (g *gitLocks) find(roots []string) {
 			if err != nil {
 				continue
 			}
+			if !st.IsDir() && !st.Mode().IsRegular() {
+				break
+			}
 			if !st.IsDir() { // of a further working tree: "gitdir: PATH"
 				text, err := os.ReadFile(at)
 				to, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "gitdir: ")

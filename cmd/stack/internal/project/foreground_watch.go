@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
@@ -37,13 +36,7 @@ func (f *foreground) showMenu() {
 
 // watchable tells whether any service says what is to be watched.
 func (f *foreground) watchable() bool {
-	services := watchedServices(f.d, f.o.Services)
-	for name, s := range f.d.Services {
-		if len(s.Watch) > 0 && (len(services) == 0 || slices.Contains(services, name)) {
-			return true
-		}
-	}
-	return false
+	return len(f.d.Watched(withDependencies(f.d, f.o.Services))) > 0
 }
 
 // watching tells whether there is a watch. What has ended may then begin again, by
@@ -65,7 +58,7 @@ func (f *foreground) startWatch(ctx context.Context, idle *sync.WaitGroup, begun
 	idle.Go(func() {
 		defer cancel()
 		o := watchOptions(f.a, f.d, &f.o.createOptions, f.print)
-		o.Services = watchedServices(f.d, f.o.Services)
+		o.Services = withDependencies(f.d, f.o.Services)
 		told := o.Progress
 		o.Progress = func(e apply.Event) {
 			told(e)

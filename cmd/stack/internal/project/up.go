@@ -292,7 +292,7 @@ func runUp(ctx context.Context, a *cli.App, o *UpOptions) error {
 		return err
 	}
 	if o.Watch {
-		if err := o.checkWatch(d, watchedServices(d, o.Services)); err != nil {
+		if err := o.checkWatch(d, withDependencies(d, o.Services)); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -58,10 +57,10 @@ func runWatch(ctx context.Context, a *cli.App, o *WatchOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := up.checkWatch(d, watchedServices(d, o.Services)); err != nil {
+	watched := withDependencies(d, o.Services) // as with docker compose
+	if err := up.checkWatch(d, watched); err != nil {
 		return err
 	}
-	watched := watchedServices(d, o.Services)
 	v, err := a.API(ctx)
 	if err != nil {
 		return err
@@ -112,21 +111,12 @@ func dryWatch(ctx context.Context, a *cli.App, v compose.API, d *spec.Desired, u
 			return err
 		}
 	}
-	watched := watchedServices(d, o.Services)
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+	for _, name := range d.Watched(withDependencies(d, o.Services)) {
 		for _, t := range d.Services[name].Watch {
-			if len(watched) == 0 || slices.Contains(watched, name) {
-				fmt.Fprintf(a.Err, " DRY-RUN MODE -  Service %s  would be watched: %s at changes of %s\n", name, t.Action, t.Path)
-			}
+			fmt.Fprintf(a.Err, " DRY-RUN MODE -  Service %s  would be watched: %s at changes of %s\n", name, t.Action, t.Path)
 		}
 	}
 	return nil
-}
-
-// watchedServices are those named and what they depend on, as with docker compose;
-// empty for all.
-func watchedServices(d *spec.Desired, services []string) []string {
-	return withDependencies(d, services)
 }
 
 // checkWatch refuses a watch that could do nothing, before anything is begun.
@@ -134,17 +124,13 @@ func (o *createOptions) checkWatch(d *spec.Desired, services []string) error {
 	if _, err := spec.CheckWatch(d, services); err != nil {
 		return err // its warnings come when the watch begins
 	}
-	some := false
-	for name, s := range d.Services {
-		if len(services) > 0 && !slices.Contains(services, name) {
-			continue
-		}
-		some = some || len(s.Watch) > 0
-		if o.NoBuild && slices.ContainsFunc(s.Watch, func(t desired.Trigger) bool { return t.Action == desired.WatchRebuild }) {
+	watched := d.Watched(services)
+	for _, name := range watched {
+		if o.NoBuild && slices.ContainsFunc(d.Services[name].Watch, func(t desired.Trigger) bool { return t.Action == desired.WatchRebuild }) {
 			return fmt.Errorf("--no-build is incompatible with watch action rebuild in service %s", name)
 		}
 	}
-	if !some {
+	if len(watched) == 0 {
 		return compose.ErrNothingToWatch
 	}
 	return nil
