@@ -52,7 +52,7 @@ func (c *Client) Disconnect(ctx context.Context, container, network string, forc
 // Diff calls change for each path in which a container differs from its image:
 // 'A' added, 'C' changed, 'D' deleted.
 func (c *Client) Diff(ctx context.Context, container string, change func(kind byte, path string) error) error {
-	r, layers, err := c.layers(container)
+	r, layers, err := c.layers(ctx, container)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (c *Client) Diff(ctx context.Context, container string, change func(kind by
 // Export writes a container's files as a tar archive, without volumes and what
 // else is mounted.
 func (c *Client) Export(ctx context.Context, container string, w io.Writer) error {
-	r, layers, err := c.layers(container)
+	r, layers, err := c.layers(ctx, container)
 	if err != nil {
 		return err
 	}
@@ -82,12 +82,12 @@ func (c *Client) Export(ctx context.Context, container string, w io.Writer) erro
 }
 
 // layers finds a container, and the store of its layers.
-func (c *Client) layers(container string) (*engine.Container, *snapshot.Store, error) {
+func (c *Client) layers(ctx context.Context, container string) (*engine.Container, *snapshot.Store, error) {
 	r, err := c.Engine.Records.Find(container)
 	if err != nil {
 		return nil, nil, err
 	}
-	layers, err := c.Engine.Layers()
+	layers, err := c.Engine.LayersOf(ctx, r)
 	return r, layers, err
 }
 

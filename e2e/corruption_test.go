@@ -137,3 +137,28 @@ func TestRemoveBrokenContainer(t *testing.T) {
 		b.ok(t, "container", "run", "--rm", "--name", "lost", "busybox", "true")
 	}
 }
+
+// TestPowerTakesTheRecordOfLayers: what a container wrote is read and kept when a
+// power failure emptied the record of the layers that it lies on.
+func TestPowerTakesTheRecordOfLayers(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.ok(t, "container", "run", "--name", "one", "--network", "none", "busybox", "sh", "-c", "echo kept >> /kept; cat /kept")
+	id, err := os.Readlink(filepath.Join(b.dataRoot(), "names", "one"))
+	must(t, err)
+	record := filepath.Join(b.dataRoot(), "containers-rw", id, "lower.json")
+	for _, d := range damages {
+		for _, verb := range []struct{ args, want string }{
+			{"container diff one", "A /kept\n"},
+			{"cp one:/kept -", "kept\n"},
+			{"container ls --all --size --format {{.Size}}", " (virtual "},
+			{"export one", "kept\n"},
+			{"container commit one saved", "sha256:"},
+			{"container start --attach one", "kept\nkept\n"},
+		} {
+			must(t, d.harm(record))
+			if out := b.ok(t, strings.Fields(verb.args)...); !strings.Contains(out, verb.want) || strings.Contains(out, "0B (virtual 0B)") {
+				t.Errorf("%s with a record that is %s: %q", verb.args, d.name, out)
+			}
+		}
+	}
+}

@@ -34,7 +34,7 @@ func (e *Engine) Commit(ctx context.Context, c *Container, o CommitOptions) (ima
 	if err != nil {
 		return image.Image{}, err
 	}
-	layers, err := e.Layers()
+	layers, err := e.LayersOf(ctx, c)
 	if err != nil {
 		return image.Image{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/logs"
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/volumes"
 )
@@ -138,6 +139,23 @@ func (e *Engine) unpack(ctx context.Context, img image.Image) error {
 		return err
 	}
 	return layers.Unpack(ctx, img.Layers, blobs)
+}
+
+// LayersOf returns the store of layers, in which that of c can be used. A power
+// failure may have taken the record of what it lies on, which the image knows.
+func (e *Engine) LayersOf(ctx context.Context, c *Container) (*snapshot.Store, error) {
+	layers, err := e.Layers()
+	if err != nil || layers.Prepared(c.ID) {
+		return layers, err
+	}
+	img, err := e.resolve(ctx, c.Spec)
+	if err == nil {
+		err = e.unpack(ctx, img)
+	}
+	if err == nil {
+		err = layers.Prepare(ctx, c.ID, diffIDs(img))
+	}
+	return layers, err
 }
 
 func diffIDs(img image.Image) []digest.Digest {

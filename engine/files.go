@@ -33,7 +33,7 @@ func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	layers, err := e.Layers()
+	layers, err := e.LayersOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}

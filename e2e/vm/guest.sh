@@ -78,13 +78,18 @@ everything() {
 	stack system check
 	is "boot $boot: the store" $? 0
 	# The copy of a container's state in final.json is not flushed while it runs: one
-	# that the power took counts as that of a container which was never started.
-	for r in $(find /var/lib/stack -name '*.json' -not -name final.json -not -path '*/upper/*' -not -path '*/layers/*' -not -path '*/_data/*'); do
+	# that the power took counts as that of a container which was never started. A
+	# lower.json that it took is written again from the image.
+	for r in $(find /var/lib/stack -name '*.json' -not -name final.json -not -name lower.json -not -path '*/upper/*' -not -path '*/layers/*' -not -path '*/_data/*'); do
 		# A record is complete, the old one or the new one; it may be removed meanwhile.
 		case $(tail -c 2 "$r" 2>/dev/null | tr -d '\n') in
 		*"}" | *"]" | "") [ -s "$r" ] || [ ! -e "$r" ] || say "not ok boot $boot: $r is empty" ;;
 		*) say "not ok boot $boot: $r is cut" ;;
 		esac
+	done
+	for c in $(stack container ls -a -q); do
+		out=$(stack container diff $c 2>&1 >/dev/null)
+		is "boot $boot: changes of $c" "$out" ""
 	done
 	stack system resume
 	is "boot $boot: resume" $? 0

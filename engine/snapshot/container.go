@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,8 +104,13 @@ func (s *Store) makeContainer(dir string, st stack) error {
 			return err
 		}
 	}
-	// Written last: where it is, all is.
-	return durable.WriteVolatile(filepath.Join(dir, "lower.json"), data, 0o600)
+	// Written last: where it is, all is. A start need not put at risk what a
+	// create wrote long ago.
+	name := filepath.Join(dir, "lower.json")
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return durable.WriteVolatile(name, data, 0o600)
 }
 
 func mkdir(path string, mode os.FileMode) error {
@@ -142,6 +148,13 @@ func (s *Store) lower(containerID string) (dir string, st stack, err error) {
 		return "", st, fmt.Errorf("cannot use container %s: %w", short(containerID), err)
 	}
 	return dir, st, nil
+}
+
+// Prepared tells whether a container's writable layer can be used. Prepare makes
+// it so.
+func (s *Store) Prepared(containerID string) bool {
+	_, _, err := s.lower(containerID)
+	return err == nil
 }
 
 // Upper is the directory of what the container changed, in overlayfs' terms.
