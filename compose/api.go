@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
+
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
@@ -241,8 +243,8 @@ type Verbs interface {
 	// CopyFrom writes a tar archive of path in the container; CopyTo unpacks one into dir.
 	CopyFrom(ctx context.Context, container, path string, followLinks bool, w io.Writer) error
 	CopyTo(ctx context.Context, container, dir string, r io.Reader, keepOwner bool) error
-	// Inspect returns docker's JSON shape of a container.
-	Inspect(ctx context.Context, container string) (any, error)
+	// Inspect returns a container in docker's shape.
+	Inspect(ctx context.Context, name string) (container.InspectResponse, error)
 	// Resume brings up every project that ran before a crash or a boot.
 	Resume(ctx context.Context, p Progress) error
 }

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
+
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
@@ -439,10 +441,10 @@ func (c *Client) Resume(ctx context.Context, p Progress) error {
 }
 
 // Inspect returns a container in the shape of "docker container inspect".
-func (c *Client) Inspect(_ context.Context, container string) (any, error) {
-	found, err := c.Containers(context.Background(), Selector{IDs: []string{container}})
+func (c *Client) Inspect(_ context.Context, name string) (container.InspectResponse, error) {
+	found, err := c.Containers(context.Background(), Selector{IDs: []string{name}})
 	if err != nil {
-		return nil, err
+		return container.InspectResponse{}, err
 	}
-	return c.Engine.Inspect(&found[0])
+	return c.Engine.Inspect(&found[0]), nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	docker "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stack-run/stack/engine"
@@ -18,8 +19,8 @@ type Images interface {
 	// machine's. Of the error for one that is not here IsNoImage is true.
 	Image(ctx context.Context, ref, platform string) (Image, error)
 	ImageHistory(ctx context.Context, ref, platform string) ([]ImageStep, error)
-	// InspectImage returns docker's JSON shape of an image.
-	InspectImage(ctx context.Context, ref string) (any, error)
+	// InspectImage returns an image in docker's shape.
+	InspectImage(ctx context.Context, ref string) (image.Inspection, error)
 	TagImage(ctx context.Context, ref, name string) error
 	// RemoveImages removes one image after the other and goes on after an error,
 	// which is in the image's own answer.
@@ -66,7 +67,7 @@ type ImagesDisk struct {
 }
 
 // ImageStep is a step an image was made in.
-type ImageStep = image.HistoryItem
+type ImageStep = docker.HistoryResponseItem
 
 // RemoveImagesOptions say what RemoveImages removes.
 type RemoveImagesOptions struct {
@@ -204,10 +205,10 @@ func (c *Client) ImageHistory(ctx context.Context, ref, platform string) ([]Imag
 }
 
 // InspectImage describes an image in docker's shape.
-func (c *Client) InspectImage(ctx context.Context, ref string) (any, error) {
+func (c *Client) InspectImage(ctx context.Context, ref string) (image.Inspection, error) {
 	img, _, err := c.image(ctx, ref, "")
 	if err != nil {
-		return nil, err
+		return image.Inspection{}, err
 	}
 	return image.DockerInspect(img.Image, img.Size), nil
 }

@@ -114,6 +114,11 @@ func bans() []ban {
 			why:  "as above, but for the networks that a container is put on",
 		},
 		{
+			from: []string{"..."}, except: []string{"engine", "engine/image", "compose", "cmd/..."},
+			to: []string{"github.com/moby/moby/..."}, direct: true,
+			why: "Docker's types are what inspect shows; what is stored and decided has types of its own",
+		},
+		{
 			from: []string{"cmd/stack"}, to: []string{"testing"},
 			why: "test code in the binary costs start-up time",
 		},

@@ -53,3 +53,7 @@ func publishAll(ports []netns.Port, exposed []string) []netns.Port {
 	}
 	return out
 }
+
+func portKey(p netns.Port) string {
+	return fmt.Sprintf("%d/%s", p.ContainerPort, p.Transport())
+}

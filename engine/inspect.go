@@ -3,94 +3,100 @@ package engine
 import (
 	"fmt"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/moby/moby/api/types/blkiodev"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
 
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
 )
 
-// object is a JSON object whose shape is Docker's, not ours.
-type object = map[string]any
-
-// Inspect returns a container in the shape of "docker container inspect"
-// (Engine API, ContainerInspect).
-func (e *Engine) Inspect(c *Container) (any, error) {
+// Inspect returns a container in the shape of "docker container inspect".
+func (e *Engine) Inspect(c *Container) container.InspectResponse {
 	img := e.base(c)
 	argv, err := args(c.Spec.Process, img)
 	if err != nil || len(argv) == 0 {
 		argv = []string{""}
 	}
-	return []object{{
-		"Id":              c.ID,
-		"Created":         stamp(c.Created),
-		"Path":            argv[0],
-		"Args":            list(argv[1:]),
-		"State":           inspectState(c),
-		"Image":           c.Spec.ImageID,
-		"ResolvConfPath":  filepath.Join(e.Records.RunDir(c.ID), "resolv.conf"),
-		"HostnamePath":    filepath.Join(e.Records.RunDir(c.ID), "hostname"),
-		"HostsPath":       filepath.Join(e.Records.RunDir(c.ID), "hosts"),
-		"LogPath":         e.LogDir(c.ID),
-		"Name":            "/" + c.Spec.Name,
-		"RestartCount":    c.State.RestartCount,
-		"Driver":          "overlayfs",
-		"Platform":        "linux",
-		"MountLabel":      "",
-		"ProcessLabel":    "",
-		"AppArmorProfile": "",
-		"ExecIDs":         nil,
-		"HostConfig":      inspectHostConfig(c),
-		"Mounts":          e.inspectMounts(c),
-		"Config":          e.inspectConfig(c, img, e.Health(c)),
-		"NetworkSettings": e.inspectNetwork(c),
-	}}, nil
+	const driver = "overlayfs"
+	return container.InspectResponse{
+		ID:              c.ID,
+		Created:         stamp(c.Created),
+		Path:            argv[0],
+		Args:            list(argv[1:]),
+		State:           inspectState(c),
+		Image:           c.Spec.ImageID,
+		ResolvConfPath:  filepath.Join(e.Records.RunDir(c.ID), "resolv.conf"),
+		HostnamePath:    filepath.Join(e.Records.RunDir(c.ID), "hostname"),
+		HostsPath:       filepath.Join(e.Records.RunDir(c.ID), "hosts"),
+		LogPath:         e.LogDir(c.ID),
+		Name:            "/" + c.Spec.Name,
+		RestartCount:    c.State.RestartCount,
+		Driver:          driver,
+		Platform:        "linux",
+		HostConfig:      inspectHostConfig(c),
+		Storage:         &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: driver}}},
+		Mounts:          e.inspectMounts(c),
+		Config:          e.inspectConfig(c, img, e.Health(c)),
+		NetworkSettings: e.inspectNetwork(c),
+	}
 }
 
 func stamp(t time.Time) string {
-	if t.IsZero() {
-		return "0001-01-01T00:00:00Z"
-	}
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
 // list is s, never null in JSON.
-func list(s []string) []string {
+func list[T any](s []T) []T {
 	if s == nil {
-		return []string{}
+		return []T{}
 	}
 	return s
 }
 
-func inspectState(c *Container) object {
+// given is nil for what nobody asked for: templates take a pointer to false as true.
+func given[T comparable](v T) *T {
+	if v == *new(T) {
+		return nil
+	}
+	return &v
+}
+
+func inspectState(c *Container) *container.State {
 	st := c.State
-	out := object{
-		"Status":     string(st.Phase),
-		"Running":    st.Phase == Running || st.Phase == Paused || st.Phase == Restarting,
-		"Paused":     st.Phase == Paused,
-		"Restarting": st.Phase == Restarting,
-		"OOMKilled":  st.OOMKilled,
-		"Dead":       st.Phase == Dead,
-		"Pid":        st.Pid,
-		"ExitCode":   st.ExitCode,
-		"Error":      st.Error,
-		"StartedAt":  stamp(st.StartedAt),
-		"FinishedAt": stamp(st.FinishedAt),
+	out := &container.State{
+		Status:     container.ContainerState(st.Phase),
+		Running:    st.Phase == Running || st.Phase == Paused || st.Phase == Restarting,
+		Paused:     st.Phase == Paused,
+		Restarting: st.Phase == Restarting,
+		OOMKilled:  st.OOMKilled,
+		Dead:       st.Phase == Dead,
+		Pid:        st.Pid,
+		ExitCode:   st.ExitCode,
+		Error:      st.Error,
+		StartedAt:  stamp(st.StartedAt),
+		FinishedAt: stamp(st.FinishedAt),
 	}
 	if st.Health != healthcheck.None {
-		probes := []object{}
+		probes := []*container.HealthcheckResult{}
 		for _, r := range st.HealthLog {
-			probes = append(probes, object{"Start": stamp(r.Start), "End": stamp(r.End), "ExitCode": r.ExitCode, "Output": r.Output})
+			probes = append(probes, &container.HealthcheckResult{Start: r.Start.UTC(), End: r.End.UTC(), ExitCode: r.ExitCode, Output: r.Output})
 		}
-		out["Health"] = object{"Status": string(st.Health), "FailingStreak": st.FailingStreak, "Log": probes}
+		out.Health = &container.Health{Status: container.HealthStatus(st.Health), FailingStreak: st.FailingStreak, Log: probes}
 	}
 	return out
 }
 
-func (e *Engine) inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) object {
+func (e *Engine) inspectConfig(c *Container, img ImageConfig, check *healthcheck.Spec) *container.Config {
 	p := c.Spec.Process
 	entry, cmd := p.Entrypoint, p.Command
 	if entry == nil {
@@ -99,51 +105,55 @@ func (e *Engine) inspectConfig(c *Container, img ImageConfig, check *healthcheck
 			cmd = img.Cmd
 		}
 	}
-	ports := object{}
-	for _, port := range c.Exposed() {
-		ports[port] = object{}
-	}
-	vols := object{}
+	vols := map[string]struct{}{}
 	for _, v := range img.Volumes {
-		vols[v] = object{}
+		vols[v] = struct{}{}
 	}
-	labels := map[string]string{}
-	for k, v := range img.Labels {
-		labels[k] = v
+	labels := maps.Clone(nonNil(img.Labels))
+	maps.Copy(labels, c.Spec.Labels)
+	out := &container.Config{
+		Hostname: e.hostname(c), Domainname: c.Spec.Domain, User: first(p.User, img.User),
+		AttachStdout: true, AttachStderr: true,
+		ExposedPorts: network.PortSet{}, Tty: p.TTY, OpenStdin: p.Stdin, StdinOnce: p.StdinOnce,
+		Env: list(mergeEnv(mergeEnv([]string{defaultPath}, img.Env), p.Env)), Cmd: cmd, Image: c.Spec.Image,
+		Volumes: vols, WorkingDir: first(p.WorkingDir, img.WorkingDir), Entrypoint: entry, Labels: labels,
+		StopSignal: first(c.Spec.StopSignal, img.StopSignal),
 	}
-	for k, v := range c.Spec.Labels {
-		labels[k] = v
-	}
-	out := object{
-		"Hostname": e.hostname(c), "Domainname": c.Spec.Domain, "User": first(p.User, img.User),
-		"AttachStdin": false, "AttachStdout": true, "AttachStderr": true,
-		"ExposedPorts": ports, "Tty": p.TTY, "OpenStdin": p.Stdin, "StdinOnce": p.StdinOnce,
-		"Env": list(mergeEnv(mergeEnv([]string{defaultPath}, img.Env), p.Env)), "Cmd": cmd, "Image": c.Spec.Image,
-		"Volumes": vols, "WorkingDir": first(p.WorkingDir, img.WorkingDir), "Entrypoint": entry, "Labels": labels,
-	}
-	if s := first(c.Spec.StopSignal, img.StopSignal); s != "" {
-		out["StopSignal"] = s
+	for _, port := range exposed(c) {
+		out.ExposedPorts[port] = struct{}{}
 	}
 	if c.Spec.StopGrace > 0 {
-		out["StopTimeout"] = int(c.Spec.StopGrace.Seconds())
+		out.StopTimeout = new(int(c.Spec.StopGrace.Seconds()))
 	}
 	if check != nil {
-		out["Healthcheck"] = object{
-			"Test": check.Test, "Interval": check.Interval, "Timeout": check.Timeout,
-			"StartPeriod": check.StartPeriod, "StartInterval": check.StartInterval, "Retries": check.Retries,
+		out.Healthcheck = &container.HealthConfig{
+			Test: check.Test, Interval: check.Interval, Timeout: check.Timeout,
+			StartPeriod: check.StartPeriod, StartInterval: check.StartInterval, Retries: check.Retries,
 		}
 	}
 	return out
 }
 
-func portKey(p netns.Port) string {
-	return fmt.Sprintf("%d/%s", p.ContainerPort, first(p.Protocol, "tcp"))
+// exposed are the exposed ports that are ports: an image may say what it likes.
+func exposed(c *Container) []network.Port {
+	var out []network.Port
+	for _, text := range c.Exposed() {
+		if port, err := network.ParsePort(text); err == nil {
+			out = append(out, port)
+		}
+	}
+	return out
 }
 
-func inspectHostConfig(c *Container) object {
+func containerPort(p netns.Port) network.Port {
+	port, _ := network.PortFrom(p.ContainerPort, network.IPProtocol(p.Transport()))
+	return port
+}
+
+func inspectHostConfig(c *Container) *container.HostConfig {
 	s, l, iso := c.Spec, c.Spec.Limits, c.Spec.Isolation
 	binds := []string{}
-	tmpfs := object{}
+	tmpfs := map[string]string{}
 	for _, m := range s.Mounts {
 		switch m.Type {
 		case volumes.TypeBind, volumes.TypeVolume:
@@ -158,17 +168,21 @@ func inspectHostConfig(c *Container) object {
 			tmpfs[m.Target] = strings.Join(tmpfsOptions(m), ",")
 		}
 	}
-	network := s.Network.Mode
-	if network == "" && len(s.Network.Networks) > 0 {
-		network = s.Network.Networks[0].Network
+	mode := s.Network.Mode
+	if mode == "" && len(s.Network.Networks) > 0 {
+		mode = s.Network.Networks[0].Network
 	}
-	devices := []object{}
+	devices := []container.DeviceMapping{}
 	for _, d := range iso.Devices {
-		devices = append(devices, object{"PathOnHost": d.Source, "PathInContainer": first(d.Target, d.Source), "CgroupPermissions": first(d.Permissions, "rwm")})
+		devices = append(devices, container.DeviceMapping{PathOnHost: d.Source, PathInContainer: first(d.Target, d.Source), CgroupPermissions: first(d.Permissions, "rwm")})
 	}
-	ulimits := []object{}
-	for _, r := range rlimits(iso.Rlimits) {
-		ulimits = append(ulimits, object{"Name": strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_")), "Soft": int64(r.Soft), "Hard": int64(r.Hard)})
+	ulimits := []*container.Ulimit{}
+	for _, name := range slices.Sorted(maps.Keys(iso.Rlimits)) {
+		ulimits = append(ulimits, &container.Ulimit{Name: strings.ToLower(name), Soft: iso.Rlimits[name].Soft, Hard: iso.Rlimits[name].Hard})
+	}
+	weights := []*blkiodev.WeightDevice{}
+	for _, d := range l.BlkioWeightDevice {
+		weights = append(weights, &blkiodev.WeightDevice{Path: d.Path, Weight: uint16(d.Rate)})
 	}
 	extra := []string{}
 	for _, h := range s.Network.ExtraHosts {
@@ -188,24 +202,39 @@ func inspectHostConfig(c *Container) object {
 	if !iso.Privileged {
 		masked, readonly = MaskedPaths(), readonlyPaths()
 	}
-	return object{
-		"Binds": binds, "ContainerIDFile": "", "LogConfig": object{"Type": first(s.Log.Driver, "local"), "Config": nonNil(s.Log.Options)},
-		"NetworkMode": first(network, "default"), "PortBindings": portBindings(s.Network.Ports),
-		"RestartPolicy": object{"Name": first(s.Restart.Policy, "no"), "MaximumRetryCount": s.Restart.MaxRetries},
-		"AutoRemove":    s.AutoRemove, "VolumeDriver": "", "VolumesFrom": s.VolumesFrom,
-		"CapAdd": iso.CapAdd, "CapDrop": iso.CapDrop, "CgroupnsMode": first(iso.CgroupNSMode, "private"),
-		"Dns": addrs(s.Network), "DnsOptions": list(s.Network.DNSOptions), "DnsSearch": list(s.Network.DNSSearch), "ExtraHosts": extra,
-		"GroupAdd": s.Process.GroupAdd, "IpcMode": first(iso.IPCMode, "private"), "Cgroup": "", "Links": nil,
-		"OomScoreAdj": l.OOMScoreAdj, "PidMode": iso.PIDMode, "Privileged": iso.Privileged, "PublishAllPorts": s.PublishAll,
-		"Annotations": nonNil(s.Annotations), "StorageOpt": l.StorageOpt,
-		"ReadonlyRootfs": s.ReadOnly, "SecurityOpt": iso.SecurityOpt, "Tmpfs": tmpfs, "UTSMode": iso.UTSMode, "UsernsMode": iso.UserNSMode,
-		"ShmSize": shm, "Sysctls": sysctls, "Runtime": "stack", "Init": s.Init,
-		"CpuShares": l.CPUShares, "Memory": l.Memory, "NanoCpus": l.NanoCPUs, "CgroupParent": iso.CgroupParent, "BlkioWeight": l.BlkioWeight,
-		"CpuPeriod": l.CPUPeriod, "CpuQuota": l.CPUQuota, "CpusetCpus": l.CpusetCPUs, "CpusetMems": l.CpusetMems,
-		"Devices": devices, "DeviceCgroupRules": iso.DeviceCgroupRules, "MemoryReservation": l.MemoryReservation, "MemorySwap": swap,
-		"MemorySwappiness": l.Swappiness, "OomKillDisable": l.OOMKillDisable, "PidsLimit": l.PIDs, "Ulimits": ulimits,
-		"MaskedPaths": masked, "ReadonlyPaths": readonly,
+	return &container.HostConfig{
+		Binds: binds, LogConfig: container.LogConfig{Type: first(s.Log.Driver, "local"), Config: nonNil(s.Log.Options)},
+		NetworkMode: container.NetworkMode(first(mode, "default")), PortBindings: portBindings(s.Network.Ports),
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(first(s.Restart.Policy, "no")), MaximumRetryCount: s.Restart.MaxRetries},
+		AutoRemove:    s.AutoRemove, VolumesFrom: s.VolumesFrom,
+		CapAdd: iso.CapAdd, CapDrop: iso.CapDrop, CgroupnsMode: container.CgroupnsMode(first(iso.CgroupNSMode, "private")),
+		DNS: list(s.Network.DNS), DNSOptions: list(s.Network.DNSOptions), DNSSearch: list(s.Network.DNSSearch), ExtraHosts: extra,
+		GroupAdd: s.Process.GroupAdd, IpcMode: container.IpcMode(first(iso.IPCMode, "private")),
+		OomScoreAdj: l.OOMScoreAdj, PidMode: container.PidMode(iso.PIDMode), Privileged: iso.Privileged, PublishAllPorts: s.PublishAll,
+		Annotations: s.Annotations, StorageOpt: l.StorageOpt,
+		ReadonlyRootfs: s.ReadOnly, SecurityOpt: iso.SecurityOpt, Tmpfs: tmpfs,
+		UTSMode: container.UTSMode(iso.UTSMode), UsernsMode: container.UsernsMode(iso.UserNSMode),
+		ShmSize: shm, Sysctls: sysctls, Runtime: "stack", Init: given(s.Init),
+		Resources: container.Resources{
+			CPUShares: l.CPUShares, Memory: l.Memory, NanoCPUs: l.NanoCPUs, CgroupParent: iso.CgroupParent,
+			BlkioWeight: l.BlkioWeight, BlkioWeightDevice: weights,
+			BlkioDeviceReadBps: throttled(l.ReadBps), BlkioDeviceWriteBps: throttled(l.WriteBps),
+			BlkioDeviceReadIOps: throttled(l.ReadIOps), BlkioDeviceWriteIOps: throttled(l.WriteIOps),
+			CPUPeriod: l.CPUPeriod, CPUQuota: l.CPUQuota, CPURealtimePeriod: l.CPURealtimePeriod, CPURealtimeRuntime: l.CPURealtimeRuntime,
+			CpusetCpus: l.CpusetCPUs, CpusetMems: l.CpusetMems,
+			Devices: devices, DeviceCgroupRules: iso.DeviceCgroupRules, MemoryReservation: l.MemoryReservation, MemorySwap: swap,
+			MemorySwappiness: l.Swappiness, OomKillDisable: given(l.OOMKillDisable), PidsLimit: given(max(l.PIDs, 0)), Ulimits: ulimits,
+		},
+		MaskedPaths: masked, ReadonlyPaths: readonly,
 	}
+}
+
+func throttled(devices []BlkioDevice) []*blkiodev.ThrottleDevice {
+	out := []*blkiodev.ThrottleDevice{}
+	for _, d := range devices {
+		out = append(out, &blkiodev.ThrottleDevice{Path: d.Path, Rate: d.Rate})
+	}
+	return out
 }
 
 // tmpfsOptions are a tmpfs' options in mount(8)'s form.
@@ -230,21 +259,9 @@ func nonNil(m map[string]string) map[string]string {
 	return m
 }
 
-func addrs(n netns.EndpointSpec) []string {
-	out := []string{}
-	for _, a := range n.DNS {
-		out = append(out, a.String())
-	}
-	return out
-}
-
-func portBindings(ports []netns.Port) object {
-	out := map[string][]object{}
+func portBindings(ports []netns.Port) network.PortMap {
+	out := network.PortMap{}
 	for _, p := range ports {
-		ip := ""
-		if p.HostIP.IsValid() {
-			ip = p.HostIP.String()
-		}
 		host := ""
 		if p.HostPort != 0 {
 			host = fmt.Sprint(p.HostPort)
@@ -252,29 +269,26 @@ func portBindings(ports []netns.Port) object {
 		if p.HostPortEnd > p.HostPort {
 			host += fmt.Sprint("-", p.HostPortEnd)
 		}
-		out[portKey(p)] = append(out[portKey(p)], object{"HostIp": ip, "HostPort": host})
+		port := containerPort(p)
+		out[port] = append(out[port], network.PortBinding{HostIP: p.HostIP, HostPort: host})
 	}
-	res := object{}
-	for k, v := range out {
-		res[k] = v
-	}
-	return res
+	return out
 }
 
-func (e *Engine) inspectMounts(c *Container) []object {
-	out := []object{}
+func (e *Engine) inspectMounts(c *Container) []container.MountPoint {
+	out := []container.MountPoint{}
 	for _, m := range slices.Concat(c.Spec.Mounts, c.Inherited) {
-		o := object{"Type": string(m.Type), "Source": m.Source, "Destination": m.Target, "Mode": "", "RW": !m.ReadOnly, "Propagation": m.Propagation}
+		o := container.MountPoint{Type: mount.Type(m.Type), Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: mount.Propagation(m.Propagation)}
 		switch m.Type {
 		case volumes.TypeVolume:
 			name := m.Source
 			if name == "" {
 				name = c.Volumes[filepath.Clean(m.Target)]
 			}
-			e.describeVolume(o, name)
+			e.describeVolume(&o, name)
 		case volumes.TypeBind:
 			if m.Propagation == "" {
-				o["Propagation"] = "rprivate"
+				o.Propagation = mount.PropagationRPrivate
 			}
 		case volumes.TypeFile:
 			continue
@@ -285,62 +299,51 @@ func (e *Engine) inspectMounts(c *Container) []object {
 		if slices.ContainsFunc(c.Spec.Mounts, func(m volumes.Mount) bool { return m.Target == target }) {
 			continue
 		}
-		o := object{"Type": "volume", "Destination": target, "Mode": "", "RW": true, "Propagation": ""}
-		e.describeVolume(o, name)
+		o := container.MountPoint{Type: mount.TypeVolume, Destination: target, RW: true}
+		e.describeVolume(&o, name)
 		out = append(out, o)
 	}
-	slices.SortFunc(out, func(a, b object) int {
-		return strings.Compare(a["Destination"].(string), b["Destination"].(string))
-	})
+	slices.SortFunc(out, func(a, b container.MountPoint) int { return strings.Compare(a.Destination, b.Destination) })
 	return out
 }
 
-func (e *Engine) describeVolume(o object, name string) {
-	o["Name"], o["Driver"], o["Source"] = name, "local", ""
+func (e *Engine) describeVolume(o *container.MountPoint, name string) {
+	o.Name, o.Driver, o.Source = name, "local", ""
 	if vols, err := e.Volumes(); err == nil {
 		if v, err := vols.Get(name); err == nil {
-			o["Source"] = v.Mountpoint
+			o.Source = v.Mountpoint
 		}
 	}
 }
 
-func (e *Engine) inspectNetwork(c *Container) object {
-	ports := object{}
-	nets := object{}
-	sandbox := ""
+func (e *Engine) inspectNetwork(c *Container) *container.NetworkSettings {
+	out := &container.NetworkSettings{Ports: network.PortMap{}, Networks: map[string]*network.EndpointSettings{}}
 	if ep := c.State.Endpoint; ep != nil {
-		sandbox = ep.NetNS
-		bound := map[string][]object{}
-		for _, p := range ep.Ports {
-			hosts := []string{"0.0.0.0", "::"}
-			if p.HostIP.IsValid() {
-				hosts = []string{p.HostIP.String()}
-			}
-			for _, h := range hosts {
-				bound[portKey(p)] = append(bound[portKey(p)], object{"HostIp": h, "HostPort": fmt.Sprint(p.HostPort)})
-			}
-		}
+		out.SandboxKey = ep.NetNS
 		if ep.Spec.Mode == "" && c.State.Pid != 0 {
-			for _, port := range c.Exposed() {
-				ports[port] = nil
+			for _, port := range exposed(c) {
+				out.Ports[port] = nil
 			}
 		}
-		for k, v := range bound {
-			ports[k] = v
+		for _, p := range ep.Ports {
+			port := containerPort(p)
+			for _, host := range p.Bindings() {
+				out.Ports[port] = append(out.Ports[port], network.PortBinding{HostIP: host, HostPort: fmt.Sprint(p.HostPort)})
+			}
 		}
 		for _, l := range ep.Links {
-			nets[l.Network] = inspectLink(c, l)
+			out.Networks[l.Network] = inspectLink(c, l)
 		}
 	}
 	if c.Spec.Network.Mode == "host" || c.Spec.Network.Mode == "none" {
-		nets[c.Spec.Network.Mode] = inspectLink(c, netns.Link{})
+		out.Networks[c.Spec.Network.Mode] = inspectLink(c, netns.Link{})
 	}
-	if len(nets) == 0 {
+	if len(out.Networks) == 0 {
 		for _, a := range c.Spec.Network.Networks {
-			nets[a.Network] = inspectLink(c, netns.Link{Network: a.Network, Aliases: a.Aliases})
+			out.Networks[a.Network] = inspectLink(c, netns.Link{Network: a.Network, Aliases: a.Aliases})
 		}
 	}
-	return object{"SandboxID": "", "SandboxKey": sandbox, "Ports": ports, "Networks": nets}
+	return out
 }
 
 // links are the synonyms of a container, as Docker writes them.
@@ -352,19 +355,22 @@ func links(c *Container) []string {
 	return out
 }
 
-func inspectLink(c *Container, l netns.Link) object {
-	o := object{
-		"IPAMConfig": nil, "Links": links(c), "Aliases": l.Aliases, "DriverOpts": nil, "GwPriority": 0,
-		"NetworkID": l.NetworkID, "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": l.MAC,
-		"IPPrefixLen": l.Bits4, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": l.Bits6,
-		"DNSNames": append(slices.Clone(c.Spec.Network.Names), l.Aliases...),
+func inspectLink(c *Container, l netns.Link) *network.EndpointSettings {
+	mac, _ := net.ParseMAC(l.MAC) // there is none before the start
+	out := &network.EndpointSettings{
+		Links: links(c), Aliases: l.Aliases, NetworkID: l.NetworkID, MacAddress: network.HardwareAddr(mac),
+		Gateway: l.Gateway4, IPAddress: l.IPv4, IPPrefixLen: l.Bits4,
+		IPv6Gateway: l.Gateway6, GlobalIPv6Address: l.IPv6, GlobalIPv6PrefixLen: l.Bits6,
+		DNSNames: append(slices.Clone(c.Spec.Network.Names), l.Aliases...),
 	}
-	for key, a := range map[string]interface{ IsValid() bool }{
-		"Gateway": l.Gateway4, "IPAddress": l.IPv4, "IPv6Gateway": l.Gateway6, "GlobalIPv6Address": l.IPv6,
-	} {
-		if a.IsValid() {
-			o[key] = fmt.Sprint(a)
+	for _, a := range c.Spec.Network.Networks {
+		if a.Network != l.Network {
+			continue
+		}
+		out.DriverOpts, out.GwPriority = a.DriverOpts, a.GatewayPrio
+		if a.IPv4.IsValid() || a.IPv6.IsValid() || len(a.LinkLocal) > 0 {
+			out.IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: a.IPv4, IPv6Address: a.IPv6, LinkLocalIPs: a.LinkLocal}
 		}
 	}
-	return o
+	return out
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
+
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/apply"
@@ -313,12 +315,12 @@ func (f *fakeVerbs) CopyFrom(context.Context, string, string, bool, io.Writer) e
 
 func (f *fakeVerbs) CopyTo(context.Context, string, string, io.Reader, bool) error { return nil }
 
-func (f *fakeVerbs) Inspect(ctx context.Context, container string) (any, error) {
-	cs, err := f.Containers(ctx, compose.Selector{IDs: []string{container}})
+func (f *fakeVerbs) Inspect(ctx context.Context, name string) (container.InspectResponse, error) {
+	cs, err := f.Containers(ctx, compose.Selector{IDs: []string{name}})
 	if err != nil {
-		return nil, err
+		return container.InspectResponse{}, err
 	}
-	return []map[string]any{{"Id": cs[0].ID, "Name": "/" + cs[0].Spec.Name, "State": map[string]any{"ExitCode": cs[0].State.ExitCode}}}, nil
+	return container.InspectResponse{ID: cs[0].ID, Name: "/" + cs[0].Spec.Name, State: &container.State{ExitCode: cs[0].State.ExitCode}}, nil
 }
 
 func (f *fakeVerbs) Resume(context.Context, compose.Progress) error {

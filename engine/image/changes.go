@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/moby/moby/api/types/container"
 )
 
 // Apply changes the config by Dockerfile instructions, as "docker import
@@ -274,7 +276,7 @@ func (c *ContainerConfig) healthcheck(s string) (*Healthcheck, error) {
 		option, rest, _ := strings.Cut(s, " ")
 		s = strings.TrimSpace(rest)
 		name, value, _ := strings.Cut(option, "=")
-		if err := check.set(name, value); err != nil {
+		if err := setCheck(check, name, value); err != nil {
 			return nil, err
 		}
 	}
@@ -302,7 +304,7 @@ func (c *ContainerConfig) healthcheck(s string) (*Healthcheck, error) {
 	return nil, fmt.Errorf("HEALTHCHECK is followed by CMD or NONE, not %q", kind)
 }
 
-func (h *Healthcheck) set(option, value string) error {
+func setCheck(h *Healthcheck, option, value string) error {
 	if option == "--retries" {
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 0 {
@@ -315,8 +317,7 @@ func (h *Healthcheck) set(option, value string) error {
 	if err != nil {
 		return fmt.Errorf("%s=%s: %w", option, value, err)
 	}
-	// Docker's lower bound (moby, api/types/container, MinimumDuration).
-	if d < 0 || d > 0 && d < time.Millisecond {
+	if d < 0 || d > 0 && d < container.MinimumDuration {
 		return fmt.Errorf("%s=%s: a duration here is 0 or at least 1ms", option, value)
 	}
 	switch option {

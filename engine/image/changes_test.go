@@ -148,7 +148,7 @@ func TestHistory(t *testing.T) {
 	img.Config.History = []History{{Created: &created, CreatedBy: "ADD"}, {CreatedBy: "ENV", EmptyLayer: true}}
 	img.Layers = append(img.Layers, content.Layer{}, content.Layer{})
 	got, _ := json.Marshal(DockerHistory(img, []int64{5, 7}))
-	want := `[{"Id":"sha256:id","Created":0,"CreatedBy":"","Tags":["x:latest"],"Size":7,"Comment":"layer 2"},{"Id":"\u003cmissing\u003e","Created":0,"CreatedBy":"ENV","Tags":null,"Size":0,"Comment":""},{"Id":"\u003cmissing\u003e","Created":100,"CreatedBy":"ADD","Tags":null,"Size":5,"Comment":""}]`
+	want := `[{"Comment":"layer 2","Created":0,"CreatedBy":"","Id":"sha256:id","Size":7,"Tags":["x:latest"]},{"Comment":"","Created":0,"CreatedBy":"ENV","Id":"\u003cmissing\u003e","Size":0,"Tags":null},{"Comment":"","Created":100,"CreatedBy":"ADD","Id":"\u003cmissing\u003e","Size":5,"Tags":null}]`
 	if string(got) != want {
 		t.Errorf("history %s", got)
 	}

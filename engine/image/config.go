@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -54,14 +55,7 @@ type ContainerConfig struct {
 }
 
 // Healthcheck is the image's own health check. Zero means inherited or default.
-type Healthcheck struct {
-	Test          []string      `json:"Test,omitempty"` // ["NONE"], ["CMD", …], ["CMD-SHELL", command]
-	Interval      time.Duration `json:"Interval,omitempty"`
-	Timeout       time.Duration `json:"Timeout,omitempty"`
-	StartPeriod   time.Duration `json:"StartPeriod,omitempty"`
-	StartInterval time.Duration `json:"StartInterval,omitempty"`
-	Retries       int           `json:"Retries,omitempty"`
-}
+type Healthcheck = container.HealthConfig
 
 // RootFS lists the layers, lowest first.
 type RootFS struct {

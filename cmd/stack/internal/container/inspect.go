@@ -2,12 +2,10 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
-	"github.com/stack-run/stack/cmd/stack/internal/format"
 	"github.com/stack-run/stack/compose"
 )
 
@@ -35,13 +33,6 @@ func inspectContainer(ctx context.Context, a *cli.App, name string, size bool) (
 	if err != nil {
 		return nil, err
 	}
-	// The engine answers as docker's command does, with an array of one.
-	if raw, err := json.Marshal(got); err == nil && len(raw) > 0 && raw[0] == '[' {
-		var list []json.RawMessage
-		if json.Unmarshal(raw, &list) == nil && len(list) == 1 {
-			got = list[0]
-		}
-	}
 	if !size {
 		return got, nil
 	}
@@ -54,9 +45,6 @@ func inspectContainer(ctx context.Context, a *cli.App, name string, size bool) (
 		return nil, err
 	}
 	own, virtual := sizes(cs[0])
-	g, err := format.Generic(got)
-	if m, ok := g.(map[string]any); ok && err == nil {
-		m["SizeRw"], m["SizeRootFs"] = own, virtual
-	}
-	return g, err
+	got.SizeRw, got.SizeRootFs = &own, &virtual
+	return got, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/moby/api/types/events"
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
@@ -123,22 +124,13 @@ func newSystemEventsCmd(a *cli.App, runF func(context.Context, *cli.App, *events
 	return cmd
 }
 
-// engineEvent is docker's JSON of an event (Engine API, SystemEvents).
+// engineEvent is docker's JSON of an event, with the fields that it had before
+// version 29: templates still use them.
 type engineEvent struct {
-	Status   string `json:"status,omitempty"`
-	ID       string `json:"id,omitempty"`
-	From     string `json:"from,omitempty"`
-	Type     string
-	Action   string
-	Actor    eventActor
-	Scope    string `json:"scope,omitempty"`
-	Time     int64  `json:"time"`
-	TimeNano int64  `json:"timeNano"`
-}
-
-type eventActor struct {
-	ID         string
-	Attributes map[string]string
+	Status string `json:"status,omitempty"`
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
+	events.Message
 }
 
 func runSystemEvents(ctx context.Context, a *cli.App, o *eventsOptions) error {
@@ -159,10 +151,10 @@ func runSystemEvents(ctx context.Context, a *cli.App, o *eventsOptions) error {
 			return nil
 		}
 		if o.Format != "" {
-			d := engineEvent{
-				Status: e.Action, ID: e.ID, From: e.Attributes["image"], Type: e.Type, Action: e.Action,
-				Actor: eventActor{e.ID, e.Attributes}, Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
-			}
+			d := engineEvent{Status: e.Action, ID: e.ID, From: e.Attributes["image"], Message: events.Message{
+				Type: events.Type(e.Type), Action: events.Action(e.Action), Actor: events.Actor{ID: e.ID, Attributes: e.Attributes},
+				Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
+			}}
 			return format.Object(a.Out, o.Format, d)
 		}
 		_, err := fmt.Fprintf(a.Out, "%s %s %s %s (%s)\n", e.Time.Local().Format("2006-01-02T15:04:05.000000000Z07:00"), e.Type, e.Action, e.ID, attributeText(e.Attributes))

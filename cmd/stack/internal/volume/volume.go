@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	docker "github.com/moby/moby/api/types/volume"
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
@@ -331,19 +332,8 @@ func completeVolumes(a *cli.App) cobra.CompletionFunc {
 	}
 }
 
-// inspection is what "docker volume inspect" prints (Engine API, Volume).
-type inspection struct {
-	CreatedAt  string
-	Driver     string
-	Labels     map[string]string
-	Mountpoint string
-	Name       string
-	Options    map[string]string
-	Scope      string
-}
-
-func inspectVolume(v volumes.Volume) inspection {
-	return inspection{
+func inspectVolume(v volumes.Volume) docker.Volume {
+	return docker.Volume{
 		CreatedAt: v.Created.Format(time.RFC3339), Driver: driver(v.Driver), Labels: v.Labels, Mountpoint: v.Mountpoint,
 		Name: v.Name, Options: v.DriverOpts, Scope: "local",
 	}
