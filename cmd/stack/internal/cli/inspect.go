@@ -76,51 +76,11 @@ func printInspected(a *App, as string, found []any) error {
 		return format.JSON(a.Out, found, "")
 	}
 	for _, v := range found {
-		g, err := format.Generic(v)
-		if err != nil {
-			return err
-		}
-		if strings.ReplaceAll(as, " ", "") != "{{json.}}" {
-			complete(g)
-		}
-		if err := format.Strict(a.Out, as, g); err != nil {
+		if err := format.Inspected(a.Out, as, v); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// optional are the fields that docker's types have and its JSON may not, by the
-// object that they are in.
-var optional = map[string][]string{
-	"":       {"SizeRw", "SizeRootFs", "GraphDriver", "ImageManifestDescriptor", "UsageData", "Status", "Options", "Comment", "Author", "Peers", "Services"},
-	"State":  {"Health"},
-	"Config": {"Healthcheck", "StopSignal", "StopTimeout", "Volumes", "ExposedPorts", "OnBuild", "Shell", "ArgsEscaped", "NetworkDisabled", "MacAddress", "Labels", "Entrypoint", "Cmd", "WorkingDir", "User", "Env"},
-}
-
-// complete makes of an object in JSON what templates written for docker expect:
-// its fields are named after its types, where the ID is "ID", and all are there.
-func complete(g any) {
-	top, ok := g.(map[string]any)
-	if !ok {
-		return
-	}
-	if id, ok := top["Id"]; ok {
-		top["ID"] = id
-	}
-	for name, fields := range optional {
-		object := top
-		if name != "" {
-			if object, ok = top[name].(map[string]any); !ok {
-				continue
-			}
-		}
-		for _, f := range fields {
-			if _, ok := object[f]; !ok {
-				object[f] = nil
-			}
-		}
-	}
 }
 
 // lookUp inspects the first object of that name among the kinds.

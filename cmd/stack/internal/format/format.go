@@ -99,28 +99,48 @@ func Object(w io.Writer, format string, v any) error {
 	case "":
 		return JSON(w, v, "    ")
 	}
-	return object(w, format, v, "missingkey=default")
-}
-
-// Strict is Object for a template and a value of maps, in which a field that is
-// not there is an error, as it is in a struct.
-func Strict(w io.Writer, format string, v any) error {
-	return object(w, format, v, "missingkey=error")
-}
-
-func object(w io.Writer, format string, v any, option string) error {
-	t, err := Parse(unescape(format))
+	text, err := execute(format, v, "missingkey=default")
 	if err != nil {
 		return err
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+// Inspected prints an object by a template as docker does: fields have the names of
+// the Go type, or else all those of its JSON. The JSON's are also taken where the type
+// says "invalid IP" of an address that is not set: there it is empty.
+func Inspected(w io.Writer, format string, v any) error {
+	text, err := execute(format, v, "missingkey=default")
+	if err != nil || bytes.Contains(text, []byte("invalid IP")) || bytes.Contains(text, []byte("invalid Prefix")) {
+		g, jsonErr := generic(v)
+		if jsonErr != nil {
+			return jsonErr
+		}
+		fromJSON, jsonErr := execute(format, g, "missingkey=error")
+		switch {
+		case jsonErr == nil:
+			text = fromJSON
+		case err != nil:
+			return jsonErr
+		}
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+func execute(format string, v any, option string) ([]byte, error) {
+	t, err := Parse(unescape(format))
+	if err != nil {
+		return nil, err
 	}
 	t.Option(option)
 	var b bytes.Buffer
 	if err := t.Execute(&b, v); err != nil {
-		return fmt.Errorf("cannot format output: %w", err)
+		return nil, fmt.Errorf("cannot format output: %w", err)
 	}
 	b.WriteByte('\n')
-	_, err = b.WriteTo(w)
-	return err
+	return b.Bytes(), nil
 }
 
 // JSON prints v as JSON, indented unless indent is empty, with a newline.
@@ -131,17 +151,23 @@ func JSON(w io.Writer, v any, indent string) error {
 	return e.Encode(v)
 }
 
-// Generic turns v into what a JSON decoder makes of it, so that templates use
-// the JSON names.
-func Generic(v any) (any, error) {
+// generic turns v into what a JSON decoder makes of it, so that templates use
+// the JSON names, or "ID" beside them.
+func generic(v any) (map[string]any, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
-	var out any
-	return out, d.Decode(&out)
+	var out map[string]any
+	if err := d.Decode(&out); err != nil {
+		return nil, err
+	}
+	if id, ok := out["Id"]; ok {
+		out["ID"] = id
+	}
+	return out, nil
 }
 
 // Columns prints a table of the kind compose uses for lists without templates.

@@ -1,6 +1,7 @@
 package format
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -52,6 +53,30 @@ func TestWrite(t *testing.T) {
 	var b strings.Builder
 	if err := Write(&b, l, Options{}, []row(nil)); err != nil || b.String() != "NAME      SIZE\n" {
 		t.Errorf("empty table %q, %v", b.String(), err)
+	}
+}
+
+func TestInspected(t *testing.T) {
+	type state struct{ ExitCode int }
+	v := struct {
+		ID      string `json:"Id"`
+		Address netip.Addr
+		State   state
+		Health  *state `json:",omitempty"`
+	}{ID: "x"}
+	for as, want := range map[string]string{
+		"{{.ID}} {{if eq .State.ExitCode 0}}well{{end}}": "x well\n",
+		"{{.Id}}{{.ID}}{{.Address}}":                     "xx\n",
+		"{{.ID}} {{if .Health}}checked{{end}}":           "x \n",
+		"{{json .}}":                                     `{"Id":"x","Address":"","State":{"ExitCode":0}}` + "\n",
+	} {
+		var b strings.Builder
+		if err := Inspected(&b, as, v); err != nil || b.String() != want {
+			t.Errorf("%q: got %q, %v; want %q", as, b.String(), err, want)
+		}
+	}
+	if err := Inspected(&strings.Builder{}, "{{.Nope}}", v); err == nil || !strings.Contains(err.Error(), "Nope") {
+		t.Errorf("a field that is not there: %v", err)
 	}
 }
 
