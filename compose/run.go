@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -113,8 +115,12 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 		return 125, err
 	}
 
+	running, stored := make(chan struct{}), make(chan struct{})
 	output := make(chan error, 1)
 	go func() {
+		if start && !r.Spec.Process.TTY {
+			awaitShort(ctx, running, stored)
+		}
 		err := reader.Raw(ctx, logs.ReadOptions{From: logs.End, Follow: true, UntilExit: true, Lossless: true}, writer(o.Stdout), writer(o.Stderr))
 		reader.Close() // lets the log of a container with --rm go
 		output <- err
@@ -125,14 +131,16 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 		err error
 	}
 	ended := make(chan result, 1)
-	running := make(chan struct{})
 	go func() {
+		// However it ends, nobody waits for more than there is.
+		begun, over := sync.OnceFunc(func() { close(running) }), sync.OnceFunc(func() { close(stored) })
+		defer over()
 		var res supervise.WaitResult
 		req := supervise.RunRequest{ID: r.ID, Wait: true, Attached: !start}
 		if ws := terminalSize(o.Stdout); ws != nil && r.Spec.Process.TTY {
 			req.Rows, req.Columns = ws.Row, ws.Col
 		}
-		err := c.callRun(ctx, r.Project, req, &res, p, func() { close(running) })
+		err := c.callRun(ctx, r.Project, req, &res, p, map[string]func(){supervise.StatusRunning: begun, supervise.StatusEnded: over})
 		ended <- result{res, err}
 	}()
 
@@ -174,19 +182,39 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 	}
 }
 
-// callRun is the "run" request; running is called once the process runs.
-func (c *Client) callRun(ctx context.Context, project string, req supervise.RunRequest, res *supervise.WaitResult, p Progress, running func()) error {
-	told := false
+// short is how long a command may run and still count as one that ends at once, and
+// shortStart how long its start and its hooks may take before that.
+const (
+	short      = 20 * time.Millisecond
+	shortStart = 100 * time.Millisecond
+)
+
+// awaitShort waits for the end of a process that ends at once. All of its output
+// can be read then, without notice of changes: an inotify(7) instance takes the
+// kernel up to 8 ms to close.
+func awaitShort(ctx context.Context, running, stored <-chan struct{}) {
+	long := time.After(shortStart)
+	for {
+		select {
+		case <-running:
+			running, long = nil, time.After(short)
+		case <-long:
+			return
+		case <-stored:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// callRun is the "run" request; told has what is called at events of a status.
+func (c *Client) callRun(ctx context.Context, project string, req supervise.RunRequest, res *supervise.WaitResult, p Progress, told map[string]func()) error {
 	for {
 		err := c.call(ctx, project, "run", req, res, func(e apply.Event) {
-			if e.Status == supervise.StatusRunning {
-				if !told {
-					told = true
-					running()
-				}
-				return
-			}
-			if p != nil {
+			if call := told[e.Status]; call != nil {
+				call()
+			} else if p != nil {
 				p(e)
 			}
 		})

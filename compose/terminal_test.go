@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,5 +59,32 @@ func TestResizesEndBeforeTheTerminalIsClosed(t *testing.T) {
 		stop()
 		pair[0].Close()
 		pair[1].Close()
+	}
+}
+
+func TestAwaitShort(t *testing.T) {
+	for _, c := range []struct {
+		what            string
+		running, stored bool
+		want            time.Duration
+	}{
+		{"one that has ended", true, true, 0},
+		{"one that runs", true, false, short},
+		{"one whose hooks take their time", false, false, shortStart},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			running, stored := make(chan struct{}), make(chan struct{})
+			if c.running {
+				close(running)
+			}
+			if c.stored {
+				close(stored)
+			}
+			begin := time.Now()
+			awaitShort(t.Context(), running, stored)
+			if took := time.Since(begin); took != c.want {
+				t.Errorf("%s: it took %s", c.what, took)
+			}
+		})
 	}
 }

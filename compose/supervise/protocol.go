@@ -138,6 +138,11 @@ type RunRequest struct {
 // runs and input can be sent.
 const StatusRunning = "Attached"
 
+// StatusEnded is the status of the event that "run" sends when the process has
+// ended and all of its output is in the log, which may be some time before the
+// answer: a container may have to be removed, or start again.
+const StatusEnded = "Ended"
+
 // ExecRequest is the body of "exec": a command that runs on in the background.
 // The supervisor is its parent, so that somebody reaps it: a process that nobody
 // does keeps its pid namespace from ending, pid_namespaces(7).

@@ -51,6 +51,7 @@ func (s *Supervisor) run(ctx context.Context, req RunRequest, r *reply) (any, er
 	if err != nil {
 		return nil, err
 	}
+	ends := a.view.Load().ends
 	if !req.Attached {
 		size := [2]uint16{req.Rows, req.Columns}
 		if err := a.startIt(ctx, func(c *engine.Container) { c.ConsoleSize = size }); err != nil {
@@ -65,7 +66,16 @@ func (s *Supervisor) run(ctx context.Context, req RunRequest, r *reply) (any, er
 	if !req.Wait {
 		return nil, nil
 	}
-	r.event("Container", a.view.Load().Spec.Name, StatusRunning, "", false)
+	name := a.view.Load().Spec.Name
+	r.event("Container", name, StatusRunning, "", false)
+	err = s.await(ctx, func([]*view) (bool, time.Time, error) {
+		v := a.view.Load()
+		return v.ends > ends || !v.live(), time.Time{}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.event("Container", name, StatusEnded, "", false)
 	return s.awaitEnd(ctx, a)
 }
 

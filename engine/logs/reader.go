@@ -306,6 +306,15 @@ func (r *Reader) walk(ctx context.Context, o ReadOptions, out sink) (err error) 
 	if !o.Follow {
 		return w.all(ctx)
 	}
+	if o.UntilExit {
+		// A run that is over needs no watch.
+		if err := w.available(ctx); err != nil {
+			return err
+		}
+		if w.ended() {
+			return w.finish(ctx)
+		}
+	}
 	watcher := o.Watcher
 	if watcher == nil {
 		if watcher, err = inotify.New(nil); err != nil {
@@ -429,11 +438,8 @@ func (w *walk) follow(ctx context.Context) error {
 		if err := w.available(ctx); err != nil {
 			return err
 		}
-		if w.past || w.over || w.removed || w.last == kindDone || w.o.UntilExit && w.last == kindRunEnd {
-			if err := w.settle(ctx); err != nil {
-				return err
-			}
-			return w.out.end()
+		if w.over || w.ended() {
+			return w.finish(ctx)
 		}
 		if w.c.index != nil && w.watching != w.c.index.Name() {
 			if w.watching != "" {
@@ -461,6 +467,19 @@ func (w *walk) follow(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// ended tells whether no more is to come of what is followed.
+func (w *walk) ended() bool {
+	return w.past || w.removed || w.last == kindDone || w.o.UntilExit && w.last == kindRunEnd
+}
+
+// finish reads the ends of lines and tells that the log is read.
+func (w *walk) finish(ctx context.Context) error {
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
+	return w.out.end()
 }
 
 // available reads the records that are there.
