@@ -61,7 +61,7 @@ func (c *Client) Diff(ctx context.Context, container string, change func(kind by
 		return err
 	}
 	for _, ch := range changes {
-		if engine.IsMountPoint(ch.Path) {
+		if snapshot.IsMountPoint(ch.Path) {
 			continue
 		}
 		if err := change(ch.String()[0], ch.Path); err != nil {

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/healthcheck"
 )
 
@@ -18,14 +18,6 @@ type CommitOptions struct {
 	Author, Message string
 	Changes         []string // Dockerfile instructions
 }
-
-// mountPoints are made in a container's layer for what is mounted over them, and
-// are no change of its files.
-var mountPoints = [...]string{"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
-
-// IsMountPoint tells whether a path in a container's layer is there only for what
-// the engine mounts over it.
-func IsMountPoint(path string) bool { return slices.Contains(mountPoints[:], path) }
 
 // Commit makes an image of a container: that which it was made from, and a layer
 // of what it changed. What is in volumes and other mounts is not part of it.
@@ -43,7 +35,7 @@ func (e *Engine) Commit(ctx context.Context, c *Container, o CommitOptions) (ima
 		return image.Image{}, fmt.Errorf("cannot commit container %s: the image it was made from: %w", c.Spec.Name, err)
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(layers.ArchiveChanges(ctx, c.ID, mountPoints[:], w)) }()
+	go func() { w.CloseWithError(layers.ArchiveChanges(ctx, c.ID, snapshot.MountPoints(), w)) }()
 	defer r.Close() // ends the goroutine if the reader gave up
 	img, err := images.Commit(ctx, base, r, o.Ref, image.CommitOptions{
 		Config: committed(c, base.Config.Config, e.Health(c)), Changes: o.Changes,

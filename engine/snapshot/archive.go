@@ -69,7 +69,7 @@ func (s *Store) viewContainer(containerID string) (*os.File, error) {
 	}
 	o := s.overlay(st)
 	o.attrs = unix.MOUNT_ATTR_RDONLY
-	o.lower = append(o.lower, filepath.Join(dir, "upper"))
+	o.lower = slices.Insert(append(o.lower, filepath.Join(dir, "upper")), 0, s.points())
 	f, err := s.mount(o, "rootfs")
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount the files of container %s: %w", short(containerID), err)

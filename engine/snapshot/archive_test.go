@@ -80,8 +80,9 @@ func TestArchives(t *testing.T) {
 	must(s.ArchiveRoot(t.Context(), "c", &b))
 	want = []string{
 		"5 ./ 755 0:0", "5 d/ 750 0:0", "0 d/new 4755 12:34 user.note=hi n", "5 dev/ 755 0:0", "0 dev/console 600 0:0",
-		"6 fifo 600 0:0", "1 hard 4755 12:34 -> d/new", "0 kept 644 0:0 k", "3 null 644 0:0",
-		"2 soft 777 7:7 -> /not/../here trusted.note=ho",
+		"5 etc/ 755 0:0", "0 etc/hostname 644 0:0", "0 etc/hosts 644 0:0", "0 etc/resolv.conf 644 0:0",
+		"6 fifo 600 0:0", "1 hard 4755 12:34 -> d/new", "0 kept 644 0:0 k", "3 null 644 0:0", "5 proc/ 755 0:0",
+		"2 soft 777 7:7 -> /not/../here trusted.note=ho", "5 sys/ 755 0:0",
 	}
 	if got := entries(t, b.Bytes()); !slices.Equal(got, want) {
 		t.Errorf("root:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

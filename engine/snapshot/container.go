@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,13 +103,8 @@ func (s *Store) makeContainer(dir string, st stack) error {
 			return err
 		}
 	}
-	// Written last: where it is, all is. A start need not put at risk what a
-	// create wrote long ago.
-	name := filepath.Join(dir, "lower.json")
-	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
-		return nil
-	}
-	return durable.WriteVolatile(name, data, 0o600)
+	// Written last: where it is, all is.
+	return durable.WriteVolatile(filepath.Join(dir, "lower.json"), data, 0o600)
 }
 
 func mkdir(path string, mode os.FileMode) error {

@@ -130,7 +130,7 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	if _, err := s.View(b); !errors.Is(err, ErrNotUnpacked) {
 		t.Errorf("view of a removed layer: %v", err)
 	}
-	if got := list(t, root); got != "base tmp used" {
+	if got := own(t, root); got != "base tmp used" {
 		t.Errorf("the container's root contains %q", got)
 	}
 	pinned := unpack(t, s, archiveOf(t, file("pinned", "")))
@@ -212,7 +212,7 @@ func TestLayerOfWhichNothingIsKnown(t *testing.T) {
 	if p := check(false); len(p) != 0 {
 		t.Errorf("after the repair: %v", p)
 	}
-	if got := list(t, root); got != "d f" {
+	if got := own(t, root); got != "d f" {
 		t.Errorf("the container's root contains %q", got)
 	}
 	damageInfo(t, s, layers[0].DiffID)

@@ -60,6 +60,7 @@ func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
 		return nil, err
 	}
 	o := s.overlay(st)
+	o.lower = slices.Insert(o.lower, 0, s.points())
 	o.upper, o.work = dir+"/upper", dir+"/work"
 	o.attrs = opts.Attrs
 	if opts.ReadOnly {

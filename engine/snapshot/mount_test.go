@@ -72,7 +72,7 @@ func TestMountIsDetachedAndLeavesNothing(t *testing.T) {
 		if err := unix.MoveMount(int(f.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			t.Fatal(err)
 		}
-		if got := list(t, at); got != "f g" {
+		if got := own(t, at); got != "f g" {
 			t.Errorf("classic=%v: attached, it contains %q", classic, got)
 		}
 		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
@@ -95,7 +95,7 @@ func TestPathsThatOverlayfsMisreads(t *testing.T) {
 	for _, classic := range []bool{false, true} {
 		s.noAppend.Store(classic)
 		at := container(t, s, fmt.Sprintf("c-%v", classic), layers)
-		if got := list(t, at); got != "f g" {
+		if got := own(t, at); got != "f g" {
 			t.Errorf("classic=%v: %q", classic, got)
 		}
 		if err := os.WriteFile(at+"/h", nil, 0o644); err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,14 @@ func read(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// own lists a container's root without what there is in every container's.
+func own(t testing.TB, root string) string {
+	t.Helper()
+	return strings.Join(slices.DeleteFunc(strings.Fields(list(t, root)), func(name string) bool {
+		return name == "etc" || IsMountPoint("/"+name)
+	}), " ")
 }
 
 func lstat(t testing.TB, path string) unix.Stat_t {
