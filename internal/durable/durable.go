@@ -6,6 +6,7 @@
 package durable
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,6 +77,9 @@ func WriteJSON(path string, v any, keep Keep) error {
 const ownerOnly = 0o600
 
 func write(path string, data []byte, mode os.FileMode, keep Keep) error {
+	if keep == Volatile && says(path, data, mode) {
+		return nil
+	}
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, TempPrefix+"*")
 	if err != nil {
@@ -100,6 +104,17 @@ func write(path string, data []byte, mode os.FileMode, keep Keep) error {
 		return nil
 	}
 	return SyncDir(dir)
+}
+
+// says tells whether path is a file of that content already. Reading it costs less
+// than another inode does.
+func says(path string, data []byte, mode os.FileMode) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != mode || info.Size() != int64(len(data)) {
+		return false
+	}
+	old, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(old, data)
 }
 
 // replace is rename(2) that also takes the place of an empty directory, which a
