@@ -311,6 +311,18 @@ func (e *Engine) writeNames(c *Container) error {
 	return e.writeEtc(c, hosts, resolv)
 }
 
+// PrepareNetworks sets up the networks that a container is about to join, as far as
+// they exist, so that its start need not wait for that.
+func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) {
+	nets, err := e.Networks()
+	if err != nil || s.Mode != "" {
+		return
+	}
+	for _, a := range s.Networks {
+		_, _ = nets.Ensure(ctx, a.Network)
+	}
+}
+
 // Connect attaches a container to one more network.
 func (e *Engine) Connect(ctx context.Context, c *Container, a netns.Attachment) error {
 	c.Spec.Network.Networks = append(slices.Clone(c.Spec.Network.Networks), a)

@@ -93,10 +93,13 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 		ep, err := e.attach(ctx, c, k)
 		network <- attached{ep, err}
 	}()
-	plan, prepErr := e.prepare(ctx, c, img, &back)
+	plan, prepErr := e.prepare(ctx, c, img, k, &back)
 	net := <-network
 	if net.ep != nil {
 		back.add(func() error { return e.detachNet(detached(ctx), c, net.ep, k) })
+	}
+	if plan != nil {
+		defer plan.stdio.close()
 	}
 	if err := errors.Join(net.err, prepErr); err != nil {
 		if net.err != nil {
@@ -119,10 +122,12 @@ type prepared struct {
 	user   specs.User
 	home   string
 	mounts *volumes.Resolved
+	stdio  *stdio
 }
 
-// prepare mounts the root file system and resolves user and volumes.
-func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, back *undo) (*prepared, error) {
+// prepare mounts the root file system, resolves user and volumes, and opens the
+// standard streams.
+func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k FDs, back *undo) (*prepared, error) {
 	layers, err := e.Layers()
 	if err != nil {
 		return nil, err
@@ -163,6 +168,9 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, bac
 		if err := e.Records.SaveConfig(c); err != nil {
 			return nil, err
 		}
+	}
+	if p.stdio, err = e.openStdio(c, k, back); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -320,11 +328,6 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		return nil, err
 	}
 	defer entry.Close()
-	stdio, err := e.openStdio(c, k, back)
-	if err != nil {
-		return nil, err
-	}
-	defer stdio.close()
 	var filter *seccomp.Filter
 	if facts.Seccomp != nil {
 		if filter, err = seccomp.Compile(facts.Seccomp); err != nil {
@@ -341,7 +344,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
 	proc, err := runtime.Start(ctx, &runtime.Config{
 		Spec: spec, RootFS: p.root, MountFDs: mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
-		Stdin: stdio.stdin, Stdout: stdio.stdout, Stderr: stdio.stderr, Init: c.Spec.Init, Seccomp: filter,
+		Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr, Init: c.Spec.Init, Seccomp: filter,
 		Warn:    func(w string) { e.Warnf("%s", w) },
 		Program: e.programKeeper(c.ID),
 		// Written down before the command runs: a supervisor that is killed
