@@ -383,6 +383,7 @@ func (s *Supervisor) trim() {
 		s.trimmer = time.AfterFunc(idleAfter, func() {
 			debug.SetGCPercent(idleGC)
 			debug.FreeOSMemory()
+			dropText()
 		})
 		return
 	}
