@@ -21,6 +21,14 @@ type Options struct {
 	Anyway func(i int) bool
 }
 
+// stopped is the cause of the cancelled context of operations that were under way
+// when another failed. It reads like that one's error and is none of its kind: a
+// removal that is cut off because some other container does not exist has not found
+// that its own does not.
+type stopped struct{ by error }
+
+func (s *stopped) Error() string { return s.by.Error() }
+
 // errSkipped marks operations that did not run because one before them failed.
 var errSkipped = errors.New("skipped")
 
@@ -65,14 +73,18 @@ func Run(ctx context.Context, n int, deps func(i int) []int, o Options, do func(
 			defer close(finished[i])
 			results[i] = one(i)
 			if results[i] != nil && !errors.Is(results[i], errSkipped) && !o.KeepGoing {
-				cancel(results[i])
+				cancel(&stopped{results[i]})
 			}
 		})
 	}
 	wg.Wait()
 	if !o.KeepGoing {
 		// The error that cancelled the rest is the cause of all others.
-		if cause := context.Cause(ctx); cause != nil {
+		cause := context.Cause(ctx)
+		if s, ok := cause.(*stopped); ok {
+			return s.by
+		}
+		if cause != nil {
 			return cause
 		}
 	}

@@ -56,6 +56,29 @@ func TestNothingAfterAFailureStarts(t *testing.T) {
 	}
 }
 
+// Who is cut off must not take another's error for his own.
+func TestTheErrorThatCancelsOthersIsNotTheirs(t *testing.T) {
+	missing := errors.New("no such container")
+	begun := make(chan struct{})
+	var cause error
+	err := Run(t.Context(), 2, func(int) []int { return nil }, Options{}, func(ctx context.Context, i int) error {
+		if i == 0 {
+			<-begun
+			return missing
+		}
+		close(begun)
+		<-ctx.Done()
+		cause = context.Cause(ctx)
+		return cause
+	})
+	if !errors.Is(err, missing) {
+		t.Errorf("the caller is told %v", err)
+	}
+	if errors.Is(cause, missing) || cause.Error() != missing.Error() {
+		t.Errorf("the other one is told %v", cause)
+	}
+}
+
 func TestKeepGoingRunsTheIndependentAndJoinsErrors(t *testing.T) {
 	var r recorder
 	none := func(int) []int { return nil }
