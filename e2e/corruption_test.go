@@ -162,3 +162,72 @@ func TestPowerTakesTheRecordOfLayers(t *testing.T) {
 		}
 	}
 }
+
+// TestDamagedImages damages each kind of record of an image, with and without a
+// container of it: other images work, and the image can be had again.
+func TestDamagedImages(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	archive := filepath.Join(b.dir, "own.tar")
+	b.ok(t, "container", "run", "--name", "mother", "--network", "none", "busybox", "sh", "-c", "echo own > /own")
+	b.ok(t, "export", "-o", archive, "mother")
+	b.ok(t, "container", "rm", "mother")
+	records := func() map[string]bool {
+		found := map[string]bool{}
+		for _, pattern := range []string{"images/index", "images/records/*", "layers/stacks/*", "layers/*/layer.json"} {
+			all, err := filepath.Glob(filepath.Join(b.dataRoot(), pattern))
+			must(t, err)
+			for _, path := range all {
+				found[path] = true
+			}
+		}
+		return found
+	}
+	others := records()
+	for _, kind := range []string{"images/records/", "layers/stacks/", "/layer.json", "images/index"} {
+		for i, d := range damages {
+			used := i%2 == 0
+			what := kind + " " + d.name
+			b.ok(t, "image", "import", "--change", `CMD ["cat", "/own"]`, archive, "own:1")
+			if used {
+				b.ok(t, "container", "run", "--name", "user", "own:1")
+			}
+			var victim string
+			for path := range records() {
+				if strings.Contains(path, kind) && (!others[path] || kind == "images/index") {
+					victim = path
+				}
+			}
+			if victim == "" {
+				t.Fatalf("no record %s", kind)
+			}
+			must(t, d.harm(victim))
+			if kind != "images/index" { // which is of all images
+				if out := b.says(t, "busybox", "echo", "well"); out != "well" {
+					t.Errorf("%s: another image says %q", what, out)
+				}
+			}
+			if r := b.stack(t, "image", "ls"); r.code != 0 && !strings.Contains(r.stderr, victim) {
+				t.Errorf("%s: %v", what, r)
+			}
+			b.stack(t, "system", "check", "--repair")
+			if used {
+				if out := b.ok(t, "container", "start", "--attach", "user"); out != "own\n" {
+					t.Errorf("%s: the container that has it says %q", what, out)
+				}
+				b.ok(t, "container", "rm", "user")
+			}
+			b.stack(t, "image", "rm", "--force", "own:1")
+			if kind == "images/index" {
+				b.load(t, "busybox:latest")
+			}
+			b.ok(t, "image", "import", "--change", `CMD ["cat", "/own"]`, archive, "own:1")
+			if out := b.says(t, "own:1"); out != "own" {
+				t.Errorf("%s: had again, it says %q", what, out)
+			}
+			if r := b.stack(t, "system", "check"); r.code != 0 {
+				t.Errorf("%s, a container has it: %t: after the repair: %v", what, used, r)
+			}
+			b.ok(t, "image", "rm", "own:1")
+		}
+	}
+}

@@ -150,12 +150,22 @@ func (e *Engine) LayersOf(ctx context.Context, c *Container) (*snapshot.Store, e
 	}
 	img, err := e.resolve(ctx, c.Spec)
 	if err == nil {
-		err = e.unpack(ctx, img)
-	}
-	if err == nil {
-		err = layers.Prepare(ctx, c.ID, diffIDs(img))
+		err = e.prepareLayer(ctx, layers, c, img)
 	}
 	return layers, err
+}
+
+// prepareLayer makes c's layer, or what a power failure took of it. A repair may have
+// removed layers of the image, which are unpacked again.
+func (e *Engine) prepareLayer(ctx context.Context, layers *snapshot.Store, c *Container, img image.Image) error {
+	err := layers.Prepare(ctx, c.ID, diffIDs(img))
+	if !errors.Is(err, snapshot.ErrNotUnpacked) {
+		return err
+	}
+	if err := e.unpack(ctx, img); err != nil {
+		return err
+	}
+	return layers.Prepare(ctx, c.ID, diffIDs(img))
 }
 
 func diffIDs(img image.Image) []digest.Digest {

@@ -132,7 +132,7 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	if err != nil {
 		return nil, err
 	}
-	if err := layers.Prepare(ctx, c.ID, diffIDs(img)); err != nil {
+	if err := e.prepareLayer(ctx, layers, c, img); err != nil {
 		return nil, err
 	}
 	root, err := layers.Mount(c.ID, snapshot.MountOptions{})

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/stack-run/stack/engine/content"
 	"github.com/stack-run/stack/internal/durable"
@@ -158,6 +159,9 @@ func (c *checker) records(context.Context) error {
 		switch {
 		case errors.Is(err, errNewer):
 			c.good[k] = true // not ours to judge
+		case c.opts.Repair && c.s.remake(k, c.corrupt) == nil:
+			c.good[k] = true
+			p.Repaired = madeAgain
 		case len(users) > 0:
 			p.Err = fmt.Errorf("%w; %s has it, so it stays; pull, load or build it again", err, strings.Join(users, ", "))
 		case c.opts.Repair:
@@ -169,6 +173,28 @@ func (c *checker) records(context.Context) error {
 		c.problems = append(c.problems, p)
 	}
 	return nil
+}
+
+const madeAgain = "made again from the manifest"
+
+// remake writes a record again from the blobs that its file's name tells of.
+func (s *Store) remake(k recordKey, corrupt map[digest.Digest]bool) error {
+	desc := ocispec.Descriptor{Digest: k.manifest}
+	data, err := s.readManifest(&desc)
+	if err != nil {
+		return err
+	}
+	r, err := s.readImage(nil, desc, data)
+	if err != nil {
+		return err
+	}
+	if r.ID != k.id || slices.ContainsFunc(r.digests(), func(d digest.Digest) bool { return corrupt[d] }) {
+		return errors.New("its blobs are of another image, or damaged")
+	}
+	if err := os.RemoveAll(s.recordPath(k.id, k.manifest)); err != nil {
+		return err
+	}
+	return s.writeRecord(r)
 }
 
 // checkRecord compares a record with the blobs that it was made from.
@@ -246,6 +272,13 @@ func (c *checker) names(context.Context) error {
 			}
 			p := Problem{Kind: "name", Subject: familiar(e.Name), Images: []string{familiar(e.Name)},
 				Err: fmt.Errorf("it leads to image %s, which is not complete; pull, load or build it again", shortID(m.ID))}
+			if c.opts.Repair && c.s.remake(m.key(), c.corrupt) == nil {
+				p.Repaired = madeAgain
+				c.problems = append(c.problems, p)
+				c.good[m.key()] = true
+				whole = append(whole, m)
+				continue
+			}
 			if c.opts.Repair {
 				p.Repaired = "untagged; pull, load or build it again"
 			}
