@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -40,7 +41,9 @@ func payload(args []string) error {
 		return err
 	}
 	var written atomic.Int64
+	var last sync.Mutex // the end is the last fact, however late the loop is
 	leave := func() {
+		last.Lock()
 		facts.WriteAt(fmt.Appendf(nil, factFormat, written.Load(), *code), 0)
 		os.Exit(*code)
 	}
@@ -74,8 +77,11 @@ func payload(args []string) error {
 		if _, err := os.Stdout.Write(text); err != nil {
 			return err
 		}
+		last.Lock()
 		written.Add(int64(*batch))
-		if _, err := facts.WriteAt(fmt.Appendf(nil, factFormat, written.Load(), -1), 0); err != nil {
+		_, err := facts.WriteAt(fmt.Appendf(nil, factFormat, written.Load(), -1), 0)
+		last.Unlock()
+		if err != nil {
 			return err
 		}
 		select {
