@@ -8,6 +8,7 @@
 //	layers/fix-HEX/fs        directories only; see "Implied directories"
 //	layers/stacks/HEX.json   for a chain ID, the directories to mount, lowest first
 //	layers/empty/fs          an empty directory, as a lowest layer
+//	layers/empty/points      what is mounted over in every container, below all its layers
 //	layers/tmp/HEX           a layer that is being unpacked, or deleted
 //	layers/locks/HEX         held while that layer is unpacked
 //	layers/lock              shared by those who use layers, exclusive for removal
