@@ -91,7 +91,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	}
 	if err := layers.Prepare(ctx, c.ID, diffIDs(img)); err != nil {
 		err = fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
-		return nil, errors.Join(err, e.Remove(detached(ctx), c, nil, false))
+		return nil, errors.Join(err, e.Remove(detached(ctx), c, nil, false, false))
 	}
 	return c, nil
 }
@@ -247,9 +247,10 @@ func (e *Engine) StopSignal(c *Container) string {
 	return first(e.base(c).StopSignal, "SIGTERM")
 }
 
-// Remove takes away everything that is the container's own. It is safe to call
-// again after it failed, and on a container that was only half made.
-func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool) error {
+// Remove takes away everything that is the container's own, but for its log, and with
+// rest for the files that RemoveRest takes. It is safe to call again after it failed,
+// and on a container that was only half made.
+func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous, rest bool) error {
 	ctx = detached(ctx)
 	c.State.Phase = Removing
 	errs := []error{
@@ -262,10 +263,8 @@ func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool
 		}
 	}
 	errs = append(errs, runtime.Unpin(e.pinPath(c.ID)))
-	if layers, err := e.Layers(); err == nil {
-		errs = append(errs, layers.Remove(ctx, c.ID))
-	} else {
-		errs = append(errs, err)
+	if !rest {
+		errs = append(errs, e.removeLayer(ctx, c.ID))
 	}
 	if anonymous && len(c.Volumes)+len(c.Inherited) > 0 {
 		errs = append(errs, e.removeAnonymous(ctx, c))
@@ -274,7 +273,24 @@ func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous bool
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.Spec.Name, err)
 	}
+	if rest {
+		return e.Records.Forget(c)
+	}
 	return e.Records.Delete(c)
+}
+
+func (e *Engine) removeLayer(ctx context.Context, id string) error {
+	layers, err := e.Layers()
+	if err != nil {
+		return err
+	}
+	return layers.Remove(ctx, id)
+}
+
+// RemoveRest deletes the files of a container that is gone. A sweep does the same
+// where this was cut off.
+func (e *Engine) RemoveRest(ctx context.Context, id string) error {
+	return errors.Join(e.removeLayer(ctx, id), e.Records.deleteDirs(id))
 }
 
 // RemoveLog deletes a container's log once nobody reads it any more who was

@@ -239,7 +239,13 @@ func (r *Records) saveFinal(c *Container, keep durable.Keep) error {
 
 // Delete removes the record and its name. It is the last step of a removal.
 func (r *Records) Delete(c *Container) error {
-	return errors.Join(r.forget(c.ID), r.dropName(c.Spec.Name, c.ID), r.deleteDirs(c.ID))
+	return errors.Join(r.Forget(c), r.deleteDirs(c.ID))
+}
+
+// Forget deletes what makes a container exist, and its name. Its directories stay,
+// which are nobody's then.
+func (r *Records) Forget(c *Container) error {
+	return errors.Join(r.forget(c.ID), r.dropName(c.Spec.Name, c.ID))
 }
 
 // forget removes what makes a container exist.

@@ -40,10 +40,11 @@ type runner interface {
 	Unplug(ctx context.Context, c *engine.Container) error
 	// Endpoint is what there is of a container in the networks, nil for nothing.
 	Endpoint(id string) (*netns.Endpoint, error)
-	Remove(ctx context.Context, c *engine.Container, anonymousVolumes bool) error
+	// Remove removes a container, but for what Forget sees to.
+	Remove(ctx context.Context, c *engine.Container, anonymousVolumes, rest bool) error
 	// Forget sees to what may take long once a container is gone: its log, which
-	// somebody may read, and an endpoint that it left.
-	Forget(id string, left *netns.Endpoint)
+	// somebody may read, an endpoint that it left, and the rest of its files.
+	Forget(id string, left *netns.Endpoint, rest bool)
 	Save(c *engine.Container, d machine.Durability) error
 	Health(c *engine.Container) *healthcheck.Spec
 	Probe(ctx context.Context, c *engine.Container, check *healthcheck.Spec) healthcheck.Result
@@ -383,20 +384,22 @@ func leavesAlone(ep *netns.Endpoint) bool {
 // remove takes the container away with all that is its own.
 func (a *actor) remove(withVolumes bool) error {
 	c := *a.c
-	// The kernel takes its time to delete links. Whoever ran a container with --rm
-	// has got what he came for, and does not wait for that; who asked for its end does.
+	// The kernel takes its time to delete links, and so does a file system. Whoever
+	// ran a container with --rm has got what he came for, and does not wait for that;
+	// who asked for its end does.
+	rest := c.Spec.AutoRemove && !c.State.StoppedByUser
 	var later *netns.Endpoint
 	if a.leave != nil {
 		if ep := takeEndpoint(&c.State); ep != nil {
 			a.leave(ep)
 		}
-	} else if c.Spec.AutoRemove && !c.State.StoppedByUser && leavesAlone(c.State.Endpoint) {
+	} else if rest && leavesAlone(c.State.Endpoint) {
 		later = takeEndpoint(&c.State)
 	}
-	if err := a.engine.Remove(a.s.ctx, &c, withVolumes); err != nil {
+	if err := a.engine.Remove(a.s.ctx, &c, withVolumes, rest); err != nil {
 		return errors.Join(err, a.feed(a.s.ctx, machine.Event{Kind: machine.RemoveFailed, Error: err.Error()}))
 	}
-	a.engine.Forget(c.ID, later)
+	a.engine.Forget(c.ID, later, rest)
 	err := a.feed(a.s.ctx, machine.Event{Kind: machine.Removed})
 	a.s.forget(a)
 	return err

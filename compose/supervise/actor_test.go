@@ -141,11 +141,11 @@ func (f *fakeRunner) Unplug(context.Context, *engine.Container) error {
 	return nil
 }
 func (f *fakeRunner) Endpoint(string) (*netns.Endpoint, error) { return nil, nil }
-func (f *fakeRunner) Remove(context.Context, *engine.Container, bool) error {
+func (f *fakeRunner) Remove(context.Context, *engine.Container, bool, bool) error {
 	f.note("remove")
 	return nil
 }
-func (f *fakeRunner) Forget(string, *netns.Endpoint) {}
+func (f *fakeRunner) Forget(string, *netns.Endpoint, bool) {}
 func (f *fakeRunner) Save(c *engine.Container, _ machine.Durability) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -43,12 +43,15 @@ func (r engineRunner) Unplug(ctx context.Context, c *engine.Container) error {
 
 func (r engineRunner) Endpoint(id string) (*netns.Endpoint, error) { return r.s.engine.Endpoint(id) }
 
-func (r engineRunner) Remove(ctx context.Context, c *engine.Container, anonymousVolumes bool) error {
+func (r engineRunner) Remove(ctx context.Context, c *engine.Container, anonymousVolumes, rest bool) error {
 	r.s.resolver.Stop(c.ID)
-	return r.s.engine.Remove(ctx, c, r.s.keeper, anonymousVolumes)
+	return r.s.engine.Remove(ctx, c, r.s.keeper, anonymousVolumes, rest)
 }
 
-func (r engineRunner) Forget(id string, left *netns.Endpoint) {
+func (r engineRunner) Forget(id string, left *netns.Endpoint, rest bool) {
+	if rest {
+		r.s.background(func(ctx context.Context) error { return r.s.engine.RemoveRest(ctx, id) })
+	}
 	r.s.background(func(ctx context.Context) error { return r.s.engine.RemoveLog(ctx, id) })
 	if left != nil {
 		r.s.linger(func(ctx context.Context) error { return r.s.engine.Detach(ctx, left) })
