@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -390,9 +391,14 @@ func TestFollowEnds(t *testing.T) {
 	x := newPump(t, dir, Budget{})
 	x.print(t, "a\n")
 	got := make(chan []string, 2)
-	go func() { got <- lines(t, dir, ReadOptions{Follow: true}) }()
-	go func() { got <- lines(t, dir, ReadOptions{Follow: true, Lossless: true, UntilExit: true}) }()
 	await(t, dir, 1)
+	for _, o := range []ReadOptions{{Follow: true}, {Follow: true, Lossless: true, UntilExit: true}} {
+		begun := make(chan struct{})
+		once := sync.OnceFunc(func() { close(begun) })
+		o.CaughtUp = func() error { once(); return nil }
+		go func() { got <- lines(t, dir, o) }()
+		<-begun
+	}
 	x.print(t, "b\n")
 	x.drain(t)
 	if err := Remove(t.Context(), dir); err != nil {
