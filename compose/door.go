@@ -206,12 +206,12 @@ func (c *Client) ContainersDisk(ctx context.Context, containers []engine.Contain
 	if err != nil {
 		return nil, err
 	}
+	layers, err := c.Engine.Layers()
+	if err != nil {
+		return nil, err
+	}
 	disk := make(map[string]ContainerDisk, len(containers))
 	for _, r := range containers {
-		layers, err := c.Engine.LayersOf(ctx, &r)
-		if err != nil {
-			continue
-		}
 		own, err := layers.Usage(ctx, r.ID)
 		if err != nil {
 			continue

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -146,6 +147,8 @@ func TestPowerTakesTheRecordOfLayers(t *testing.T) {
 	id, err := os.Readlink(filepath.Join(b.dataRoot(), "names", "one"))
 	must(t, err)
 	record := filepath.Join(b.dataRoot(), "containers-rw", id, "lower.json")
+	whole, err := os.ReadFile(record)
+	must(t, err)
 	for _, d := range damages {
 		for _, verb := range []struct{ args, want string }{
 			{"container diff one", "A /kept\n"},
@@ -155,10 +158,37 @@ func TestPowerTakesTheRecordOfLayers(t *testing.T) {
 			{"container commit one saved", "sha256:"},
 			{"container start --attach one", "kept\nkept\n"},
 		} {
+			must(t, os.WriteFile(record, whole, 0o600)) // not each verb needs it
 			must(t, d.harm(record))
 			if out := b.ok(t, strings.Fields(verb.args)...); !strings.Contains(out, verb.want) || strings.Contains(out, "0B (virtual 0B)") {
 				t.Errorf("%s with a record that is %s: %q", verb.args, d.name, out)
 			}
+		}
+	}
+}
+
+// TestRemovedWhileItIsRead: who reads a container whose record of layers is lost makes
+// it again, but not for one that somebody removes.
+func TestRemovedWhileItIsRead(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for range 12 {
+		b.ok(t, "container", "create", "--name", "one", "--network", "none", "busybox", "true")
+		id, err := os.Readlink(filepath.Join(b.dataRoot(), "names", "one"))
+		must(t, err)
+		must(t, os.Truncate(filepath.Join(b.dataRoot(), "containers-rw", id, "lower.json"), 0))
+		var readers sync.WaitGroup
+		for _, verb := range []string{"container diff one", "export one", "cp one:/bin/sh -", "container ls -a --size"} {
+			readers.Go(func() {
+				for range 3 {
+					b.stack(t, strings.Fields(verb)...)
+				}
+			})
+		}
+		b.ok(t, "container", "rm", "one")
+		readers.Wait()
+		left, err := filepath.Glob(filepath.Join(b.dataRoot(), "containers-rw", "*"))
+		if err != nil || len(left) != 0 {
+			t.Fatalf("left: %v, %v", left, err)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func (e *Engine) Commit(ctx context.Context, c *Container, o CommitOptions) (ima
 	if err != nil {
 		return image.Image{}, err
 	}
-	layers, err := e.LayersOf(ctx, c)
+	layers, err := e.Layers()
 	if err != nil {
 		return image.Image{}, err
 	}

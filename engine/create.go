@@ -152,6 +152,11 @@ func (e *Engine) LayersOf(ctx context.Context, c *Container) (*snapshot.Store, e
 	if err == nil {
 		err = e.prepareLayer(ctx, layers, c, img)
 	}
+	// Somebody may remove it, and have removed its layer already. He says so first.
+	now, readErr := e.Records.Read(c.ID)
+	if errors.Is(readErr, ErrNotFound) || readErr == nil && now.State.Phase == Removing {
+		err = errors.Join(err, fmt.Errorf("%w: %s", ErrNotFound, c.Spec.Name), layers.Remove(detached(ctx), c.ID))
+	}
 	return layers, err
 }
 

@@ -59,10 +59,8 @@ func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoi
 			return nil, err
 		}
 	} else {
-		for _, a := range s.Networks {
-			if _, err := nets.Ensure(ctx, a.Network); err != nil {
-				return nil, err
-			}
+		if err := e.PrepareNetworks(ctx, s); err != nil {
+			return nil, err
 		}
 		if ep, err = nets.Attach(ctx, s); err != nil {
 			return nil, err
@@ -311,16 +309,18 @@ func (e *Engine) writeNames(c *Container) error {
 	return e.writeEtc(c, hosts, resolv)
 }
 
-// PrepareNetworks sets up the networks that a container is about to join, as far as
-// they exist, so that its start need not wait for that.
-func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) {
+// PrepareNetworks sets up the networks that a container joins.
+func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) error {
 	nets, err := e.Networks()
-	if err != nil || s.Mode != "" {
-		return
+	if err != nil {
+		return err
 	}
 	for _, a := range s.Networks {
-		_, _ = nets.Ensure(ctx, a.Network)
+		if _, err := nets.Ensure(ctx, a.Network); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // Connect attaches a container to one more network.

@@ -42,6 +42,8 @@ func Run(ctx context.Context, n int, deps func(i int) []int, o Options, do func(
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	var once sync.Once
+	own := &stopped{}
 	var slots chan struct{}
 	if o.Parallel > 0 {
 		slots = make(chan struct{}, o.Parallel)
@@ -73,7 +75,7 @@ func Run(ctx context.Context, n int, deps func(i int) []int, o Options, do func(
 			defer close(finished[i])
 			results[i] = one(i)
 			if results[i] != nil && !errors.Is(results[i], errSkipped) && !o.KeepGoing {
-				cancel(&stopped{results[i]})
+				once.Do(func() { own.by = results[i]; cancel(own) })
 			}
 		})
 	}
@@ -81,8 +83,8 @@ func Run(ctx context.Context, n int, deps func(i int) []int, o Options, do func(
 	if !o.KeepGoing {
 		// The error that cancelled the rest is the cause of all others.
 		cause := context.Cause(ctx)
-		if s, ok := cause.(*stopped); ok {
-			return s.by
+		if cause == error(own) {
+			return own.by
 		}
 		if cause != nil {
 			return cause

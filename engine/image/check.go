@@ -179,22 +179,23 @@ const madeAgain = "made again from the manifest"
 
 // remake writes a record again from the blobs that its file's name tells of.
 func (s *Store) remake(k recordKey, corrupt map[digest.Digest]bool) error {
-	desc := ocispec.Descriptor{Digest: k.manifest}
-	data, err := s.readManifest(&desc)
-	if err != nil {
-		return err
-	}
-	r, err := s.readImage(nil, desc, data)
+	r, err := s.fromManifest(ocispec.Descriptor{Digest: k.manifest})
 	if err != nil {
 		return err
 	}
 	if r.ID != k.id || slices.ContainsFunc(r.digests(), func(d digest.Digest) bool { return corrupt[d] }) {
 		return errors.New("its blobs are of another image, or damaged")
 	}
-	if err := os.RemoveAll(s.recordPath(k.id, k.manifest)); err != nil {
-		return err
+	return s.replaceRecord(r)
+}
+
+// fromManifest makes the record of the image that a manifest is of.
+func (s *Store) fromManifest(desc ocispec.Descriptor) (record, error) {
+	data, err := s.readManifest(&desc)
+	if err != nil {
+		return record{}, err
 	}
-	return s.writeRecord(r)
+	return s.readImage(nil, desc, data)
 }
 
 // checkRecord compares a record with the blobs that it was made from.
@@ -203,12 +204,7 @@ func (s *Store) checkRecord(k recordKey, corrupt map[digest.Digest]bool) error {
 	if err != nil {
 		return err
 	}
-	desc := r.Manifest
-	data, err := s.readManifest(&desc)
-	if err != nil {
-		return err
-	}
-	fresh, err := s.readImage(nil, desc, data)
+	fresh, err := s.fromManifest(r.Manifest)
 	if err != nil {
 		return err
 	}

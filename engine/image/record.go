@@ -85,16 +85,19 @@ func readRecordFile(path string) (record, error) {
 }
 
 func (s *Store) writeRecord(r record) error {
-	path := s.recordPath(r.ID, r.Manifest.Digest)
-	if old, err := readRecordFile(path); err == nil && old.ID == r.ID {
+	if old, err := s.readRecord(r.ID, r.Manifest.Digest); err == nil && old.ID == r.ID {
 		return nil // a record never changes
 	}
+	return s.replaceRecord(r)
+}
+
+func (s *Store) replaceRecord(r record) error {
 	r.Version = recordVersion
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("cannot write image record: %w", err)
 	}
-	return durable.Write(path, data, 0o600)
+	return durable.Write(s.recordPath(r.ID, r.Manifest.Digest), data, 0o600)
 }
 
 // recordKey is what a record's file name says. Images whose layers are compressed

@@ -43,11 +43,11 @@ func (s *Store) ArchiveRoot(ctx context.Context, containerID string, w io.Writer
 // those of its image (image-spec, layer.md), without the paths in except, which
 // are absolute, and all below them.
 func (s *Store) ArchiveChanges(ctx context.Context, containerID string, except []string, w io.Writer) error {
-	dir, _, err := s.lower(containerID)
+	path, err := s.upper(containerID)
 	if err != nil {
 		return err
 	}
-	upper, err := os.OpenFile(filepath.Join(dir, "upper"), unix.O_PATH|unix.O_DIRECTORY, 0)
+	upper, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -67,9 +67,9 @@ func (s *Store) viewContainer(containerID string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := s.overlay(st)
+	o := s.containerOverlay(st)
 	o.attrs = unix.MOUNT_ATTR_RDONLY
-	o.lower = slices.Insert(append(o.lower, filepath.Join(dir, "upper")), 0, s.points())
+	o.lower = append(o.lower, filepath.Join(dir, "upper"))
 	f, err := s.mount(o, "rootfs")
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount the files of container %s: %w", short(containerID), err)

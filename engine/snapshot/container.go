@@ -151,20 +151,28 @@ func (s *Store) Prepared(containerID string) bool {
 	return err == nil
 }
 
-// Upper is the directory of what the container changed, in overlayfs' terms.
-func (s *Store) Upper(containerID string) (string, error) {
-	dir, _, err := s.lower(containerID)
-	return filepath.Join(dir, "upper"), err
+// upper is the directory of what a container changed, in overlayfs' terms, which is
+// there whatever became of the record of what it lies on.
+func (s *Store) upper(containerID string) (string, error) {
+	dir, err := s.containerDir(containerID)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "upper")
+	if _, err = os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("cannot use container %s: %w", short(containerID), ErrNotPrepared)
+	}
+	return path, err
 }
 
 // Usage returns the bytes of disk that a container's writable layer takes, hard
 // links counted once.
 func (s *Store) Usage(ctx context.Context, containerID string) (int64, error) {
-	dir, _, err := s.lower(containerID)
+	upper, err := s.upper(containerID)
 	if err != nil {
 		return 0, err
 	}
-	n, err := diskUsage(ctx, filepath.Join(dir, "upper"))
+	n, err := diskUsage(ctx, upper)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the writable layer of container %s: %w", short(containerID), err)
 	}

@@ -28,6 +28,9 @@ func TestPrepareKeepsWhatWasWritten(t *testing.T) {
 	if _, err := s.Mount("c", MountOptions{}); !errors.Is(err, ErrNotPrepared) {
 		t.Errorf("mount without lower.json: %v", err)
 	}
+	if n, err := s.Usage(t.Context(), "c"); err != nil || n < 4096 {
+		t.Errorf("usage without lower.json: %d, %v", n, err)
+	}
 	root = container(t, s, "c", layers)
 	if got := read(t, root+"/g"); got != "g" {
 		t.Errorf("g is %q", got)

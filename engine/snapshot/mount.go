@@ -59,8 +59,7 @@ func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := s.overlay(st)
-	o.lower = slices.Insert(o.lower, 0, s.points())
+	o := s.containerOverlay(st)
 	o.upper, o.work = dir+"/upper", dir+"/work"
 	o.attrs = opts.Attrs
 	if opts.ReadOnly {
@@ -95,6 +94,13 @@ func (s *Store) view(st stack) (*os.File, error) {
 		o.lower = append([]string{s.layers + "/" + emptyDir + "/under"}, o.lower...)
 	}
 	return s.mount(o, "image")
+}
+
+// containerOverlay is the overlay of a container's image over the mount points.
+func (s *Store) containerOverlay(st stack) overlay {
+	o := s.overlay(st)
+	o.lower = slices.Insert(o.lower, 0, s.points())
+	return o
 }
 
 func (s *Store) overlay(st stack) overlay {

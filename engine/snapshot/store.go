@@ -74,18 +74,17 @@ func Open(dataRoot string) (*Store, error) {
 // something is mounted over in every container. An image seldom has all of it, and
 // one layer for all saves each container seven inodes.
 func (s *Store) makePoints() error {
-	const last = "etc/resolv.conf"
-	if _, err := os.Lstat(filepath.Join(s.points(), last)); err == nil {
-		return nil
+	if _, err := os.Lstat(filepath.Join(s.points(), pointFiles[len(pointFiles)-1])); err == nil {
+		return nil // the last one that is made
 	}
 	// Not as the caller's umask would have it.
-	for _, dir := range []string{".", "dev", "proc", "sys", "etc"} {
+	for _, dir := range append([]string{"/", "/etc"}, pointDirs...) {
 		dir = filepath.Join(s.points(), dir)
 		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
 			return err
 		}
 	}
-	for _, name := range []string{"etc/hosts", "etc/hostname", last} {
+	for _, name := range pointFiles {
 		if err := durable.WriteVolatile(filepath.Join(s.points(), name), nil, 0o644); err != nil {
 			return err
 		}
@@ -100,9 +99,12 @@ func (s *Store) points() string { return filepath.Join(s.layers, emptyDir, "poin
 func IsMountPoint(path string) bool { return slices.Contains(MountPoints(), path) }
 
 // MountPoints are the paths of which IsMountPoint tells.
-func MountPoints() []string {
-	return []string{"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
-}
+func MountPoints() []string { return slices.Concat(pointDirs, pointFiles) }
+
+var (
+	pointDirs  = []string{"/dev", "/proc", "/sys"}
+	pointFiles = []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+)
 
 // emptyDir is the layer of an image without layers. What is under it is the
 // second lower directory that overlayfs wants when there is no upper one.
