@@ -156,11 +156,17 @@ func (c *checker) records(context.Context) error {
 		if c.opts.InUse != nil {
 			users = c.opts.InUse(k.id)
 		}
+		remade := false
+		if !errors.Is(err, errNewer) {
+			var failed error
+			if remade, failed = c.remake(k); failed != nil {
+				return failed
+			}
+		}
 		switch {
 		case errors.Is(err, errNewer):
 			c.good[k] = true // not ours to judge
-		case c.opts.Repair && c.s.remake(k, c.corrupt) == nil:
-			c.good[k] = true
+		case remade:
 			p.Repaired = madeAgain
 		case len(users) > 0:
 			p.Err = fmt.Errorf("%w; %s has it, so it stays; pull, load or build it again", err, strings.Join(users, ", "))
@@ -177,16 +183,22 @@ func (c *checker) records(context.Context) error {
 
 const madeAgain = "made again from the manifest"
 
-// remake writes a record again from the blobs that its file's name tells of.
-func (s *Store) remake(k recordKey, corrupt map[digest.Digest]bool) error {
-	r, err := s.fromManifest(ocispec.Descriptor{Digest: k.manifest})
-	if err != nil {
-		return err
+// remake writes, if that is asked for, a record again from the blobs that its file's
+// name tells of, and tells whether there is one now. The error is for a full disk and
+// the like: nothing is wrong with the image then, and nothing may be taken from it.
+func (c *checker) remake(k recordKey) (bool, error) {
+	if !c.opts.Repair {
+		return false, nil
 	}
-	if r.ID != k.id || slices.ContainsFunc(r.digests(), func(d digest.Digest) bool { return corrupt[d] }) {
-		return errors.New("its blobs are of another image, or damaged")
+	r, err := c.s.fromManifest(ocispec.Descriptor{Digest: k.manifest})
+	if err != nil || r.ID != k.id || slices.ContainsFunc(r.digests(), func(d digest.Digest) bool { return c.corrupt[d] }) {
+		return false, nil //nolint:nilerr // its blobs are not there, of another image, or damaged
 	}
-	return s.replaceRecord(r)
+	if err := c.s.replaceRecord(r); err != nil {
+		return false, err
+	}
+	c.good[k] = true
+	return true, nil
 }
 
 // fromManifest makes the record of the image that a manifest is of.
@@ -268,10 +280,13 @@ func (c *checker) names(context.Context) error {
 			}
 			p := Problem{Kind: "name", Subject: familiar(e.Name), Images: []string{familiar(e.Name)},
 				Err: fmt.Errorf("it leads to image %s, which is not complete; pull, load or build it again", shortID(m.ID))}
-			if c.opts.Repair && c.s.remake(m.key(), c.corrupt) == nil {
+			remade, err := c.remake(m.key())
+			if err != nil {
+				return err
+			}
+			if remade {
 				p.Repaired = madeAgain
 				c.problems = append(c.problems, p)
-				c.good[m.key()] = true
 				whole = append(whole, m)
 				continue
 			}

@@ -419,6 +419,32 @@ func TestCheckAndRepair(t *testing.T) {
 	clean(t, s)
 }
 
+// A record that cannot be written again takes nothing from its image.
+func TestRepairThatCannotWrite(t *testing.T) {
+	ctx := t.Context()
+	s := newStore(t)
+	img := importImage(t, s, "good", "g=1")
+	path := s.recordPath(img.ID, img.Manifest.Digest)
+	inTheWay := filepath.Join(path, "full")
+	if err := errors.Join(os.Remove(path), os.MkdirAll(inTheWay, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := s.Check(ctx, CheckOptions{Repair: true}); err == nil {
+		t.Fatalf("repaired: %v", problems)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	problems, err := s.Check(ctx, CheckOptions{Repair: true})
+	if err != nil || len(problems) != 1 || problems[0].Repaired != madeAgain {
+		t.Fatalf("problems %v, %v", problems, err)
+	}
+	clean(t, s)
+	if again, err := s.Resolve(ctx, "good"); err != nil || again.ID != img.ID {
+		t.Errorf("good: %v", err)
+	}
+}
+
 func TestAddRefusesManifestsThatLie(t *testing.T) {
 	ctx := t.Context()
 	s := newStore(t)
