@@ -152,9 +152,10 @@ func (e *Engine) LayersOf(ctx context.Context, c *Container) (*snapshot.Store, e
 	if err == nil {
 		err = e.prepareLayer(ctx, layers, c, img)
 	}
-	// Somebody may remove it, and have removed its layer already. He says so first.
+	// Somebody may remove it, and have removed its layer already. He says so first, in
+	// its state, which goes after the record: so that is asked for last.
 	now, readErr := e.Records.Read(c.ID)
-	if errors.Is(readErr, ErrNotFound) || readErr == nil && now.State.Phase == Removing {
+	if readErr == nil && now.State.Phase == Removing || !e.Records.Exists(c.ID) {
 		err = errors.Join(err, fmt.Errorf("%w: %s", ErrNotFound, c.Spec.Name), layers.Remove(detached(ctx), c.ID))
 	}
 	return layers, err

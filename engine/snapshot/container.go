@@ -220,15 +220,20 @@ func (s *Store) Remove(ctx context.Context, containerID string) error {
 		return err
 	}
 	trash := filepath.Join(s.layers, "tmp", "rw-"+containerID)
-	if err := removeTree(trash); err != nil {
-		return fmt.Errorf("cannot remove container %s: %w", short(containerID), err)
-	}
-	err = os.Rename(dir, trash)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = removeTree(trash)
+	for range 10 {
+		if err = removeTree(trash); err == nil {
+			err = os.Rename(dir, trash)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			err = removeTree(trash)
+		}
+		// Who removes it at the same time may have put it where this one deletes.
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+			break
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", short(containerID), err)
