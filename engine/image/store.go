@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -97,6 +98,12 @@ func (s *Store) ResolvePlatform(ctx context.Context, ref, platform string) (Imag
 		return Image{}, err
 	}
 	r, err := s.readRecord(m.ID, m.Manifest)
+	if errors.Is(err, ErrNotFound) {
+		// The name may have been given to another image, and this one pruned, since.
+		if now, readErr := s.readIndex(); readErr == nil && !bytes.Equal(now, ix) {
+			return s.ResolvePlatform(ctx, ref, platform)
+		}
+	}
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot read image %s: %w; pull or load it again", ref, err)
 	}
