@@ -363,11 +363,12 @@ func (p project) checkCodes(in *installation, rows []row, runs []run, want targe
 		case last == nil && r.ExitCode == 255:
 			errs = append(errs, fmt.Errorf("%s: the exit code is lost", r))
 		case last == nil: // it ended before it began
-		case last.code < 0 && r.ExitCode != 137:
-			errs = append(errs, fmt.Errorf("%s: its last run %s was killed", r, last.id()))
-		case last.code >= 0 && r.ExitCode != last.code && (r.ExitCode == 137 || r.ExitCode == 2) && in.startedAfter(r.ID, last.noted):
+		case last.code >= 0 && r.ExitCode == last.code, last.code < 0 && r.ExitCode == 137:
+		case (r.ExitCode == 137 || r.ExitCode == 2) && in.startedAfter(r.ID, last.noted):
 			// A signal ended a run that had not got as far as to note its start.
-		case last.code >= 0 && r.ExitCode != last.code:
+		case last.code < 0:
+			errs = append(errs, fmt.Errorf("%s: its last run %s was killed", r, last.id()))
+		default:
 			errs = append(errs, fmt.Errorf("%s: its last run %s exited with %d", r, last.id(), last.code))
 		}
 	}
