@@ -96,7 +96,7 @@ type wish struct {
 func (w wish) fixed() bool { return w.a.IPv4.IsValid() || w.a.IPv6.IsValid() }
 
 // lasting wishes are those of services, which keep their addresses.
-func (w wish) lasting() bool { return strings.Contains(w.spec.Key, "/") }
+func (w wish) lasting() bool { return ofService(w.spec.Key) }
 
 // setAside gives addresses before anything starts: first those that are fixed, then
 // the others in the order of their keys, so that who gets which does not depend on

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -180,12 +181,26 @@ func (f *leaseFile) choose(n Network, family int, before netip.Addr, key string,
 }
 
 // forget drops the leases nobody will come back to: of replacements that started
-// beside their predecessor, and of containers that are gone and belong to no service.
+// beside their predecessor, and of containers that are gone, or were never made, and
+// belong to no service.
 func (f *leaseFile) forget(s society) {
 	f.leases = slices.DeleteFunc(f.leases, func(l lease) bool {
-		return l.Endpoint != "" && !s.live(l.Endpoint) && !s.kept(l.Endpoint) &&
-			(strings.Contains(l.Key, "+") || !strings.Contains(l.Key, "/"))
+		if l.Endpoint == "" {
+			return !ofService(l.Key)
+		}
+		return !s.live(l.Endpoint) && !s.kept(l.Endpoint) && !ofService(l.Key)
 	})
+}
+
+// ofService tells whether a key is that of a service's replica, shop/web/1, and not of
+// a replacement that started beside it.
+func ofService(key string) bool {
+	parts := strings.Split(key, "/")
+	if len(parts) != 3 {
+		return false
+	}
+	_, err := strconv.Atoi(parts[2])
+	return err == nil
 }
 
 // askable tells why a static address cannot be had.

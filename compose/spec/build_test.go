@@ -417,7 +417,7 @@ volumes: {data: }
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Name != "shop-web-run-abc" || s.Restart.Policy != "" || !s.AutoRemove || s.Network.Key != "shop/web/run-abc" {
+	if s.Name != "shop-web-run-abc" || s.Restart.Policy != "" || !s.AutoRemove || s.Network.Key != "shop-web-run-abc" {
 		t.Errorf("got %+v", s)
 	}
 	if !slices.Equal(s.Process.Command, []string{"sh"}) || !slices.Equal(s.Process.Entrypoint, []string{"/entry"}) || !slices.Equal(s.Process.Env, []string{"A=1", "B=3", "TOKEN=s3cret"}) {

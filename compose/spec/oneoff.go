@@ -69,7 +69,7 @@ func OneOff(d *Desired, service string, o Overrides) (engine.Spec, error) {
 	spec.AutoRemove = o.AutoRemove
 	oneOffProcess(&spec.Process, d, o)
 	oneOffCapabilities(&spec.Isolation, o)
-	oneOffNetwork(&spec, d, service, slug, replicaName, o)
+	oneOffNetwork(&spec, service, replicaName, o)
 	if err := oneOffMounts(&spec, d, o); err != nil {
 		return engine.Spec{}, fmt.Errorf("cannot run service %q: %w", service, err)
 	}
@@ -132,9 +132,9 @@ func oneOffCapabilities(i *engine.Isolation, o Overrides) {
 	i.CapDrop = capabilities(append(slices.DeleteFunc(slices.Clone(i.CapDrop), in(add)), drop...))
 }
 
-func oneOffNetwork(spec *engine.Spec, d *Desired, service, slug, replicaName string, o Overrides) {
+func oneOffNetwork(spec *engine.Spec, service, replicaName string, o Overrides) {
 	e := &spec.Network
-	e.Key = d.Project + "/" + service + "/run-" + slug
+	e.Key = spec.Name
 	e.Owner = "service " + service + " (run)"
 	if !o.ServicePorts {
 		e.Ports = nil

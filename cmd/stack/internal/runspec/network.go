@@ -19,7 +19,7 @@ const DefaultNetwork = "bridge"
 func (b *builder) network(s *engine.Spec) {
 	f := b.f
 	e := netns.EndpointSpec{
-		Key: "container/" + s.Name, Names: []string{s.Name}, Hostname: f.Hostname,
+		Key: s.Name, Names: []string{s.Name}, Hostname: f.Hostname,
 		DNSSearch: f.DNSSearch, DNSOptions: f.DNSOption, Owner: "container " + s.Name,
 	}
 	for _, text := range f.DNS {

@@ -44,7 +44,7 @@ func TestBuild(t *testing.T) {
 		}},
 		{"--name x -h box --domainname example.org --add-host db:10.0.0.1 --add-host six=[::1] --dns 9.9.9.9", func(s *engine.Spec) {
 			s.Name, s.Hostname, s.Domain = "x", "box", "example.org"
-			s.Network.Key, s.Network.Names, s.Network.Owner, s.Network.Hostname = "container/x", []string{"x"}, "container x", "box"
+			s.Network.Key, s.Network.Names, s.Network.Owner, s.Network.Hostname = "x", []string{"x"}, "container x", "box"
 			s.Network.ExtraHosts = []netns.ExtraHost{{Name: "db", Addr: "10.0.0.1"}, {Name: "six", Addr: "::1"}}
 			s.Network.DNS = []netip.Addr{netip.MustParseAddr("9.9.9.9")}
 		}},
@@ -103,7 +103,7 @@ func TestBuild(t *testing.T) {
 		}
 		want := engine.Spec{
 			Name: "some-name", Image: "debian", Restart: engine.Restart{Policy: "no"},
-			Network: netns.EndpointSpec{Key: "container/some-name", Names: []string{"some-name"}, Owner: "container some-name", Networks: []netns.Attachment{{Network: "bridge"}}},
+			Network: netns.EndpointSpec{Key: "some-name", Names: []string{"some-name"}, Owner: "container some-name", Networks: []netns.Attachment{{Network: "bridge"}}},
 		}
 		test.want(&want)
 		for i := range got.Mounts {
