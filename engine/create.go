@@ -259,10 +259,11 @@ func (e *Engine) StopSignal(c *Container) string {
 func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous, rest bool) error {
 	ctx = detached(ctx)
 	c.State.Phase = Removing
-	errs := []error{
-		e.Records.SaveState(c),
-		e.release(ctx, c, k),
+	var errs []error
+	if !rest { // which leaves no record a moment later, and was to go anyway
+		errs = append(errs, e.Records.SaveState(c))
 	}
+	errs = append(errs, e.release(ctx, c, k))
 	if h, err := e.Cgroups(); err == nil {
 		if g, err := h.Open(e.cgroupPath(c)); err == nil {
 			errs = append(errs, e.endGroup(ctx, g))

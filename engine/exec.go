@@ -198,11 +198,8 @@ func (e *Engine) execFilter(c *Container, privileged bool, p *specs.Process) (*s
 	} else if f, err := e.Records.filter(c.ID); err == nil {
 		return f, nil // compiling it takes a tenth of an exec's time
 	}
-	profile, err := seccompProfile(iso, p.Capabilities.Bounding)
-	if err != nil || profile == nil {
-		return nil, err
-	}
-	return seccomp.Compile(profile)
+	_, filter, err := seccompFilter(iso, p.Capabilities.Bounding)
+	return filter, err
 }
 
 // Console is the master of the command's terminal.

@@ -59,9 +59,6 @@ func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoi
 			return nil, err
 		}
 	} else {
-		if err := e.PrepareNetworks(ctx, s); err != nil {
-			return nil, err
-		}
 		if ep, err = nets.Attach(ctx, s); err != nil {
 			return nil, err
 		}
@@ -309,14 +306,15 @@ func (e *Engine) writeNames(c *Container) error {
 	return e.writeEtc(c, hosts, resolv)
 }
 
-// PrepareNetworks sets up the networks that a container joins.
+// PrepareNetworks sets up the networks that a container is about to join, as far as
+// this process has not done so, which its start would do.
 func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) error {
 	nets, err := e.Networks()
 	if err != nil {
 		return err
 	}
 	for _, a := range s.Networks {
-		if _, err := nets.Ensure(ctx, a.Network); err != nil {
+		if err := nets.Prepare(ctx, a.Network); err != nil {
 			return err
 		}
 	}

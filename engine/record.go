@@ -225,10 +225,12 @@ func (r *Records) SaveFinal(c *Container) error {
 // it, and then the container counts as never started, or leave a part of it, which
 // says that the container ran.
 func (r *Records) SaveStarted(c *Container) error {
-	if err := r.SaveState(c); err != nil {
-		return err
-	}
-	return r.saveFinal(c, durable.Volatile)
+	// Both at once: a file system takes its time to make a file.
+	c.State.BootID = bootID()
+	own := *c
+	state := make(chan error, 1)
+	go func() { state <- r.SaveState(&own) }()
+	return errors.Join(r.saveFinal(c, durable.Volatile), <-state)
 }
 
 func (r *Records) saveFinal(c *Container, keep durable.Keep) error {

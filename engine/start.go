@@ -108,10 +108,18 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 		return nil, err
 	}
 	c.State.Endpoint = net.ep
+	named := make(chan error, 1)
 	if o.Attached != nil {
-		if err := o.Attached(net.ep); err != nil {
-			return nil, err
-		}
+		go func() { named <- o.Attached(net.ep) }()
+	} else {
+		named <- nil
+	}
+	err = e.writeNames(c)
+	if err == nil {
+		err = e.fillEtc(c, plan.mounts.Mounts)
+	}
+	if err := errors.Join(<-named, err); err != nil {
+		return nil, err
 	}
 	return e.launch(ctx, c, img, plan, k, &back)
 }
@@ -123,10 +131,15 @@ type prepared struct {
 	home   string
 	mounts *volumes.Resolved
 	stdio  *stdio
+
+	facts    Facts // but the network namespace
+	mountFDs map[int]*os.File
+	filter   *seccomp.Filter
+	group    *cgroup.Group
 }
 
-// prepare mounts the root file system, resolves user and volumes, and opens the
-// standard streams.
+// prepare mounts the root file system, resolves user and volumes, opens the
+// standard streams and makes the control group.
 func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k FDs, back *undo) (*prepared, error) {
 	layers, err := e.Layers()
 	if err != nil {
@@ -144,8 +157,7 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	if p.user, p.home, err = resolveUser(root, first(c.Spec.Process.User, img.Config.Config.User), c.Spec.Process.GroupAdd); err != nil {
 		return nil, err
 	}
-	hosts, resolv := []byte{}, []byte{} // filled in once the network is there
-	if err := e.writeEtc(c, hosts, resolv); err != nil {
+	if err := os.MkdirAll(e.Records.RunDir(c.ID), 0o711); err != nil {
 		return nil, err
 	}
 	own, inherited, err := e.ownMounts(c)
@@ -172,7 +184,37 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	if p.stdio, err = e.openStdio(c, k, back); err != nil {
 		return nil, err
 	}
-	return p, nil
+	groups, err := e.Cgroups()
+	if err != nil {
+		return nil, err
+	}
+	if err := e.gather(c, img, p, groups.Mode == cgroup.V2, back); err != nil {
+		return nil, err
+	}
+	p.group, err = e.createGroup(c, groups, p.facts, back)
+	return p, err
+}
+
+// createGroup makes the container's control group with its limits.
+func (e *Engine) createGroup(c *Container, groups *cgroup.Hierarchy, f Facts, back *undo) (*cgroup.Group, error) {
+	limits, err := resources(c.Spec, f)
+	if err != nil {
+		return nil, err
+	}
+	path := e.cgroupPath(c)
+	parentMade, err := e.noteParent(groups, path)
+	if err != nil {
+		return nil, err
+	}
+	group, warnings, err := groups.Create(path, limits)
+	if err := errors.Join(err, parentMade()); err != nil {
+		return nil, err
+	}
+	back.add(func() error { return errors.Join(group.Delete(detached(context.Background())), e.dropParent(path)) })
+	for _, w := range warnings {
+		e.Warnf("%s", w)
+	}
+	return group, nil
 }
 
 // ownMounts are the container's mounts with those of volumes_from, which are also
@@ -287,21 +329,11 @@ func (e *Engine) peer(c *Container, ref string) (*Container, error) {
 	return nil, fmt.Errorf("service %s has no container; start it first", service)
 }
 
-// launch writes the last files, makes the cgroup and starts the process.
+// launch starts the process.
 func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *prepared, k FDs, back *undo) (*Task, error) {
-	if err := e.writeNames(c); err != nil {
-		return nil, err
-	}
-	if err := e.fillEtc(c, p.mounts.Mounts); err != nil {
-		return nil, err
-	}
-	groups, err := e.Cgroups()
-	if err != nil {
-		return nil, err
-	}
-	facts, mountFDs, err := e.facts(c, img, p, groups.Mode == cgroup.V2, back)
-	if err != nil {
-		return nil, err
+	facts := p.facts
+	if facts.NetNS = "host"; c.State.Endpoint != nil && c.State.Endpoint.NetNS != "" {
+		facts.NetNS = c.State.Endpoint.NetNS
 	}
 	spec, err := OCI(c.Spec, facts)
 	if err != nil {
@@ -310,31 +342,12 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	if c.Spec.Process.TTY && c.ConsoleSize[0] > 0 {
 		spec.Process.ConsoleSize = &specs.Box{Height: uint(c.ConsoleSize[0]), Width: uint(c.ConsoleSize[1])}
 	}
-	path := e.cgroupPath(c)
-	parentMade, err := e.noteParent(groups, path)
-	if err != nil {
-		return nil, err
-	}
-	group, warnings, err := groups.Create(path, spec.Linux.Resources)
-	if err := errors.Join(err, parentMade()); err != nil {
-		return nil, err
-	}
-	back.add(func() error { return errors.Join(group.Delete(detached(ctx)), e.dropParent(path)) })
-	for _, w := range warnings {
-		e.Warnf("%s", w)
-	}
-	entry, err := group.Entry()
+	entry, err := p.group.Entry()
 	if err != nil {
 		return nil, err
 	}
 	defer entry.Close()
-	var filter *seccomp.Filter
-	if facts.Seccomp != nil {
-		if filter, err = seccomp.Compile(facts.Seccomp); err != nil {
-			return nil, err
-		}
-	}
-	if err := e.Records.saveFilter(c.ID, filter); err != nil {
+	if err := e.Records.saveFilter(c.ID, p.filter); err != nil {
 		return nil, err
 	}
 	before := c.State
@@ -343,8 +356,8 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	c.State.ExitCode, c.State.Error, c.State.OOMKilled = 0, "", false
 	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
 	proc, err := runtime.Start(ctx, &runtime.Config{
-		Spec: spec, RootFS: p.root, MountFDs: mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
-		Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr, Init: c.Spec.Init, Seccomp: filter,
+		Spec: spec, RootFS: p.root, MountFDs: p.mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
+		Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr, Init: c.Spec.Init, Seccomp: p.filter,
 		Warn:    func(w string) { e.Warnf("%s", w) },
 		Program: e.programKeeper(c.ID),
 		// Written down before the command runs: a supervisor that is killed
@@ -362,7 +375,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		c.State = before
 		return nil, err
 	}
-	t := &Task{engine: e, id: c.ID, proc: proc, group: group, done: make(chan struct{}), fds: k, pidHost: facts.PIDNS != ""}
+	t := &Task{engine: e, id: c.ID, proc: proc, group: p.group, done: make(chan struct{}), fds: k, pidHost: p.facts.PIDNS != ""}
 	if err := e.startPump(c, t, proc.Console, k); err != nil {
 		c.State = before
 		return nil, errors.Join(err, t.abort())
@@ -418,45 +431,43 @@ func closeMounts(p *prepared) {
 // read even if all of ours were killed.
 func (e *Engine) pinPath(id string) string { return filepath.Join(e.Records.RunDir(id), "pidfd") }
 
-// facts gathers what OCI needs to know about this host and this start.
-func (e *Engine) facts(c *Container, img image.Image, p *prepared, v2 bool, back *undo) (Facts, map[int]*os.File, error) {
-	f := Facts{
+// gather fills in what OCI needs to know about this host and this start, except for
+// the network.
+func (e *Engine) gather(c *Container, img image.Image, p *prepared, v2 bool, back *undo) (err error) {
+	f := &p.facts
+	*f = Facts{
 		ID: c.ID, Image: imageConfig(img), Hostname: e.hostname(c), User: p.user, Home: p.home,
 		CgroupPath: e.cgroupPath(c), CgroupV2: v2, HasCap: hasCapability(), BlkioDevice: deviceNumber,
 	}
-	if f.NetNS = "host"; c.State.Endpoint != nil && c.State.Endpoint.NetNS != "" {
-		f.NetNS = c.State.Endpoint.NetNS
-	}
-	var err error
 	if f.PIDNS, err = e.sharedNS(c, c.Spec.Isolation.PIDMode, "pid"); err != nil {
-		return f, nil, err
+		return err
 	}
 	var shm *os.File
 	if f.IPCNS, err = e.sharedNS(c, c.Spec.Isolation.IPCMode, "ipc"); err != nil {
-		return f, nil, err
+		return err
 	}
 	if shm, err = e.sharedShm(c, c.Spec.Isolation.IPCMode); err != nil {
-		return f, nil, err
+		return err
 	}
 	if f.Devices, f.DeviceRules, err = devices(c.Spec.Isolation); err != nil {
-		return f, nil, err
+		return err
 	}
 	caps, err := capabilities(c.Spec.Isolation.Privileged, c.Spec.Isolation.CapAdd, c.Spec.Isolation.CapDrop, f.HasCap)
 	if err != nil {
-		return f, nil, err
+		return err
 	}
-	if f.Seccomp, err = seccompProfile(c.Spec.Isolation, caps); err != nil {
-		return f, nil, err
+	if f.Seccomp, p.filter, err = seccompFilter(c.Spec.Isolation, caps); err != nil {
+		return err
 	}
 	sec, err := parseSecurity(c.Spec.Isolation.SecurityOpt)
 	if err != nil {
-		return f, nil, err
+		return err
 	}
 	host := thisHost(v2)
 	f.AppArmor = host.apparmor
 	notes, err := sec.notes(c.Spec.Isolation, host)
 	if err != nil {
-		return f, nil, err
+		return err
 	}
 	for _, n := range notes {
 		e.Warnf("container %s: %s", c.Spec.Name, n)
@@ -476,14 +487,14 @@ func (e *Engine) facts(c *Container, img image.Image, p *prepared, v2 bool, back
 		f.Mounts = append([]specs.Mount{{Destination: "/dev/shm", Type: "bind"}}, f.Mounts...)
 	}
 	// OCI puts the kernel's file systems before ours; count them to find ours.
-	all := mounts(c.Spec, f)
-	byIndex := map[int]*os.File{}
+	all := mounts(c.Spec, *f)
+	p.mountFDs = map[int]*os.File{}
 	for i, m := range all {
 		if fd := fds[m.Destination]; fd != nil && m.Type == "bind" {
-			byIndex[i] = fd
+			p.mountFDs[i] = fd
 		}
 	}
-	return f, byIndex, nil
+	return nil
 }
 
 // sharedNS turns "", "host", "container:REF" and "service:NAME" into what Facts

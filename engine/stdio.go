@@ -37,7 +37,7 @@ func (e *Engine) openStdio(c *Container, k FDs, back *undo) (_ *stdio, err error
 			err = fmt.Errorf("cannot open the standard streams: %w", err)
 		}
 	}()
-	if err := logs.NewFIFOs(dir); err != nil {
+	if err := logs.NewFIFOs(dir, c.Spec.Process.Stdin && !c.Spec.Process.TTY); err != nil {
 		return nil, err
 	}
 	if k == nil || k.Get(HeldName(c.ID, logs.StdoutFIFO)) == nil { // else it has the last run's output

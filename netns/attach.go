@@ -208,6 +208,15 @@ func stableMAC(l Link) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x43, a[12], a[13], a[14], a[15]}
 }
 
+// Prepare makes sure of a network as [Manager.Attach] does.
+func (m *Manager) Prepare(ctx context.Context, name string) error {
+	r, err := m.find(name)
+	if err != nil || !r.Attaches() {
+		return err
+	}
+	return m.bridge(ctx, r)
+}
+
 // bridge makes sure of a network's bridge, once per process.
 func (m *Manager) bridge(ctx context.Context, r record) error {
 	m.mu.Lock()
@@ -254,13 +263,20 @@ func (m *Manager) furnish(e *Endpoint, records []record, inside *link.Watch, out
 		addLink(&b, e, l, indexes[l.Name], mtuOf(records[i].NetworkSpec), hostNS)
 	}
 	defaultRoutes(&b, e, func(name string) int { return indexes[name] }, false)
-	if err := s.Do(&b); err != nil {
-		return err
-	}
+	// The kernel takes its time for either; both sockets are of this namespace.
+	translated := make(chan error, 1)
 	if len(e.Links) > 0 {
-		if err := nft.Apply(nft.Resolver(resolverTable, resolverAddress, resolverPort, resolverPort)); err != nil {
+		translate, err := nft.Prepare(nft.Resolver(resolverTable, resolverAddress, resolverPort, resolverPort))
+		if err != nil {
 			return err
 		}
+		go func() { translated <- translate() }()
+	} else {
+		translated <- nil
+	}
+	linkErr := s.Do(&b)
+	if err := errors.Join(linkErr, <-translated); err != nil {
+		return err
 	}
 	for _, l := range e.Links {
 		if err := linkSysctls(e, l, v6); err != nil {

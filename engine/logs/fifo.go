@@ -26,10 +26,14 @@ const pipeSize = 256 << 10
 // maxPipe is more than any pipe has, bytes.
 const maxPipe = 64 << 20
 
-// NewFIFOs makes the FIFOs of a container's standard streams in dir. FIFOs that
-// are there already stay as they are.
-func NewFIFOs(dir string) error {
-	for _, name := range []string{StdinFIFO, StdoutFIFO, StderrFIFO} {
+// NewFIFOs makes the FIFOs of a container's output in dir, and that of its input,
+// if it has one. FIFOs that are there already stay as they are.
+func NewFIFOs(dir string, stdin bool) error {
+	names := []string{StdoutFIFO, StderrFIFO}
+	if stdin {
+		names = append(names, StdinFIFO)
+	}
+	for _, name := range names {
 		path := filepath.Join(dir, name)
 		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot make FIFO %s: %w", path, err)

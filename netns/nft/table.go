@@ -143,6 +143,9 @@ func (t *Table) commit(c *nftables.Conn, verb string) error {
 // Elements lists all elements of all sets; a table that does not exist has none.
 func (t *Table) Elements() ([]Element, error) {
 	c := &nftables.Conn{}
+	if !t.exists(c) {
+		return nil, nil
+	}
 	var out []Element
 	for _, s := range t.rules.Sets {
 		found, err := t.elements(c, s)
@@ -287,14 +290,30 @@ func hook(name string) *nftables.ChainHook {
 
 // Apply makes the ruleset so in the network namespace of the calling thread.
 func Apply(r Ruleset) error {
-	c := &nftables.Conn{}
+	do, err := Prepare(r)
+	if err != nil {
+		return err
+	}
+	return do()
+}
+
+// Prepare returns what makes the ruleset so in the network namespace that the calling
+// thread is in now, on whichever thread it is called, once.
+func Prepare(r Ruleset) (do func() error, err error) {
+	c, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the firewall: %w", err)
+	}
 	if err := apply(c, r); err != nil {
-		return fmt.Errorf("cannot describe firewall table %s: %w", r.Table, err)
+		return nil, errors.Join(fmt.Errorf("cannot describe firewall table %s: %w", r.Table, err), c.CloseLasting())
 	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("cannot apply firewall table %s: %w", r.Table, err)
-	}
-	return nil
+	return func() error {
+		err := c.Flush()
+		if err != nil {
+			err = fmt.Errorf("cannot apply firewall table %s: %w", r.Table, err)
+		}
+		return errors.Join(err, c.CloseLasting())
+	}, nil
 }
 
 // Current reports whether the kernel has the table as this version makes it. It is
