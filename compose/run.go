@@ -40,7 +40,7 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 		return 0, c.rehearsed(whole)
 	}
 	var created supervise.CreateResult
-	if err := c.call(ctx, project, "create", req, &created, p); err != nil {
+	if err := c.create(ctx, req, &created, p); err != nil {
 		return exitCode(err), err
 	}
 	if o.IDFile != "" {
@@ -64,6 +64,29 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 		return 125, err
 	}
 	return c.attached(ctx, r, o, true, p)
+}
+
+// create is the "create" request. A supervisor that has to be started takes as long
+// as it takes to make the default network, which the container needs next; an error
+// of that is the supervisor's to tell.
+func (c *Client) create(ctx context.Context, req supervise.CreateRequest, res *supervise.CreateResult, p Progress) error {
+	sv := c.supervisor(req.Project)
+	var made sync.WaitGroup
+	var release func()
+	if n := req.Spec.Network; n.Mode == "" && len(n.Networks) == 1 && n.Networks[0].Network == engine.DefaultNetwork {
+		sv.Starting = sync.OnceFunc(func() {
+			made.Go(func() {
+				if release, _ = c.Engine.HoldDefaultNetwork(ctx); release != nil {
+					_ = c.Engine.PrepareNetworks(ctx, n)
+				}
+			})
+		})
+	}
+	err := sv.Call(ctx, "create", req, res, p)
+	if made.Wait(); release != nil {
+		release()
+	}
+	return err
 }
 
 func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

@@ -388,7 +388,7 @@ func (s *Supervisor) create(ctx context.Context, req CreateRequest, r *reply) (a
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer func() { release() }()
 	if req.Follows {
 		// While the container is made, what its start needs next takes shape. The
 		// start looks again, and tells of errors.
@@ -400,6 +400,8 @@ func (s *Supervisor) create(ctx context.Context, req CreateRequest, r *reply) (a
 	}
 	if req.Follows {
 		s.expectRequest()
+		s.holdForStart(created.ID, release)
+		release = func() {}
 	}
 	return created, nil
 }

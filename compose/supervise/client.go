@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -42,6 +43,8 @@ type Client struct {
 	Dir string
 	// Env is the environment of a supervisor that has to be started.
 	Env []string
+	// Starting, if set, is called when one is started: its requests wait a while.
+	Starting func()
 }
 
 // supervisorLock is held by the supervisor that runs.
@@ -56,10 +59,10 @@ var errNotBegun = errors.New("the supervisor left before it began")
 // Call sends a request and reads its answer: events go to progress, the result,
 // if wanted, is decoded into result.
 func (c *Client) Call(ctx context.Context, verb string, body any, result any, progress func(apply.Event)) error {
-	payload, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
+	// A project takes its time to encode; a supervisor can be started meanwhile.
+	payload := sync.OnceValues(func() ([]byte, error) { return json.Marshal(body) })
+	go func() { _, _ = payload() }()
+	defer func() { _, _ = payload() }() // the body is the caller's again
 	c.replaceOld(ctx)
 	for began := time.Now(); ; {
 		err := c.call(ctx, verb, payload, result, progress)
@@ -72,7 +75,7 @@ func (c *Client) Call(ctx context.Context, verb string, body any, result any, pr
 	}
 }
 
-func (c *Client) call(ctx context.Context, verb string, payload []byte, result any, progress func(apply.Event)) error {
+func (c *Client) call(ctx context.Context, verb string, payload func() ([]byte, error), result any, progress func(apply.Event)) error {
 	conn, warnings, err := c.connect(ctx)
 	if err != nil {
 		return err
@@ -85,7 +88,11 @@ func (c *Client) call(ctx context.Context, verb string, payload []byte, result a
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://stack/v1/"+verb, bytes.NewReader(payload))
+	encoded, err := payload()
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://stack/v1/"+verb, bytes.NewReader(encoded))
 	if err != nil {
 		return err
 	}
@@ -215,6 +222,9 @@ func (c *Client) connect(ctx context.Context) (conn *net.UnixConn, warnings []st
 	}
 	if warnings, err = c.spawn(); err != nil {
 		return nil, nil, err
+	}
+	if c.Starting != nil {
+		c.Starting()
 	}
 	conn, err = sock.Dial(ctx, c.socket())
 	return conn, warnings, err

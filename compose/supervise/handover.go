@@ -73,6 +73,6 @@ func (c *Client) replaceOld(ctx context.Context) {
 	if same || err != nil {
 		return
 	}
-	payload := fmt.Appendf(nil, `{"program": "/proc/%d/exe"}`, os.Getpid())
+	payload := func() ([]byte, error) { return fmt.Appendf(nil, `{"program": "/proc/%d/exe"}`, os.Getpid()), nil }
 	_ = c.call(ctx, "handover", payload, nil, nil)
 }

@@ -20,6 +20,7 @@ func (r engineRunner) Start(ctx context.Context, c *engine.Container) (process, 
 		return nil, err
 	}
 	defer release()
+	defer r.s.letGo(c.ID)
 	task, err := r.s.engine.Start(ctx, c, engine.StartOptions{Keep: r.s.keeper, Attached: r.s.serveNames})
 	if err != nil {
 		return nil, err // not a process that is nil
@@ -49,10 +50,14 @@ func (r engineRunner) Remove(ctx context.Context, c *engine.Container, anonymous
 }
 
 func (r engineRunner) Forget(id string, left *netns.Endpoint, rest bool) {
-	if rest {
-		r.s.background(func(ctx context.Context) error { return r.s.engine.RemoveRest(ctx, id) })
+	behind := r.s.background
+	if rest && r.s.realm == Singles { // which stays a while, and nobody waits for it to leave
+		behind = r.s.linger
 	}
-	r.s.background(func(ctx context.Context) error { return r.s.engine.RemoveLog(ctx, id) })
+	if rest {
+		behind(func(ctx context.Context) error { return r.s.engine.RemoveRest(ctx, id) })
+	}
+	behind(func(ctx context.Context) error { return r.s.engine.RemoveLog(ctx, id) })
 	if left != nil {
 		r.s.linger(func(ctx context.Context) error { return r.s.engine.Detach(ctx, left) })
 	}

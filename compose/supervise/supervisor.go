@@ -80,6 +80,7 @@ type Supervisor struct {
 	busy     int               // requests and background work under way
 	jobs     int               // background work alone
 	expected []func()          // see expectRequest
+	held     map[string]func() // see holdForStart
 	trimmer  *time.Timer       // see trim
 	replies  map[*reply]bool   // those under way
 	warned   map[string]bool
@@ -123,7 +124,7 @@ func run(ctx context.Context, o Options, leaving *atomic.Bool) error {
 	defer cancel()
 	s := &Supervisor{
 		realm: o.Realm, dir: o.Dir, engine: o.Engine, keeper: o.Keeper, ctx: ctx,
-		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
+		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), held: map[string]func(){}, warned: map[string]bool{}, replies: map[*reply]bool{},
 		store: NewProjectStore(o.Engine), leaving: leaving, adopted: make(chan struct{}),
 	}
 	s.runner = engineRunner{s}
@@ -260,6 +261,27 @@ func (s *Supervisor) expectRequest() {
 	once := sync.OnceFunc(s.done)
 	s.expected = append(s.expected, once)
 	time.AfterFunc(expectBound, once)
+}
+
+// holdForStart keeps what is held for a container that was just made until it has
+// started, or a moment: a sweep beside it would take the network away that nobody is
+// on yet.
+func (s *Supervisor) holdForStart(id string, release func()) {
+	s.mu.Lock()
+	s.held[id] = release
+	s.mu.Unlock()
+	time.AfterFunc(expectBound, func() { s.letGo(id) })
+}
+
+// letGo ends the hold for a container.
+func (s *Supervisor) letGo(id string) {
+	s.mu.Lock()
+	release := s.held[id]
+	delete(s.held, id)
+	s.mu.Unlock()
+	if release != nil {
+		release()
+	}
 }
 
 // connected counts a connection, which is what was expected.
@@ -428,6 +450,12 @@ func (s *Supervisor) leave() (bool, error) {
 	}
 	s.leaving.Store(true)
 	s.resolver.Close()
+	s.mu.Lock()
+	made := slices.Collect(maps.Keys(s.held))
+	s.mu.Unlock()
+	for _, id := range made {
+		s.letGo(id)
+	}
 	if s.usesDefault.Load() || s.realm == Singles {
 		if err := s.engine.DropDefaultNetwork(s.ctx, false); err != nil {
 			s.warn(err) // it is tried again with the next container

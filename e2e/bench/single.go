@@ -8,9 +8,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/stack-run/stack/e2e/peer"
 )
+
+// afterIdle is how long the kernel is left to clean up behind the last process, which
+// is no part of the next start: bridges and namespaces go by and by.
+const afterIdle = 500 * time.Millisecond
 
 // single measures single containers.
 func (b *bench) single(ctx context.Context) {
@@ -27,7 +32,11 @@ func (b *bench) single(ctx context.Context) {
 		// stack has no process of its own then; Docker's daemon is always there.
 		before := map[string]func() error{}
 		if b.stack != nil {
-			before[b.stack.Name()] = func() error { return b.stack.Idle(ctx) }
+			before[b.stack.Name()] = func() error {
+				err := b.stack.Idle(ctx)
+				time.Sleep(afterIdle)
+				return err
+			}
 		}
 		what := append([]measure{{who: "floor", do: newFloor(b.dir).once}}, runs(before)...)
 		b.report.add(runName, alternate(ctx, b.o.runs, what))
