@@ -66,25 +66,26 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 	return c.attached(ctx, r, o, true, p)
 }
 
-// create is the "create" request. A supervisor that has to be started takes as long
-// as it takes to make the default network, which the container needs next; an error
+// create is the "create" request. A supervisor that has to be started takes longer
+// than it takes to make the default network, which the container needs next; an error
 // of that is the supervisor's to tell.
 func (c *Client) create(ctx context.Context, req supervise.CreateRequest, res *supervise.CreateResult, p Progress) error {
 	sv := c.supervisor(req.Project)
+	ahead, enough := context.WithCancel(ctx)
 	var made sync.WaitGroup
 	var release func()
 	if n := req.Spec.Network; n.Mode == "" && len(n.Networks) == 1 && n.Networks[0].Network == engine.DefaultNetwork {
 		sv.Starting = sync.OnceFunc(func() {
-			made.Go(func() {
-				if release, _ = c.Engine.HoldDefaultNetwork(ctx); release != nil {
-					_ = c.Engine.PrepareNetworks(ctx, n)
-				}
-			})
+			made.Go(func() { release, _ = c.Engine.HoldDefaultNetwork(ahead) })
 		})
 	}
 	err := sv.Call(ctx, "create", req, res, p)
+	enough()
 	if made.Wait(); release != nil {
 		release()
+		if err != nil { // a supervisor that has left could not take it away
+			err = errors.Join(err, c.Engine.DropDefaultNetwork(detached(ctx), false))
+		}
 	}
 	return err
 }

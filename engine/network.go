@@ -293,6 +293,9 @@ func (e *Engine) writeNames(c *Container) error {
 		}
 		for _, name := range etcFiles {
 			b, err := e.readEtc(donor.ID, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("container %s, whose network it shares, is only just starting; start this one after it", donor.Spec.Name)
+			}
 			if err != nil {
 				return err
 			}

@@ -186,10 +186,10 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	}
 	groups, err := e.Cgroups()
 	if err != nil {
-		return nil, err
+		return p, err // for its streams, which are open
 	}
 	if err := e.gather(c, img, p, groups.Mode == cgroup.V2, back); err != nil {
-		return nil, err
+		return p, err
 	}
 	p.group, err = e.createGroup(c, groups, p.facts, back)
 	return p, err

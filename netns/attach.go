@@ -96,7 +96,16 @@ func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, e
 	if err := m.plug(ctx, e.Links, records, inside, len(e.Spec.Ports) > 0); err != nil {
 		return nil, err
 	}
-	if err := m.Publish(ctx, e); err != nil {
+	if err = m.Publish(ctx, e); errors.Is(err, unix.ENOENT) {
+		// Somebody deleted the firewall's table since.
+		for _, r := range records {
+			if _, err := m.Ensure(ctx, r.Name); err != nil {
+				return nil, err
+			}
+		}
+		err = m.Publish(ctx, e)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -217,13 +226,19 @@ func (m *Manager) Prepare(ctx context.Context, name string) error {
 	return m.bridge(ctx, r)
 }
 
-// bridge makes sure of a network's bridge, once per process.
+// bridge makes sure of a network: wholly once per process, and then of what others may
+// have changed since. Address and state of the bridge are made sure of with its new
+// port, see plug; the firewall is watched.
 func (m *Manager) bridge(ctx context.Context, r record) error {
 	m.mu.Lock()
 	_, ok := m.ready[r.ID]
 	m.mu.Unlock()
-	if ok && !r.OnParent() { // a parent is not ours, and may have been made again
-		return nil
+	// A parent is not ours, and may have been made again.
+	if ok && !r.OnParent() && !r.rebuilt && m.watched.Load() && m.table.Current() {
+		if r.Internal {
+			return nil
+		}
+		return m.forwarding(r)
 	}
 	_, err := m.Ensure(ctx, r.Name)
 	return err
@@ -423,6 +438,7 @@ func (m *Manager) plug(ctx context.Context, links []Link, records []record, insi
 			// isolation would keep them from each other's published ports.
 			b.Port(l.HostLink, m.ready[l.NetworkID], link.PortMode{
 				Isolated: !filtered && !option(records[i].NetworkSpec, OptICC, true), Hairpin: filtered && ports})
+			bridgeAddresses(&b, records[i], m.ready[l.NetworkID])
 		}
 		m.mu.Unlock()
 		err := s.Do(&b)

@@ -79,13 +79,7 @@ func (m *Manager) ensure(r record) error {
 		return undo(err)
 	}
 	var b link.Batch
-	b.Up(r.Bridge)
-	if r.IPv4.IsValid() && !hostless(r.NetworkSpec, false) {
-		b.AddAddress(info.Index, netip.PrefixFrom(r.Gateway4, r.IPv4.Bits()))
-	}
-	if r.IPv6.IsValid() && !hostless(r.NetworkSpec, true) {
-		b.AddAddress(info.Index, netip.PrefixFrom(r.Gateway6, r.IPv6.Bits()))
-	}
+	bridgeAddresses(&b, r, info.Index)
 	if err := s.Do(&b); err != nil {
 		return undo(err)
 	}
@@ -102,6 +96,17 @@ func (m *Manager) ensure(r record) error {
 	m.ready[r.ID] = info.Index
 	m.mu.Unlock()
 	return nil
+}
+
+// bridgeAddresses queues that a bridge is up and has the host's addresses.
+func bridgeAddresses(b *link.Batch, r record, index int) {
+	b.Up(r.Bridge)
+	if r.IPv4.IsValid() && !hostless(r.NetworkSpec, false) {
+		b.AddAddress(index, netip.PrefixFrom(r.Gateway4, r.IPv4.Bits()))
+	}
+	if r.IPv6.IsValid() && !hostless(r.NetworkSpec, true) {
+		b.AddAddress(index, netip.PrefixFrom(r.Gateway6, r.IPv6.Bits()))
+	}
 }
 
 func (m *Manager) bridgeSysctls(r record) error {

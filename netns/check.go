@@ -146,7 +146,11 @@ func (f *leaseFile) setAside(n Network, w wish, s society) {
 	if slices.ContainsFunc(f.leases, func(l lease) bool { return l.Key == w.spec.Key && s.live(l.Endpoint) }) {
 		return
 	}
-	_, _ = f.lend(n, applicant{w.spec.Key, "", w.a, w.spec.Reserved[n.Name]}, s)
+	endpoint := "" // none yet, or the one that will come back
+	if i := slices.IndexFunc(f.leases, func(l lease) bool { return l.Key == w.spec.Key }); i >= 0 && s.kept(f.leases[i].Endpoint) {
+		endpoint = f.leases[i].Endpoint
+	}
+	_, _ = f.lend(n, applicant{w.spec.Key, endpoint, w.a, w.spec.Reserved[n.Name]}, s)
 }
 
 func (c *checker) checkPorts(specs []EndpointSpec) {

@@ -101,6 +101,12 @@ func (m *Manager) watchFirewalls(ctx context.Context) {
 		m.o.Logf("%v; after a flush containers have no network until they start again", err)
 		return
 	}
+	m.watched.Store(true)
+	defer m.watched.Store(false)
+	// What was flushed before is not told of.
+	if err := m.restoreFirewall(ctx); err != nil && ctx.Err() == nil {
+		m.o.Logf("cannot put the firewall's rules back: %v", err)
+	}
 	for {
 		var poll <-chan time.Time
 		if legacyTables() {

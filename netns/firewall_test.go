@@ -174,3 +174,32 @@ func TestForeignRulesComeFirst(t *testing.T) {
 		t.Errorf("a refused port answers %q", got)
 	}
 }
+
+// What others changed between two starts is right again with the next one.
+func TestChangedBetweenTwoStarts(t *testing.T) {
+	for what, change := range map[string]string{
+		"flushed firewall": "nft flush ruleset", "bridge down": "ip link set BRIDGE down", "no address": "ip addr flush dev BRIDGE",
+		"no forwarding": "sysctl -qw net.ipv4.ip_forward=0", "no bridge": "ip link delete BRIDGE",
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := newLab(t)
+			outside := l.outside()
+			l.serveTCP(outside, ":80")
+			r := l.NewResolver(ResolverOptions{Owner: "p"})
+			defer r.Close()
+			n := l.network(NetworkSpec{Name: "a"})
+			l.attach(EndpointSpec{ID: "one", Key: "p/one/1", Networks: on("a")})
+			for i := range 4 {
+				run(t, strings.ReplaceAll(change, "BRIDGE", n.Bridge))
+				id := fmt.Sprint("two-", i)
+				e := l.attach(EndpointSpec{ID: id, Key: "p/two/" + fmt.Sprint(i+1), Networks: on("a"), Ports: []Port{{ContainerPort: 80}}})
+				if got, err := l.askFrom(e, "tcp", "192.0.2.100:80"); err != nil || got == "" {
+					t.Errorf("%s reaches nobody: %q, %v", id, got, err)
+				}
+				if !l.table.Current() {
+					t.Errorf("%s has no firewall", id)
+				}
+			}
+		})
+	}
+}

@@ -181,12 +181,13 @@ func (f *leaseFile) choose(n Network, family int, before netip.Addr, key string,
 }
 
 // forget drops the leases nobody will come back to: of replacements that started
-// beside their predecessor, and of containers that are gone, or were never made, and
-// belong to no service.
+// beside their predecessor, and of containers that are gone and belong to no service.
+// An address that was set aside for one that is not made yet is kept if it is fixed;
+// whoever gets it later takes its place.
 func (f *leaseFile) forget(s society) {
 	f.leases = slices.DeleteFunc(f.leases, func(l lease) bool {
 		if l.Endpoint == "" {
-			return !ofService(l.Key)
+			return !l.Fixed && !ofService(l.Key)
 		}
 		return !s.live(l.Endpoint) && !s.kept(l.Endpoint) && !ofService(l.Key)
 	})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/internal/lock"
@@ -41,7 +42,9 @@ type Manager struct {
 	o     Options
 	table *nft.Table
 	watch link.Watch
-	turn  chan struct{} // held by the goroutine that may wait for the file lock
+	// watched says that flushes of the firewall by others are seen and mended.
+	watched atomic.Bool
+	turn    chan struct{} // held by the goroutine that may wait for the file lock
 
 	mu     sync.Mutex
 	ready  map[string]int // ID of networks this process has ensured → bridge index

@@ -65,8 +65,12 @@ func (m *Manager) NewResolver(o ResolverOptions) *Resolver {
 	}
 	owner := url.PathEscape(o.Owner) + ".json"
 	z := &zones{m: m, file: owner, own: map[string][]dns.Record{}, cache: map[string]cachedZone{}}
+	// Who serves names lives as long as the containers, and so is there when somebody
+	// flushes the firewall.
+	ctx, unwatch := context.WithCancel(context.Background())
+	go m.watchFirewalls(ctx)
 	return &Resolver{
-		m: m, owner: owner, zones: z,
+		m: m, owner: owner, zones: z, unwatch: unwatch,
 		server:  &dns.Server{Zones: z, Forward: dns.NewForwarder()},
 		conf:    dns.NewFile(m.o.ResolvConf),
 		serving: map[string]*serving{},
@@ -119,13 +123,6 @@ func (r *Resolver) Serve(_ context.Context, e *Endpoint, sockets []*os.File) (op
 	}
 	r.mu.Lock()
 	r.serving[e.Spec.ID] = s
-	if r.unwatch == nil {
-		// Who serves names lives as long as the containers, and so is there when
-		// somebody flushes the firewall.
-		var ctx context.Context
-		ctx, r.unwatch = context.WithCancel(context.Background())
-		go r.m.watchFirewalls(ctx)
-	}
 	r.mu.Unlock()
 	go r.server.ServeUDP(s.udp, s.view.Load)
 	go r.server.ServeTCP(s.tcp, s.view.Load)
@@ -158,11 +155,8 @@ func (r *Resolver) Close() {
 	r.mu.Lock()
 	all := r.serving
 	r.serving = map[string]*serving{}
-	if r.unwatch != nil {
-		r.unwatch()
-		r.unwatch = nil
-	}
 	r.mu.Unlock()
+	r.unwatch()
 	for _, s := range all {
 		s.close()
 	}

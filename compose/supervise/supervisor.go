@@ -276,12 +276,11 @@ func (s *Supervisor) holdForStart(id string, release func()) {
 // letGo ends the hold for a container.
 func (s *Supervisor) letGo(id string) {
 	s.mu.Lock()
-	release := s.held[id]
-	delete(s.held, id)
-	s.mu.Unlock()
-	if release != nil {
+	defer s.mu.Unlock() // whoever finds none finds it released
+	if release := s.held[id]; release != nil {
 		release()
 	}
+	delete(s.held, id)
 }
 
 // connected counts a connection, which is what was expected.
