@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +49,27 @@ func TestSingleContainers(t *testing.T) {
 			t.Error(r)
 		}
 		p.ok(t, "down", "--timeout", "0")
+	})
+	t.Run("each has one address, which is free again after --rm", func(t *testing.T) {
+		network := func() string {
+			out, err := filepath.Glob(filepath.Join(b.root, "data", "networks", "*.leases"))
+			if err != nil || len(out) != 1 {
+				t.Fatalf("%v, %v", out, err)
+			}
+			text, err := os.ReadFile(out[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		before := strings.Count(network(), `"key"`)
+		for range 4 {
+			b.ok(t, "container", "run", "--rm", "busybox", "true")
+		}
+		// The last one's goes with the next start.
+		if after := strings.Count(network(), `"key"`); after > before+1 {
+			t.Errorf("%d leases, then %d: %s", before, after, network())
+		}
 	})
 	t.Run("a name is taken once", func(t *testing.T) {
 		if r := b.fails(t, "container", "run", "--detach", "--name", "solo", "busybox", "true"); !strings.Contains(r.stderr, "solo") {

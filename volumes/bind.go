@@ -3,6 +3,7 @@ package volumes
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 func (r *resolver) bind(m Mount) (ResolvedMount, error) {
@@ -41,7 +44,7 @@ func (r *resolver) bind(m Mount) (ResolvedMount, error) {
 			return ResolvedMount{}, err
 		}
 	}
-	if err := relabel(m, r.req.SELinuxLabel); err != nil {
+	if err := relabel(m, source, r.req.SELinuxLabel); err != nil {
 		return ResolvedMount{}, err
 	}
 	mount, err := cloneTree(source, "", m.Recursive != "disabled")
@@ -96,58 +99,102 @@ func (r *resolver) source(m Mount) (*os.File, error) {
 	if fileLike(m.Source) {
 		return nil, refuse(m, err, "bind source %q does not exist; its name is that of a file, so no directory is created for it; create the file, or correct the path, or for a directory: mkdir -p %s", m.Source, m.Source)
 	}
-	owner, err := createHostPath(m.Source, r.req.UID, r.req.GID)
+	f, owner, err := createHostPath(m.Source, r.req.UID, r.req.GID)
 	if err != nil {
 		return nil, refuse(m, err, "cannot create bind source: %v", err)
 	}
 	r.note(m, "created host directory %q, owned by %s", m.Source, owner)
-	if f, err = os.OpenFile(m.Source, flags, 0); err != nil {
-		return nil, refuse(m, err, "cannot open bind source: %v", err)
-	}
 	return f, nil
 }
 
-// createHostPath makes a directory and its parents. They belong to whom the
-// nearest existing parent belongs, so that a user can remove what appears in
-// his project; the directory itself belongs to the container's user if that is
+// createHostPath makes a directory and its parents, and returns it open. They belong
+// to whom the nearest existing parent belongs, so that a user can remove what appears
+// in his project; the directory itself belongs to the container's user if that is
 // not root, so that the container can write to it.
-func createHostPath(dir string, uid, gid int) (owner string, err error) {
+//
+// Who owns a parent, or a container that has it mounted, can put something else in
+// the place of what is made: each step begins where the last one has arrived.
+func createHostPath(dir string, uid, gid int) (_ *os.File, owner string, err error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
 	var missing []string
 	parent := filepath.Clean(dir)
-	var st unix.Stat_t
+	at := -1
 	for {
-		err := unix.Stat(parent, &st)
-		if err == nil {
+		if at, err = unix.Open(parent, flags, 0); err == nil {
 			break
 		}
 		if !errors.Is(err, unix.ENOENT) || parent == "/" {
-			return "", &fs.PathError{Op: "stat", Path: parent, Err: err}
+			return nil, "", &fs.PathError{Op: "open", Path: parent, Err: err}
 		}
-		missing = append(missing, parent)
+		missing = append(missing, filepath.Base(parent))
 		parent = filepath.Dir(parent)
 	}
+	defer func() { unix.Close(at) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return nil, "", &fs.PathError{Op: "stat", Path: parent, Err: err}
+	}
 	slices.Reverse(missing)
-	for i, path := range missing {
+	for i, name := range missing {
+		parent = filepath.Join(parent, name)
 		u, g := int(st.Uid), int(st.Gid)
 		if i == len(missing)-1 && uid != 0 {
 			u, g = uid, gid
 		}
-		err := os.Mkdir(path, 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			continue // another container wanted it too
+		err := unix.Mkdirat(at, name, 0o755)
+		made := err == nil
+		if err != nil && !errors.Is(err, fs.ErrExist) { // else another container wanted it too
+			return nil, "", &fs.PathError{Op: "mkdir", Path: parent, Err: err}
 		}
-		if err == nil {
-			err = os.Lchown(path, u, g)
+		if made && afterMkdir != nil {
+			afterMkdir(parent)
 		}
+		next, err := unix.Openat(at, name, flags|unix.O_NOFOLLOW, 0)
 		if err != nil {
-			return "", err
+			return nil, "", &fs.PathError{Op: "open", Path: parent, Err: err}
+		}
+		unix.Close(at)
+		at = next
+		if !made {
+			continue
+		}
+		if err := giveNew(at, u, g); err != nil {
+			return nil, "", &fs.PathError{Op: "chown", Path: parent, Err: err}
 		}
 		owner = fmt.Sprintf("%d:%d", u, g)
 	}
 	if owner == "" {
 		owner = "another container's user"
 	}
-	return owner, nil
+	own, err := unix.FcntlInt(uintptr(at), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, "", &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return os.NewFile(uintptr(own), dir), owner, nil
+}
+
+// afterMkdir is what tests have done to a directory that was just made.
+var afterMkdir func(path string)
+
+// giveNew gives a directory that was just made to somebody. One of ours that was moved
+// to its place meanwhile is not new: something is in it.
+func giveNew(dir, uid, gid int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return errors.New("somebody replaced it while it was made")
+	}
+	f, err := os.Open(inode.Path(dir))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Readdirnames(1); !errors.Is(err, io.EOF) {
+		return errors.New("somebody replaced it while it was made")
+	}
+	return inode.Chown(dir, uid, gid)
 }
 
 // checkShared makes sure that shared and slave propagation have something to
@@ -187,7 +234,7 @@ func hasOptional(info *mountinfo.Info, prefix string) bool {
 
 // relabel gives a bind's files the SELinux label that containers may use, if
 // the mount asks for it and the host has SELinux.
-func relabel(m Mount, private string) error {
+func relabel(m Mount, source *os.File, private string) error {
 	if m.SELinux == "" {
 		return nil
 	}
@@ -197,7 +244,11 @@ func relabel(m Mount, private string) error {
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err != nil {
 		return nil
 	}
-	switch filepath.Clean(m.Source) {
+	real, err := os.Readlink(inode.Path(int(source.Fd()))) // a link may lead to one of these
+	if err != nil {
+		return refuse(m, err, "cannot look at bind source: %v", err)
+	}
+	switch real {
 	case "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var":
 		return refuse(m, nil, "cannot relabel %q for SELinux: the host would not work any more; bind a directory in it", m.Source)
 	}
@@ -205,20 +256,49 @@ func relabel(m Mount, private string) error {
 	if m.SELinux == "Z" && private != "" {
 		label = private
 	}
-	err := filepath.WalkDir(m.Source, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		err = unix.Lsetxattr(path, "security.selinux", []byte(label), 0)
-		if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOENT) {
-			return nil
-		} else if err != nil {
-			return &fs.PathError{Op: "relabel", Path: path, Err: err}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := setOnTree(int(source.Fd()), m.Source, "security.selinux", label); err != nil {
 		return refuse(m, err, "cannot relabel bind source for SELinux: %v", err)
 	}
 	return nil
+}
+
+// setOnTree gives an extended attribute to what is open at fd, with O_PATH, and to all
+// that is in it, following no link: containers may be at work in there.
+func setOnTree(fd int, path, name, value string) error {
+	err := unix.Setxattr(inode.Path(fd), name, []byte(value), 0)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return &fs.PathError{Op: "relabel", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	dir, err := os.Open(inode.Path(fd))
+	if err != nil {
+		return &fs.PathError{Op: "relabel", Path: path, Err: err}
+	}
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1000)
+		for _, entry := range names {
+			at, err := unix.Openat(fd, entry, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if errors.Is(err, unix.ENOENT) {
+				continue // gone meanwhile
+			}
+			if err != nil {
+				return &fs.PathError{Op: "relabel", Path: filepath.Join(path, entry), Err: err}
+			}
+			err = setOnTree(at, filepath.Join(path, entry), name, value)
+			unix.Close(at)
+			if err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return &fs.PathError{Op: "relabel", Path: path, Err: err}
+		}
+	}
 }
