@@ -38,6 +38,7 @@ func Internal() (handled bool) {
 func supervisor() error {
 	// It ends when nothing is left to own, not when somebody asks.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	go engine.WarmUp()
 	// After exec of /proc/self/exe the process would be called "exe".
 	if err := os.WriteFile("/proc/self/comm", []byte("stack-supervise"), 0); err != nil {
 		return err

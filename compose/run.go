@@ -84,7 +84,7 @@ func (c *Client) create(ctx context.Context, req supervise.CreateRequest, res *s
 	if made.Wait(); release != nil {
 		release()
 		if err != nil { // a supervisor that has left could not take it away
-			err = errors.Join(err, c.Engine.DropDefaultNetwork(detached(ctx), false))
+			err = errors.Join(err, c.Engine.DropDefaultNetwork(detached(ctx)))
 		}
 	}
 	return err

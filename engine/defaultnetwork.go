@@ -36,17 +36,11 @@ func (e *Engine) HoldDefaultNetwork(ctx context.Context) (release func(), err er
 	return release, nil
 }
 
-// DropDefaultNetwork removes the default network if nobody is on it. While
-// somebody holds it, it waits, or, without wait, leaves the network to him.
-func (e *Engine) DropDefaultNetwork(ctx context.Context, wait bool) error {
-	var held *lock.Held
-	var err error
-	if wait {
-		held, err = lock.Exclusive(ctx, e.defaultNetworkLock(), lock.MakeDir(), lock.Of("the default network"))
-	} else if held, _, err = lock.TryExclusive(e.defaultNetworkLock(), lock.MakeDir()); held == nil && err == nil {
-		return nil
-	}
-	if err != nil {
+// DropDefaultNetwork removes the default network if nobody is on it. Who holds it does
+// so later.
+func (e *Engine) DropDefaultNetwork(ctx context.Context) error {
+	held, _, err := lock.TryExclusive(e.defaultNetworkLock(), lock.MakeDir())
+	if held == nil || err != nil {
 		return err
 	}
 	defer held.Unlock()

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +54,18 @@ func seccompFilter(iso Isolation, caps []string) (*specs.LinuxSeccomp, *seccomp.
 		return profile, filter, err
 	}
 	return defaultFilter(caps)
+}
+
+// WarmUp does beside other work what the first container would wait for: what is the
+// same for all of them.
+func WarmUp() {
+	if caps, err := capabilities(false, nil, nil, hasCapability()); err == nil {
+		_, _, _ = defaultFilter(caps)
+	}
+	var c Container
+	if data, err := json.Marshal(&c); err == nil { // encoding/json looks at a type once
+		_ = json.Unmarshal(data, &c)
+	}
 }
 
 // defaultFilters are the default profiles that were compiled, by capabilities.

@@ -45,7 +45,7 @@ func (e *Engine) Sweep(ctx context.Context) ([]Leftover, error) {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, e.Records.relink(found.unnamed), e.sweepBuild(ctx), e.SweepNetworks(ctx), e.sweepVolumes(ctx), e.DropDefaultNetwork(ctx, false))
+	errs = append(errs, e.Records.relink(found.unnamed), e.sweepBuild(ctx), e.SweepNetworks(ctx), e.sweepVolumes(ctx), e.DropDefaultNetwork(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return found.list(), fmt.Errorf("cannot remove all that killed processes left: %w", err)
 	}

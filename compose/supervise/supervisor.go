@@ -456,7 +456,7 @@ func (s *Supervisor) leave() (bool, error) {
 		s.letGo(id)
 	}
 	if s.usesDefault.Load() || s.realm == Singles {
-		if err := s.engine.DropDefaultNetwork(s.ctx, false); err != nil {
+		if err := s.engine.DropDefaultNetwork(s.ctx); err != nil {
 			s.warn(err) // it is tried again with the next container
 		}
 	}

@@ -161,7 +161,7 @@ func (n *networks) close(ctx context.Context) error {
 		return nil
 	}
 	release()
-	return n.engine.DropDefaultNetwork(ctx, false)
+	return n.engine.DropDefaultNetwork(ctx)
 }
 
 // sweep removes the endpoints of a killed runner. There is no other one.
