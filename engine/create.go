@@ -254,16 +254,11 @@ func (e *Engine) StopSignal(c *Container) string {
 }
 
 // Remove takes away everything that is the container's own, but for its log, and with
-// rest for the files that RemoveRest takes. It is safe to call again after it failed,
-// and on a container that was only half made.
+// rest for the files that RemoveRest takes. That it is to go is in its record already.
+// It is safe to call again after it failed, and on a container that was only half made.
 func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous, rest bool) error {
 	ctx = detached(ctx)
-	c.State.Phase = Removing
-	var errs []error
-	if !rest { // which leaves no record a moment later, and was to go anyway
-		errs = append(errs, e.Records.SaveState(c))
-	}
-	errs = append(errs, e.release(ctx, c, k))
+	errs := []error{e.release(ctx, c, k)}
 	if h, err := e.Cgroups(); err == nil {
 		if g, err := h.Open(e.cgroupPath(c)); err == nil {
 			errs = append(errs, e.endGroup(ctx, g))
