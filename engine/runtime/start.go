@@ -500,12 +500,50 @@ func (l *launch) listen(ctx context.Context, p *Process, r *os.File, o *outcome)
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case p.ended() || o.ready && executes(p.PID):
-			return nil
+			return l.rest(r, buf[:got], o)
 		}
 		if l.stalled != nil {
 			if err := l.stalled(p); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// rest takes what is in the pipe of a child that writes no more: it may have come after
+// the last look at it, and its end is not told while another process that was forked
+// meanwhile has the pipe open.
+func (l *launch) rest(r *os.File, begun []byte, o *outcome) error {
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := r.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	buf := slices.Grow(slices.Clone(begun), recordSize)
+	for {
+		var n int
+		var readErr error
+		err := raw.Read(func(fd uintptr) bool {
+			n, readErr = unix.Read(int(fd), buf[len(buf):recordSize])
+			return true // without waiting
+		})
+		switch {
+		case err != nil:
+			return err
+		case errors.Is(readErr, unix.EINTR):
+			continue
+		case errors.Is(readErr, unix.EAGAIN) || n == 0:
+			return nil
+		case readErr != nil:
+			return readErr
+		}
+		if buf = buf[:len(buf)+n]; len(buf) == recordSize {
+			if w := o.add(decodeRecord([recordSize]byte(buf))); w != "" {
+				l.warning(w)
+			}
+			buf = buf[:0]
 		}
 	}
 }

@@ -1,6 +1,11 @@
 package runtime
 
 import (
+	"encoding/binary"
+	"os"
+	"slices"
+	"time"
+
 	"bufio"
 	"reflect"
 	"strings"
@@ -186,5 +191,27 @@ func TestCandidates(t *testing.T) {
 	}
 	if searchPath([]string{"PATH=/x", "PATH=/y"}) != "/y" || searchPath(nil) != defaultSearchPath {
 		t.Error("searchPath")
+	}
+}
+
+// What a child wrote between the last look at its pipe and its end counts, also while
+// somebody else who was forked meanwhile has the pipe open.
+func TestRecordsOfAChildThatHasEnded(t *testing.T) {
+	r, w, err := os.Pipe()
+	check(t, err)
+	defer r.Close()
+	defer w.Close()
+	record := func(op, errno int32) []byte {
+		return binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, uint32(op)), uint32(errno))
+	}
+	all := slices.Concat(record(stepNone, 0), record(recordReady, 0))
+	_, err = w.Write(all[3:])
+	check(t, err)
+	check(t, r.SetReadDeadline(time.Unix(1, 0))) // as it has just passed
+	o := outcome{program: &program{command: "x"}}
+	l := &launch{}
+	check(t, l.rest(r, all[:3], &o))
+	if !o.ready || !o.none {
+		t.Errorf("%+v", o)
 	}
 }
