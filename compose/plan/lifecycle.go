@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -56,6 +57,9 @@ func makeLifecycle(r Request, o Observed) (*Plan, error) {
 	var err error
 	switch r.Verb {
 	case VerbStart:
+		if len(r.Containers) == 0 {
+			chosen = l.withoutTwins(chosen)
+		}
 		err = l.start(chosen)
 	case VerbRestart:
 		l.restart(chosen)
@@ -134,6 +138,26 @@ func (l *lifecycle) numbered(service string) []*Container {
 		}
 	}
 	return out
+}
+
+// withoutTwins leaves out those whose place another one has. Where a machine went down,
+// or all of ours were killed, while a container was replaced, there are two of one
+// service and number: that which ran last is the service, and the next up removes the
+// other.
+func (l *lifecycle) withoutTwins(chosen []*Container) []*Container {
+	return slices.DeleteFunc(chosen, func(x *Container) bool {
+		return !x.live() && !x.OneOff && slices.ContainsFunc(l.numbered(x.Service), func(y *Container) bool {
+			return y.ID != x.ID && x.Index > 0 && y.Index == x.Index && y.supersedes(x)
+		})
+	})
+}
+
+// supersedes tells which of two containers of one service and number has its place.
+func (c *Container) supersedes(o *Container) bool {
+	if c.live() != o.live() {
+		return c.live()
+	}
+	return cmp.Or(c.StartedAt.Compare(o.StartedAt), c.Created.Compare(o.Created), strings.Compare(c.ID, o.ID)) > 0
 }
 
 // byService groups containers; within a service they are in the order of
@@ -544,7 +568,7 @@ func (l *lifecycle) resume() {
 			}
 		}
 	}
-	l.startInOrder(chosen)
+	l.startInOrder(l.withoutTwins(chosen))
 	for _, op := range l.plan.Ops {
 		if op.Kind == StartContainer {
 			if x := l.container(op.ContainerID); x.startsAtBoot() {

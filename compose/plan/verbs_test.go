@@ -25,6 +25,19 @@ func id(o plan.Observed, name string) string { return find(o, name).ID }
 func TestVerbs(t *testing.T) {
 	second := time.Second
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	// twin adds what web-1 replaces, as it is when the machine goes down in the middle.
+	twin := func(o *plan.Observed, newStarted bool) {
+		stopped(o)
+		x := find(*o, "shop-web-1")
+		spec := *x.Spec
+		spec.Restart.Policy, x.Spec, x.StartedAt = "always", &spec, began
+		old := *x
+		old.ID, old.Name, old.Created = "old-web-1", "0123456789ab_shop-web-1", x.Created.Add(-time.Hour)
+		if x.StartedAt = x.StartedAt.Add(time.Minute); !newStarted {
+			x.StartedAt = time.Time{}
+		}
+		o.Containers = append(o.Containers, old)
+	}
 	for _, tt := range []struct {
 		name    string
 		yaml    string // "" for shop
@@ -194,6 +207,24 @@ func TestVerbs(t *testing.T) {
 [3] wait for migrate: service_completed_successfully
 [4] start container shop-web-1: restart: always [after 2 3]
 `,
+		},
+		{
+			name:    "resume starts one of two that are the same replica: the one that ran last",
+			change:  func(o *plan.Observed) { twin(o, true) },
+			request: plan.Request{Verb: plan.VerbResume},
+			graph:   "[1] wait for db: service_healthy\n[2] wait for migrate: service_completed_successfully\n[3] start container shop-web-1: restart: always [after 1 2]\n",
+		},
+		{
+			name:    "resume starts what was to be replaced, where nothing had taken its place",
+			change:  func(o *plan.Observed) { twin(o, false) },
+			request: plan.Request{Verb: plan.VerbResume},
+			graph:   "[1] wait for db: service_healthy\n[2] wait for migrate: service_completed_successfully\n[3] start container 0123456789ab_shop-web-1: restart: always [after 1 2]\n",
+		},
+		{
+			name:    "start starts one of two that are the same replica",
+			change:  func(o *plan.Observed) { twin(o, true) },
+			request: plan.Request{Verb: plan.VerbStart, Services: []string{"web"}, NoDeps: true},
+			graph:   "[1] start container shop-web-1: exited with code 0\n",
 		},
 		{
 			name: "resume leaves what a user stopped",

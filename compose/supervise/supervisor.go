@@ -485,7 +485,36 @@ func (s *Supervisor) sweep(ctx context.Context) error {
 	for _, dir := range left {
 		errs = append(errs, os.RemoveAll(dir))
 	}
+	return errors.Join(append(errs, s.sweepUnstarted())...)
+}
+
+// sweepUnstarted removes run directories in which a client was killed before it had
+// started a chain.
+func (s *Supervisor) sweepUnstarted() error {
+	projects := filepath.Dir(s.dir)
+	entries, err := os.ReadDir(projects)
+	errs := []error{err}
+	for _, e := range entries {
+		dir := filepath.Join(projects, e.Name())
+		if dir == s.dir || !holdsOnly(dir, guard.SpawnLock) {
+			continue
+		}
+		held, _, err := lock.TryExclusive(filepath.Join(dir, guard.SpawnLock))
+		if err != nil || held == nil {
+			continue // one is being started just now, or it is gone
+		}
+		if gone := filepath.Join(projects, fmt.Sprintf("%s%d-%s", movedAside, os.Getpid(), e.Name())); holdsOnly(dir, guard.SpawnLock) {
+			errs = append(errs, os.Rename(dir, gone), os.RemoveAll(gone))
+		}
+		held.Unlock()
+	}
 	return errors.Join(errs...)
+}
+
+// holdsOnly tells whether a directory has one entry, of that name.
+func holdsOnly(dir, name string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) == 1 && entries[0].Name() == name
 }
 
 // pendingConnection tells whether a client waits to be accepted.
