@@ -217,9 +217,9 @@ func TestForegroundUp(t *testing.T) {
 	})
 	t.Run("one interrupt stops gracefully, a second kills", func(t *testing.T) {
 		j := b.start(t, "up")
-		j.out.until(t, 10*time.Second, "stubborn-1")
-		b.eventuallyState(t, "app-stubborn-1", "running")
-		j.out.until(t, 10*time.Second, "ready")
+		for _, from := range []string{"stubborn-1", "web-1     "} { // both have their handlers then
+			j.out.until(t, 10*time.Second, from+"  | ready")
+		}
 		start := time.Now()
 		interrupt(t, j)
 		b.eventuallyState(t, "app-web-1", "exited")
