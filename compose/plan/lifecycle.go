@@ -54,12 +54,12 @@ func makeLifecycle(r Request, o Observed) (*Plan, error) {
 			return nil, err
 		}
 	}
+	if len(r.Containers) == 0 && (r.Verb == VerbStart || r.Verb == VerbRestart) {
+		chosen = l.current(chosen)
+	}
 	var err error
 	switch r.Verb {
 	case VerbStart:
-		if len(r.Containers) == 0 {
-			chosen = l.withoutTwins(chosen)
-		}
 		err = l.start(chosen)
 	case VerbRestart:
 		l.restart(chosen)
@@ -129,7 +129,9 @@ func (l *lifecycle) container(id string) *Container {
 	return nil
 }
 
-// numbered are the containers of a service, one-offs left out.
+// numbered are the containers of a service, one-offs left out. Where a machine went
+// down, or all of ours were killed, while a container was replaced, there are two of
+// one number: that which ran last is the service, and the next up removes the other.
 func (l *lifecycle) numbered(service string) []*Container {
 	var out []*Container
 	for i := range l.observed.Containers {
@@ -137,18 +139,18 @@ func (l *lifecycle) numbered(service string) []*Container {
 			out = append(out, x)
 		}
 	}
-	return out
+	all := slices.Clone(out)
+	return slices.DeleteFunc(out, func(x *Container) bool {
+		return !x.live() && x.Index > 0 && slices.ContainsFunc(all, func(y *Container) bool {
+			return y.ID != x.ID && y.Index == x.Index && y.supersedes(x)
+		})
+	})
 }
 
-// withoutTwins leaves out those whose place another one has. Where a machine went down,
-// or all of ours were killed, while a container was replaced, there are two of one
-// service and number: that which ran last is the service, and the next up removes the
-// other.
-func (l *lifecycle) withoutTwins(chosen []*Container) []*Container {
+// current leaves out the containers whose place another one has.
+func (l *lifecycle) current(chosen []*Container) []*Container {
 	return slices.DeleteFunc(chosen, func(x *Container) bool {
-		return !x.live() && !x.OneOff && slices.ContainsFunc(l.numbered(x.Service), func(y *Container) bool {
-			return y.ID != x.ID && x.Index > 0 && y.Index == x.Index && y.supersedes(x)
-		})
+		return !x.OneOff && !slices.Contains(l.numbered(x.Service), x)
 	})
 }
 
@@ -568,7 +570,7 @@ func (l *lifecycle) resume() {
 			}
 		}
 	}
-	l.startInOrder(l.withoutTwins(chosen))
+	l.startInOrder(l.current(chosen))
 	for _, op := range l.plan.Ops {
 		if op.Kind == StartContainer {
 			if x := l.container(op.ContainerID); x.startsAtBoot() {

@@ -227,6 +227,24 @@ func TestVerbs(t *testing.T) {
 			graph:   "[1] start container shop-web-1: exited with code 0\n",
 		},
 		{
+			name: "start starts one of two that are the same replica, also with what it depends on",
+			change: func(o *plan.Observed) {
+				twin(o, true)
+				find(*o, "shop-db-1").Phase = container.Running
+			},
+			request: plan.Request{Verb: plan.VerbStart, Services: []string{"web"}},
+			graph: `[1] wait for db: service_healthy
+[2] wait for migrate: service_completed_successfully
+[3] start container shop-web-1: exited with code 0 [after 1 2]
+`,
+		},
+		{
+			name:    "restart starts one of two that are the same replica",
+			change:  func(o *plan.Observed) { twin(o, true) },
+			request: plan.Request{Verb: plan.VerbRestart, Services: []string{"web"}, NoDeps: true},
+			graph:   "[1] start container shop-web-1: exited with code 0\n",
+		},
+		{
 			name: "resume leaves what a user stopped",
 			change: func(o *plan.Observed) {
 				stopped(o)
