@@ -310,18 +310,15 @@ func (e *Engine) writeNames(c *Container) error {
 }
 
 // PrepareNetworks sets up the networks that a container is about to join, as far as
-// this process has not done so, which its start would do.
-func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) error {
+// they exist and this process has not done so, so that its start need not wait for that.
+func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) {
 	nets, err := e.Networks()
-	if err != nil {
-		return err
+	if err != nil || s.Mode != "" {
+		return
 	}
 	for _, a := range s.Networks {
-		if err := nets.Prepare(ctx, a.Network); err != nil {
-			return err
-		}
+		_ = nets.Prepare(ctx, a.Network)
 	}
-	return nil
 }
 
 // Connect attaches a container to one more network.

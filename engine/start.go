@@ -191,12 +191,12 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	if err := e.gather(c, img, p, groups.Mode == cgroup.V2, back); err != nil {
 		return p, err
 	}
-	p.group, err = e.createGroup(c, groups, p.facts, back)
+	p.group, err = e.createGroup(ctx, c, groups, p.facts, back)
 	return p, err
 }
 
 // createGroup makes the container's control group with its limits.
-func (e *Engine) createGroup(c *Container, groups *cgroup.Hierarchy, f Facts, back *undo) (*cgroup.Group, error) {
+func (e *Engine) createGroup(ctx context.Context, c *Container, groups *cgroup.Hierarchy, f Facts, back *undo) (*cgroup.Group, error) {
 	limits, err := resources(c.Spec, f)
 	if err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func (e *Engine) createGroup(c *Container, groups *cgroup.Hierarchy, f Facts, ba
 	if err := errors.Join(err, parentMade()); err != nil {
 		return nil, err
 	}
-	back.add(func() error { return errors.Join(group.Delete(detached(context.Background())), e.dropParent(path)) })
+	back.add(func() error { return errors.Join(group.Delete(detached(ctx)), e.dropParent(path)) })
 	for _, w := range warnings {
 		e.Warnf("%s", w)
 	}

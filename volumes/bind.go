@@ -115,12 +115,11 @@ func (r *resolver) source(m Mount) (*os.File, error) {
 // Who owns a parent, or a container that has it mounted, can put something else in
 // the place of what is made: each step begins where the last one has arrived.
 func createHostPath(dir string, uid, gid int) (_ *os.File, owner string, err error) {
-	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
 	var missing []string
 	parent := filepath.Clean(dir)
 	at := -1
 	for {
-		if at, err = unix.Open(parent, flags, 0); err == nil {
+		if at, err = unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
 			break
 		}
 		if !errors.Is(err, unix.ENOENT) || parent == "/" {
@@ -129,11 +128,16 @@ func createHostPath(dir string, uid, gid int) (_ *os.File, owner string, err err
 		missing = append(missing, filepath.Base(parent))
 		parent = filepath.Dir(parent)
 	}
-	defer func() { unix.Close(at) }()
+	defer func() {
+		if err != nil {
+			unix.Close(at)
+		}
+	}()
 	var st unix.Stat_t
 	if err := unix.Fstat(at, &st); err != nil {
 		return nil, "", &fs.PathError{Op: "stat", Path: parent, Err: err}
 	}
+	owner = "another container's user" // who wanted it too
 	slices.Reverse(missing)
 	for i, name := range missing {
 		parent = filepath.Join(parent, name)
@@ -141,36 +145,40 @@ func createHostPath(dir string, uid, gid int) (_ *os.File, owner string, err err
 		if i == len(missing)-1 && uid != 0 {
 			u, g = uid, gid
 		}
-		err := unix.Mkdirat(at, name, 0o755)
-		made := err == nil
-		if err != nil && !errors.Is(err, fs.ErrExist) { // else another container wanted it too
-			return nil, "", &fs.PathError{Op: "mkdir", Path: parent, Err: err}
-		}
-		if made && afterMkdir != nil {
-			afterMkdir(parent)
-		}
-		next, err := unix.Openat(at, name, flags|unix.O_NOFOLLOW, 0)
+		next, made, err := makeIn(at, parent, u, g)
 		if err != nil {
-			return nil, "", &fs.PathError{Op: "open", Path: parent, Err: err}
+			return nil, "", err
 		}
 		unix.Close(at)
 		at = next
-		if !made {
-			continue
+		if made {
+			owner = fmt.Sprintf("%d:%d", u, g)
 		}
-		if err := giveNew(at, u, g); err != nil {
-			return nil, "", &fs.PathError{Op: "chown", Path: parent, Err: err}
+	}
+	return os.NewFile(uintptr(at), dir), owner, nil
+}
+
+// makeIn makes the directory at path, whose parent is open, for somebody, or opens one
+// that is there.
+func makeIn(parent int, path string, uid, gid int) (dir int, made bool, err error) {
+	name := filepath.Base(path)
+	err = unix.Mkdirat(parent, name, 0o755)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return -1, false, &fs.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	if made = err == nil; made && afterMkdir != nil {
+		afterMkdir(path)
+	}
+	if dir, err = inode.Open(parent, name, unix.S_IFDIR); err != nil {
+		return -1, false, err
+	}
+	if made {
+		if err := giveNew(dir, uid, gid); err != nil {
+			unix.Close(dir)
+			return -1, false, &fs.PathError{Op: "chown", Path: path, Err: err}
 		}
-		owner = fmt.Sprintf("%d:%d", u, g)
 	}
-	if owner == "" {
-		owner = "another container's user"
-	}
-	own, err := unix.FcntlInt(uintptr(at), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, "", &fs.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return os.NewFile(uintptr(own), dir), owner, nil
+	return dir, made, nil
 }
 
 // afterMkdir is what tests have done to a directory that was just made.

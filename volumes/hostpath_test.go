@@ -3,7 +3,6 @@ package volumes
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -103,7 +102,7 @@ func TestBindSourceIsMade(t *testing.T) {
 	}
 	// The next one finds it.
 	again, owner, err := createHostPath(dir, 70, 70)
-	if err != nil || !strings.Contains(owner, "another") && owner != "another container's user" {
+	if err != nil || owner != "another container's user" {
 		t.Fatal(owner, err)
 	}
 	again.Close()
@@ -136,7 +135,7 @@ func TestSetOnTreeFollowsNoLink(t *testing.T) {
 	defer unix.Close(fd)
 	const name = "trusted.label"
 	if err := setOnTree(fd, tree, name, "x"); err != nil {
-		t.Skip("no such attributes here: ", err)
+		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{tree: true, file: true, filepath.Dir(file): true, outside: false} {
 		value := make([]byte, 8)

@@ -392,7 +392,7 @@ func (s *Supervisor) create(ctx context.Context, req CreateRequest, r *reply) (a
 	if req.Follows {
 		// While the container is made, what its start needs next takes shape. The
 		// start looks again, and tells of errors.
-		s.linger(func(ctx context.Context) error { _ = s.engine.PrepareNetworks(ctx, req.Spec.Network); return nil })
+		s.linger(func(ctx context.Context) error { s.engine.PrepareNetworks(ctx, req.Spec.Network); return nil })
 	}
 	created, _, err := s.carryOut(ctx, &whole, &req, r)
 	if err != nil {

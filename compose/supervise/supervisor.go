@@ -450,11 +450,11 @@ func (s *Supervisor) leave() (bool, error) {
 	s.leaving.Store(true)
 	s.resolver.Close()
 	s.mu.Lock()
-	made := slices.Collect(maps.Keys(s.held))
-	s.mu.Unlock()
-	for _, id := range made {
-		s.letGo(id)
+	for _, release := range s.held {
+		release()
 	}
+	clear(s.held)
+	s.mu.Unlock()
 	if s.usesDefault.Load() || s.realm == Singles {
 		if err := s.engine.DropDefaultNetwork(s.ctx); err != nil {
 			s.warn(err) // it is tried again with the next container
