@@ -28,10 +28,11 @@ func TestTheHostsProgramIsOutOfReach(t *testing.T) {
 					- -c
 					- |
 						mkdir -p /t
-						printf '#!/proc/self/exe\n' >/t/script
 						printf '#!/t/script\n' >/t/twice
 						ln -s /proc/self/exe /t/link
-						chmod +x /t/script /t/twice
+						printf '#!/proc/self/exe\n' >/t/new
+						chmod +x /t/new /t/twice
+						mv /t/new /t/script
 						exec sleep infinity
 				volumes: ["tools:/t"]
 				healthcheck: {test: ["CMD", "/t/script", "version"], interval: 200ms, retries: 1, start_period: 0s}

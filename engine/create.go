@@ -395,7 +395,7 @@ func (e *Engine) hostname(c *Container) string {
 		h, _ := os.Hostname()
 		return h
 	}
-	return c.ID[:12]
+	return c.ID[:hostnameDigits]
 }
 
 // deviceRule is the cgroup rule of one extra device.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -72,11 +73,22 @@ func (r *Records) statePath(id string) string   { return filepath.Join(r.RunDir(
 func (r *Records) secretsPath(id string) string { return filepath.Join(r.RunDir(id), "secrets.json") }
 
 // NewID returns a fresh container ID, 64 hex digits.
-func NewID() string {
-	var b [idDigits / 2]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
+func NewID() string { return newID(rand.Reader) }
+
+func newID(random io.Reader) string {
+	for {
+		var b [idDigits / 2]byte
+		_, _ = io.ReadFull(random, b[:]) // crypto/rand.Reader never fails
+		// Its beginning is the container's host name, and one of decimal digits alone
+		// is no name but an address, inet_aton(3).
+		if id := hex.EncodeToString(b[:]); strings.ContainsAny(id[:hostnameDigits], "abcdef") {
+			return id
+		}
+	}
 }
+
+// hostnameDigits is how much of a container's ID its host name is.
+const hostnameDigits = 12
 
 const idDigits = 64
 

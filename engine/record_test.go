@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -104,5 +106,13 @@ func TestWhatRanBeforeABootIsExited(t *testing.T) {
 	}
 	if got, _ := r.Read(c.ID); got.State.Phase != Created {
 		t.Errorf("without a copy after a boot: %+v", got.State)
+	}
+}
+
+// A host name of digits alone would be taken for an address.
+func TestNewIDIsNoNumber(t *testing.T) {
+	digits, good := bytes.Repeat([]byte{0x42}, 32), bytes.Repeat([]byte{0xb1}, 32)
+	if id := newID(io.MultiReader(bytes.NewReader(digits), bytes.NewReader(good))); id != strings.Repeat("b1", 32) {
+		t.Errorf("the ID is %s", id)
 	}
 }
