@@ -56,7 +56,7 @@ func (c *Client) CopyFrom(ctx context.Context, container, name string, followLin
 	if strings.HasSuffix(name, "/.") {
 		base = "."
 	}
-	if err := snapshot.Archive(ctx, tw, at, base); err != nil {
+	if err := snapshot.Archive(ctx, tw, at, base, files.ContainerID); err != nil {
 		return fmt.Errorf("cannot copy %s:%s: %w", container, name, err)
 	}
 	return tw.Close()
@@ -87,7 +87,9 @@ func (c *Client) CopyTo(ctx context.Context, container, dir string, r io.Reader,
 		if !keepOwner {
 			h.Uid, h.Gid = 0, 0
 		}
-		if err := unpack(files, path.Join(dir, h.Name), path.Join(dir, h.Linkname), h, tr); err != nil {
+		h.Uid, h.Gid = int(files.HostID(uint32(h.Uid))), int(files.HostID(uint32(h.Gid)))
+		err = files.Change(func() error { return unpack(files, path.Join(dir, h.Name), path.Join(dir, h.Linkname), h, tr) })
+		if err != nil {
 			return fmt.Errorf("cannot copy to %s:%s: %w", container, path.Join(dir, h.Name), err)
 		}
 	}

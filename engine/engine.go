@@ -182,7 +182,7 @@ func (e *Engine) Volumes() (*volumes.Store, error)    { return e.vols() }
 func (e *Engine) Cgroups() (*cgroup.Hierarchy, error) { return e.cgroups() }
 
 // imageView mounts an image's files, read-only, for a volume of type image.
-func (e *Engine) imageView(ctx context.Context, ref string) (*os.File, error) {
+func (e *Engine) imageView(ctx context.Context, ref string, userNS *os.File) (*os.File, error) {
 	img, err := e.resolve(ctx, Spec{Image: ref})
 	if err != nil {
 		return nil, err
@@ -194,7 +194,7 @@ func (e *Engine) imageView(ctx context.Context, ref string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return layers.View(diffIDs(img))
+	return layers.View(diffIDs(img), userNS)
 }
 
 // Content is the store of the images' blobs.

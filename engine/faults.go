@@ -61,7 +61,7 @@ func Faults(s Spec) []Fault {
 	add("pid", unknownMode(iso.PIDMode, true, "host"))
 	add("ipc", unknownMode(iso.IPCMode, true, "host", "private", "shareable", "none"))
 	add("uts", unknownMode(iso.UTSMode, false, "host"))
-	add("userns_mode", unknownMode(iso.UserNSMode, false, "host"))
+	add("userns_mode", userNSFaults(s))
 	add("cgroup", unknownMode(iso.CgroupNSMode, false, "host", "private"))
 	switch iso.Runtime {
 	case "", "runc", "crun", "io.containerd.runc.v2":

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/volumes"
 )
@@ -19,7 +20,24 @@ import (
 // Files are a container's files as its processes see them, volumes included.
 type Files struct {
 	root  *os.File
+	ids   runtime.IDs // what the container's IDs are here, none for themselves
 	close func() error
+}
+
+// Change runs fn, which makes or changes files of the container. In a user namespace
+// there are no files of users whom the container does not have.
+func (f *Files) Change(fn func() error) error { return asRoot(f.ids, fn) }
+
+// HostID is what a user or group ID of the container is to who opens its files.
+func (f *Files) HostID(id uint32) uint32 {
+	host, _ := f.ids.Host(id)
+	return host
+}
+
+// ContainerID is what the ID of an owner is in the container.
+func (f *Files) ContainerID(id uint32) uint32 {
+	inside, _ := f.ids.Container(id)
+	return inside
 }
 
 // Files opens a container's files: those of its process while it runs, else its
@@ -27,7 +45,11 @@ type Files struct {
 func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
 	if c.State.Pid > 0 {
 		root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", c.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-		return &Files{root, func() error { return nil }}, err
+		if err != nil {
+			return nil, err
+		}
+		ids, err := runtime.UserIDs(c.State.Pid)
+		return &Files{root, ids, func() error { return nil }}, err
 	}
 	img, err := e.resolve(ctx, c.Spec)
 	if err != nil {
@@ -50,7 +72,7 @@ func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := e.resolveMounts(ctx, c, img, own, root, u)
+	mounts, err := e.resolveMounts(ctx, c, img, own, root, nil, u)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +116,7 @@ func mountApart(run string, root *os.File, mounts []volumes.ResolvedMount) (*Fil
 	if r.err != nil {
 		return nil, errors.Join(r.err, end())
 	}
-	return &Files{r.root, end}, nil
+	return &Files{r.root, nil, end}, nil
 }
 
 func attachAll(dir string, root *os.File, mounts []volumes.ResolvedMount) (_ *os.File, err error) {

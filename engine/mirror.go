@@ -30,13 +30,21 @@ func (e *Engine) Mirror(files *Files, c *Container) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Mirror{files, int(u.UID), int(u.GID)}, nil
+	return &Mirror{files, int(files.HostID(u.UID)), int(files.HostID(u.GID))}, nil
 }
 
 // Put makes name what source is: a file, a link, or a directory without what is in
 // it. It tells whether that changed anything; where a file has the same content it
 // is left alone. Its error is fs.ErrNotExist where source is gone.
 func (m *Mirror) Put(source, name string) (changed bool, err error) {
+	err = m.files.Change(func() (err error) {
+		changed, err = m.put(source, name)
+		return err
+	})
+	return changed, err
+}
+
+func (m *Mirror) put(source, name string) (changed bool, err error) {
 	// The container may be able to write the source's directories, too: a link among
 	// them must not lead to what is this machine's alone.
 	from, err := inode.OpenPlain(source)

@@ -41,7 +41,7 @@ func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
 
 // attach makes the container's endpoint, or publishes the ports of one that was
 // kept from the last run.
-func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoint, error) {
+func (e *Engine) attach(ctx context.Context, c *Container, namespace *os.File, k FDs) (*netns.Endpoint, error) {
 	nets, err := e.Networks()
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (e *Engine) attach(ctx context.Context, c *Container, k FDs) (*netns.Endpoi
 			return nil, err
 		}
 	} else {
-		if ep, err = nets.Attach(ctx, s); err != nil {
+		if ep, err = nets.AttachTo(ctx, namespace, s); err != nil {
 			return nil, err
 		}
 	}

@@ -24,7 +24,7 @@ func TestAttachLeavesTheEndpointThatOthersRead(t *testing.T) {
 	spec := netns.EndpointSpec{ID: NewID(), Ports: []netns.Port{{ContainerPort: 80}}}
 	kept := &netns.Endpoint{Spec: spec, NetNS: "/nowhere", Ports: []netns.Port{{HostPort: 8080, ContainerPort: 80}}}
 	c := &Container{ID: spec.ID, Spec: Spec{Name: "web", Network: spec}, State: State{Endpoint: kept}}
-	ep, err := e.attach(t.Context(), c, nil)
+	ep, err := e.attach(t.Context(), c, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

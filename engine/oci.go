@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/stack-run/stack/engine/runtime"
 )
 
 // Facts is what compiling a specification needs to know beyond the request.
@@ -22,9 +24,13 @@ type Facts struct {
 	// NetNS, PIDNS, IPCNS are paths of namespaces to join: "" makes a new one,
 	// "host" keeps the host's.
 	NetNS, PIDNS, IPCNS string
-	CgroupPath          string
-	CgroupV2            bool
-	AppArmor            bool // is enabled
+	// UserNS is the path of the user namespace to join, "" for the host's, and IDs
+	// are what its users and groups are on the host.
+	UserNS     string
+	IDs        runtime.IDs
+	CgroupPath string
+	CgroupV2   bool
+	AppArmor   bool // is enabled
 	// Mounts are the volumes, binds and generated files, in mount order.
 	Mounts []specs.Mount
 	// HasCap tells which capabilities can be passed on.
@@ -137,6 +143,7 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 		out.Hostname, out.Domainname = "", ""
 	}
 	out.Linux.Namespaces = namespaces(s, f)
+	out.Linux.UIDMappings, out.Linux.GIDMappings = f.IDs, f.IDs
 	if !iso.Privileged && !sec.systemPathsUnconfined {
 		out.Linux.MaskedPaths = MaskedPaths()
 		out.Linux.ReadonlyPaths = readonlyPaths()
@@ -250,6 +257,9 @@ func namespaces(s Spec, f Facts) []specs.LinuxNamespace {
 		if path != "host" {
 			ns = append(ns, specs.LinuxNamespace{Type: t, Path: path})
 		}
+	}
+	if f.UserNS != "" {
+		add(specs.UserNamespace, f.UserNS)
 	}
 	add(specs.NetworkNamespace, f.NetNS)
 	add(specs.PIDNamespace, f.PIDNS)

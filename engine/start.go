@@ -83,6 +83,11 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 	if err != nil {
 		return nil, err
 	}
+	userNS, err := e.userNamespace(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer userNS.close()
 	// The network takes longest and needs nothing of the rest.
 	type attached struct {
 		ep  *netns.Endpoint
@@ -90,10 +95,10 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 	}
 	network := make(chan attached, 1)
 	go func() {
-		ep, err := e.attach(ctx, c, k)
+		ep, err := e.attach(ctx, c, userNS.network(), k)
 		network <- attached{ep, err}
 	}()
-	plan, prepErr := e.prepare(ctx, c, img, k, &back)
+	plan, prepErr := e.prepare(ctx, c, img, userNS, k, &back)
 	net := <-network
 	if net.ep != nil {
 		back.add(func() error { return e.detachNet(detached(ctx), c, net.ep, k) })
@@ -140,7 +145,7 @@ type prepared struct {
 
 // prepare mounts the root file system, resolves user and volumes, opens the
 // standard streams and makes the control group.
-func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k FDs, back *undo) (*prepared, error) {
+func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, userNS *userNamespace, k FDs, back *undo) (*prepared, error) {
 	layers, err := e.Layers()
 	if err != nil {
 		return nil, err
@@ -148,7 +153,12 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	if err := e.prepareLayer(ctx, layers, c, img); err != nil {
 		return nil, err
 	}
-	root, err := layers.Mount(c.ID, snapshot.MountOptions{})
+	var opts snapshot.MountOptions
+	if userNS != nil {
+		root, _ := userNS.ids.Host(0)
+		opts.UserNS, opts.Root = userNS.user, int(root)
+	}
+	root, err := layers.Mount(c.ID, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +177,7 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	if err := e.pinImageMounts(ctx, c, layers); err != nil {
 		return nil, err
 	}
-	p.mounts, err = e.resolveMounts(ctx, c, img, append(own, e.etcMounts(c)...), root, p.user)
+	p.mounts, err = e.resolveMounts(ctx, c, img, append(own, e.etcMounts(c)...), root, userNS, p.user)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +200,9 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, k F
 	}
 	if err := e.gather(c, img, p, groups.Mode == cgroup.V2, back); err != nil {
 		return p, err
+	}
+	if userNS != nil {
+		p.facts.UserNS, p.facts.IDs = fmt.Sprintf("/proc/self/fd/%d", userNS.user.Fd()), userNS.ids
 	}
 	p.group, err = e.createGroup(ctx, c, groups, p.facts, back)
 	return p, err
@@ -233,14 +246,15 @@ func (e *Engine) ownMounts(c *Container) (all, inherited []volumes.Mount, err er
 
 // resolveMounts makes mounts for a container whose root file system is at root
 // and whose processes are user's.
-func (e *Engine) resolveMounts(ctx context.Context, c *Container, img image.Image, mounts []volumes.Mount, root *os.File, user specs.User) (*volumes.Resolved, error) {
+func (e *Engine) resolveMounts(ctx context.Context, c *Container, img image.Image, mounts []volumes.Mount, root *os.File, userNS *userNamespace, user specs.User) (*volumes.Resolved, error) {
 	vols, err := e.Volumes()
 	if err != nil {
 		return nil, err
 	}
+	uid, gid := userNS.newOwner(user)
 	return vols.Resolve(ctx, volumes.Request{
 		ContainerID: c.ID, Project: c.Project, Mounts: mounts, ImageVolumes: imageConfig(img).Volumes, RootFS: root,
-		Anonymous: c.Volumes, UID: int(user.UID), GID: int(user.GID),
+		Anonymous: c.Volumes, UID: uid, GID: gid, Owners: e.owners(c, userNS, user),
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -37,14 +38,20 @@ const carrierWait = 2 * time.Second
 // ports. After a failure nothing is left. An endpoint of the same ID that was left
 // half-made is replaced.
 func (m *Manager) Attach(ctx context.Context, spec EndpointSpec) (*Endpoint, error) {
-	e, err := m.attach(ctx, spec)
+	return m.AttachTo(ctx, nil, spec)
+}
+
+// AttachTo is [Manager.Attach] with a network namespace that was just made, such as one
+// that belongs to a user namespace. With nil it makes one.
+func (m *Manager) AttachTo(ctx context.Context, namespace *os.File, spec EndpointSpec) (*Endpoint, error) {
+	e, err := m.attach(ctx, namespace, spec)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect %s to its network: %w", spec.Subject(), err)
 	}
 	return e, nil
 }
 
-func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, err error) {
+func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointSpec) (_ *Endpoint, err error) {
 	if err := checkEndpoint(spec); err != nil {
 		return nil, err
 	}
@@ -89,7 +96,7 @@ func (m *Manager) attach(ctx context.Context, spec EndpointSpec) (_ *Endpoint, e
 		return nil, err
 	}
 	defer outer.Close()
-	if err := link.Create(e.NetNS, func(hostNS int) error { return m.furnish(e, records, inside, outer, hostNS) }); err != nil {
+	if err := link.Create(e.NetNS, namespace, func(hostNS int) error { return m.furnish(e, records, inside, outer, hostNS) }); err != nil {
 		return nil, err
 	}
 	defer inside.End()

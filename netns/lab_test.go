@@ -201,7 +201,7 @@ func (l *lab) outside() *Endpoint {
 	l.t.Helper()
 	pin := filepath.Join(l.t.TempDir(), "outside")
 	e := &Endpoint{NetNS: pin, Spec: EndpointSpec{ID: "outside"}}
-	err := link.Create(pin, func(hostNS int) error {
+	err := link.Create(pin, nil, func(hostNS int) error {
 		if err := namespaceSysctls(true, true); err != nil {
 			return err
 		}

@@ -51,6 +51,9 @@ func (r *resolver) bind(m Mount) (ResolvedMount, error) {
 	if err != nil {
 		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
+	if err := r.mapBind(m, source, mount); err != nil {
+		return r.closeFailed(ResolvedMount{FD: mount}, err)
+	}
 	done := ResolvedMount{FD: mount, IsFile: !dir, ReadOnly: m.ReadOnly, Source: m.Source, Propagation: m.Propagation}
 	if err := r.finish(mount, 0, m.ReadOnly, m.Recursive != "writable", prop, propRecursive); err != nil {
 		return r.closeFailed(done, refuse(m, err, "cannot set the flags of %s: %v", describe(m), err))

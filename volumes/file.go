@@ -79,7 +79,7 @@ func (r *resolver) fileTree(mounts []Mount, own bool, data, tries []string) (_ [
 			defer tree.Close()
 		}
 		name := strconv.Itoa(len(names))
-		f, err := writeFile(tree, name, m)
+		f, err := r.writeFile(tree, name, m)
 		if err != nil {
 			return nil, err
 		}
@@ -111,7 +111,7 @@ func (r *resolver) fileTree(mounts []Mount, own bool, data, tries []string) (_ [
 	return out, nil
 }
 
-func writeFile(tree *os.File, name string, m Mount) (_ *os.File, err error) {
+func (r *resolver) writeFile(tree *os.File, name string, m Mount) (_ *os.File, err error) {
 	if m.Content == nil && m.ContentDigest != "" {
 		return nil, refuse(m, nil, "the content of %s is not at hand; run stack up again", m.Target)
 	}
@@ -138,6 +138,9 @@ func writeFile(tree *os.File, name string, m Mount) (_ *os.File, err error) {
 		}
 	}()
 	if _, err = f.Write(m.Content); err == nil {
+		if o := r.req.Owners; o != nil {
+			uid, gid = int(o.Host(uint32(uid))), int(o.Host(uint32(gid)))
+		}
 		err = unix.Fchown(fd, uid, gid)
 	}
 	if err == nil {

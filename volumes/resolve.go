@@ -31,11 +31,26 @@ type Request struct {
 	// UID and GID are the container's user on the host, the owner of host
 	// directories that are created for it.
 	UID, GID int
-	// UserNS is the container's user namespace if it has its own; mounts are
-	// then ID-mapped by it, mount_setattr(2).
-	UserNS *os.File
+	// Owners is set for a container in a user namespace of its own.
+	Owners *Owners
 	// SELinuxLabel is the file label for mounts that ask for "Z".
 	SELinuxLabel string
+}
+
+// Owners say whose files are whose in a container that has a user namespace of its own.
+// Its mounts are ID-mapped, mount_setattr(2), so that nothing is copied or changes its
+// owner on disk.
+type Owners struct {
+	// UserNS maps each ID on disk to the same one in the container.
+	UserNS *os.File
+	// Host is what a user or group ID of the container is on this host.
+	Host func(id uint32) uint32
+	// Bind returns the user namespace by which to map a bind mount, whose source
+	// belongs to uid and gid. The mount is not mapped where it returns nil.
+	Bind func(uid, gid uint32) (*os.File, error)
+	// Content returns a mount of what is in the image, with its owners as they are on
+	// disk, from which fresh volumes are filled.
+	Content func() (*os.File, error)
 }
 
 // Resolved is what Resolve made.
@@ -87,6 +102,11 @@ func (s *Store) Resolve(ctx context.Context, req Request) (*Resolved, error) {
 		return nil, err
 	}
 	r := &resolver{store: s, req: req, out: &Resolved{Anonymous: map[string]string{}}}
+	defer func() {
+		if r.filling != nil {
+			r.filling.Close()
+		}
+	}()
 	if err := r.all(ctx, mounts); err != nil {
 		return nil, errors.Join(err, r.undo(context.WithoutCancel(ctx)))
 	}
@@ -99,6 +119,7 @@ type resolver struct {
 	req     Request
 	out     *Resolved
 	created []string // anonymous volumes; a named one may have got other users
+	filling *os.File // what content has opened
 }
 
 func (r *resolver) undo(ctx context.Context) error {
@@ -208,10 +229,6 @@ func (r *resolver) finish(mount *os.File, attrs int, readOnly, roRecursive bool,
 	} else {
 		top.Propagation = prop
 	}
-	if r.req.UserNS != nil {
-		all.Attr_set |= unix.MOUNT_ATTR_IDMAP
-		all.Userns_fd = uint64(r.req.UserNS.Fd())
-	}
 	if all != (unix.MountAttr{}) {
 		if err := setAttr(mount, true, all); err != nil {
 			return err
@@ -232,6 +249,11 @@ func (r *resolver) tmpfs(m Mount) (ResolvedMount, error) {
 	if err != nil {
 		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
+	if r.req.Owners != nil {
+		if fs.data, err = ownedBy(fs.data, r.req.Owners.Host); err != nil {
+			return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
+		}
+	}
 	mount, err := fs.mount()
 	if err != nil {
 		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
@@ -243,7 +265,11 @@ func (r *resolver) image(ctx context.Context, m Mount) (ResolvedMount, error) {
 	if r.store.opts.ImageView == nil {
 		return ResolvedMount{}, refuse(m, nil, "cannot mount %s: images cannot be mounted here", describe(m))
 	}
-	view, err := r.store.opts.ImageView(ctx, m.Source)
+	var userNS *os.File
+	if r.req.Owners != nil {
+		userNS = r.req.Owners.UserNS
+	}
+	view, err := r.store.opts.ImageView(ctx, m.Source, userNS)
 	if err != nil {
 		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
@@ -315,7 +341,13 @@ func (r *resolver) volume(ctx context.Context, m Mount) (ResolvedMount, error) {
 	if err != nil {
 		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
-	whole, err := r.store.provide(ctx, v, opts, copyUp{root: r.req.RootFS, target: m.Target, off: m.NoCopy || m.Subpath != ""})
+	fill := copyUp{target: m.Target, off: m.NoCopy || m.Subpath != ""}
+	if !fill.off {
+		if fill.root, err = r.content(); err != nil {
+			return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
+		}
+	}
+	whole, err := r.store.provide(ctx, v, opts, fill)
 	if err != nil {
 		return ResolvedMount{}, refuse(m, err, "cannot mount %s: %v", describe(m), err)
 	}
@@ -324,6 +356,11 @@ func (r *resolver) volume(ctx context.Context, m Mount) (ResolvedMount, error) {
 	if m.Subpath != "" {
 		if done.FD, err = subtree(whole, m); err != nil {
 			return ResolvedMount{}, err
+		}
+	}
+	if r.req.Owners != nil {
+		if err := mapOwners(done.FD, r.req.Owners.UserNS); err != nil {
+			return r.closeFailed(done, refuse(m, err, "cannot mount %s: %v", describe(m), err))
 		}
 	}
 	return r.closeFailed(r.settle(m, done, opts.fs.attrs&^unix.MOUNT_ATTR_RDONLY))

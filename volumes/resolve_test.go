@@ -274,7 +274,7 @@ func TestCloneOnOlderKernels(t *testing.T) {
 func TestNestedMountsAndImages(t *testing.T) {
 	needRoot(t)
 	s := openStore(t)
-	s.opts.ImageView = func(_ context.Context, ref string) (*os.File, error) {
+	s.opts.ImageView = func(_ context.Context, ref string, _ *os.File) (*os.File, error) {
 		if ref != "tools:1" {
 			return nil, fmt.Errorf("image %q does not exist; pull it first", ref)
 		}

@@ -36,7 +36,7 @@ type Options struct {
 	CopyUp func(ctx context.Context, src *os.File, dst string) error
 	// ImageView returns a detached, read-only mount of an image's files. nil:
 	// mounts of type image are refused.
-	ImageView func(ctx context.Context, ref string) (*os.File, error)
+	ImageView func(ctx context.Context, ref string, userNS *os.File) (*os.File, error)
 	// Warnf is told of records that cannot be read; nil: nobody is.
 	Warnf func(format string, args ...any)
 }

@@ -27,6 +27,8 @@ type startFacts struct {
 	// this process may not make any.
 	bindDevices bool
 	init        bool // descriptor "init"
+	// foreignNet: the container's user namespace does not own the network namespace.
+	foreignNet bool
 }
 
 // mountFact describes the mount with the same index.
@@ -42,7 +44,8 @@ type mountFact struct {
 type compiler struct {
 	program
 	warnings []string
-	dev      slot // directory descriptor of the container's /dev, 0 for none
+	dev      slot         // directory descriptor of the container's /dev, 0 for none
+	made     map[int]slot // file systems that are mounted before the root is entered
 }
 
 // compileStart translates a specification into the program of a container's
@@ -54,8 +57,19 @@ func compileStart(s *specs.Spec, f startFacts) (*program, []string, error) {
 	c := &compiler{}
 	c.join(f.cgroups)
 	c.oomScore(s.Process.OOMScoreAdj)
+	_, userNS := namespacePath(s, specs.UserNamespace)
+	if userNS {
+		c.raise(s.Process, f.process)
+		// In a user namespace a process has all capabilities towards what belongs
+		// to it, user_namespaces(7), and may make no device nodes.
+		f.kernel.permitted = 1<<(f.kernel.lastCap+1) - 1
+		f.bindDevices = true
+	}
 	if err := c.namespaces(s); err != nil {
 		return nil, nil, err
+	}
+	if userNS {
+		c.kernelMounts(s, f)
 	}
 	c.root()
 	if s.Hostname != "" {
@@ -172,15 +186,21 @@ var namespaceFlags = []struct {
 // the one to join is set on the cloning thread by the parent. The others are
 // made by the child, after it joined its cgroups: a cgroup namespace's root is
 // the cgroup of its maker.
+//
+// With a user namespace those to join come first, for which the host's privileges
+// may be needed, and the new ones, the pid namespace too, are made inside of it.
 func (c *compiler) namespaces(s *specs.Spec) error {
 	var flags uint64
 	var names []string
+	_, userNS := namespacePath(s, specs.UserNamespace)
+	newPID := false
 	for _, n := range namespaceFlags {
 		p, ok := namespacePath(s, n.kind)
 		switch {
-		case !ok:
+		case !ok || n.kind == specs.UserNamespace:
 		case n.kind == specs.PIDNamespace:
-			if p == "" {
+			newPID = p == ""
+			if newPID && !userNS {
 				c.flags |= n.flag
 			}
 		case p == "":
@@ -189,8 +209,7 @@ func (c *compiler) namespaces(s *specs.Spec) error {
 		case n.kind == specs.MountNamespace:
 			return errors.New("cannot start a container in an existing mount namespace; execute the process in its owner instead")
 		default:
-			c.call(fmt.Sprintf("join the %s namespace %s", n.kind, p), unix.SYS_SETNS, c.fd(string(n.kind)+" namespace"), named(n.flag, n.name)).
-				hint(unix.EINVAL, fmt.Sprintf("the file is not a %s namespace", n.kind))
+			c.joinNamespace(n.kind, p, named(n.flag, n.name))
 		}
 	}
 	for _, n := range s.Linux.Namespaces {
@@ -198,11 +217,55 @@ func (c *compiler) namespaces(s *specs.Spec) error {
 			return fmt.Errorf("cannot make a new %s namespace for the container: not supported", n.Type)
 		}
 	}
+	if userNS {
+		p, _ := namespacePath(s, specs.UserNamespace)
+		c.joinNamespace(specs.UserNamespace, p, named(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+		const what = "become root of the user namespace"
+		zero := imm(0)
+		c.call(what, unix.SYS_SETGROUPS, zero, null)
+		c.call(what, unix.SYS_SETRESGID, zero, zero, zero)
+		c.call(what, unix.SYS_SETRESUID, zero, zero, zero)
+		if newPID {
+			flags |= unix.CLONE_NEWPID
+			names = append(names, "CLONE_NEWPID")
+		}
+	}
 	c.call("make the container's namespaces", unix.SYS_UNSHARE, named(flags, strings.Join(names, "|"))).
 		hint(unix.EPERM, "this needs CAP_SYS_ADMIN: run as root").
 		hint(unix.ENOSPC, "the limit is in /proc/sys/user/max_mnt_namespaces and its neighbours").
 		hint(unix.EUSERS, "the limit is in /proc/sys/user/max_mnt_namespaces and its neighbours")
+	if userNS && newPID {
+		c.call("create the first process of the pid namespace", callFork).
+			hint(unix.EAGAIN, "the limit of processes (pids limit, RLIMIT_NPROC) is reached")
+		c.forks = true
+	}
 	return nil
+}
+
+func (c *compiler) joinNamespace(kind specs.LinuxNamespaceType, path string, flag arg) {
+	c.call(fmt.Sprintf("join the %s namespace %s", kind, path), unix.SYS_SETNS, c.fd(string(kind)+" namespace"), flag).
+		hint(unix.EINVAL, fmt.Sprintf("the file is not a %s namespace", kind))
+}
+
+// kernelMounts mounts proc and sysfs while the host's are still in sight, without
+// which nobody in a user namespace may, mount_namespaces(7), "Restrictions".
+func (c *compiler) kernelMounts(s *specs.Spec, f startFacts) {
+	c.made = map[int]slot{}
+	for i, m := range s.Mounts {
+		switch o := parseMountOptions(m.Options); {
+		case f.mounts[i].fd:
+		case m.Type == "sysfs" && f.foreignNet:
+			// sysfs is that of a network namespace, and only its owner may mount it.
+			what := "mount the host's sysfs at " + m.Destination
+			mnt := c.slot()
+			c.call(what, unix.SYS_OPEN_TREE, cwdFD, c.str("/sys"),
+				named(unix.OPEN_TREE_CLONE|unix.O_CLOEXEC|unix.AT_RECURSIVE, "OPEN_TREE_CLONE|AT_RECURSIVE")).to(mnt)
+			c.setAttr(what, mnt.arg(), c.str(""), unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.set|unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE)
+			c.made[i] = mnt
+		case m.Type == "proc" || m.Type == "sysfs":
+			c.made[i] = c.fileSystem(m.Type, m.Source, path.Clean(m.Destination), o)
+		}
+	}
 }
 
 // root makes the root file system the root and forgets the host's. From then

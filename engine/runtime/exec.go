@@ -88,6 +88,15 @@ func Exec(ctx context.Context, cfg *ExecConfig) (*Process, error) {
 	if err := l.nullStreams(target, &facts); err != nil {
 		return nil, err
 	}
+	if userns {
+		ids, err := UserIDs(cfg.Target)
+		if err != nil {
+			return nil, err
+		}
+		if uid, ok := ids.Host(cfg.Process.User.UID); ok {
+			l.handOver(&facts, uid)
+		}
+	}
 	prog, warnings, err := compileExec(cfg.Process, execFacts{kernel: k, process: facts, cgroups: len(cfg.CgroupProcs), userNamespace: userns})
 	if err != nil {
 		return nil, err
@@ -116,6 +125,7 @@ func compileExec(p *specs.Process, f execFacts) (*program, []string, error) {
 	flags := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWPID)
 	text := "CLONE_NEWNS|CLONE_NEWNET|CLONE_NEWIPC|CLONE_NEWUTS|CLONE_NEWCGROUP|CLONE_NEWPID"
 	if f.userNamespace {
+		c.raise(p, f.process)
 		flags |= unix.CLONE_NEWUSER
 		text += "|CLONE_NEWUSER"
 	}

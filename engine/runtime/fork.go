@@ -31,6 +31,10 @@ import (
 //	end of file = it runs                 execve
 //	                    ◄ record{i, e}    call i failed with errno e
 //
+// A child that enters a user namespace forks there, since a pid namespace belongs
+// to the user namespace of who makes it, and its first process is a child of its
+// maker: record{fork, pid} is the first then, and another process goes on.
+//
 // End of file without the ready record means that the child was killed.
 type record struct {
 	op    int32
@@ -40,6 +44,8 @@ type record struct {
 const (
 	recordSize  = 8
 	recordReady = int32(-1)
+	// recordFork carries the pid of the child that goes on instead of an errno.
+	recordFork = int32(-3)
 )
 
 // image is the head of the region. Every field is read by the child.
@@ -281,6 +287,15 @@ func runChild(img *image) {
 			e = syscall.Errno(a[0])
 		case callDecimal:
 			decimal(*(*unsafe.Pointer)(unsafe.Pointer(&a)), a[1])
+		case callFork:
+			// Without a new stack, for the memory is a copy.
+			r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_PARENT|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+			if e == 0 && r != 0 {
+				send(img, recordFork, int32(r))
+				for {
+					syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+				}
+			}
 		case callDefaultSignals:
 			for sig := uintptr(1); sig <= 64; sig++ {
 				if sig != uintptr(unix.SIGKILL) && sig != uintptr(unix.SIGSTOP) {

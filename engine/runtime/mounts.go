@@ -191,7 +191,11 @@ func (c *compiler) mounts(s *specs.Spec, f startFacts) error {
 			if (m.Type == "proc" || m.Type == "sysfs" || dest == "/dev") && fact.target != dest {
 				return fmt.Errorf("cannot mount %s at %s: the image has a symbolic link there, to %s", m.Type, dest, fact.target)
 			}
-			mnt = c.fileSystem(m.Type, m.Source, dest, o).arg()
+			if made, ok := c.made[i]; ok {
+				mnt = made.arg()
+			} else {
+				mnt = c.fileSystem(m.Type, m.Source, dest, o).arg()
+			}
 		}
 		at := c.target(dest, fact.target, dir)
 		c.attach(what, mnt, at.arg())

@@ -24,6 +24,7 @@ type program struct {
 	slots    int
 	fds      []string // names of the descriptors it uses, in order of first use
 	flags    uint64   // for clone3(2)
+	forks    bool     // there is a callFork
 	// command is what is executed in the end, and candidates the files that the
 	// step tries for it.
 	command    string
@@ -83,6 +84,9 @@ const (
 	// callDecimal writes the slot of its second argument in decimal and a NUL to
 	// the address of the first.
 	callDecimal
+	// callFork goes on in a child of this process's parent, whom it tells the child's
+	// pid, and ends this process.
+	callFork
 	// callDefaultSignals sets every signal's action to the default.
 	callDefaultSignals
 )
@@ -331,6 +335,8 @@ func callName(nr uintptr) string {
 		return "ready"
 	case callDecimal:
 		return "decimal"
+	case callFork:
+		return "fork"
 	case callDefaultSignals:
 		return "default_signals"
 	case unix.SYS_CLONE:

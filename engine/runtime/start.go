@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,12 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 	if err := l.namespaces(s); err != nil {
 		return nil, err
 	}
+	if _, ok := namespacePath(s, specs.UserNamespace); ok {
+		facts.bindDevices = true
+		if facts.foreignNet, err = l.owned(s); err != nil {
+			return nil, err
+		}
+	}
 	if facts.bindDevices {
 		if err := l.devices(s); err != nil {
 			return nil, err
@@ -113,6 +120,13 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 		if err := l.newTerminal(s, &facts); err != nil {
 			return nil, err
 		}
+	}
+	if ids := IDs(s.Linux.UIDMappings); len(ids) > 0 {
+		uid, ok := ids.Host(s.Process.User.UID)
+		if !ok {
+			return nil, fmt.Errorf("cannot start the process as user %d: the container's user namespace has no such user", s.Process.User.UID)
+		}
+		l.handOver(&facts.process, uid)
 	}
 	prog, warnings, err := compileStart(s, facts)
 	if err != nil {
@@ -293,6 +307,30 @@ func (l *launch) namespaces(s *specs.Spec) error {
 	return nil
 }
 
+// owned makes sure that the pid and the IPC namespace to join belong to the user
+// namespace to join, for else /proc and /dev/mqueue cannot be mounted, and tells
+// whether the network namespace does not.
+func (l *launch) owned(s *specs.Spec) (foreignNet bool, err error) {
+	user := l.fds[string(specs.UserNamespace)+" namespace"]
+	for _, n := range s.Linux.Namespaces {
+		fd, ok := l.fds[string(n.Type)+" namespace"]
+		if n.Type == specs.PIDNamespace && l.pidns != nil {
+			fd, ok = fdOf(l.pidns), true
+		}
+		if !ok || n.Type == specs.UserNamespace || ownedBy(fd, user) {
+			continue
+		}
+		if n.Type == specs.NetworkNamespace {
+			foreignNet = true
+			continue
+		}
+		if n.Type == specs.PIDNamespace || n.Type == specs.IPCNamespace {
+			return false, fmt.Errorf("cannot join the %s namespace: it belongs to another user namespace; give both containers the same userns_mode", n.Type)
+		}
+	}
+	return foreignNet, nil
+}
+
 // devices opens the device nodes for a process that may not make any.
 func (l *launch) devices(s *specs.Spec) error {
 	paths := map[string]string{}
@@ -383,7 +421,15 @@ func (l *launch) run(ctx context.Context, prog *program, warnings []string) (*Pr
 	}
 	w.Close()
 	p := &Process{PID: pid, PidFD: pidfd, Console: l.console}
-	if err := l.watch(ctx, p, r, prog); err != nil {
+	o := &outcome{program: prog}
+	err = nil
+	if prog.forks {
+		err = l.follow(ctx, p, r, o)
+	}
+	if err == nil {
+		err = l.watch(ctx, p, r, o)
+	}
+	if err != nil {
 		// This waits for nothing but the kernel; then nothing is left.
 		l.kill(p)
 		if werr := p.waitFor(killBound); werr != nil {
@@ -434,8 +480,41 @@ func (l *launch) fork(region []byte) (pid int, pidfd *os.File, err error) {
 	return pid, pidfd, err
 }
 
+// follow goes over from a child that forks to the process that goes on.
+func (l *launch) follow(ctx context.Context, p *Process, r *os.File, o *outcome) error {
+	stop := context.AfterFunc(ctx, func() { l.kill(p) }) // which ends the pipe, too
+	defer stop()
+	for {
+		var buf [recordSize]byte
+		if _, err := io.ReadFull(r, buf[:]); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return cmp.Or(o.err(), errDiedEarly)
+		}
+		rec := decodeRecord(buf)
+		if rec.op != recordFork {
+			if w := o.add(rec); w != "" {
+				l.warning(w)
+			}
+			continue
+		}
+		// It is a child of this process, so its pid cannot be another's meanwhile.
+		next, err := Adopt(int(rec.errno), 0)
+		if err == nil {
+			err = p.waitFor(killBound)
+		}
+		if err != nil {
+			return err
+		}
+		p.PidFD.Close()
+		p.PID, p.PidFD = next.PID, next.PidFD
+		return nil
+	}
+}
+
 // watch reads what the child reports until it runs its command.
-func (l *launch) watch(ctx context.Context, p *Process, r *os.File, prog *program) error {
+func (l *launch) watch(ctx context.Context, p *Process, r *os.File, outcome *outcome) error {
 	stat, err := ReadStat(p.PID)
 	if err != nil && !errors.Is(err, ErrGone) {
 		return err
@@ -452,8 +531,7 @@ func (l *launch) watch(ctx context.Context, p *Process, r *os.File, prog *progra
 		}
 		l.release.Write([]byte{0})
 	}
-	outcome := outcome{program: prog}
-	if err := l.listen(ctx, p, r, &outcome); err != nil {
+	if err := l.listen(ctx, p, r, outcome); err != nil {
 		return err
 	}
 	if err := outcome.err(); err != nil {

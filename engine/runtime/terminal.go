@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -20,7 +21,7 @@ func (l *launch) newTerminal(s *specs.Spec, facts *startFacts) error {
 	if i < 0 {
 		return errors.New("cannot give the container a terminal: it has no devpts at /dev/pts")
 	}
-	pts, err := mountDevpts(s.Mounts[i].Options)
+	pts, err := mountDevpts(s.Mounts[i].Options, s.Linux.GIDMappings)
 	if err != nil {
 		return fmt.Errorf("cannot mount devpts: %w", err)
 	}
@@ -29,7 +30,8 @@ func (l *launch) newTerminal(s *specs.Spec, facts *startFacts) error {
 	return l.terminal(fdOf(pts), "ptmx", s.Process.ConsoleSize)
 }
 
-func mountDevpts(options []string) (*os.File, error) {
+// mountDevpts mounts devpts with options that are the container's: its group, too.
+func mountDevpts(options []string, gids IDs) (*os.File, error) {
 	o := parseMountOptions(options)
 	fs, err := unix.Fsopen("devpts", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -41,6 +43,10 @@ func mountDevpts(options []string) (*os.File, error) {
 		switch {
 		case key == "newinstance": // always so, and unknown to newer kernels
 		case isString:
+			if gid, perr := strconv.ParseUint(value, 10, 32); perr == nil && key == "gid" {
+				host, _ := gids.Host(uint32(gid))
+				value = strconv.FormatUint(uint64(host), 10)
+			}
 			err = unix.FsconfigSetString(fs, key, value)
 		default:
 			err = unix.FsconfigSetFlag(fs, key)

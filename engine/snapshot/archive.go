@@ -18,22 +18,23 @@ import (
 // Archive adds what f, opened with O_PATH, stands for, and all below it, to an
 // archive under the given name: modes, owners, times, extended attributes, hard
 // links and special files, but no sockets, for which tar has no word. No link is
-// followed, so nothing from elsewhere gets in while others write to the tree.
-func Archive(ctx context.Context, tw *tar.Writer, f *os.File, name string) error {
-	a := archiver{ctx: ctx, tw: tw, links: make(map[fileID]string)}
+// followed, so nothing from elsewhere gets in while others write to the tree. owner
+// says what an ID of a user or group becomes in the archive.
+func Archive(ctx context.Context, tw *tar.Writer, f *os.File, name string, owner func(id uint32) uint32) error {
+	a := archiver{ctx: ctx, tw: tw, links: make(map[fileID]string), owner: owner}
 	return a.add(f, name)
 }
 
 // ArchiveRoot writes a container's files without what is mounted over them, as
 // "docker export" does. The container may run.
 func (s *Store) ArchiveRoot(ctx context.Context, containerID string, w io.Writer) error {
-	root, err := s.viewContainer(containerID)
+	root, err := s.ViewContainer(containerID)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	tw := tar.NewWriter(w)
-	if err := Archive(ctx, tw, root, "."); err != nil {
+	if err := Archive(ctx, tw, root, ".", sameID); err != nil {
 		return fmt.Errorf("cannot archive container %s: %w", short(containerID), err)
 	}
 	return tw.Close()
@@ -52,17 +53,17 @@ func (s *Store) ArchiveChanges(ctx context.Context, containerID string, except [
 		return err
 	}
 	defer upper.Close()
-	a := archiver{ctx: ctx, tw: tar.NewWriter(w), links: make(map[fileID]string), opaque: s.xattr + "opaque", except: except}
+	a := archiver{ctx: ctx, tw: tar.NewWriter(w), links: make(map[fileID]string), owner: sameID, opaque: s.xattr + "opaque", except: except}
 	if err := a.add(upper, "."); err != nil {
 		return fmt.Errorf("cannot archive the changes of container %s: %w", short(containerID), err)
 	}
 	return a.tw.Close()
 }
 
-// viewContainer mounts what a container sees, read-only. Its own directory is
+// ViewContainer mounts what a container sees, read-only. Its own directory is
 // one of the lower ones, since a second mount with it as the upper one would
 // clear the work directory under the container.
-func (s *Store) viewContainer(containerID string) (*os.File, error) {
+func (s *Store) ViewContainer(containerID string) (*os.File, error) {
 	dir, st, err := s.lower(containerID)
 	if err != nil {
 		return nil, err
@@ -77,6 +78,8 @@ func (s *Store) viewContainer(containerID string) (*os.File, error) {
 	return f, nil
 }
 
+func sameID(id uint32) uint32 { return id }
+
 type fileID struct{ dev, ino uint64 }
 
 // archiver is one run of Archive.
@@ -84,6 +87,7 @@ type archiver struct {
 	ctx   context.Context // of the one call that the archiver lives for
 	tw    *tar.Writer
 	links map[fileID]string // where a file with several names is in the archive
+	owner func(uint32) uint32
 	// opaque is the attribute of directories that hide what is below them, ""
 	// unless it is an upper directory that is archived.
 	opaque string
@@ -110,7 +114,7 @@ func (a *archiver) add(f *os.File, name string) error {
 		return nil
 	}
 	h := &tar.Header{
-		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(a.owner(st.Uid)), Gid: int(a.owner(st.Gid)),
 		ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX,
 	}
 	if kind != unix.S_IFDIR && st.Nlink > 1 {

@@ -93,7 +93,7 @@ func TestArchives(t *testing.T) {
 	if err := s.makeStack(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
-	f, err := s.View(all)
+	f, err := s.View(all, nil)
 	made := mounted(t, f, err)
 	if got := list(t, made) + ", " + list(t, filepath.Join(made, "d")); got != "d dev fifo hard kept null soft, new" {
 		t.Errorf("the layer makes %q", got)

@@ -39,7 +39,7 @@ func (s *Store) Changes(ctx context.Context, containerID string) ([]Change, erro
 	if err != nil {
 		return nil, err
 	}
-	view, err := s.view(st)
+	view, err := s.view(st, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot compare container %s with its image: %w", short(containerID), err)
 	}

@@ -130,7 +130,7 @@ func TestCollectSparesWhatIsUsed(t *testing.T) {
 	if strings.Contains(list(t, s.layers), "fix-") {
 		t.Errorf("a correction was left: %s", list(t, s.layers))
 	}
-	if _, err := s.View(b); !errors.Is(err, ErrNotUnpacked) {
+	if _, err := s.View(b, nil); !errors.Is(err, ErrNotUnpacked) {
 		t.Errorf("view of a removed layer: %v", err)
 	}
 	if got := own(t, root); got != "base tmp used" {

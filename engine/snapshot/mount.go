@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // MountOptions say how a container's root file system is mounted.
@@ -19,6 +22,11 @@ type MountOptions struct {
 	ReadOnly bool
 	// Attrs are further MOUNT_ATTR_ flags, such as MOUNT_ATTR_NODEV.
 	Attrs int
+	// UserNS is a user namespace in which the owners of all files are what they are
+	// on disk, or nil for this process's. It needs Linux 5.19.
+	UserNS *os.File
+	// Root is what ID 0 of UserNS is on this host.
+	Root int
 }
 
 // overlayOptions switch off what would make the writable layer depend on more
@@ -49,6 +57,8 @@ type overlay struct {
 	upper, work string   // "" for a read-only mount
 	userXattr   bool
 	attrs       int // MOUNT_ATTR_…
+	userNS      *os.File
+	root        int // ID 0 of userNS
 }
 
 // Mount mounts the root file system of a prepared container and returns the
@@ -61,7 +71,7 @@ func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
 	}
 	o := s.containerOverlay(st)
 	o.upper, o.work = dir+"/upper", dir+"/work"
-	o.attrs = opts.Attrs
+	o.attrs, o.userNS, o.root = opts.Attrs, opts.UserNS, opts.Root
 	if opts.ReadOnly {
 		o.attrs |= unix.MOUNT_ATTR_RDONLY
 	}
@@ -74,21 +84,23 @@ func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
 
 // View mounts the unpacked layers diffIDs, lowest first, read-only and returns
 // the detached mount. The layers must not be removed while it is used; see Pin.
-func (s *Store) View(diffIDs []digest.Digest) (*os.File, error) {
+//
+// With userNS, the owners of files are in that user namespace what they are on disk.
+func (s *Store) View(diffIDs []digest.Digest, userNS *os.File) (*os.File, error) {
 	st, err := s.readStack(diffIDs)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.view(st)
+	f, err := s.view(st, userNS)
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount image: %w", err)
 	}
 	return f, nil
 }
 
-func (s *Store) view(st stack) (*os.File, error) {
+func (s *Store) view(st stack, userNS *os.File) (*os.File, error) {
 	o := s.overlay(st)
-	o.attrs = unix.MOUNT_ATTR_RDONLY
+	o.attrs, o.userNS = unix.MOUNT_ATTR_RDONLY, userNS
 	if len(o.lower) == 1 {
 		// Without an upper directory overlayfs wants two lower ones.
 		o.lower = append([]string{s.layers + "/" + emptyDir + "/under"}, o.lower...)
@@ -126,15 +138,19 @@ func uppermost(names []string) []string {
 }
 
 func (s *Store) mount(o overlay, name string) (*os.File, error) {
-	if !s.noAppend.Load() {
-		fd, err := o.mount()
+	if !s.noAppend.Load() && (o.userNS == nil || !s.noDetached.Load()) {
+		fd, err := o.mountMapped()
 		if err == nil {
 			return os.NewFile(uintptr(fd), name), nil
 		}
-		if !errors.Is(err, errNoAppend) {
+		switch {
+		case errors.Is(err, errNoAppend):
+			s.noAppend.Store(true)
+		case o.userNS != nil && errors.Is(err, unix.EINVAL):
+			s.noDetached.Store(true)
+		default:
 			return nil, err
 		}
-		s.noAppend.Store(true)
 	}
 	fd, err := o.mountClassic(s.layers + "/tmp")
 	if err != nil {
@@ -165,6 +181,38 @@ func kernelRelease() string {
 // errNoAppend says that the kernel cannot take lower directories one by one.
 var errNoAppend = errors.New("the kernel has no overlayfs option lowerdir+")
 
+// mountMapped is mount on a thread that may do so for a user namespace.
+func (o overlay) mountMapped() (fd int, err error) {
+	if o.userNS == nil {
+		return o.mount()
+	}
+	done := make(chan struct{})
+	go onThreadOfItsOwn(func() {
+		defer close(done)
+		if err = inode.MakeFilesOf(o.root); err == nil {
+			fd, err = o.mount()
+		}
+	})
+	<-done
+	return fd, err
+}
+
+// mapped clones the mount that has dir, with the owners of its files mapped. Overlayfs
+// itself cannot map them, but takes layers of mounts that do; before Linux 6.15 these
+// must be attached somewhere.
+func (o overlay) mapped(dir string) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(o.userNS.Fd())}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("cannot map the owners of %s for a user namespace: %v; this needs Linux 5.19 and a file system such as ext4, xfs or btrfs; use userns_mode: host, or have the data root on another file system", dir, err)
+	}
+	return fd, nil
+}
+
 // mount makes the mount with fsopen(2) and its relatives. Each lower directory
 // is a parameter of its own, so that their number is bounded by overlayfs (500)
 // and not by the length of a string.
@@ -183,30 +231,47 @@ func (o overlay) mount() (int, error) {
 			unix.Close(p)
 		}
 	}()
-	set := func(key, path string) error {
-		if needsAlias(path) {
-			p, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
+	// name is what a directory is called for overlayfs.
+	name := func(dir string) (string, error) {
+		var p int
+		var err error
+		switch {
+		case o.userNS != nil:
+			p, err = o.mapped(dir)
+		case needsAlias(dir):
+			if p, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+				err = fmt.Errorf("%s: %w", dir, err)
 			}
-			opened = append(opened, p)
-			path = procPath(p)
+		default:
+			return dir, nil
 		}
-		return unix.FsconfigSetString(fd, key, path)
+		if err != nil {
+			return "", err
+		}
+		opened = append(opened, p)
+		return procPath(p), nil
 	}
 	for i, dir := range slices.Backward(o.lower) {
-		if err := set("lowerdir+", dir); err != nil {
-			if i == len(o.lower)-1 && errors.Is(err, unix.EINVAL) {
+		dir, err := name(dir)
+		if err == nil {
+			err = unix.FsconfigSetString(fd, "lowerdir+", dir)
+		}
+		if err != nil {
+			if i == len(o.lower)-1 && errors.Is(err, unix.EINVAL) && o.userNS == nil {
 				return -1, errNoAppend
 			}
 			return -1, overlayError(fd, err)
 		}
 	}
 	if o.upper != "" {
-		if err := set("upperdir", o.upper); err != nil {
-			return -1, overlayError(fd, err)
+		dir, err := name(filepath.Dir(o.upper)) // both must be of one mount
+		if err == nil {
+			err = unix.FsconfigSetString(fd, "upperdir", filepath.Join(dir, filepath.Base(o.upper)))
 		}
-		if err := set("workdir", o.work); err != nil {
+		if err == nil {
+			err = unix.FsconfigSetString(fd, "workdir", filepath.Join(dir, filepath.Base(o.work)))
+		}
+		if err != nil {
 			return -1, overlayError(fd, err)
 		}
 	}

@@ -3,16 +3,19 @@ package snapshot
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
-// mountClassic makes the mount with mount(2), for kernels before 6.7, and
-// detaches it. All options must fit in a page there, so that paths are replaced
-// by links with short names. The links and the mount itself exist only in a
+// mountClassic makes the mount with mount(2), for kernels before 6.7 and for user
+// namespaces, and detaches it. All options must fit in a page there, so that paths
+// are replaced by links with short names. The links and the mount itself exist only in a
 // mount namespace of the thread that does it, which ends with the thread. at is
 // any directory.
 func (o overlay) mountClassic(at string) (int, error) {
@@ -68,19 +71,18 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 	var names []string
 	for i := len(o.lower) - 1; i >= 0; i-- {
 		name := strconv.Itoa(i)
-		if err := unix.Symlink(o.lower[i], name); err != nil {
-			return -1, os.NewSyscallError("symlink", err)
+		if err := o.alias(o.lower[i], name); err != nil {
+			return -1, err
 		}
 		names = append(names, name)
 	}
 	options := []string{"lowerdir=" + strings.Join(names, ":")}
 	if o.upper != "" {
-		for name, dir := range map[string]string{"u": o.upper, "w": o.work} {
-			if err := unix.Symlink(dir, name); err != nil {
-				return -1, os.NewSyscallError("symlink", err)
-			}
+		// Both must be of one mount.
+		if err := o.alias(filepath.Dir(o.upper), "c"); err != nil {
+			return -1, err
 		}
-		options = append(options, "upperdir=u", "workdir=w")
+		options = append(options, "upperdir=c/"+filepath.Base(o.upper), "workdir=c/"+filepath.Base(o.work))
 	}
 	for _, option := range o.options() {
 		options = append(options, option[0]+"="+option[1])
@@ -91,6 +93,13 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 	data := strings.Join(options, ",")
 	if len(data) >= os.Getpagesize() {
 		return -1, fmt.Errorf("overlayfs: %d layers are more than this kernel can mount; use Linux 6.7 or newer", len(o.lower))
+	}
+	if o.userNS != nil {
+		// Overlayfs makes files in the work directory as who mounts it, and there are
+		// no files of anybody whom userNS does not have.
+		if err := inode.MakeFilesOf(o.root); err != nil {
+			return -1, err
+		}
 	}
 	if err := unix.Mount("overlay", "m", "overlay", 0, data); err != nil {
 		return -1, overlayError(-1, err)
@@ -107,4 +116,20 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 		}
 	}
 	return fd, nil
+}
+
+// alias makes name another name of dir: a link, or a mount with the owners mapped.
+func (o overlay) alias(dir, name string) error {
+	if o.userNS == nil {
+		return os.NewSyscallError("symlink", unix.Symlink(dir, name))
+	}
+	fd, err := o.mapped(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Mkdir(name, 0o700); err != nil {
+		return os.NewSyscallError("mkdir", err)
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, name, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }

@@ -4,12 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/inode"
 )
 
 func TestManyLayers(t *testing.T) {
@@ -34,7 +39,7 @@ func TestManyLayers(t *testing.T) {
 			if err := os.WriteFile(root+"/d/000", []byte("changed"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			f, err := s.View(layers)
+			f, err := s.View(layers, nil)
 			view := mounted(t, f, err)
 			if got := read(t, view+"/d/000"); got != "0" {
 				t.Errorf("the image now has %q", got)
@@ -111,7 +116,7 @@ func TestImageWithoutLayers(t *testing.T) {
 	if err := os.WriteFile(root+"/f", []byte("f"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f, err := s.View(nil)
+	f, err := s.View(nil, nil)
 	if got := list(t, mounted(t, f, err)); got != "" {
 		t.Errorf("view contains %q", got)
 	}
@@ -153,6 +158,71 @@ func TestLacksAppend(t *testing.T) {
 	} {
 		if got := lacksAppend(release); got != want {
 			t.Errorf("lacksAppend(%q) = %v, want %v", release, got, want)
+		}
+	}
+}
+
+// In a user namespace the owners are what they are on disk, and elsewhere nobody's.
+func TestMountForAUserNamespace(t *testing.T) {
+	needRoot(t)
+	const base = 1 << 29
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: base, Size: 1 << 16}}
+	holder := exec.Command("sleep", "infinity")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
+	userNS, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", holder.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer userNS.Close()
+	owner := func(path string) int {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return int(st.Uid)
+	}
+	for _, attached := range []bool{false, true} {
+		s := store(t)
+		s.noDetached.Store(attached)
+		layers := unpack(t, s, archiveOf(t, file("f", "f")), archiveOf(t, file("g", "g")))
+		id := fmt.Sprintf("c-%v", attached)
+		if err := s.Prepare(t.Context(), id, layers); err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Mount(id, MountOptions{UserNS: userNS, Root: base})
+		root := mounted(t, f, err)
+		if got := owner(root + "/f"); got != base {
+			t.Errorf("attached=%v: the file belongs to %d", attached, got)
+		}
+		if err := os.WriteFile(root+"/nobodys", nil, 0o644); !errors.Is(err, unix.EOVERFLOW) {
+			t.Errorf("attached=%v: the host's root made a file: %v", attached, err)
+		}
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread() // never unlocked
+			if err := inode.MakeFilesOf(base); err != nil {
+				done <- err
+				return
+			}
+			done <- errors.Join(os.WriteFile(root+"/made", nil, 0o644), os.Remove(root+"/f"), os.Rename(root+"/g", root+"/h"))
+		}()
+		if err := <-done; err != nil {
+			t.Errorf("attached=%v: %v", attached, err)
+		}
+		upper, err := s.upper(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := owner(upper + "/made"); got != 0 {
+			t.Errorf("attached=%v: on disk the file belongs to %d", attached, got)
+		}
+		view, err := s.ViewContainer(id)
+		if got := own(t, mounted(t, view, err)); got != "h made" {
+			t.Errorf("attached=%v: without the user namespace there is %q", attached, got)
 		}
 	}
 }

@@ -32,7 +32,8 @@ type Store struct {
 	// Limits bound what a layer may unpack to. Open sets the default.
 	Limits Limits
 	// noAppend remembers that the kernel does not know "lowerdir+".
-	noAppend atomic.Bool
+	noAppend   atomic.Bool
+	noDetached atomic.Bool // the kernel takes only attached mounts as layers
 }
 
 // Open opens the layers below dataRoot and creates the directories if need be.

@@ -39,7 +39,7 @@ func TestAttributesSurvive(t *testing.T) {
 	layers := unpack(t, s, archiveOf(t, dir("./", 0o751), dir("bin/", 0o2755), setuid, owned, hardlink("bin/ping6", "bin/ping"),
 		linkOwned, dir("dev", 0o755), null, dir("run", 0), fifo, sticky, file("bin/big", strings.Repeat("\x00", 1<<20)+"end")))
 
-	f, err := s.View(layers)
+	f, err := s.View(layers, nil)
 	root := mounted(t, f, err)
 	for _, want := range []struct {
 		name     string
@@ -96,7 +96,7 @@ func TestWhiteoutsAndOpaqueDirectories(t *testing.T) {
 		file("f/2", "two"), file(".wh.f", ""), // whiteout after the new content
 		file(".wh..wh.plnk", ""), file(".wh.never", ""),
 	)
-	f, err := s.View(unpack(t, s, base, top))
+	f, err := s.View(unpack(t, s, base, top), nil)
 	root := mounted(t, f, err)
 	for name, want := range map[string]string{".": "a b d e f", "a": "2 3", "b": "2", "d": "2", "f": "2"} {
 		if got := list(t, filepath.Join(root, name)); got != want {
@@ -107,7 +107,7 @@ func TestWhiteoutsAndOpaqueDirectories(t *testing.T) {
 		t.Errorf("e is %q", got)
 	}
 	again := archiveOf(t, file(".wh.a", ""), dir("c", 0), file("c/2", "two"), file(".wh.x", ""), file("x/y", "implied over a whiteout"))
-	f, err = s.View(unpack(t, s, base, top, again))
+	f, err = s.View(unpack(t, s, base, top, again), nil)
 	root = mounted(t, f, err)
 	for name, want := range map[string]string{".": "b c d e f x", "c": "2"} {
 		if got := list(t, filepath.Join(root, name)); got != want {
@@ -124,7 +124,7 @@ func TestImpliedDirectoriesTakeTheAttributesFromBelow(t *testing.T) {
 	base := archiveOf(t, dir("./", 0o711), dir("tmp", 0o1777), dir("home", 0o755), home, dir("opt", 0o700), file("opt/old", ""))
 	top := archiveOf(t, file("tmp/x", "x"), file("home/app/.cache/y", "y"), file("new/dir/z", "z"), file("opt/.wh..wh..opq", ""), file("opt/sub/n", "n"))
 	layers := unpack(t, s, base, top)
-	f, err := s.View(layers)
+	f, err := s.View(layers, nil)
 	root := mounted(t, f, err)
 	for name, want := range map[string][2]uint32{
 		".": {0o711, 0}, "tmp": {0o1777, 0}, "home": {0o755, 0}, "home/app": {0o750, 1000}, "home/app/.cache": {0o755, 0}, "new/dir": {0o755, 0}, "opt": {0o700, 0}, "opt/sub": {0o755, 0},
@@ -145,7 +145,7 @@ func TestImpliedDirectoriesTakeTheAttributesFromBelow(t *testing.T) {
 		t.Errorf("root of the container has mode %o", st.Mode&0o7777)
 	}
 	// The layer itself is shared, and on its own has the defaults.
-	f, err = s.View(unpack(t, s, top))
+	f, err = s.View(unpack(t, s, top), nil)
 	alone := mounted(t, f, err)
 	if st := lstat(t, alone+"/tmp"); st.Mode&0o7777 != 0o755 {
 		t.Errorf("alone, tmp has mode %o", st.Mode&0o7777)
@@ -163,7 +163,7 @@ func TestEntriesThatReplaceOthers(t *testing.T) {
 		file("h", "h"), hardlink("h", "h"), hardlink("g", "h"), hardlink("g", "h"),
 		dir("gone", 0), file("gone/x", ""), symlink("gone", "d"), file("gone/through", ""),
 		symlink("abs", "/d"), file("abs/abs", ""), symlink("dangling", "/not/here"), file("dangling/x", ""),
-	)))
+	)), nil)
 	root := mounted(t, f, err)
 	for name, want := range map[string]string{"d": "abs through x", "l": "own", "not/here": "x"} {
 		if got := list(t, filepath.Join(root, name)); got != want {

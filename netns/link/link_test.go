@@ -39,7 +39,7 @@ func TestNamespacesLeaveNoThreadBehind(t *testing.T) {
 		all.Go(func() {
 			pin := filepath.Join(dir, name)
 			var inside string
-			err := Create(pin, func(int) error {
+			err := Create(pin, nil, func(int) error {
 				inside = netns(threadNS)
 				if netns("/proc/self/ns/net") != host {
 					t.Error("the main thread left the host's namespace")
@@ -87,7 +87,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	needRoot(t)
 	pin := filepath.Join(t.TempDir(), "pin")
 	boom := errors.New("boom")
-	if err := Create(pin, func(int) error { return boom }); !errors.Is(err, boom) {
+	if err := Create(pin, nil, func(int) error { return boom }); !errors.Is(err, boom) {
 		t.Errorf("error %v", err)
 	}
 	if _, err := os.Stat(pin); !errors.Is(err, os.ErrNotExist) {
@@ -96,7 +96,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(pin, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Create(pin, func(int) error { return nil }); err == nil {
+	if err := Create(pin, nil, func(int) error { return nil }); err == nil {
 		t.Error("an existing file is taken as a pin")
 	}
 }
@@ -107,10 +107,10 @@ func TestBridgeAndVeth(t *testing.T) {
 	dir := t.TempDir()
 	host, container := filepath.Join(dir, "host"), filepath.Join(dir, "container")
 	t.Cleanup(func() { _ = Unpin(host); _ = Unpin(container) })
-	if err := Create(container, func(int) error { return nil }); err != nil {
+	if err := Create(container, nil, func(int) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	err := Create(host, func(int) error {
+	err := Create(host, nil, func(int) error {
 		s, err := Open()
 		if err != nil {
 			return err

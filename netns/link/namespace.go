@@ -15,15 +15,21 @@ const threadNS = "/proc/thread-self/ns/net"
 
 // Create makes a network namespace, calls setup inside it with a descriptor of
 // the caller's namespace, and pins it to the file pin, which must not exist. When
-// anything fails nothing is left.
-func Create(pin string, setup func(hostNS int) error) error {
+// anything fails nothing is left. With given it takes that network namespace, which
+// somebody has just made, instead of a new one.
+func Create(pin string, given *os.File, setup func(hostNS int) error) error {
 	return onThread(func() error {
 		host, err := os.Open(threadNS)
 		if err != nil {
 			return fmt.Errorf("cannot open own network namespace: %w", err)
 		}
 		defer host.Close()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if given != nil {
+			err = unix.Setns(int(given.Fd()), unix.CLONE_NEWNET)
+		} else {
+			err = unix.Unshare(unix.CLONE_NEWNET)
+		}
+		if err != nil {
 			return fmt.Errorf("cannot make network namespace: %w", err)
 		}
 		if err := pinHere(pin); err != nil {

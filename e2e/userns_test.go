@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Root of a project with user namespaces is nobody on the host, and all that people
+// run works as ever.
+func TestUserNamespaces(t *testing.T) {
+	b := newBox(t, "busybox:latest", "postgres:15", "redis:7", "nginx:1.22")
+	b.write(t, "conf/default.conf", "server { listen 80; location / { return 200 \"hello\\n\"; } }\n")
+	b.write(t, "secret.txt", "hidden")
+	b.compose(t, `
+		name: app
+		services:
+			db:
+				image: postgres:15
+				userns_mode: auto
+				environment: {POSTGRES_PASSWORD: secret}
+				volumes: [data:/var/lib/postgresql/data]
+				healthcheck: {test: ["CMD", "pg_isready", "-U", "postgres", "-h", "127.0.0.1"], interval: 200ms, retries: 100}
+			cache:
+				image: redis:7
+				userns_mode: auto
+				healthcheck: {test: ["CMD", "redis-cli", "ping"], interval: 200ms, retries: 50}
+			web:
+				image: nginx:1.22
+				userns_mode: auto
+				ports: ["127.0.0.1::80"]
+				volumes: ["./conf:/etc/nginx/conf.d:ro"]
+				ipc: shareable
+			tool:
+				image: busybox
+				userns_mode: auto
+				command: sleep infinity
+				tmpfs: ["/scratch:mode=700,uid=70"]
+				secrets: [{source: hidden, uid: "70", mode: 0400}]
+				depends_on: {db: {condition: service_healthy}, cache: {condition: service_healthy}}
+				ulimits: {nofile: {soft: 512, hard: 1024}}
+			beside:
+				image: busybox
+				userns_mode: auto
+				command: sleep infinity
+				network_mode: service:web
+				pid: service:web
+				ipc: service:web
+			plain:
+				image: busybox
+				command: sleep infinity
+				network_mode: service:web
+			inplain:
+				image: busybox
+				userns_mode: auto
+				command: sleep infinity
+				network_mode: service:own
+			own:
+				image: busybox
+				command: sleep infinity
+		volumes: {data: {}}
+		secrets: {hidden: {file: secret.txt}}
+	`)
+	b.ok(t, "up", "--detach", "--wait")
+
+	const query = "create table if not exists seen(n int); insert into seen values (1); select count(*) from seen"
+	psql := []string{"exec", "-T", "db", "psql", "-U", "postgres", "-Atqc"}
+	if out := b.ok(t, append(psql, query)...); out != "1\n" {
+		t.Errorf("postgres says %q", out)
+	}
+	if out := b.ok(t, "exec", "-T", "cache", "redis-cli", "set", "a", "b"); out != "OK\n" {
+		t.Errorf("redis says %q", out)
+	}
+	if out := fetch(t, "http://127.0.0.1:"+b.hostPort(t, "web", "80")+"/"); out != "hello\n" {
+		t.Errorf("nginx says %q", out)
+	}
+	base := uint32(0)
+	t.Run("nobody of the container is anybody of the host", func(t *testing.T) {
+		for name, p := range b.pids(t) {
+			st, err := os.Stat(fmt.Sprintf("/proc/%d", p.PID))
+			must(t, err)
+			uid := st.Sys().(*syscall.Stat_t).Uid
+			if name == "app-plain-1" || name == "app-own-1" {
+				if uid != 0 {
+					t.Errorf("%s runs as user %d", name, uid)
+				}
+				continue
+			}
+			if uid < 1<<20 {
+				t.Errorf("%s runs as user %d of the host", name, uid)
+			}
+			if base == 0 {
+				base = uid &^ 0xffff
+			}
+			if uid&^0xffff != base {
+				t.Errorf("%s has another range (user %d) than its project (%d)", name, uid, base)
+			}
+		}
+		// Files are whose they were, on disk.
+		data := filepath.Join(b.dataRoot(), "volumes/app_data/_data")
+		owner := strings.TrimSpace(b.ok(t, "exec", "-T", "db", "stat", "-c", "%u", "/var/lib/postgresql/data"))
+		if st, err := os.Stat(data); err != nil || strconv.Itoa(int(st.Sys().(*syscall.Stat_t).Uid)) != owner {
+			t.Errorf("the volume belongs to %v, in the container to %s: %v", st.Sys(), owner, err)
+		}
+	})
+	t.Run("files have the owners they should have", func(t *testing.T) {
+		for what, want := range map[string]string{
+			"id -u":                                     "0\n",
+			"stat -c %u%a /run/secrets/hidden":          "70400\n",
+			"stat -c %u%a /scratch":                     "70700\n",
+			"stat -c %u /etc/hosts /tmp /bin":           "0\n0\n0\n",
+			"ulimit -n -H; ulimit -n":                   "1024\n512\n",
+			"touch /x; chown 5:6 /x; stat -c %u:%g /x":  "5:6\n",
+			"echo 1 >/proc/sys/kernel/panic || echo no": "no\n",
+			"hostname x || echo no":                     "no\n",
+		} {
+			if out := b.stack(t, "exec", "-T", "tool", "sh", "-c", what); out.stdout != want {
+				t.Errorf("%s: %s", what, out)
+			}
+		}
+	})
+	t.Run("one network for two", func(t *testing.T) {
+		if out := b.ok(t, "exec", "-T", "beside", "wget", "-qO-", "http://127.0.0.1/"); out != "hello\n" {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "exec", "-T", "plain", "wget", "-qO-", "http://127.0.0.1/"); out != "hello\n" {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "exec", "-T", "inplain", "wget", "-qO-", "http://web/"); out != "hello\n" {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "exec", "-T", "beside", "ps"); !strings.Contains(out, "nginx: master") {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "exec", "-T", "tool", "wget", "-qO-", "http://web/"); out != "hello\n" {
+			t.Errorf("%q", out)
+		}
+	})
+	t.Run("copies", func(t *testing.T) {
+		from := b.write(t, "from.txt", "copied\n")
+		b.ok(t, "cp", from, "tool:/etc/copied")
+		if out := b.ok(t, "exec", "-T", "tool", "sh", "-c", "cat /etc/copied; stat -c %u:%g /etc/copied"); out != "copied\n0:0\n" {
+			t.Errorf("%q", out)
+		}
+		b.ok(t, "exec", "-T", "tool", "chown", "70:71", "/etc/copied")
+		out := b.ok(t, "cp", "-a", "tool:/etc/copied", filepath.Join(b.dir, "back.txt"))
+		_ = out
+		st, err := os.Stat(filepath.Join(b.dir, "back.txt"))
+		must(t, err)
+		if s := st.Sys().(*syscall.Stat_t); s.Uid != 70 || s.Gid != 71 {
+			t.Errorf("the copy belongs to %d:%d", s.Uid, s.Gid)
+		}
+	})
+	t.Run("data survive, with and without", func(t *testing.T) {
+		b.ok(t, "down")
+		b.ok(t, "up", "--detach", "--wait")
+		if out := b.ok(t, append(psql, query)...); out != "2\n" {
+			t.Errorf("postgres says %q", out)
+		}
+		file := filepath.Join(b.dir, "compose.yaml")
+		text, err := os.ReadFile(file)
+		must(t, err)
+		must(t, os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "userns_mode: auto", "userns_mode: host")), 0o644))
+		b.ok(t, "up", "--detach", "--wait")
+		if out := b.ok(t, append(psql, query)...); out != "3\n" {
+			t.Errorf("postgres says %q", out)
+		}
+		b.ok(t, "restart", "db")
+	})
+	b.ok(t, "down", "--volumes")
+}
+
+// Whose the files are that a container makes in a bind mount.
+func TestUserNamespacesOfBindMounts(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for _, c := range []struct {
+		mode, user    string
+		wantUID       int // on the host, of what the container makes
+		seen, created string
+	}{
+		{"auto", "0", 0, "1000", "0"},
+		{"keep-id", "0", 1000, "0", "0"},
+		{"keep-id", "999", 1000, "999", "999"},
+		{"host", "0", 0, "1000", "0"},
+	} {
+		t.Run(c.mode+" "+c.user, func(t *testing.T) {
+			dir := filepath.Join(b.dir, "data-"+c.mode+c.user)
+			must(t, os.MkdirAll(dir, 0o755))
+			must(t, os.Chown(dir, 1000, 1000))
+			if c.mode == "auto" || c.mode == "host" {
+				must(t, os.Chmod(dir, 0o777))
+			}
+			out := b.ok(t, "container", "run", "--rm", "--userns", c.mode, "--user", c.user, "-v", dir+":/data", "busybox",
+				"sh", "-c", "stat -c %u /data; touch /data/made; stat -c %u /data/made")
+			if out != c.seen+"\n"+c.created+"\n" {
+				t.Errorf("the container sees %q", out)
+			}
+			st, err := os.Stat(filepath.Join(dir, "made"))
+			must(t, err)
+			if uid := int(st.Sys().(*syscall.Stat_t).Uid); uid != c.wantUID {
+				t.Errorf("the file belongs to %d on the host, want %d", uid, c.wantUID)
+			}
+		})
+	}
+	t.Run("nomap", func(t *testing.T) {
+		dir := filepath.Join(b.dir, "unmapped")
+		must(t, os.MkdirAll(dir, 0o755))
+		r := b.stack(t, "container", "run", "--rm", "--userns", "nomap", "-v", dir+":/data", "busybox", "sh", "-c", "stat -c %u /data; touch /data/made")
+		if r.code == 0 || !strings.HasPrefix(r.stdout, "65534\n") {
+			t.Error(r)
+		}
+	})
+	t.Run("a range", func(t *testing.T) {
+		if out := b.ok(t, "container", "run", "--rm", "--userns", "300000:1000", "busybox", "cat", "/proc/self/uid_map"); strings.Join(strings.Fields(out), " ") != "0 300000 1000" {
+			t.Errorf("%q", out)
+		}
+	})
+	t.Run("what cannot be", func(t *testing.T) {
+		for _, args := range [][]string{
+			{"--userns", "auto", "--privileged"}, {"--userns", "auto", "--network", "host"}, {"--userns", "auto", "--pid", "host"},
+			{"--userns", "some"}, {"--userns", "0:10"}, {"--userns", "5:0"},
+		} {
+			r := b.fails(t, append(append([]string{"container", "run", "--rm"}, args...), "busybox", "true")...)
+			if !strings.Contains(r.stderr, "userns") && !strings.Contains(r.stderr, "user namespace") {
+				t.Error(r)
+			}
+		}
+	})
+}
+
+// What else touches a container's files and processes knows whose they are.
+func TestUserNamespacesOutliveAllElse(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.write(t, "src/a", "one\n")
+	b.compose(t, `
+		name: app
+		services:
+			box:
+				image: busybox
+				userns_mode: auto
+				user: "70"
+				command: sh -c 'trap "exit 3" TERM; while :; do date; sleep 0.2; done'
+				init: true
+				develop: {watch: [{path: src, action: sync, target: /srv/src, initial_sync: true}]}
+				volumes: ["made:/made", {type: volume, source: ram, target: /ram}]
+		volumes: {made: {}, ram: {driver_opts: {type: tmpfs, device: tmpfs}}}
+	`)
+	b.ok(t, "up", "--detach")
+	w := b.startWatch(t)
+	if out := b.ok(t, "exec", "-T", "box", "sh", "-c", "cat /srv/src/a; stat -c %u /srv/src/a /srv/src"); out != "one\n70\n70\n" {
+		t.Errorf("after the initial sync: %q", out)
+	}
+	b.write(t, "src/a", "two\n")
+	comes(t, b.rootOf(t, "app-box-1")+"/srv/src/a", "two\n")
+	must(t, os.Remove(filepath.Join(b.dir, "src/a")))
+	goes(t, b.rootOf(t, "app-box-1")+"/srv/src/a")
+	w.end(t)
+
+	b.killKeepers(t, "app", "warden", "guardian", "supervisor")
+	b.ok(t, "exec", "-T", "--user", "0", "box", "sh", "-c", "echo kept >/kept; chown 5:6 /kept; echo x >/made/f; echo y >/ram/f")
+	b.killKeepers(t, "app", "supervisor")
+	b.eventuallyKept(t, "app")
+	b.ok(t, "restart", "box")
+	if out := b.ok(t, "exec", "-T", "box", "sh", "-c", "cat /kept /made/f /ram/f; stat -c %u:%g /kept /made/f /ram; cat /proc/self/uid_map | wc -l"); out != "kept\nx\ny\n5:6\n0:0\n0:0\n1\n" {
+		t.Errorf("after a restart: %q", out)
+	}
+	if out := b.ok(t, "container", "diff", "app-box-1"); !strings.Contains(out, "A /kept\n") {
+		t.Errorf("%q", out)
+	}
+	b.ok(t, "container", "commit", "app-box-1", "committed:1")
+	if out := b.ok(t, "container", "run", "--rm", "committed:1", "stat", "-c", "%u:%g", "/kept"); out != "5:6\n" {
+		t.Errorf("in an image made of it: %q", out)
+	}
+	b.ok(t, "stop")
+	b.ok(t, "cp", b.write(t, "late.txt", "late\n"), "box:/late")
+	b.ok(t, "start")
+	if out := b.ok(t, "exec", "-T", "box", "sh", "-c", "cat /late; stat -c %u /late"); out != "late\n0\n" {
+		t.Errorf("copied while it was stopped: %q", out)
+	}
+	b.ok(t, "kill", "--signal", "TERM")
+	b.eventuallyState(t, "app-box-1", "exited")
+	b.ok(t, "down", "--volumes")
+}

@@ -1,0 +1,214 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// NewUserNamespace makes a user namespace in which these IDs are known, and
+// with network a network namespace that belongs to it. Both live as long as
+// somebody holds them.
+//
+// They need a process to be made by, for a program with threads cannot enter a user
+// namespace, user_namespaces(7). It is a child that waits until its namespaces are
+// opened, and runs nothing else.
+func NewUserNamespace(uids, gids IDs, network bool) (user, net *os.File, err error) {
+	p := &program{flags: unix.CLONE_NEWUSER}
+	if network {
+		p.flags |= unix.CLONE_NEWNET
+	}
+	p.call("close inherited descriptors", callCloseOthers).with(optional)
+	p.call("wait", unix.SYS_READ, p.fd("release"), p.blob([]byte{0}, "buffer"), imm(1)).with(full)
+	var pipe [2]int // not os.Pipe's, which does not block
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, err
+	}
+	defer unix.Close(pipe[0])
+	region, err := p.link(map[string]int{"release": pipe[0]}, pipe[0])
+	if err != nil {
+		unix.Close(pipe[1])
+		return nil, nil, err
+	}
+	pid, pidfd, err := fork(region, -1)
+	unix.Munmap(region)
+	if err != nil {
+		unix.Close(pipe[1])
+		return nil, nil, fmt.Errorf("cannot make a user namespace: %w%s", err, userNamespaceHint(err))
+	}
+	maker := &Process{PID: pid, PidFD: pidfd}
+	defer func() {
+		unix.Close(pipe[1])
+		err = errors.Join(err, maker.waitFor(killBound), maker.Close())
+		if err != nil {
+			closeAll(user, net)
+			user, net = nil, nil
+		}
+	}()
+	dir := "/proc/" + strconv.Itoa(pid)
+	for file, ids := range map[string]IDs{"/uid_map": uids, "/gid_map": gids} {
+		if err := os.WriteFile(dir+file, []byte(ids.String()), 0); err != nil {
+			return nil, nil, fmt.Errorf("cannot map the IDs of a user namespace: %w", err)
+		}
+	}
+	if user, err = os.Open(dir + "/ns/user"); err == nil && network {
+		net, err = os.Open(dir + "/ns/net")
+	}
+	return user, net, err
+}
+
+func userNamespaceHint(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		return "; the limit is /proc/sys/user/max_user_namespaces"
+	case errors.Is(err, unix.EINVAL):
+		return "; the kernel is built without user namespaces (CONFIG_USER_NS)"
+	}
+	return forkHint(err)
+}
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// OwnerOf opens the user namespace that a namespace belongs to, ioctl_ns(2).
+func OwnerOf(namespace *os.File) (*os.File, error) {
+	fd, err := ownerOf(fdOf(namespace))
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the user namespace that %s belongs to: %w", namespace.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), "user namespace"), nil
+}
+
+func ownerOf(namespace int) (int, error) {
+	fd, err := unix.IoctlRetInt(namespace, unix.NS_GET_USERNS)
+	if err == nil {
+		unix.CloseOnExec(fd)
+	}
+	return fd, err
+}
+
+// ownedBy tells whether a namespace belongs to the user namespace user.
+func ownedBy(namespace, user int) bool {
+	owner, err := ownerOf(namespace)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(owner)
+	return sameInode(owner, user)
+}
+
+func sameInode(a, b int) bool {
+	var x, y unix.Stat_t
+	return unix.Fstat(a, &x) == nil && unix.Fstat(b, &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
+}
+
+// InitialUserNamespace tells whether a file is the user namespace of this process.
+func InitialUserNamespace(f *os.File) bool {
+	own, err := os.Open("/proc/self/ns/user")
+	if err != nil {
+		return false
+	}
+	defer own.Close()
+	return sameInode(fdOf(f), fdOf(own))
+}
+
+// IDs are what the user IDs, or the group IDs, of a container are on the host.
+type IDs []specs.LinuxIDMapping
+
+// String is how the kernel reads them, user_namespaces(7).
+func (ids IDs) String() string {
+	var text strings.Builder
+	for _, m := range ids {
+		fmt.Fprintf(&text, "%d %d %d\n", m.ContainerID, m.HostID, m.Size)
+	}
+	return text.String()
+}
+
+// Host is the ID on the host; without mappings an ID is itself.
+func (ids IDs) Host(id uint32) (uint32, bool) {
+	for _, m := range ids {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return m.HostID + (id - m.ContainerID), true
+		}
+	}
+	return id, len(ids) == 0
+}
+
+// Container is the ID in the container; without mappings an ID is itself.
+func (ids IDs) Container(id uint32) (uint32, bool) {
+	for _, m := range ids {
+		if id >= m.HostID && id-m.HostID < m.Size {
+			return m.ContainerID + (id - m.HostID), true
+		}
+	}
+	return id, len(ids) == 0
+}
+
+// UserIDs are the mappings of a process's user namespace, none where it is this
+// process's own.
+func UserIDs(pid int) (IDs, error) {
+	other, err := differentUserNamespace(pid)
+	if err != nil || !other {
+		return nil, err
+	}
+	b, err := readProc(pid, "uid_map")
+	if err != nil {
+		return nil, err
+	}
+	return parseIDMap(string(b))
+}
+
+// parseIDMap reads lines like "0 100000 65536", user_namespaces(7).
+func parseIDMap(text string) (IDs, error) {
+	var ids IDs
+	for line := range strings.Lines(text) {
+		var m specs.LinuxIDMapping
+		if _, err := fmt.Sscan(line, &m.ContainerID, &m.HostID, &m.Size); err != nil {
+			return nil, fmt.Errorf("cannot parse %q as a line of /proc/PID/uid_map: %w", line, err)
+		}
+		ids = append(ids, m)
+	}
+	return ids, nil
+}
+
+// handOver gives stdio and terminal to the user of a process in a user namespace. The
+// child cannot: their owners are nobody there.
+func (l *launch) handOver(f *processFacts, uid uint32) {
+	if f.terminal {
+		unix.Fchown(l.fds["terminal"], int(uid), -1)
+		return
+	}
+	for i := range f.stdio {
+		if f.stdio[i].chown {
+			unix.Fchown(l.fds[stdioNames[i]], int(uid), -1)
+		}
+	}
+}
+
+// raise lifts hard limits while the process may: in a user namespace nobody can,
+// getrlimit(2). They are set to what they should be when all else is done.
+func (c *compiler) raise(p *specs.Process, f processFacts) {
+	for _, l := range p.Rlimits {
+		n, ok := rlimitNumbers[l.Type]
+		if !ok {
+			continue // said where they are set
+		}
+		now := f.limits(n)
+		if l.Hard <= now.Max {
+			continue
+		}
+		what := fmt.Sprintf("raise %s to %s", l.Type, limitText(l.Hard))
+		c.call(what, unix.SYS_PRLIMIT64, imm(0), named(uint64(n), l.Type),
+			c.words(fmt.Sprintf("{%s, %s}", limitText(now.Cur), limitText(l.Hard)), now.Cur, l.Hard), null).with(optional)
+	}
+}

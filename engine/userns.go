@@ -1,0 +1,408 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"net/url"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/internal/durable"
+	"github.com/stack-run/stack/internal/inode"
+	"github.com/stack-run/stack/internal/lock"
+	"github.com/stack-run/stack/volumes"
+)
+
+// How the user IDs of a container are others on the host: values of UserNSMode
+// besides "" and "host", and a range "FIRST:SIZE" of the host's.
+const (
+	// userNSAuto takes a range of its own for each project. Files keep their owners
+	// on disk, in volumes and bind mounts, too.
+	userNSAuto = "auto"
+	// userNSKeepID is auto, but in bind mounts the container's user and the owner
+	// of the source are one.
+	userNSKeepID = "keep-id"
+	// userNSNoMap is auto, but the files of bind mounts belong to nobody.
+	userNSNoMap = "nomap"
+)
+
+// idsPerRange is how many IDs a container has, as many as /etc/subuid gives a user.
+const idsPerRange = 1 << 16
+
+// parseUserNS reads a UserNSMode. kind is "" for the host's user namespace, and ids are
+// those of a mode that names them.
+func parseUserNS(mode string) (kind string, ids runtime.IDs, err error) {
+	switch mode {
+	case "", "host":
+		return "", nil, nil
+	case userNSAuto, userNSKeepID, userNSNoMap:
+		return mode, nil, nil
+	}
+	first, size, found := strings.Cut(mode, ":")
+	a, err1 := strconv.ParseUint(first, 10, 32)
+	n, err2 := strconv.ParseUint(size, 10, 32)
+	switch {
+	case !found || err1 != nil || err2 != nil:
+		return "", nil, fmt.Errorf("unknown mode %q; use host, auto, keep-id, nomap, or a range of the host's user IDs such as 100000:65536", mode)
+	case a == 0:
+		return "", nil, fmt.Errorf("the range %s begins with the host's root; use one that nobody has, such as 100000:65536", mode)
+	case n == 0 || a+n > math.MaxUint32:
+		return "", nil, fmt.Errorf("the range %s is empty or ends above %d", mode, uint32(math.MaxUint32))
+	}
+	return userNSAuto, runtime.IDs{{HostID: uint32(a), Size: uint32(n)}}, nil
+}
+
+// userNSFaults tells what cannot go together with a user namespace: what belongs to
+// the host, of which the container's root is nobody.
+func userNSFaults(s Spec) error {
+	kind, _, err := parseUserNS(s.Isolation.UserNSMode)
+	if err != nil || kind == "" {
+		return err
+	}
+	for _, conflict := range []struct {
+		has  bool
+		what string
+	}{
+		{s.Isolation.Privileged, "privileged"},
+		{s.Network.Mode == "host", "network_mode: host"},
+		{s.Isolation.PIDMode == "host", "pid: host"},
+		{s.Isolation.IPCMode == "host", "ipc: host"},
+		{s.Isolation.CgroupNSMode == "host", "cgroup: host"},
+	} {
+		if conflict.has {
+			return fmt.Errorf("%s cannot be had in a user namespace of its own; leave it out, or set userns_mode: host", conflict.what)
+		}
+	}
+	return nil
+}
+
+// userNamespace is what a container starts in that has a user namespace of its own.
+type userNamespace struct {
+	kind string
+	ids  runtime.IDs
+	user *os.File
+	net  *os.File   // a network namespace of user's, if the container needs a new one
+	more []*os.File // those that bind mounts are mapped by
+}
+
+func (u *userNamespace) close() {
+	if u == nil {
+		return
+	}
+	for _, f := range append(u.more, u.user, u.net) {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// network is the network namespace to use, nil for any.
+func (u *userNamespace) network() *os.File {
+	if u == nil {
+		return nil
+	}
+	return u.net
+}
+
+// userNamespace makes the user namespace of a container, or finds that of the network
+// namespace which it has from its last run or shares; nil where it has the host's.
+func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamespace, err error) {
+	kind, ids, err := parseUserNS(c.Spec.Isolation.UserNSMode)
+	if err != nil || kind == "" {
+		return nil, err
+	}
+	if ids == nil {
+		if ids, err = e.idRange(ctx, rangeKey(c)); err != nil {
+			return nil, err
+		}
+	}
+	u := &userNamespace{kind: kind, ids: ids}
+	there, err := e.networkThere(c, ids)
+	if err != nil {
+		return nil, err
+	}
+	if there != nil {
+		defer there.Close()
+		owner, err := runtime.OwnerOf(there)
+		if err != nil {
+			return nil, err
+		}
+		if !runtime.InitialUserNamespace(owner) {
+			u.user = owner
+			return u, nil
+		}
+		owner.Close()
+	}
+	u.user, u.net, err = runtime.NewUserNamespace(ids, ids, there == nil)
+	return u, err
+}
+
+// rangeKey is who has a range of IDs together: a project, or one container.
+func rangeKey(c *Container) string {
+	if c.Project != "" {
+		return "project " + c.Project
+	}
+	return "container " + c.ID
+}
+
+// networkThere opens the network namespace that a container has already, or shares
+// with one that has the same IDs; nil for none.
+func (e *Engine) networkThere(c *Container, ids runtime.IDs) (*os.File, error) {
+	path := ""
+	switch {
+	case isShared(c.Spec.Network.Mode):
+		donor, err := e.peer(c, c.Spec.Network.Mode)
+		if err != nil {
+			return nil, fmt.Errorf("cannot share a network: %w", err)
+		}
+		if donor.State.Endpoint != nil {
+			path = donor.State.Endpoint.NetNS
+		}
+		if theirs, err := runtime.UserIDs(donor.State.Pid); err == nil && len(theirs) > 0 && theirs[0] != ids[0] {
+			return os.Open("/proc/self/ns/net") // one that is not theirs to own, nor ours
+		}
+	case c.State.Endpoint != nil:
+		path = c.State.Endpoint.NetNS
+	}
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return f, err
+}
+
+// idRange returns the IDs of key, which stay its own while it has containers.
+func (e *Engine) idRange(ctx context.Context, key string) (runtime.IDs, error) {
+	dir := filepath.Join(e.run, "ids")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	name := filepath.Join(dir, url.PathEscape(key))
+	if ids, err := readRange(name); err == nil {
+		return ids, nil
+	}
+	held, err := lock.Exclusive(ctx, filepath.Join(e.run, "ids.lock"), lock.Patiently())
+	if err != nil {
+		return nil, err
+	}
+	defer held.Unlock()
+	if ids, err := readRange(name); err == nil {
+		return ids, nil
+	}
+	taken, err := e.rangesTaken(dir)
+	if err != nil {
+		return nil, err
+	}
+	uids, err := os.ReadFile("/etc/subuid")
+	gids, gerr := os.ReadFile("/etc/subgid")
+	if err != nil || gerr != nil {
+		uids, gids = nil, nil
+	}
+	first, err := freeRange(key, string(uids)+"\n"+string(gids), taken)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.WriteVolatile(name, strconv.AppendUint(nil, uint64(first), 10), 0o600); err != nil {
+		return nil, err
+	}
+	return runtime.IDs{{HostID: first, Size: idsPerRange}}, nil
+}
+
+func readRange(name string) (runtime.IDs, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	first, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
+	if err != nil || first == 0 {
+		return nil, fmt.Errorf("%s is damaged", name)
+	}
+	return runtime.IDs{{HostID: uint32(first), Size: idsPerRange}}, nil
+}
+
+// rangesTaken reads whose ranges are whose, and drops those of projects and containers
+// that are no more.
+func (e *Engine) rangesTaken(dir string) (map[uint32]bool, error) {
+	all, err := e.Records.List()
+	if err != nil {
+		return nil, err
+	}
+	live := map[string]bool{}
+	for _, c := range all {
+		live[url.PathEscape(rangeKey(c))] = true
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	taken := map[uint32]bool{}
+	for _, entry := range entries {
+		name := filepath.Join(dir, entry.Name())
+		ids, err := readRange(name)
+		if err != nil || !live[entry.Name()] {
+			os.Remove(name)
+			continue
+		}
+		taken[ids[0].HostID] = true
+	}
+	return taken, nil
+}
+
+// The IDs of projects, where /etc/subuid has none for the user "stack": a part of what
+// systemd leaves to containers (systemd.io/UIDS-GIDS).
+const (
+	poolFirst = 0x20000000
+	poolEnd   = 0x60000000
+	poolUser  = "stack"
+)
+
+// freeRange chooses a range of IDs for key, the same one again where it can. subids are
+// /etc/subuid and /etc/subgid: lines like "user:100000:65536", subuid(5).
+func freeRange(key, subids string, taken map[uint32]bool) (uint32, error) {
+	first, end := uint64(poolFirst), uint64(poolEnd)
+	type span struct{ first, end uint64 }
+	var others []span
+	for line := range strings.Lines(subids) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) != 3 {
+			continue
+		}
+		a, err1 := strconv.ParseUint(fields[1], 10, 32)
+		n, err2 := strconv.ParseUint(fields[2], 10, 32)
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		if fields[0] == poolUser {
+			first, end = a, a+n
+		} else {
+			others = append(others, span{a, a + n})
+		}
+	}
+	slots := uint32((end - first) / idsPerRange)
+	h := fnv.New32a()
+	h.Write([]byte(key))
+next:
+	for i := range slots {
+		a := first + uint64((h.Sum32()%slots+i)%slots)*idsPerRange
+		if taken[uint32(a)] {
+			continue
+		}
+		for _, o := range others {
+			if a < o.end && o.first < a+idsPerRange {
+				continue next
+			}
+		}
+		return uint32(a), nil
+	}
+	return 0, fmt.Errorf("no range of %d user IDs is free for a user namespace between %d and %d; give the user %q more in /etc/subuid and /etc/subgid, or remove projects", idsPerRange, first, end, poolUser)
+}
+
+// owners says how files belong to users for [volumes.Store.Resolve].
+func (e *Engine) owners(c *Container, u *userNamespace, user specs.User) *volumes.Owners {
+	if u == nil {
+		return nil
+	}
+	return &volumes.Owners{
+		UserNS: u.user,
+		Host:   func(id uint32) uint32 { host, _ := u.ids.Host(id); return host },
+		Bind: func(uid, gid uint32) (*os.File, error) {
+			switch u.kind {
+			case userNSNoMap:
+				return nil, nil
+			case userNSAuto:
+				return u.user, nil
+			}
+			ns, _, err := runtime.NewUserNamespace(swapped(u.ids[0], uid, user.UID), swapped(u.ids[0], gid, user.GID), false)
+			if err == nil {
+				u.more = append(u.more, ns)
+			}
+			return ns, err
+		},
+		Content: func() (*os.File, error) {
+			layers, err := e.Layers()
+			if err != nil {
+				return nil, err
+			}
+			return layers.ViewContainer(c.ID)
+		},
+	}
+}
+
+// newOwner is to whom a directory belongs on disk that is made for a bind mount.
+func (u *userNamespace) newOwner(user specs.User) (uid, gid int) {
+	switch {
+	case u == nil || u.kind == userNSAuto:
+		return int(user.UID), int(user.GID)
+	case u.kind == userNSKeepID:
+		return 0, 0 // the owner of where it is made
+	}
+	a, _ := u.ids.Host(user.UID)
+	b, _ := u.ids.Host(user.GID)
+	return int(a), int(b)
+}
+
+// swapped maps the IDs of files to those of the host that a container with the range r
+// has: each to the same one in the container, but owner and user take each other's place.
+func swapped(r specs.LinuxIDMapping, owner, user uint32) runtime.IDs {
+	at := func(id uint32) uint32 { // in the container
+		switch id {
+		case owner:
+			return user
+		case user:
+			return owner
+		}
+		return id
+	}
+	if user >= r.Size {
+		return runtime.IDs{r}
+	}
+	var out runtime.IDs
+	add := func(from, to uint32) { // files' IDs that follow each other
+		if from < to {
+			out = append(out, specs.LinuxIDMapping{ContainerID: from, HostID: r.HostID + from, Size: to - from})
+		}
+	}
+	next := uint32(0)
+	for _, id := range []uint32{min(owner, user), max(owner, user)} {
+		add(next, min(id, r.Size))
+		if at(id) < r.Size {
+			out = append(out, specs.LinuxIDMapping{ContainerID: id, HostID: r.HostID + at(id), Size: 1})
+		}
+		if next = id + 1; owner == user {
+			break
+		}
+	}
+	add(next, r.Size)
+	return out
+}
+
+// asRoot runs fn so that what it makes belongs to the host ID of the container's root:
+// what no ID of the container stands for cannot be put among its files.
+func asRoot(ids runtime.IDs, fn func() error) error {
+	if len(ids) == 0 {
+		return fn()
+	}
+	root, _ := ids.Host(0)
+	done := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread() // never unlocked: the thread's identity goes with it
+		if err := inode.MakeFilesOf(int(root)); err != nil {
+			done <- err
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
