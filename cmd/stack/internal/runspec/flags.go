@@ -172,7 +172,7 @@ func (f *Flags) Add(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.Ulimit, "ulimit", nil, "Ulimit options")
 	fs.BoolVar(&f.UseAPISocket, "use-api-socket", false, "Bind mount Docker API socket and required auth")
 	fs.StringVarP(&f.User, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
-	fs.StringVar(&f.UserNS, "userns", "", "User namespace to use")
+	fs.StringVar(&f.UserNS, "userns", "", "User namespace to use: host, auto, keep-id, nomap, FIRST:SIZE")
 	fs.StringVar(&f.UTS, "uts", "", "UTS namespace to use")
 	fs.StringArrayVarP(&f.Volume, "volume", "v", nil, "Bind mount a volume")
 	fs.StringVar(&f.VolumeDriver, "volume-driver", "", "Optional volume driver for the container")

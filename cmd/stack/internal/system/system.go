@@ -87,16 +87,19 @@ type info struct {
 	Driver            string
 	LoggingDriver     string
 	CgroupVersion     string
-	KernelVersion     string
-	OperatingSystem   string
-	OSType            string
-	Architecture      string
-	NCPU              int
-	MemTotal          int64
-	Name              string
-	DataRoot          string `json:"DockerRootDir"`
-	RunRoot           string
-	ServerVersion     string
+	// UsernsMode is that of containers that name none. The host's is what volumes
+	// and bind mounts of other tools expect, and what Docker does.
+	UsernsMode      string
+	KernelVersion   string
+	OperatingSystem string
+	OSType          string
+	Architecture    string
+	NCPU            int
+	MemTotal        int64
+	Name            string
+	DataRoot        string `json:"DockerRootDir"`
+	RunRoot         string
+	ServerVersion   string
 }
 
 func runInfo(ctx context.Context, a *cli.App, o *infoOptions) error {
@@ -118,6 +121,7 @@ func runInfo(ctx context.Context, a *cli.App, o *infoOptions) error {
 		{"Storage Driver", info.Driver},
 		{"Logging Driver", info.LoggingDriver},
 		{"Cgroup Version", info.CgroupVersion},
+		{"User Namespace", info.UsernsMode + " (another one by userns_mode or --userns: " + userNamespaces() + ")"},
 		{"Kernel Version", info.KernelVersion},
 		{"Operating System", info.OperatingSystem},
 		{"OSType", info.OSType},
@@ -136,7 +140,7 @@ func runInfo(ctx context.Context, a *cli.App, o *infoOptions) error {
 func systemInfo(ctx context.Context, a *cli.App) (info, error) {
 	r := a.Roots()
 	info := info{
-		Driver: "overlayfs", LoggingDriver: "local", CgroupVersion: cgroupVersion(), OSType: runtime.GOOS, Architecture: runtime.GOARCH,
+		Driver: "overlayfs", LoggingDriver: "local", CgroupVersion: cgroupVersion(), UsernsMode: "host", OSType: runtime.GOOS, Architecture: runtime.GOARCH,
 		NCPU: runtime.NumCPU(), OperatingSystem: operatingSystem(), DataRoot: r.Data, RunRoot: r.Run, ServerVersion: strings.TrimPrefix(cli.Version, "v"),
 	}
 	info.Name, _ = os.Hostname()
@@ -184,6 +188,15 @@ func cgroupVersion() string {
 		return "2"
 	}
 	return "1"
+}
+
+// userNamespaces says what is possible besides the host's user namespace.
+func userNamespaces() string {
+	most, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err != nil || strings.TrimSpace(string(most)) == "0" {
+		return "not on this host; see /proc/sys/user/max_user_namespaces"
+	}
+	return "auto, keep-id, nomap, FIRST:SIZE"
 }
 
 // operatingSystem is os-release(5)'s PRETTY_NAME.
