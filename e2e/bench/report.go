@@ -16,6 +16,7 @@ import (
 type report struct {
 	versions map[string]string
 	rows     []row
+	userNS   []row // by user namespace instead of side
 	memories []memoryRow
 	failures []string
 	began    time.Time
@@ -54,6 +55,19 @@ func (r *report) add(name string, results map[string][]result) {
 	fmt.Fprintf(os.Stderr, "%-42s Docker %-26s stack %-26s floor %s\n", name, line.cell("Docker"), line.cell("stack"), line.cell("floor"))
 }
 
+// compare adds what user namespaces cost.
+func (r *report) compare(name string, results map[string][]result) {
+	line := row{name: strings.TrimPrefix(name, "userns: "), by: map[string]summary{}}
+	for who, all := range results {
+		line.by[who] = summarize(all)
+		if err := line.by[who].err; err != nil {
+			r.broken(who+", "+name, err)
+		}
+	}
+	r.userNS = append(r.userNS, line)
+	fmt.Fprintf(os.Stderr, "%-42s host %-26s auto %-26s ratio %s\n", name, line.cell(hostUserNS), line.cell(autoUserNS), line.ratio(autoUserNS, hostUserNS))
+}
+
 func (r *report) memory(row memoryRow) {
 	r.memories = append(r.memories, row)
 	fmt.Fprintf(os.Stderr, "memory, %-28s %s: %d processes, %.1f MiB\n", row.what, row.who, row.processes, mib(row.bytes))
@@ -73,7 +87,11 @@ func (l row) ratio(of, to string) string {
 	if a.n == 0 || b.n == 0 {
 		return "–"
 	}
-	return fmt.Sprintf("%.1f", float64(a.median)/float64(b.median))
+	q := float64(a.median) / float64(b.median)
+	if q < 2 {
+		return fmt.Sprintf("%.2f", q)
+	}
+	return fmt.Sprintf("%.1f", q)
 }
 
 func ms(d time.Duration) string {
@@ -109,6 +127,12 @@ func (r *report) markdown() string {
 		out.WriteString("\nMemory of the engine's own processes while the containers idle (PSS, `/proc/PID/smaps_rollup`):\n\n| | | containers | processes | MiB |\n|---|---|---:|---:|---:|\n")
 		for _, m := range r.memories {
 			fmt.Fprintf(&out, "| %s | %s | %d | %d | %.1f |\n", m.what, m.who, m.containers, m.processes, mib(m.bytes))
+		}
+	}
+	if len(r.userNS) > 0 {
+		out.WriteString("\nWhat a user namespace costs, stack beside itself (`userns_mode: host` and `auto`):\n\n| | host | auto | auto ÷ host | n |\n|---|---:|---:|---:|---:|\n")
+		for _, l := range r.userNS {
+			fmt.Fprintf(&out, "| %s | %s | %s | %s | %d |\n", l.name, l.cell(hostUserNS), l.cell(autoUserNS), l.ratio(autoUserNS, hostUserNS), l.by[autoUserNS].n)
 		}
 	}
 	if len(r.failures) > 0 {

@@ -93,7 +93,7 @@ func (b *bench) all(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(b.build(ctx), b.pull(ctx), ctx.Err())
+	return errors.Join(b.userNamespaces(ctx), b.build(ctx), b.pull(ctx), ctx.Err())
 }
 
 // settle lets the file system and the daemons come to rest: they remove things
@@ -124,7 +124,7 @@ func (b *bench) start(ctx context.Context) {
 // project measures a project of n services through its life.
 func (b *bench) project(ctx context.Context, n int) error {
 	file := filepath.Join(b.dir, fmt.Sprintf("compose-%d.yaml", n))
-	if err := os.WriteFile(file, []byte(composeFile(n)), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(composeFile(n, "")), 0o644); err != nil {
 		return err
 	}
 	project := fmt.Sprintf("bench%d", n)
@@ -222,12 +222,15 @@ func (b *bench) memory(s peer.Side, what string, n int) {
 
 // composeFile is a project of n services that sleep. Their stop signal is KILL,
 // since a sleep that is process 1 heeds no other: what is measured is the
-// stopping, not the grace period.
-func composeFile(n int) string {
+// stopping, not the grace period. more is one more line of each, if not empty.
+func composeFile(n int, more string) string {
 	var f strings.Builder
 	f.WriteString("services:\n")
 	for i := range n {
 		fmt.Fprintf(&f, "  s%d:\n    image: %s\n    command: [sleep, inf]\n    stop_signal: KILL\n", i, imageRef)
+		if more != "" {
+			fmt.Fprintf(&f, "    %s\n", more)
+		}
 	}
 	return f.String()
 }
