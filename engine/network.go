@@ -29,6 +29,7 @@ func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
 		}
 	}
 	s.Hostname = e.hostname(c)
+	s.AnyAddress = mayChangeNetwork(c.Spec.Isolation)
 	if isShared(s.Mode) {
 		donor, err := e.peer(c, s.Mode)
 		if err != nil {
@@ -37,6 +38,12 @@ func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
 		s.Mode = "container:" + donor.ID
 	}
 	return s, nil
+}
+
+// mayChangeNetwork tells whether a container can give itself other addresses.
+func mayChangeNetwork(iso Isolation) bool {
+	caps, err := capabilities(iso.Privileged, iso.CapAdd, iso.CapDrop, func(string) bool { return true })
+	return err == nil && slices.Contains(caps, "CAP_NET_ADMIN")
 }
 
 // attach makes the container's endpoint, or publishes the ports of one that was

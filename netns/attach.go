@@ -61,6 +61,9 @@ func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointS
 		if !link.Pinned(e.NetNS) {
 			return nil, fmt.Errorf("container %s, whose network it shares, has none; start that first", short(id))
 		}
+		if spec.AnyAddress {
+			return e, m.unguard(id)
+		}
 		return e, nil
 	}
 	if spec.Mode == "host" {
@@ -90,6 +93,17 @@ func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointS
 			return nil, err
 		}
 	}
+	ensure := func() error {
+		for _, r := range records {
+			if _, err := m.Ensure(ctx, r.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	guarded := make(chan error, 1)
+	go func() { guarded <- m.guard(e, ensure) }()
+	defer func() { err = errors.Join(err, <-guarded) }()
 	inside := &link.Watch{}
 	outer, err := link.Open()
 	if err != nil {
@@ -105,12 +119,9 @@ func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointS
 	}
 	if err = m.Publish(ctx, e); errors.Is(err, unix.ENOENT) {
 		// Somebody deleted the firewall's table since.
-		for _, r := range records {
-			if _, err := m.Ensure(ctx, r.Name); err != nil {
-				return nil, err
-			}
+		if err = ensure(); err == nil {
+			err = m.Publish(ctx, e)
 		}
-		err = m.Publish(ctx, e)
 	}
 	if err != nil {
 		return nil, err

@@ -86,6 +86,9 @@ func (m *Manager) ensure(r record) error {
 	if err := m.table.Ensure(firewallOf(r.Network).Elements()); err != nil {
 		return undo(err)
 	}
+	if m.table.Portless() && !m.portless.Swap(true) {
+		m.o.Logf("the kernel has no nftables for bridges (nf_tables_bridge): containers with CAP_NET_RAW can take each other's addresses; load the module, or drop the capability")
+	}
 	m.passFirewalls(r)
 	if !r.Internal {
 		if err := m.forwarding(r); err != nil {

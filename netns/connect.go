@@ -109,6 +109,9 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		return l, err
 	}
 	defer inside.End()
+	if err = m.guard(&changed, func() error { _, err := m.Ensure(ctx, r.Name); return err }); err != nil {
+		return l, err
+	}
 	if err = m.plug(ctx, []Link{l}, []record{r}, inside, len(e.Spec.Ports) > 0); err != nil {
 		return l, err
 	}
@@ -147,6 +150,11 @@ func (m *Manager) Disconnect(ctx context.Context, e *Endpoint, network string) e
 }
 
 func (m *Manager) unplug(e *Endpoint, l Link) error {
+	gone := *e
+	gone.Links = []Link{l}
+	if err := m.table.Delete(guards(&gone)); err != nil {
+		return err
+	}
 	if l.Parent != "" {
 		return m.dropChildren(e, []Link{l})
 	}

@@ -18,7 +18,7 @@ import (
 func (m *Manager) DetachAll(ctx context.Context, endpoints []*Endpoint) error {
 	own := ownEndpoints(endpoints)
 	d := departure{group: link.NewGroup()}
-	err := errors.Join(m.unpublish(own), d.do(m, own), m.forget(own))
+	err := errors.Join(m.unpublish(own), d.do(m, own), m.leaveGuards(own), m.forget(own))
 	if err != nil {
 		return fmt.Errorf("cannot remove network connections: %w", err)
 	}

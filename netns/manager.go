@@ -44,7 +44,9 @@ type Manager struct {
 	watch link.Watch
 	// watched says that flushes of the firewall by others are seen and mended.
 	watched atomic.Bool
-	turn    chan struct{} // held by the goroutine that may wait for the file lock
+	// portless says that it was told that the kernel has no table for ports of bridges.
+	portless atomic.Bool
+	turn     chan struct{} // held by the goroutine that may wait for the file lock
 
 	mu     sync.Mutex
 	ready  map[string]int // ID of networks this process has ensured → bridge index

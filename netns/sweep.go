@@ -53,7 +53,7 @@ func (m *Manager) Sweep(ctx context.Context, live func(endpointID string) bool) 
 				links[l.HostLink] = true
 			}
 		}
-		return errors.Join(m.sweepLinks(links), m.sweepElements(alive), m.sweepRecords())
+		return errors.Join(m.sweepLinks(links), m.sweepElements(alive, links), m.sweepRecords())
 	}))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot sweep networks: %w", err)
@@ -97,8 +97,9 @@ func (m *Manager) sweepLinks(keep map[string]bool) error {
 	return errors.Join(s.Do(&b), s.Close())
 }
 
-// sweepElements removes map elements that lead to addresses nobody has.
-func (m *Manager) sweepElements(alive map[netip.Addr]bool) error {
+// sweepElements removes elements that lead to addresses nobody has, or are of links that
+// are gone.
+func (m *Manager) sweepElements(alive map[netip.Addr]bool, links map[string]bool) error {
 	all, err := m.table.Elements()
 	if err != nil {
 		return err
@@ -106,6 +107,9 @@ func (m *Manager) sweepElements(alive map[netip.Addr]bool) error {
 	var gone []nft.Element
 	for _, e := range all {
 		if a, ok := e.Container(); ok && !alive[a] {
+			gone = append(gone, e)
+		}
+		if port, ok := e.Port(); ok && !links[port] {
 			gone = append(gone, e)
 		}
 	}

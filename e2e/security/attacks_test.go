@@ -42,6 +42,8 @@ var attacks = []attack{
 	{"build with rights that nobody gave", "CVE-2024-23653", attackBuildInsecure},
 	{"have a hostile passwd or group read", "–", attackPasswd},
 	{"reach a port that is published on the host's loopback", "CVE-2020-8558", attackLoopback},
+	{"take another container's address by ARP", "–", attackARP},
+	{"take another container's place on the bridge with its Ethernet address", "–", attackEthernet},
 	{"take all of the host's processes", "–", attackForks},
 	{"take all of the engine's memory with a log of one line", "–", attackLog},
 	{"fill the host's disk through /etc/hosts", "–", attackHosts},
@@ -422,6 +424,76 @@ for i in 1 2 3; do echo | nc -w 2 127.0.0.1 ` + port + ` && echo answered; done;
 	}
 	if strings.Contains(out, "open") || strings.Contains(out, "answered") {
 		return fmt.Errorf("the port answers a neighbour: %s", out)
+	}
+	return nil
+}
+
+// neighbours are a container and its addresses, and a client that has spoken with it.
+func (a *arena) neighbours() (victim, client, ip, mac string, err error) {
+	if victim, err = a.start("while :; do echo genuine | nc -l -p 80; done"); err != nil {
+		return
+	}
+	if client, err = a.start("sleep inf"); err != nil {
+		return
+	}
+	out, err := a.command("exec", victim, "sh", "-c", "hostname -i; cat /sys/class/net/eth0/address")
+	fields := strings.Fields(out)
+	if err == nil && len(fields) < 2 {
+		err = fmt.Errorf("the victim has the addresses %q", out)
+	}
+	if err != nil {
+		return
+	}
+	ip, mac = fields[0], fields[len(fields)-1]
+	if !a.reaches(client, ip) {
+		err = errors.New("the client does not reach the victim")
+	}
+	return
+}
+
+func (a *arena) reaches(client, ip string) bool {
+	out, _ := a.command("exec", client, "sh", "-c", "echo | nc -w 2 "+ip+" 80")
+	return strings.Contains(out, "genuine")
+}
+
+func attackARP(a *arena) error {
+	_, client, ip, mac, err := a.neighbours()
+	if err != nil {
+		return err
+	}
+	// Without a capability more than containers have.
+	a.run("probe:1", "/bin/probe", "claim", "eth0", ip)
+	out, err := a.command("exec", client, "cat", "/proc/net/arp")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, ip+" ") && !strings.Contains(line, mac) {
+			return fmt.Errorf("the neighbour believes %s", line)
+		}
+	}
+	if !a.reaches(client, ip) {
+		return errors.New("the neighbour reaches it no more")
+	}
+	return nil
+}
+
+func attackEthernet(a *arena) error {
+	_, client, ip, mac, err := a.neighbours()
+	if err != nil {
+		return err
+	}
+	attacker, err := a.start("/bin/probe claim eth0 0.0.0.0 " + mac + "; : >/done; /bin/probe claim eth0 0.0.0.0 " + mac + "; sleep inf")
+	if err != nil {
+		return err
+	}
+	if _, err := a.command("exec", attacker, "sh", "-c", "until test -e /done; do sleep 0.01; done"); err != nil {
+		return err
+	}
+	for range 5 {
+		if !a.reaches(client, ip) {
+			return errors.New("what is for the victim goes to the attacker")
+		}
 	}
 	return nil
 }

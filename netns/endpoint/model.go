@@ -106,6 +106,9 @@ type Spec struct {
 	// Reserved are the addresses that others are to have, by network name: those
 	// which the Compose file fixes, whether these containers run or not.
 	Reserved map[string][]netip.Addr `json:"reserved,omitempty"`
+	// AnyAddress says that the container may use addresses that are not its own, as
+	// one with CAP_NET_ADMIN can give itself.
+	AnyAddress bool `json:"anyAddress,omitempty"`
 	// Owner says whom an error is about: `service web`.
 	Owner string `json:"owner,omitempty"`
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -180,6 +182,32 @@ func Anywhere(host netip.Addr) Element {
 		set = SetAnywhere6
 	}
 	return Element{Set: set, Key: host.AsSlice(), Text: host.String()}
+}
+
+// Guard are the elements for a port of a bridge whose container may send only as the
+// Ethernet address mac and as addrs.
+func Guard(port string, mac net.HardwareAddr, addrs ...netip.Addr) []Element {
+	out := []Element{
+		{Set: SetGuarded, Key: ifname(port), Text: quote(port)},
+		{Set: SetEthers, Key: append(ifname(port), padded(slices.Clone(mac))...), Text: quote(port) + " . " + mac.String()},
+	}
+	for _, a := range addrs {
+		set := SetOwn4
+		if a.Is6() {
+			set = SetOwn6
+		}
+		out = append(out, Element{Set: set, Key: append(ifname(port), a.AsSlice()...), Text: quote(port) + " . " + a.String()})
+	}
+	return out
+}
+
+// Port returns the port of a bridge that an element speaks of, if it does.
+func (e Element) Port() (string, bool) {
+	switch e.Set {
+	case SetGuarded, SetEthers, SetOwn4, SetOwn6:
+		return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00")), true
+	}
+	return "", false
 }
 
 // Target returns where a map element leads.

@@ -3,9 +3,11 @@ package nft
 import (
 	"errors"
 	"flag"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,6 +38,7 @@ func golden(t *testing.T, file, got string) {
 
 func TestRulesetText(t *testing.T) {
 	golden(t, "testdata/instance.nft", Instance("stack_test").String())
+	golden(t, "testdata/ports.nft", Ports("stack_test").String())
 	golden(t, "testdata/resolver.nft", Resolver("stack", [4]byte{127, 0, 0, 11}, 40053, 40054).String())
 }
 
@@ -43,13 +46,16 @@ func TestElementText(t *testing.T) {
 	web4 := netip.MustParseAddrPort("172.16.5.2:80")
 	web6 := netip.MustParseAddrPort("[fd00::2]:80")
 	var lines []string
-	for _, e := range append(Network{Bridge: "br-a", Masquerade: true}.Elements(),
-		append(Network{Bridge: "br-b", Internal: true, Masquerade: true, Isolated: true}.Elements(),
+	for _, e := range slices.Concat(Network{Bridge: "br-a", Masquerade: true}.Elements(),
+		Network{Bridge: "br-b", Internal: true, Masquerade: true, Isolated: true}.Elements(),
+		[]Element{
 			Publish(netip.Addr{}, 8080, 6, web4), Publish(netip.MustParseAddr("127.0.0.1"), 8080, 17, web4),
 			Publish(netip.IPv6Unspecified(), 8080, 132, web6), Publish(netip.MustParseAddr("fd01::1"), 8080, 6, web6),
 			Hairpin("br-a", web4.Addr()), Hairpin("br-a", web6.Addr()), Self(web4.Addr()), Self(web6.Addr()), Open(web4, 6), Open(web6, 17),
 			PublishRange(netip.Addr{}, 10000, 20000, 17, web4.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, web6.Addr()),
-			Anywhere(netip.MustParseAddr("192.0.2.1")), Anywhere(netip.MustParseAddr("fd01::1")))...) {
+			Anywhere(netip.MustParseAddr("192.0.2.1")), Anywhere(netip.MustParseAddr("fd01::1")),
+		},
+		Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, web4.Addr(), web6.Addr())) {
 		lines = append(lines, e.String())
 	}
 	golden(t, "testdata/elements.nft", strings.Join(lines, "\n")+"\n")
@@ -63,6 +69,7 @@ func TestTableInKernel(t *testing.T) {
 	ports := []Element{Publish(netip.Addr{}, 8080, 6, web), Publish(netip.MustParseAddr("127.0.0.1"), 53, 17, web),
 		Hairpin("br-a", web.Addr()), Open(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80")),
 		PublishRange(netip.Addr{}, 10000, 20000, 17, web.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, netip.MustParseAddr("fd00::2"))}
+	ports = append(ports, Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, web.Addr(), netip.MustParseAddr("fd00::2"))...)
 
 	if err := table.Delete(ports); err != nil {
 		t.Errorf("deleting from a table that is not there: %v", err)
@@ -89,7 +96,8 @@ func TestTableInKernel(t *testing.T) {
 	if b, err := table.Bridges(); err != nil || len(b) != 2 {
 		t.Errorf("bridges %q, %v", b, err)
 	}
-	compareWithNft(t)
+	compareWithNft(t, table.rules)
+	compareWithNft(t, table.ports)
 
 	// Another version of the rules is replaced, elements stay.
 	old := NewTable("stack_test")
@@ -104,7 +112,8 @@ func TestTableInKernel(t *testing.T) {
 	if err := table.Ensure(nil); err != nil || !table.Complete(ports) {
 		t.Errorf("after the upgrade: %v, complete %v", err, table.Complete(ports))
 	}
-	compareWithNft(t)
+	compareWithNft(t, table.rules)
+	compareWithNft(t, table.ports)
 
 	if err := table.Delete(append(ports[:2:2], taken, Hairpin("br-z", web.Addr()))); err != nil {
 		t.Errorf("deleting some that are not there: %v", err)
@@ -123,9 +132,9 @@ func TestTableInKernel(t *testing.T) {
 }
 
 // compareWithNft checks that the kernel's rules, printed by nft(8), read as ours.
-func compareWithNft(t *testing.T) {
+func compareWithNft(t *testing.T, r Ruleset) {
 	t.Helper()
-	out, err := exec.Command("nft", "-ny", "list", "table", "inet", "stack_test").Output()
+	out, err := exec.Command("nft", "-ny", "list", "table", map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyBridge: "bridge"}[r.Family], r.Table).Output()
 	if err != nil {
 		t.Logf("not compared with nft(8): %v", err)
 		return
@@ -144,7 +153,7 @@ func compareWithNft(t *testing.T) {
 			got = append(got, line)
 		}
 	}
-	for _, c := range Instance("stack_test").Chains {
+	for _, c := range r.Chains {
 		want = append(want, "chain "+c.Name+" {")
 		for _, r := range c.Rules {
 			want = append(want, r.String())
@@ -156,6 +165,8 @@ func compareWithNft(t *testing.T) {
 			"meta l4proto tcp", "meta l4proto 6", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
 			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
 			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1",
+			"meta protocol 0x0800 ", "", "meta protocol 0x0806 ", "", "meta protocol ip ", "", "meta protocol arp ", "", "meta protocol ip6 ", "",
+			"icmpv6 taddr fe80::/16", "@th,64,16 0xfe80", "icmpv6 taddr", "@th,64,128",
 			" [invalid type]", "") // of what is only a beginning
 		var out []string
 		for _, l := range lines {

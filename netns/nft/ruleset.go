@@ -1,12 +1,11 @@
 package nft
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"strings"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // Ruleset is a table as data.
@@ -189,6 +188,51 @@ func Instance(table string) Ruleset {
 	}
 }
 
+// Names of the sets of the table of bridge ports.
+const (
+	// Ports, which are host ends of links of containers, that may send only as
+	// themselves.
+	SetGuarded = "guarded"
+	// (port, Ethernet address) of a guarded port.
+	SetEthers = "ethers"
+	// (port, address) of a guarded port.
+	SetOwn4, SetOwn6 = "own4", "own6"
+)
+
+// Ports returns the table of an instance that keeps containers from taking each
+// other's place on a bridge, which they could with CAP_NET_RAW alone: with a foreign
+// Ethernet address, which the bridge would learn, or by saying that an address is
+// theirs (ARP, RFC 826; neighbour discovery, RFC 4861) or that they are a router.
+func Ports(table string) Ruleset {
+	ifname := nftables.TypeIFName
+	return Ruleset{
+		Family: nftables.TableFamilyBridge,
+		Table:  table,
+		Sets: []Set{
+			{SetGuarded, []nftables.SetDatatype{ifname}, nil, false},
+			{SetEthers, []nftables.SetDatatype{ifname, nftables.TypeEtherAddr}, nil, false},
+			{SetOwn4, []nftables.SetDatatype{ifname, nftables.TypeIPAddr}, nil, false},
+			{SetOwn6, []nftables.SetDatatype{ifname, nftables.TypeIP6Addr}, nil, false},
+		},
+		Chains: []Chain{
+			{Name: "prerouting", Type: nftables.ChainTypeFilter, Hook: "prerouting", Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
+				{in(SetEthers, iifname, etherSaddr), gotoChain("claims")},
+				{in(SetGuarded, iifname), drop()},
+			}},
+			{Name: "claims", Rules: []Rule{
+				{protocol("ip", unix.ETH_P_IP), leave()},
+				{protocol("arp", unix.ETH_P_ARP), in(SetOwn4, iifname, arpSaddr), leave()},
+				{protocol("arp", unix.ETH_P_ARP), probe4(), leave()}, // RFC 5227
+				{protocol("arp", unix.ETH_P_ARP), drop()},
+				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6RouterAdvert), drop()},
+				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6Redirect), drop()},
+				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6NeighbourAdvert), linkLocalTarget6(), leave()},
+				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6NeighbourAdvert), notIn(SetOwn6, iifname, target6), drop()},
+			}},
+		},
+	}
+}
+
 // Resolver returns the table inside a container's namespace which brings
 // queries for addr:53 to the port where the resolver really listens, so that the
 // container may have a server of its own on 0.0.0.0:53. It rewrites packets one by
@@ -215,8 +259,11 @@ func Resolver(table string, addr [4]byte, udp, tcp uint16) Ruleset {
 func (r Ruleset) String() string {
 	var b strings.Builder
 	family := "inet"
-	if r.Family == nftables.TableFamilyIPv4 {
+	switch r.Family {
+	case nftables.TableFamilyIPv4:
 		family = "ip"
+	case nftables.TableFamilyBridge:
+		family = "bridge"
 	}
 	fmt.Fprintf(&b, "table %s %s {\n", family, r.Table)
 	for _, s := range r.Sets {
@@ -242,17 +289,6 @@ func (r Ruleset) String() string {
 	}
 	b.WriteString("}\n")
 	return b.String()
-}
-
-const versionPrefix = "version_"
-
-// version is a short fingerprint of what the rules are, for the name of a marker
-// chain: a table with the marker is complete and up to date.
-func (r Ruleset) version() string {
-	named := r
-	named.Table = ""
-	sum := sha256.Sum256([]byte(named.String()))
-	return versionPrefix + hex.EncodeToString(sum[:4])
 }
 
 func typeNames(types []nftables.SetDatatype) string {

@@ -57,6 +57,10 @@ var (
 	ip6Saddr = payloadField("ip6 saddr", expr.PayloadBaseNetworkHeader, 8, 16)
 	ip4Daddr = payloadField("ip daddr", expr.PayloadBaseNetworkHeader, 16, 4)
 	ip6Daddr = payloadField("ip6 daddr", expr.PayloadBaseNetworkHeader, 24, 16)
+
+	etherSaddr = payloadField("ether saddr", expr.PayloadBaseLLHeader, 6, 6)
+	arpSaddr   = payloadField("arp saddr ip", expr.PayloadBaseNetworkHeader, 14, 4)
+	target6    = payloadField("icmpv6 taddr", expr.PayloadBaseTransportHeader, 8, 16)
 )
 
 func metaField(text string, key expr.MetaKey, slots uint32) field {
@@ -332,5 +336,47 @@ func linkPrefix(in bool, prefix string) Statement {
 	return Statement{fmt.Sprintf("%s %q", f.text, prefix+"*"), []expr.Any{
 		f.load(reg),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte(prefix)},
+	}}
+}
+
+// Types of ICMPv6 by which neighbours are found, RFC 4861.
+const (
+	icmp6RouterAdvert    = 134
+	icmp6NeighbourAdvert = 136
+	icmp6Redirect        = 137
+)
+
+// protocol matches what a frame has in it.
+func protocol(name string, ethertype uint16) Statement {
+	return Statement{"meta protocol " + name, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: be16(ethertype)},
+	}}
+}
+
+// probe4 matches an ARP that asks whether an address is free: it comes from 0.0.0.0.
+func probe4() Statement {
+	return Statement{"arp saddr ip 0.0.0.0", []expr.Any{
+		arpSaddr.load(reg),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: make([]byte, 4)},
+	}}
+}
+
+// icmp6 matches a type of ICMPv6.
+func icmp6(kind byte) Statement {
+	return Statement{fmt.Sprintf("icmpv6 type %d", kind), []expr.Any{
+		l4proto.load(reg),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_ICMPV6}},
+		&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{kind}},
+	}}
+}
+
+// linkLocalTarget6 matches neighbour advertisements of addresses in fe80::/16, which
+// the kernel of a container chooses itself.
+func linkLocalTarget6() Statement {
+	return Statement{"icmpv6 taddr fe80::/16", []expr.Any{
+		&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 8, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{0xfe, 0x80}},
 	}}
 }

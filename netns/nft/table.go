@@ -2,23 +2,43 @@ package nft
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"golang.org/x/sys/unix"
 )
 
-// Table is the table of an instance in the kernel. Its methods may be called by
-// several processes at once; [Table.Ensure] and [Table.Remove] must be serialised
-// by the caller.
-type Table struct{ rules Ruleset }
+// Table is the tables of an instance in the kernel: that of packets, and that of the
+// ports of its bridges. Its methods may be called by several processes at once;
+// [Table.Ensure] and [Table.Remove] must be serialised by the caller.
+type Table struct {
+	rules, ports Ruleset
+	// portless says that the kernel cannot filter on bridges.
+	portless atomic.Bool
+}
 
-// NewTable returns the instance's table of the given name, which need not exist.
-func NewTable(name string) *Table { return &Table{rules: Instance(name)} }
+// NewTable returns the instance's tables of the given name, which need not exist.
+func NewTable(name string) *Table { return &Table{rules: Instance(name), ports: Ports(name)} }
+
+// Portless reports whether the kernel has no table for the ports of bridges, whose
+// elements are ignored then.
+func (t *Table) Portless() bool { return t.portless.Load() }
+
+// rulesets are those that the kernel can have.
+func (t *Table) rulesets() []Ruleset {
+	if t.portless.Load() {
+		return []Ruleset{t.rules}
+	}
+	return []Ruleset{t.rules, t.ports}
+}
 
 // ErrTaken says that a map has another value for a key already.
 var ErrTaken = errors.New("already published")
@@ -26,20 +46,50 @@ var ErrTaken = errors.New("already published")
 // Ensure makes the table exist with the rules of this version and adds the
 // elements, in one transaction.
 func (t *Table) Ensure(elements []Element) error {
+	err := t.ensure(elements)
+	if err == nil || t.portless.Load() || errors.Is(err, ErrTaken) {
+		return err
+	}
+	// Is it the table for bridges, which is a module of its own?
+	t.portless.Store(true)
+	if t.ensure(elements) != nil {
+		t.portless.Store(false)
+		return err
+	}
+	return nil
+}
+
+func (t *Table) ensure(elements []Element) error {
 	c := &nftables.Conn{}
 	if !t.current(c) {
-		if err := apply(c, t.rules); err != nil {
-			return fmt.Errorf("cannot describe firewall table %s: %w", t.rules.Table, err)
+		for _, r := range t.rulesets() {
+			if err := apply(c, r); err != nil {
+				return fmt.Errorf("cannot describe firewall table %s: %w", r.Table, err)
+			}
 		}
+		c.AddChain(&nftables.Chain{Name: t.version(), Table: t.rules.table()})
 		t.forgetOtherVersions(c)
 	}
 	return t.flush(c, elements, (*nftables.Conn).SetAddElements, "extend")
 }
 
-// current reports whether the kernel has this version of the table.
+// current reports whether the kernel has this version of the tables.
 func (t *Table) current(c *nftables.Conn) bool {
-	_, err := c.ListChain(t.table(), t.rules.version())
+	_, err := c.ListChain(t.rules.table(), t.version())
 	return err == nil
+}
+
+const versionPrefix = "version_"
+
+// version is a short fingerprint of what the rules are, for the name of a marker
+// chain: tables with the marker are complete and up to date.
+func (t *Table) version() string {
+	h := sha256.New()
+	for _, r := range t.rulesets() {
+		r.Table = ""
+		h.Write([]byte(r.String()))
+	}
+	return versionPrefix + hex.EncodeToString(h.Sum(nil)[:4])
 }
 
 // forgetOtherVersions queues the removal of the markers of other versions of this
@@ -50,8 +100,8 @@ func (t *Table) forgetOtherVersions(c *nftables.Conn) {
 		return // the markers only cost a needless replacement later
 	}
 	for _, ch := range chains {
-		if ch.Table.Name == t.rules.Table && strings.HasPrefix(ch.Name, versionPrefix) && ch.Name != t.rules.version() {
-			c.DelChain(&nftables.Chain{Name: ch.Name, Table: t.table()})
+		if ch.Table.Name == t.rules.Table && strings.HasPrefix(ch.Name, versionPrefix) && ch.Name != t.version() {
+			c.DelChain(&nftables.Chain{Name: ch.Name, Table: t.rules.table()})
 		}
 	}
 }
@@ -67,9 +117,9 @@ func (t *Table) Add(elements []Element) error {
 func (t *Table) Delete(elements []Element) error {
 	c := &nftables.Conn{}
 	var have []Element
-	for _, s := range t.rules.Sets {
+	for r, s := range t.sets() {
 		if slices.ContainsFunc(elements, func(e Element) bool { return e.Set == s.Name }) {
-			found, err := t.elements(c, s)
+			found, err := r.elements(c, s)
 			if err != nil {
 				return err
 			}
@@ -81,6 +131,19 @@ func (t *Table) Delete(elements []Element) error {
 		there[e.identity()] = true
 	}
 	return t.delete(slices.DeleteFunc(slices.Clone(elements), func(e Element) bool { return !there[e.identity()] }))
+}
+
+// sets are those of all rulesets. Their order keeps transactions alike.
+func (t *Table) sets() iter.Seq2[Ruleset, Set] {
+	return func(yield func(Ruleset, Set) bool) {
+		for _, r := range t.rulesets() {
+			for _, s := range r.Sets {
+				if !yield(r, s) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (e Element) identity() string {
@@ -113,7 +176,7 @@ func (t *Table) flush(c *nftables.Conn, elements []Element, op func(*nftables.Co
 		bySet[e.Set] = append(bySet[e.Set], nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value})
 	}
 	queued := 0
-	for _, s := range t.rules.Sets { // their order keeps transactions alike
+	for r, s := range t.sets() {
 		for part := range slices.Chunk(bySet[s.Name], perMessage) {
 			if queued += len(part); queued > perTransaction {
 				if err := t.commit(c, verb); err != nil {
@@ -121,7 +184,7 @@ func (t *Table) flush(c *nftables.Conn, elements []Element, op func(*nftables.Co
 				}
 				queued = len(part)
 			}
-			if err := op(c, t.set(s), part); err != nil {
+			if err := op(c, kernelSet(r.table(), s), part); err != nil {
 				return fmt.Errorf("cannot %s firewall table %s: %w", verb, t.rules.Table, err)
 			}
 		}
@@ -143,32 +206,34 @@ func (t *Table) commit(c *nftables.Conn, verb string) error {
 // Elements lists all elements of all sets; a table that does not exist has none.
 func (t *Table) Elements() ([]Element, error) {
 	c := &nftables.Conn{}
-	if !t.exists(c) {
-		return nil, nil
-	}
 	var out []Element
-	for _, s := range t.rules.Sets {
-		found, err := t.elements(c, s)
-		if err != nil {
-			return nil, err
+	for _, r := range t.rulesets() {
+		if !r.exists(c) {
+			continue
 		}
-		out = append(out, found...)
+		for _, s := range r.Sets {
+			found, err := r.elements(c, s)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, found...)
+		}
 	}
 	return out, nil
 }
 
-func (t *Table) exists(c *nftables.Conn) bool {
-	tables, err := c.ListTablesOfFamily(t.rules.Family)
-	return err != nil || slices.ContainsFunc(tables, func(o *nftables.Table) bool { return o.Name == t.rules.Table })
+func (r Ruleset) exists(c *nftables.Conn) bool {
+	tables, err := c.ListTablesOfFamily(r.Family)
+	return err != nil || slices.ContainsFunc(tables, func(o *nftables.Table) bool { return o.Name == r.Table })
 }
 
-func (t *Table) elements(c *nftables.Conn, s Set) ([]Element, error) {
-	found, err := c.GetSetElements(t.set(s))
-	if err != nil && !t.exists(c) { // the library hides which error it was
+func (r Ruleset) elements(c *nftables.Conn, s Set) ([]Element, error) {
+	found, err := c.GetSetElements(kernelSet(r.table(), s))
+	if err != nil && !r.exists(c) { // the library hides which error it was
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot list firewall table %s: %w", t.rules.Table, err)
+		return nil, fmt.Errorf("cannot list firewall table %s: %w", r.Table, err)
 	}
 	var out []Element
 	for _, e := range found {
@@ -191,12 +256,16 @@ func (t *Table) Complete(elements []Element) bool {
 	for _, h := range have {
 		there[h.identity()] = true
 	}
-	return !slices.ContainsFunc(elements, func(e Element) bool { return !there[e.identity()] })
+	known := map[string]bool{}
+	for _, s := range t.sets() {
+		known[s.Name] = true
+	}
+	return !slices.ContainsFunc(elements, func(e Element) bool { return known[e.Set] && !there[e.identity()] })
 }
 
 // Bridges lists the bridges the table knows.
 func (t *Table) Bridges() ([]string, error) {
-	found, err := t.elements(&nftables.Conn{}, t.rules.Sets[0])
+	found, err := t.rules.elements(&nftables.Conn{}, t.rules.Sets[0])
 	var names []string
 	for _, e := range found {
 		names = append(names, string(bytes.TrimRight(e.Key, "\x00")))
@@ -204,21 +273,22 @@ func (t *Table) Bridges() ([]string, error) {
 	return names, err
 }
 
-// Remove deletes the table; one that is not there is not an error.
+// Remove deletes the tables; one that is not there is not an error.
 func (t *Table) Remove() error {
-	c := &nftables.Conn{}
-	c.DelTable(t.table())
-	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("cannot remove firewall table %s: %w", t.rules.Table, err)
+	var errs []error
+	for _, r := range t.rulesets() {
+		c := &nftables.Conn{}
+		c.DelTable(r.table())
+		if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("cannot remove firewall table %s: %w", r.Table, err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-func (t *Table) table() *nftables.Table {
-	return &nftables.Table{Family: t.rules.Family, Name: t.rules.Table}
+func (r Ruleset) table() *nftables.Table {
+	return &nftables.Table{Family: r.Family, Name: r.Table}
 }
-
-func (t *Table) set(s Set) *nftables.Set { return kernelSet(t.table(), s) }
 
 func kernelSet(table *nftables.Table, s Set) *nftables.Set {
 	set := &nftables.Set{Table: table, Name: s.Name, KeyType: concat(s.Key)}
@@ -269,9 +339,6 @@ func apply(c *nftables.Conn, r Ruleset) error {
 		for _, rule := range ch.Rules {
 			c.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: rule.exprs()})
 		}
-	}
-	if len(r.Sets) > 0 {
-		c.AddChain(&nftables.Chain{Name: r.version(), Table: table})
 	}
 	return nil
 }
