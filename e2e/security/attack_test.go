@@ -46,7 +46,7 @@ func (a *arena) program() string {
 	return filepath.Join(peer.Dir(), name)
 }
 
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // try runs a container command to its end. A time-out is an error of its own.
 func (a *arena) command(args ...string) (string, error) {

@@ -376,7 +376,6 @@ func attackBuildInsecure(a *arena) error {
 }
 
 func attackPasswd(a *arena) error {
-	var problems []error
 	for _, script := range []string{
 		"rm /etc/passwd; mkfifo /etc/passwd", "rm /etc/passwd; ln -s " + a.dir + "/secret /etc/passwd", "rm /etc/passwd; ln -s /dev/zero /etc/passwd",
 		"rm /etc/group; ln -s /proc/self/fd/0 /etc/group", "rm /etc/passwd; mkdir /etc/passwd", "yes root:x:0:0::/:/bin/sh | head -c 50000000 >/etc/passwd",
@@ -392,29 +391,34 @@ func attackPasswd(a *arena) error {
 			return err
 		}
 		out, err := a.run("--user", "user", image, "id")
-		if errors.Is(err, errHangs) {
-			problems = append(problems, fmt.Errorf("%s: %w", script, err))
-		}
-		problems = append(problems, a.seen(out+fmt.Sprint(err)))
+		hangs := errors.Is(err, errHangs)
+		seen := a.seen(out + fmt.Sprint(err))
 		if _, err := a.command("rm", "-f", name); err != nil {
 			return err
 		}
 		peer.Run(a.side.RemoveImage(context.Background(), image))
+		if hangs {
+			return fmt.Errorf("%s: %w", script, errHangs)
+		}
+		if seen != nil {
+			return seen
+		}
 	}
-	return errors.Join(problems...)
+	return nil
 }
 
 func attackLoopback(a *arena) error {
 	// A neighbour who sends packets for 127.0.0.1 to the host: a container on the bridge.
-	port := strconv.Itoa(20000 + int(time.Now().UnixNano()%10000))
-	if _, err := a.start("while :; do echo open | nc -l -p 80; done", "-p", "127.0.0.1:"+port+":80"); err != nil {
+	port := 20000 + int(time.Now().UnixNano()%10000)
+	if _, err := a.start("while :; do echo open | nc -l -p 80; done", "-p", fmt.Sprintf("127.0.0.1:%d:80", port), "-p", fmt.Sprintf("%d:80", port+1)); err != nil {
 		return err
 	}
 	script := `
 gw=$(ip route | sed -n 's/default via \([0-9.]*\).*/\1/p')
 ip addr del 127.0.0.1/8 dev lo
 ip route add 127.0.0.1/32 via $gw
-for i in 1 2 3; do echo | nc -w 2 127.0.0.1 ` + port + ` && echo answered; done; true`
+for i in 1 2 3 4 5; do echo | nc -w 2 $gw ` + strconv.Itoa(port+1) + ` | grep -q open && echo the other one is reached && break; done
+for i in 1 2 3; do echo | nc -w 2 127.0.0.1 ` + strconv.Itoa(port) + ` && echo answered; done; true`
 	out, err := a.sh(script, "--cap-add", "NET_ADMIN", "--sysctl", "net.ipv4.conf.all.route_localnet=1", "--sysctl", "net.ipv4.conf.eth0.route_localnet=1")
 	if err != nil {
 		out, err = a.sh(script, "--cap-add", "NET_ADMIN", "--sysctl", "net.ipv4.conf.all.route_localnet=1")
@@ -422,7 +426,10 @@ for i in 1 2 3; do echo | nc -w 2 127.0.0.1 ` + port + ` && echo answered; done;
 	if err != nil {
 		return err
 	}
-	if strings.Contains(out, "open") || strings.Contains(out, "answered") {
+	if !strings.Contains(out, "the other one is reached") {
+		return fmt.Errorf("a port that is published to all is not reached either: %s", out)
+	}
+	if strings.Contains(out, "open\n") || strings.Contains(out, "answered") {
 		return fmt.Errorf("the port answers a neighbour: %s", out)
 	}
 	return nil

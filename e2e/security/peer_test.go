@@ -37,7 +37,8 @@ func prepare(ctx context.Context, dir string) error {
 	if *stackProgram != "" {
 		err = os.Symlink(*stackProgram, stack)
 	} else {
-		err = peer.Build(ctx, "../..", "./cmd/stack", stack)
+		// Beside each other they find each other.
+		err = errors.Join(peer.Build(ctx, "../..", "./cmd/stack", stack), peer.Build(ctx, "../..", "./cmd/stack-builder", stack+"-builder"))
 	}
 	if err != nil {
 		// The test says so; Docker's half is of use without.
