@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,11 +44,29 @@ func openLab(t testing.TB, root string) *Manager {
 		}
 	}
 	m, err := Open(Options{DataRoot: filepath.Join(root, "data"), RunRoot: filepath.Join(root, "run"), ResolvConf: conf,
-		Logf: func(format string, args ...any) { t.Logf("log: "+format, args...) }})
+		Logf: logger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// logger logs while the test runs. A manager's watches end a moment after it.
+func logger(t testing.TB) func(format string, args ...any) {
+	var mu sync.Mutex
+	over := false
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	})
+	return func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			t.Logf("log: "+format, args...)
+		}
+	}
 }
 
 // checkNothingLeft removes all networks and looks for leftovers.
