@@ -298,5 +298,5 @@ func fillTable(path string, results map[string]map[string]error, withDocker bool
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s |\n", a.name, known, word(results[a.name][ways[0].name]), word(results[a.name][ways[1].name]), docker)
 	}
-	return os.WriteFile(path, []byte(strings.Replace(string(text), old, table.String(), 1)), 0o644)
+	return os.WriteFile(path, []byte(strings.Replace(string(text), tableBegin+old+tableEnd, tableBegin+table.String()+tableEnd, 1)), 0o644)
 }

@@ -437,7 +437,7 @@ for i in 1 2 3; do echo | nc -w 2 127.0.0.1 ` + strconv.Itoa(port) + ` && echo a
 
 // neighbours are a container and its addresses, and a client that has spoken with it.
 func (a *arena) neighbours() (victim, client, ip, mac string, err error) {
-	if victim, err = a.start("while :; do echo genuine | nc -l -p 80; done"); err != nil {
+	if victim, err = a.start("mkdir /www; echo genuine >/www/index.html; exec httpd -f -p 80 -h /www"); err != nil {
 		return
 	}
 	if client, err = a.start("sleep inf"); err != nil {
@@ -451,6 +451,9 @@ func (a *arena) neighbours() (victim, client, ip, mac string, err error) {
 	if err != nil {
 		return
 	}
+	if _, err = a.command("exec", victim, "sh", "-c", "until wget -qO- http://127.0.0.1/; do sleep 0.05; done"); err != nil {
+		return
+	}
 	ip, mac = fields[0], fields[len(fields)-1]
 	if !a.reaches(client, ip) {
 		err = errors.New("the client does not reach the victim")
@@ -459,7 +462,7 @@ func (a *arena) neighbours() (victim, client, ip, mac string, err error) {
 }
 
 func (a *arena) reaches(client, ip string) bool {
-	out, _ := a.command("exec", client, "sh", "-c", "echo | nc -w 2 "+ip+" 80")
+	out, _ := a.command("exec", client, "sh", "-c", "timeout 2 wget -qO- http://"+ip+"/")
 	return strings.Contains(out, "genuine")
 }
 
@@ -490,14 +493,14 @@ func attackEthernet(a *arena) error {
 	if err != nil {
 		return err
 	}
-	attacker, err := a.start("/bin/probe claim eth0 0.0.0.0 " + mac + "; : >/done; /bin/probe claim eth0 0.0.0.0 " + mac + "; sleep inf")
+	attacker, err := a.start("while :; do /bin/probe claim eth0 0.0.0.0 " + mac + "; : >/done; done")
 	if err != nil {
 		return err
 	}
 	if _, err := a.command("exec", attacker, "sh", "-c", "until test -e /done; do sleep 0.01; done"); err != nil {
 		return err
 	}
-	for range 5 {
+	for range 10 {
 		if !a.reaches(client, ip) {
 			return errors.New("what is for the victim goes to the attacker")
 		}
@@ -506,8 +509,11 @@ func attackEthernet(a *arena) error {
 }
 
 func attackForks(a *arena) error {
-	name, err := a.start("f() { f | f & }; f; sleep inf", "--pids-limit", "40")
+	name, err := a.start("sleep inf", "--pids-limit", "40")
 	if err != nil {
+		return err
+	}
+	if _, err := a.command("exec", "-d", name, "sh", "-c", "f() { f | f & }; f; f; f"); err != nil {
 		return err
 	}
 	time.Sleep(time.Second) // it has all the time it needs
