@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,6 +131,29 @@ func TestShop(t *testing.T) {
 		b.ok(t, "up", "--detach", "--wait")
 		if body := fetch(t, url+"/orders/"+o.ID); !strings.Contains(body, "shipped") {
 			t.Errorf("the order is forgotten: %s", body)
+		}
+	})
+	t.Run("in user namespaces all of it works, on the same data", func(t *testing.T) {
+		o := order(t, url, "1", "2")
+		var over strings.Builder
+		over.WriteString("services:\n")
+		for _, service := range []string{"proxy", "web", "worker", "migrate", "db", "cache"} {
+			fmt.Fprintf(&over, "  %s: {userns_mode: auto}\n", service)
+		}
+		b.write(t, "compose.override.yaml", over.String())
+		b.ok(t, "up", "--detach", "--wait")
+		if body := fetch(t, url+"/orders/"+o.ID); !strings.Contains(body, "shipped") {
+			t.Errorf("the order is forgotten: %s", body)
+		}
+		if o := order(t, url, "2", "3"); o.Status != "shipped" {
+			t.Errorf("the order is %q", o.Status)
+		}
+		for name, p := range b.pids(t) {
+			st, err := os.Stat(fmt.Sprintf("/proc/%d", p.PID))
+			must(t, err)
+			if uid := st.Sys().(*syscall.Stat_t).Uid; uid < 1<<20 {
+				t.Errorf("%s runs as user %d of the host", name, uid)
+			}
 		}
 	})
 	t.Run("down with volumes leaves nothing", func(t *testing.T) {
