@@ -39,6 +39,19 @@ limits() {
 	stack container rm oom
 }
 
+usernamespaces() {
+	is "a user namespace" "$(stack container run --rm --userns auto -v mapped:/v box sh -c 'touch /f /v/f; echo $(stat -c %u /f /v/f /etc/hosts /tmp /dev/shm) $(cat /proc/self/uid_map | wc -l)')" "0 0 0 0 0 1"
+	is "owners on disk" "$(stat -c %u /var/lib/stack/volumes/mapped/_data/f)" 0
+	stack container run -d --name other --userns auto --user 70 box sleep 1000
+	pid=$(stack inspect --format '{{.State.Pid}}' other)
+	[ "$(stat -c %u /proc/$pid)" -gt 1000000 ]
+	is "nobody on the host" $? 0
+	is "exec" "$(stack container exec other id -u)" 70
+	is "a firewall of bridges" "$(stack container run --rm box true 2>&1)" ""
+	stack container rm -f other
+	stack volume rm mapped
+}
+
 project() {
 	mkdir -p /app
 	cd /app
@@ -194,6 +207,7 @@ case $(cat /proc/cmdline) in
 	;;
 *stage=first*)
 	limits
+	usernamespaces
 	project
 	check
 	stack ps
