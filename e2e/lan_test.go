@@ -150,7 +150,18 @@ func (l *lan) serveDNS(t *testing.T) {
 	mux.HandleFunc(".", func(w dns.ResponseWriter, q *dns.Msg) {
 		a := new(dns.Msg)
 		a.SetReply(q)
+		switch q.Question[0].Name {
+		case "silent.test.":
+			return
+		case "half.test.":
+			time.Sleep(500 * time.Millisecond)
+		case "late.test.":
+			time.Sleep(2500 * time.Millisecond)
+		}
 		switch {
+		case (q.Question[0].Name == "half.test." || q.Question[0].Name == "late.test.") && q.Question[0].Qtype == dns.TypeA:
+			rr, _ := dns.NewRR(q.Question[0].Name + " 60 IN A " + lanV4)
+			a.Answer = append(a.Answer, rr)
 		case q.Question[0].Name == "example.test." && q.Question[0].Qtype == dns.TypeA:
 			rr, _ := dns.NewRR("example.test. 60 IN A " + lanV4)
 			a.Answer = append(a.Answer, rr)

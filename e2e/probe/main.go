@@ -15,6 +15,7 @@ func verbs() map[string]func([]string) error {
 		"get":     get,     // get URL: print the body
 		"dial":    dial,    // dial NETWORK ADDR: print open, refused, timeout or unreachable
 		"echo":    echo,    // echo PORT: UDP datagrams go back with the sender's address
+		"names":   names,   // names ADDRESS NAME IP: a name server that knows one name
 		"lookup":  lookup,  // lookup NAME [TYPE [tcp]]: ask the resolver, print JSON
 		"numbers": numbers, // numbers [COUNT [PAUSE]]: numbered lines, see process.go
 		"on-term": onTerm,  // on-term CODE: wait for SIGTERM, exit with CODE
