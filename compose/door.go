@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
 )
@@ -21,6 +22,7 @@ type API interface {
 	Builds
 	Networks
 	Volumes
+	Stored
 	System
 }
 
@@ -73,6 +75,22 @@ type Volumes interface {
 	VolumeDisk(ctx context.Context, name string) (int64, error)
 	// PruneVolumes removes what no container uses. With PruneOptions.DryRun it only tells.
 	PruneVolumes(ctx context.Context, f volumes.PruneFilter, o PruneOptions) (volumes.PruneReport, error)
+}
+
+// Stored are the secrets and configs that projects call external, encrypted at rest.
+type Stored interface {
+	// StoredObjects lists those of a kind that can be read, by name. The error names the
+	// others.
+	StoredObjects(ctx context.Context, k sealed.Kind) ([]sealed.Object, error)
+	// StoredObject's error is a *sealed.NotFoundError where there is none of that name,
+	// ID or beginning of an ID.
+	StoredObject(ctx context.Context, k sealed.Kind, ref string) (sealed.Object, error)
+	StoredContent(ctx context.Context, k sealed.Kind, name string) ([]byte, sealed.Object, error)
+	// CreateStored's error is a *sealed.ExistsError where the name is taken.
+	CreateStored(ctx context.Context, k sealed.Kind, name string, content []byte, o sealed.CreateOptions) (sealed.Object, error)
+	// RemoveStored returns the name of what it removed, or in a dry run would remove.
+	// Its error is a *sealed.InUseError while a container has the object.
+	RemoveStored(ctx context.Context, k sealed.Kind, ref string, dryRun bool) (name string, err error)
 }
 
 // PruneOptions say how a prune goes about it.
@@ -170,6 +188,31 @@ func (c *Client) PruneVolumes(ctx context.Context, f volumes.PruneFilter, o Prun
 	}
 	users := c.Engine.VolumeUsers()
 	return store.Prune(ctx, f, func(name string) bool { return len(users(name)) > 0 })
+}
+
+// StoredObjects lists secrets or configs.
+func (c *Client) StoredObjects(_ context.Context, k sealed.Kind) ([]sealed.Object, error) {
+	return c.Engine.Sealed().List(k)
+}
+
+// StoredObject is a secret or config.
+func (c *Client) StoredObject(_ context.Context, k sealed.Kind, ref string) (sealed.Object, error) {
+	return c.Engine.Sealed().Get(k, ref)
+}
+
+// StoredContent is the content of a secret or config.
+func (c *Client) StoredContent(_ context.Context, k sealed.Kind, name string) ([]byte, sealed.Object, error) {
+	return c.Engine.Sealed().Content(k, name)
+}
+
+// CreateStored stores a secret or config.
+func (c *Client) CreateStored(ctx context.Context, k sealed.Kind, name string, content []byte, o sealed.CreateOptions) (sealed.Object, error) {
+	return c.Engine.Sealed().Create(ctx, k, name, content, o)
+}
+
+// RemoveStored removes a secret or config that no container has.
+func (c *Client) RemoveStored(ctx context.Context, k sealed.Kind, ref string, dryRun bool) (string, error) {
+	return c.Engine.Sealed().Remove(ctx, k, ref, c.Engine.StoredUsers(k), dryRun)
 }
 
 // Check verifies what is stored: images and layers, records, and the definitions

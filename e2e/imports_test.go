@@ -75,6 +75,10 @@ func bans() []ban {
 			why:  "the runtime takes a resolved specs.Spec: it knows no image, registry or Compose word",
 		},
 		{
+			from: []string{"engine/sealed"}, to: []string{"engine", "volumes/...", "compose/..."},
+			why: "what is secret is read by little code, which depends on little",
+		},
+		{
 			from:   []string{"compose/load", "compose/load/...", "compose/spec", "compose/plan", "compose/apply", "healthcheck", "engine/image", "engine/registry/..."},
 			to:     []string{"golang.org/x/sys/..."},
 			direct: true,
@@ -100,17 +104,17 @@ func bans() []ban {
 		},
 		{
 			from: []string{"cmd/stack/internal/cli"},
-			to:   rooms("container", "image", "network", "volume", "project", "system"),
+			to:   rooms("container", "image", "network", "volume", "secret", "project", "system"),
 			why:  "what all rooms of the command line share knows none of them",
 		},
 		{
-			from: rooms("image", "network", "volume"),
-			to:   rooms("container", "image", "network", "volume", "project", "system"),
+			from: rooms("image", "network", "volume", "secret"),
+			to:   rooms("container", "image", "network", "volume", "secret", "project", "system"),
 			why:  "a room of one kind of object needs no other; those of projects and of the machine put them together",
 		},
 		{
 			from: rooms("container"),
-			to:   rooms("image", "volume", "project", "system"),
+			to:   rooms("image", "volume", "secret", "project", "system"),
 			why:  "as above, but for the networks that a container is put on",
 		},
 		{

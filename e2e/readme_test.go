@@ -76,8 +76,8 @@ func TestReadme(t *testing.T) {
 		t.Errorf("the page was not fetched: %s", tail(string(out)))
 	}
 	b.awaitBuilder(t)
-	// Its cache stays, as images do.
-	b.nothingLeft(t, clean, "file data/build/", "file run/builder/")
+	// Its cache stays, as images do, and the key for secrets to come.
+	b.nothingLeft(t, clean, "file data/build/", "file run/builder/", "file data/sealed/key")
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stack-run/stack/engine/content"
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/snapshot"
 )
 
@@ -43,6 +44,7 @@ const (
 	containerRecord = "container record"
 	networkRecord   = "network record"
 	volumeRecord    = "volume record"
+	storedObject    = "secret or config"
 )
 
 // CheckReport is what Check found. Leftovers of killed processes are no problem.
@@ -96,7 +98,7 @@ func (e *Engine) Check(ctx context.Context, o CheckOptions) (CheckReport, error)
 }
 
 // checkRecords finds the records that cannot be used. With Repair it removes what
-// they are of, except volumes, whose data is all that somebody may miss.
+// they are of, except volumes, secrets and configs, which somebody may miss.
 func (e *Engine) checkRecords(ctx context.Context, o CheckOptions, r *CheckReport) error {
 	remove := o.RemoveBroken
 	if remove == nil {
@@ -139,6 +141,14 @@ func (e *Engine) checkRecords(ctx context.Context, o CheckOptions, r *CheckRepor
 	brokenVols, err := vols.Broken()
 	for _, b := range brokenVols {
 		r.Problems = append(r.Problems, Problem{Kind: volumeRecord, Subject: b.Name, Error: b.Error()})
+	}
+	for _, err := range e.Sealed().Check() {
+		p := Problem{Kind: storedObject, Subject: "store", Error: err.Error()}
+		var damaged *sealed.DamagedError
+		if errors.As(err, &damaged) {
+			p.Kind, p.Subject = string(damaged.Kind), damaged.Name
+		}
+		r.Problems = append(r.Problems, p)
 	}
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/logs"
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/volumes"
@@ -57,7 +58,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	c.Spec.ImageID = string(img.ID)
 	base := imageConfig(img)
 	c.Base = &base
-	inherited, err := e.inherit(c)
+	inherited, err := e.inherit(c, nil)
 	if err != nil && !slices.ContainsFunc(c.Spec.VolumesFrom, func(ref string) bool { return strings.HasPrefix(ref, "service:") }) {
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 	}
@@ -89,11 +90,52 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	if err := e.Records.Insert(c); err != nil {
 		return nil, err
 	}
-	if err := layers.Prepare(ctx, c.ID, diffIDs(img)); err != nil {
+	err = e.keepStored(ctx, c)
+	if err == nil {
+		err = layers.Prepare(ctx, c.ID, diffIDs(img))
+	}
+	if err != nil {
 		err = fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 		return nil, errors.Join(err, e.Remove(detached(ctx), c, nil, false, false))
 	}
 	return c, nil
+}
+
+// keepStored makes sure that what a container has from the store of secrets and
+// configs was not removed before the container's record was there to keep it.
+func (e *Engine) keepStored(ctx context.Context, c *Container) error {
+	for _, m := range c.Spec.Mounts {
+		if kind, name, ok := m.Stored(); ok {
+			if err := e.Sealed().Keep(ctx, sealed.Kind(kind), name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// StoredUsers returns a function that names the containers which have an object of
+// the store of secrets and configs.
+func (e *Engine) StoredUsers(k sealed.Kind) func(name string) []string {
+	return func(name string) []string {
+		all, broken, err := e.Records.Scan()
+		if err != nil {
+			return []string{"unknown: " + err.Error()}
+		}
+		source := volumes.StoreSource(string(k), name)
+		var out []string
+		for _, b := range broken {
+			if b.mentions(source) {
+				out = append(out, "container "+b.String())
+			}
+		}
+		for _, c := range all {
+			if slices.ContainsFunc(c.Spec.Mounts, func(m volumes.Mount) bool { return m.ContentFrom == source }) {
+				out = append(out, "container "+c.Spec.Name)
+			}
+		}
+		return out
+	}
 }
 
 // resolveSynonyms puts names in place of other references to containers, which is

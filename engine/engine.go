@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/content"
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
@@ -135,7 +136,7 @@ func isOurs(root string) bool {
 	}
 	ours := []string{
 		"lost+found", "builder", "containers", "containers-rw", "content", "endpoints", "images", "layers", "locks", "logs", "names", "netns",
-		"networks", "projects", "volumes",
+		"networks", "projects", sealed.Dir, "volumes",
 	}
 	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !slices.Contains(ours, e.Name()) })
 }
@@ -180,6 +181,9 @@ func (e *Engine) Layers() (*snapshot.Store, error)    { return e.layers() }
 func (e *Engine) Networks() (*netns.Manager, error)   { return e.nets() }
 func (e *Engine) Volumes() (*volumes.Store, error)    { return e.vols() }
 func (e *Engine) Cgroups() (*cgroup.Hierarchy, error) { return e.cgroups() }
+
+// Sealed is the store of secrets and configs.
+func (e *Engine) Sealed() *sealed.Store { return sealed.Open(e.data) }
 
 // imageView mounts an image's files, read-only, for a volume of type image.
 func (e *Engine) imageView(ctx context.Context, ref string, userNS *os.File) (*os.File, error) {

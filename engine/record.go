@@ -161,14 +161,14 @@ func (r *Records) Exists(id string) bool {
 	return err == nil
 }
 
-// writeConfig writes the fixed part. Secrets go to the run directory, which is
-// memory, and never to a disk.
+// writeConfig writes the fixed part. What must not reach a disk goes to the run
+// directory, which is memory.
 func (r *Records) writeConfig(c *Container) error {
 	stored := *c
 	secrets := map[string][]byte{}
 	stored.Spec.Mounts = slices.Clone(c.Spec.Mounts)
 	for i := range stored.Spec.Mounts {
-		if m := &stored.Spec.Mounts[i]; m.Secret && m.Content != nil {
+		if m := &stored.Spec.Mounts[i]; m.Withheld() && m.Content != nil {
 			secrets[m.Target], m.Content = m.Content, nil
 		}
 	}
@@ -188,8 +188,8 @@ func (r *Records) writeConfig(c *Container) error {
 	return durable.WriteJSON(r.configPath(c.ID), &stored, keep)
 }
 
-// Secrets returns the contents of the container's secrets by mount target, as
-// far as they are known since the boot.
+// Secrets returns the contents that the record does not have by mount target, as far
+// as they are known since the boot.
 func (r *Records) Secrets(id string) map[string][]byte {
 	out := map[string][]byte{}
 	if durable.ReadJSON(r.secretsPath(id), &out) != nil {

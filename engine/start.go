@@ -19,6 +19,7 @@ import (
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/runtime"
+	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/seccomp"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/netns"
@@ -237,7 +238,13 @@ func (e *Engine) ownMounts(c *Container) (all, inherited []volumes.Mount, err er
 	if err := e.fillSecrets(c, all); err != nil {
 		return nil, nil, err
 	}
-	inherited, err = e.inherit(c)
+	var fillErr error
+	inherited, err = e.inherit(c, func(donor *Container, mounts []volumes.Mount) {
+		fillErr = errors.Join(fillErr, e.fillSecrets(donor, mounts))
+	})
+	if fillErr != nil {
+		return nil, nil, fillErr
+	}
 	if err != nil && c.Inherited != nil {
 		inherited, err = c.Inherited, nil // whose they were is gone
 	}
@@ -259,8 +266,8 @@ func (e *Engine) resolveMounts(ctx context.Context, c *Container, img image.Imag
 }
 
 // inherit lists the mounts that volumes_from names: "NAME[:ro|:rw]", or
-// "service:NAME…" for a sibling.
-func (e *Engine) inherit(c *Container) ([]volumes.Mount, error) {
+// "service:NAME…" for a sibling. fill, if not nil, completes the mounts of a donor.
+func (e *Engine) inherit(c *Container, fill func(donor *Container, mounts []volumes.Mount)) ([]volumes.Mount, error) {
 	var out []volumes.Mount
 	for _, from := range c.Spec.VolumesFrom {
 		ref, readOnly := strings.CutSuffix(from, ":ro")
@@ -275,6 +282,9 @@ func (e *Engine) inherit(c *Container) ([]volumes.Mount, error) {
 				m.Source = donor.Volumes[path.Clean(m.Target)]
 			}
 			theirs = append(theirs, m)
+		}
+		if fill != nil {
+			fill(donor, theirs)
 		}
 		for _, target := range slices.Sorted(maps.Keys(donor.Volumes)) {
 			theirs = volumes.Inherit(theirs, []volumes.Mount{{Type: volumes.TypeVolume, Source: donor.Volumes[target], Target: target}}, false)
@@ -296,13 +306,21 @@ func (e *Engine) fillSecrets(c *Container, mounts []volumes.Mount) error {
 	var kept map[string][]byte
 	for i := range mounts {
 		m := &mounts[i]
-		if m.Type != volumes.TypeFile || !m.Secret || m.Content != nil {
+		if m.Type != volumes.TypeFile || !m.Withheld() || m.Content != nil {
 			continue
 		}
 		if kept == nil {
 			kept = e.Records.Secrets(c.ID)
 		}
 		if content, ok := kept[m.Target]; ok {
+			m.Content = content
+			continue
+		}
+		if kind, name, ok := m.Stored(); ok {
+			content, _, err := e.Sealed().Content(sealed.Kind(kind), name)
+			if err != nil {
+				return fmt.Errorf("cannot provide %s: %w", m.Target, err)
+			}
 			m.Content = content
 			continue
 		}

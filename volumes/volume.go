@@ -17,3 +17,6 @@ const (
 	TypeFile   = volume.TypeFile
 	TypeImage  = volume.TypeImage
 )
+
+// StoreSource is the ContentFrom of what the store of secrets and configs has.
+func StoreSource(kind, name string) string { return volume.StoreSource(kind, name) }

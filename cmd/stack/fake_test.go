@@ -73,6 +73,7 @@ type objects interface {
 	compose.Builds
 	compose.Networks
 	compose.Volumes
+	compose.Stored
 	compose.System
 }
 

@@ -113,6 +113,55 @@ func TestVolumes(t *testing.T) {
 	s.must(t, "volume", "rm", "-f", "shop_data")
 }
 
+func TestSecretsAndConfigs(t *testing.T) {
+	s := newSession(t, t.TempDir())
+	file := filepath.Join(t.TempDir(), "pw")
+	if err := os.WriteFile(file, []byte("hunter2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db := strings.TrimSpace(s.must(t, "secret", "create", "--label", "tier=back", "db", file))
+	matches(t, db, `[0-9a-z]{25}`)
+	s.App.In = strings.NewReader("token")
+	api := strings.TrimSpace(s.must(t, "secret", "create", "api", "-"))
+	conf := strings.TrimSpace(s.must(t, "configs", "create", "-l", "tier=front", "db", file))
+	matches(t, s.must(t, "secret", "ls", "--filter", "name=^db"), `ID NAME DRIVER CREATED UPDATED `+db+` db .* ago .* ago`)
+	matches(t, s.must(t, "configs", "ls"), `ID NAME CREATED UPDATED `+conf+` db .* ago .* ago`)
+	matches(t, s.must(t, "secret", "ls", "-q"), api+` `+db)
+	matches(t, s.must(t, "secret", "ls", "--filter", "label=tier=back", "--format", `{{.Name}} {{.Label "tier"}} {{.Labels}}`), `db back tier=back`)
+	matches(t, s.must(t, "secret", "inspect", "-f", "{{.ID}} {{.Spec.Name}} {{.Spec.Labels.tier}}", "db", api), db+` db back `+api+` api <no value>`)
+	for _, args := range [][]string{{"secret", "inspect", "db"}, {"secret", "inspect", "--pretty", "db"}, {"secret", "inspect", "--format", "json", "db"}} {
+		if out := s.must(t, args...); !strings.Contains(out, db) || strings.Contains(out, "hunter2") || strings.Contains(out, "aHVudGVyMg") {
+			t.Errorf("%v: %s", args, out)
+		}
+	}
+	matches(t, s.must(t, "configs", "inspect", "--pretty", "db"), `ID: `+conf+` Name: db Labels: - tier=front Created at: .* Updated at: .* Data: hunter2`)
+	matches(t, s.must(t, "configs", "inspect", "-f", "{{json .Spec.Data}}", "db"), `"aHVudGVyMg=="`)
+	for line, want := range map[string]string{
+		"secret create db " + file:                    "--replace",
+		"secret create a/b " + file:                   "letters, digits",
+		"secret create x " + file + "-none":           "no such file",
+		"secret create x":                             "requires exactly 2 arguments",
+		"secret inspect none":                         "stack secret create none FILE",
+		"configs rm none":                             "stack configs create none FILE",
+		"secret inspect --pretty --format {{.ID}} db": "none of the others can be",
+	} {
+		if _, errOut, code := s.do(t, strings.Fields(line)...); code == 0 || !strings.Contains(errOut, want) {
+			t.Errorf("%s: exit code %d, %s", line, code, errOut)
+		}
+	}
+	if out := s.must(t, "secret", "create", "--replace", "db", file); strings.TrimSpace(out) != db {
+		t.Errorf("the one that is replaced keeps its ID: %s", out)
+	}
+	if out := s.must(t, "__complete", "secret", "rm", ""); !strings.HasPrefix(out, "api\ndb\n") {
+		t.Errorf("completion: %q", out)
+	}
+	matches(t, s.must(t, "--dry-run", "secret", "create", "new", file), `Would create secret new`)
+	matches(t, s.must(t, "--dry-run", "secret", "rm", "db"), `Would remove secret db`)
+	matches(t, s.must(t, "secret", "ls", "--format", "{{.Name}}"), `api db`)
+	matches(t, s.must(t, "secret", "rm", "db", api[:10]), `db api`)
+	matches(t, s.must(t, "configs", "ls", "-q"), conf)
+}
+
 func TestContainerPrune(t *testing.T) {
 	s := newSession(t, t.TempDir())
 	stopped := id('e')

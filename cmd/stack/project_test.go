@@ -200,6 +200,17 @@ func TestFaultsOfOthers(t *testing.T) {
 	}
 }
 
+// TestDownNeedsNoSecrets takes a project down of which nothing was brought up.
+func TestDownNeedsNoSecrets(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{
+		"compose.yaml": "name: p\nservices:\n  a: {image: a, secrets: [s]}\n  b: {image: b, configs: [c]}\nsecrets: {s: {file: ./none}}\nconfigs: {c: {external: true}}\n",
+	}))
+	s.must(t, "down")
+	if got := s.fake.noted(); len(got) != 1 || !strings.HasPrefix(got[0], "down p ") {
+		t.Errorf("asked for %q", got)
+	}
+}
+
 // TestFaultyServiceStaysAsItWas says what becomes of a service that ran before
 // its part of the file broke.
 func TestFaultyServiceStaysAsItWas(t *testing.T) {

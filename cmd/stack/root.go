@@ -13,6 +13,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/image"
 	"github.com/stack-run/stack/cmd/stack/internal/network"
 	"github.com/stack-run/stack/cmd/stack/internal/project"
+	"github.com/stack-run/stack/cmd/stack/internal/secret"
 	"github.com/stack-run/stack/cmd/stack/internal/system"
 	"github.com/stack-run/stack/cmd/stack/internal/volume"
 )
@@ -64,6 +65,8 @@ func verbTable() []cli.Verb {
 		{Name: "image", Group: groupObjects, Build: image.NewCmd},
 		{Name: "builder", Group: groupObjects, Build: image.NewBuilderCmd},
 		{Name: "network", Group: groupObjects, Build: network.NewCmd},
+		{Name: "secret", Group: groupObjects, Build: secret.NewCmd},
+		{Name: "configs", Group: groupObjects, Build: secret.NewConfigsCmd},
 		{Name: "volume", Group: groupObjects, Build: volume.NewCmd},
 		{Name: "system", Group: groupObjects, Build: system.NewCmd},
 		{Name: "inspect", Group: groupObjects, Build: system.NewInspectCmd},

@@ -72,7 +72,7 @@ func TestBadInputNamesPlaceAndFix(t *testing.T) {
 		{name: "bad port", yaml: web + "    ports:\n      - \"80:nginx\"\n", want: `compose.yaml:5: services.web.ports[0]: invalid port "80:nginx": invalid containerPort: nginx; write [[IP:]HOST:]CONTAINER[/PROTOCOL]`},
 		{name: "bad duration", yaml: web + "    stop_grace_period: soon\n", want: `compose.yaml:4: services.web.stop_grace_period`},
 		{name: "bad size", yaml: web + "    mem_limit: much\n", want: `compose.yaml:4: services.web.mem_limit`},
-		{name: "secret with a driver", yaml: web + "secrets:\n  a:\n    driver: x\n", want: `compose.yaml:6: secrets.a.driver: is not supported; use file or environment`},
+		{name: "secret with a driver", yaml: web + "secrets:\n  a:\n    driver: x\n", want: `compose.yaml:6: secrets.a.driver: is not supported; use file, environment or external`},
 		{name: "two replicas of one name", yaml: web + "    container_name: a\n    scale: 2\n", want: `compose.yaml:4: services.web.container_name: container_name "a" cannot be shared by 2 replicas; remove it, or scale the service to 1`},
 		{name: "two targets", yaml: web + "    volumes:\n      - ./a:/x\n    tmpfs: /x\n", want: `compose.yaml:5: services.web.volumes[0]: target /x is already mounted by tmpfs[0]; keep one`},
 		{name: "healthy without a check", yaml: web + "    depends_on:\n      db: {condition: service_healthy}\n  db:\n    image: b\n    healthcheck: {disable: true}\n", want: `compose.yaml:5: services.web.depends_on.db: condition service_healthy can never be met`},

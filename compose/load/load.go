@@ -56,7 +56,7 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	}
 	c.composeWarnings(logs())
 	return &Loaded{
-		Touched:   slices.Sorted(maps.Keys(c.touched)),
+		Touched:   sortedNames(c.touched),
 		Aside:     slices.Sorted(maps.Keys(c.aside)),
 		Project:   project,
 		Warnings:  unique(d.warnings),
@@ -203,4 +203,11 @@ func suggestion(name string, candidates []string) string {
 		return "; there is " + strings.Join(list, ", ")
 	}
 	return ""
+}
+
+// sortedNames is never nil: no names are not all of them.
+func sortedNames(set map[string]bool) []string {
+	names := slices.AppendSeq([]string{}, maps.Keys(set))
+	slices.Sort(names)
+	return names
 }

@@ -263,7 +263,9 @@ func fingerprint(s string) string {
 
 // short cuts an ID or digest to the 12 digits that people read.
 func short(id string) string {
-	id = strings.TrimPrefix(id, "sha256:")
+	if _, hex, ok := strings.Cut(id, ":"); ok {
+		id = hex
+	}
 	if len(id) > 12 {
 		return id[:12]
 	}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/volumes"
 )
 
 // HostFacts are what Build needs besides the project.
@@ -18,6 +20,9 @@ type HostFacts struct {
 	// ReadFile reads the files of configs, secrets and seccomp profiles.
 	// nil means os.ReadFile.
 	ReadFile func(path string) ([]byte, error)
+	// Stored returns the content of a "secret" or "config" of the store on this
+	// machine, and what stands for it in a hash. nil: there is no store.
+	Stored func(kind, name string) (content []byte, digest string, err error)
 	// Locate turns a path in the model ("services.web.ports[0]") into
 	// "compose.yaml:12", or "" where it is not known. It may be nil.
 	Locate func(path string) string
@@ -75,7 +80,16 @@ type builder struct {
 	errs     []error
 	// content remembers what was read: a config that ten services mount is read once.
 	content map[string][]byte
+	stored  map[string]stored // likewise, by where it came from
 }
+
+type stored struct {
+	content []byte
+	digest  string
+}
+
+// Unread stands for HostFacts.Stored where contents do not matter.
+func Unread(kind, name string) (content []byte, digest string, err error) { return []byte{}, "", nil }
 
 func (b *builder) where(path string) string {
 	if b.host.Locate == nil {
@@ -108,6 +122,22 @@ func (b *builder) readFile(path string) ([]byte, error) {
 	return data, err
 }
 
+func (b *builder) readStored(kind, name string) (stored, error) {
+	source := volumes.StoreSource(kind, name)
+	if s, ok := b.stored[source]; ok {
+		return s, nil
+	}
+	if b.host.Stored == nil {
+		return stored{}, errors.New("there is no store of external secrets and configs here")
+	}
+	content, digest, err := b.host.Stored(kind, name)
+	if err != nil {
+		return stored{}, err
+	}
+	b.stored[source] = stored{content, digest}
+	return b.stored[source], nil
+}
+
 // Build translates a project, with its profiles and scales already applied,
 // into what must be. All faults found are returned together.
 func Build(p *types.Project, host HostFacts) (*Desired, []Warning, error) {
@@ -123,7 +153,7 @@ func newBuilder(p *types.Project, host HostFacts) *builder {
 	if host.Separator == "" {
 		host.Separator = "-"
 	}
-	return &builder{project: p, host: host, content: map[string][]byte{}}
+	return &builder{project: p, host: host, content: map[string][]byte{}, stored: map[string]stored{}}
 }
 
 func (b *builder) build() *Desired {

@@ -3,6 +3,7 @@ package spec_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"maps"
 	"os"
@@ -28,6 +29,11 @@ var update = flag.Bool("update", false, "rewrite testdata")
 // build loads and builds a project called shop, whose directory has the files.
 func build(t *testing.T, yaml string, files ...string) (*spec.Desired, []spec.Warning, error) {
 	t.Helper()
+	return buildWith(t, spec.HostFacts{}, yaml, files...)
+}
+
+func buildWith(t *testing.T, host spec.HostFacts, yaml string, files ...string) (*spec.Desired, []spec.Warning, error) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "shop")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -44,7 +50,8 @@ func build(t *testing.T, yaml string, files ...string) (*spec.Desired, []spec.Wa
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spec.Build(l.Project, spec.HostFacts{Locate: l.Locate, StackVersion: "1.2.3"})
+	host.Locate, host.StackVersion = l.Locate, "1.2.3"
+	return spec.Build(l.Project, host)
 }
 
 func mustBuild(t *testing.T, yaml string, files ...string) *spec.Desired {
@@ -250,16 +257,66 @@ secrets: {token: {environment: TOKEN}, pw: {file: ./pw}}
 	if got := spec.Hash(&stored.Services["web"].Replicas[0].Spec); got != d.Services["web"].Replicas[0].Hash {
 		t.Error("without secrets the hash is another")
 	}
-	_, err = stored.WithSecrets(os.ReadFile)
-	if err == nil || !strings.Contains(err.Error(), `cannot restore secret /run/secrets/token of shop-web-1: it came from environment variable TOKEN and is stored nowhere; run "stack up" again`) {
+}
+
+func TestExternalSecretsAndConfigs(t *testing.T) {
+	asked := 0
+	host := spec.HostFacts{Stored: func(kind, name string) ([]byte, string, error) {
+		asked++
+		if name == "none" {
+			return nil, "", errors.New("no such thing")
+		}
+		return []byte(kind + " " + name), "hmac:" + name, nil
+	}}
+	d, _, err := buildWith(t, host, `services:
+  web:
+    image: a
+    configs: [{source: conf, target: /etc/x, uid: "101"}]
+    secrets: [db, {source: named, target: other, gid: "7", mode: 0o400}]
+  worker: {image: a, secrets: [db]}
+configs: {conf: {external: true}}
+secrets: {db: {external: true}, named: {external: true, name: "prod.${TOKEN}"}, unused: {external: true, name: none}}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := web(d).Mounts
+	for i := range mounts {
+		mounts[i].Origin = ""
+	}
+	want := []volumes.Mount{
+		{Type: "file", Target: "/etc/x", ReadOnly: true, Mode: 0o444, UID: "101", Content: []byte("config conf"), ContentDigest: "hmac:conf", ContentFrom: "store:config/conf"},
+		{Type: "file", Target: "/run/secrets/db", ReadOnly: true, Mode: 0o444, Content: []byte("secret db"), ContentDigest: "hmac:db", ContentFrom: "store:secret/db", Secret: true},
+		{Type: "file", Target: "/run/secrets/other", ReadOnly: true, Mode: 0o400, GID: "7", Content: []byte("secret prod.s3cret"), ContentDigest: "hmac:prod.s3cret", ContentFrom: "store:secret/prod.s3cret", Secret: true},
+	}
+	if diff := cmp.Diff(want, mounts); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if asked != 3 {
+		t.Errorf("the store was asked %d times", asked)
+	}
+	for _, m := range d.WithoutSecrets().Services["web"].Replicas[0].Spec.Mounts {
+		if m.Content != nil {
+			t.Errorf("the content of %s would be stored", m.Target)
+		}
+	}
+	_, _, err = buildWith(t, host, service("secrets: [a]")+"secrets:\n  a:\n    name: none\n    external: true\n")
+	if err == nil || !strings.Contains(err.Error(), "compose.yaml:8: secrets.a.external: no such thing") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestDirectoryAsSecretHasNoOwner(t *testing.T) {
+	_, warnings, err := build(t, service("secrets: [{source: a, uid: \"7\"}]")+"secrets: {a: {file: .}}\n")
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].String(), "compose.yaml:4: services.web.secrets[0]") || !strings.Contains(warnings[0].Text, "uid, gid and mode have no effect") {
+		t.Errorf("%v, %v", warnings, err)
 	}
 }
 
 func TestFaultsNamePlaceAndFix(t *testing.T) {
 	tests := []struct{ name, yaml, want string }{
 		{"gpu", service("gpus: all"), `compose.yaml:4: services.web.gpus: GPUs are not supported; remove gpus, or map the device files with devices`},
-		{"external secret", service("secrets: [a]") + "secrets: {a: {external: true}}\n", `compose.yaml:5: secrets.a.external: there is no store of external secrets; use file or environment instead`},
+		{"external secret", service("secrets: [a]") + "secrets: {a: {external: true}}\n", `compose.yaml:5: secrets.a.external: there is no store of external secrets and configs here`},
 		{"missing secret file", service("secrets: [a]") + "secrets:\n  a:\n    file: ./none\n", `compose.yaml:7: secrets.a.file: cannot read secret "a": file `},
 		{"unset secret", service("secrets: [a]") + "secrets:\n  a:\n    environment: NONE\n", `compose.yaml:7: secrets.a.environment: cannot read secret "a": environment variable NONE is not set; set it, or use file`},
 		{"overlay", service("command: a") + "networks:\n  default:\n    driver: overlay\n", `compose.yaml:7: networks.default.driver: network driver "overlay" is not supported; use bridge, macvlan, host or none`},

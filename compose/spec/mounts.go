@@ -205,11 +205,8 @@ func (b *builder) tmpfs(where, text string) (volumes.Mount, bool) {
 // file is a config or secret in a container.
 func (b *builder) file(where, kind, objectPath string, obj types.FileObjectConfig, ref types.FileReferenceConfig, base string) (volumes.Mount, bool) {
 	switch {
-	case bool(obj.External):
-		b.fail(objectPath+".external", "there is no store of external %ss; use %s instead", kind, map[string]string{"config": "file, environment or content", "secret": "file or environment"}[kind])
-		return volumes.Mount{}, false
 	case obj.Driver != "":
-		b.fail(objectPath+".driver", "%s drivers are not supported; use file or environment", kind)
+		b.fail(objectPath+".driver", "%s drivers are not supported; use file, environment or external", kind)
 		return volumes.Mount{}, false
 	case obj.TemplateDriver != "":
 		b.fail(objectPath+".template_driver", "%s templates are not supported; write the final content", kind)
@@ -231,9 +228,21 @@ func (b *builder) file(where, kind, objectPath string, obj types.FileObjectConfi
 			b.fail(where+"."+attribute, "%q is no numeric id", id)
 		}
 	}
+	if bool(obj.External) {
+		object, err := b.readStored(kind, obj.Name)
+		if err != nil {
+			b.fail(objectPath+".external", "%w", err)
+			return volumes.Mount{}, false
+		}
+		m.Content, m.ContentDigest, m.ContentFrom = object.content, object.digest, volumes.StoreSource(kind, obj.Name)
+		return m, true
+	}
 	content, from, err := b.objectContent(obj)
 	if errors.Is(err, errDirectory) {
 		// Docker Compose binds whatever the path is; a directory stays a bind.
+		if ref.UID != "" || ref.GID != "" || ref.Mode != nil {
+			b.warn(where, "%s is a directory, which is mounted as it is: uid, gid and mode have no effect; change them there, or name single files", b.relative(obj.File))
+		}
 		return volumes.Mount{Type: volumes.TypeBind, Source: b.relative(obj.File), Target: m.Target, ReadOnly: true}, true
 	}
 	if err != nil {

@@ -214,7 +214,12 @@ func (b *builder) buildSecrets(path string, in []types.ServiceSecretConfig) []re
 		}
 		switch {
 		case bool(def.External):
-			b.fail(at, "secret %q is external: there is no secret store; give it a file or an environment variable", s.Source)
+			content, err := b.readStored("secret", def.Name)
+			if err != nil {
+				b.fail("secrets."+s.Source+".external", "%w", err)
+			}
+			value := string(content.content)
+			secret.Value = &value
 		case def.File != "":
 			secret.File = b.relative(def.File)
 		case def.Environment != "":

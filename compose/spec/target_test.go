@@ -2,6 +2,7 @@ package spec_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +30,13 @@ func targets(t *testing.T, yaml string, o spec.TargetOptions) ([]request.Target,
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts, warnings, err := spec.Targets(l.Project, spec.HostFacts{Locate: l.Locate, StackVersion: "1.2.3"}, o)
+	stored := func(kind, name string) ([]byte, string, error) {
+		if name == "none" {
+			return nil, "", errors.New("no such " + kind)
+		}
+		return []byte("stored " + kind), "digest", nil
+	}
+	ts, warnings, err := spec.Targets(l.Project, spec.HostFacts{Locate: l.Locate, StackVersion: "1.2.3", Stored: stored}, o)
 	short := func(s string) string { return strings.ReplaceAll(s, dir, "DIR") }
 	for i := range ts {
 		x := &ts[i]
@@ -160,10 +167,11 @@ services:
       cache_to: ["type=gha"]
       extra_hosts: ["a=nowhere"]
       entitlements: [root]
-      secrets: [env]
+      secrets: [env, out]
       ulimits: {nofiles: 3}
 secrets:
   env: {environment: NOT_SET}
+  out: {external: true, name: none}
 `, spec.TargetOptions{})
 	if err == nil {
 		t.Fatal("no error")
@@ -172,12 +180,28 @@ secrets:
 		`compose.yaml:6: services.web.build.network: a build cannot join the network "back"`,
 		"services.web.build.cache_to", "no cache of type gha",
 		`services.web.build.extra_hosts: "nowhere" for host "a"`,
-		`no entitlement "root"`, "NOT_SET, which is not set",
+		`no entitlement "root"`, "NOT_SET, which is not set", "compose.yaml:14: secrets.out.external: no such secret",
 		"compose.yaml:11: services.web.build.ulimits.nofiles",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}
+	}
+}
+
+func TestTargetsWithExternalSecrets(t *testing.T) {
+	ts, _, err := targets(t, `
+services:
+  web: {build: {context: app, secrets: [{source: db, target: token}]}}
+secrets:
+  db: {external: true}
+`, spec.TargetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := "stored secret"
+	if d := cmp.Diff([]request.Secret{{ID: "token", Value: &value}}, ts[0].Secrets); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // Validate says what Build would find wrong with the model alone. What the
-// machine has, the files and variables of configs and secrets, is no part of it.
+// machine has, the files, variables and stored contents of configs and secrets, is no part of it.
 func Validate(p *types.Project, host HostFacts) ([]Warning, error) {
 	host.ReadFile = func(path string) ([]byte, error) {
 		data, err := os.ReadFile(path)
@@ -17,6 +17,7 @@ func Validate(p *types.Project, host HostFacts) ([]Warning, error) {
 		}
 		return data, nil
 	}
+	host.Stored = Unread
 	copied := *p
 	p = &copied
 	p.Environment = maps.Clone(p.Environment)

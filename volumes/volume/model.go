@@ -2,7 +2,10 @@
 // which packages may speak of that touch no file.
 package volume
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Spec is what a named volume must be.
 type Spec struct {
@@ -60,11 +63,11 @@ type Mount struct {
 	Options []string `json:"options,omitempty"` // further tmpfs options: uid=, noexec, …
 	// Content, UID, GID are a TypeFile's; Mode is its mode, 0 for 0444.
 	// ContentDigest stands for the content where the content must not be
-	// stored (secrets).
+	// stored (Withheld).
 	Content       []byte `json:"content,omitempty"`
 	ContentDigest string `json:"contentDigest,omitempty"`
 	// ContentFrom says where Content came from, so that a stored spec without
-	// Content can be completed: "file:PATH" or "environment:NAME".
+	// Content can be completed: "file:PATH", "environment:NAME" or StoreSource.
 	ContentFrom string `json:"contentFrom,omitempty"`
 	// Own makes a TypeFile one of the container's own files: it may be written
 	// unless ReadOnly is set, within the little space that the container's own
@@ -82,4 +85,26 @@ type Mount struct {
 	ImageID string `json:"imageID,omitempty"`
 	// Origin is where the user asked for it, for errors: "compose.yaml:12: services.web.volumes[0]".
 	Origin string `json:"-"`
+}
+
+const storePrefix = "store:"
+
+// StoreSource is the ContentFrom of what the store of secrets and configs has: kind
+// is "secret" or "config".
+func StoreSource(kind, name string) string { return storePrefix + kind + "/" + name }
+
+// Stored is what StoreSource was made of, where the content came from the store.
+func (m Mount) Stored() (kind, name string, ok bool) {
+	rest, ok := strings.CutPrefix(m.ContentFrom, storePrefix)
+	if !ok || m.Type != TypeFile {
+		return "", "", false
+	}
+	return strings.Cut(rest, "/")
+}
+
+// Withheld says that Content must not reach a disk: of a secret, and of what is
+// encrypted where it came from.
+func (m Mount) Withheld() bool {
+	_, _, stored := m.Stored()
+	return m.Secret || stored
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/spec"
+	"github.com/stack-run/stack/engine/sealed"
 )
 
 // LoadRequest says what a verb wants to know of the Compose files.
@@ -137,7 +138,7 @@ func (a *App) Separator() string {
 func (a *App) HostFacts(ctx context.Context, l *load.Loaded) (spec.HostFacts, error) {
 	host := spec.HostFacts{
 		Locate: l.Locate, StackVersion: strings.TrimPrefix(Version, "v"), Separator: a.Separator(),
-		Touched: l.Touched, Aside: l.Aside,
+		Touched: l.Touched, Aside: l.Aside, Stored: a.Stored(ctx),
 	}
 	if len(l.Touched) == len(l.Project.Services) {
 		return host, nil
@@ -151,6 +152,19 @@ func (a *App) HostFacts(ctx context.Context, l *load.Loaded) (spec.HostFacts, er
 		return host, err
 	}
 	return host, nil
+}
+
+// Stored reads from the store of secrets and configs, which is opened when the first
+// one is asked for.
+func (a *App) Stored(ctx context.Context) func(kind, name string) ([]byte, string, error) {
+	return func(kind, name string) ([]byte, string, error) {
+		v, err := a.API(ctx)
+		if err != nil {
+			return nil, "", err
+		}
+		content, object, err := v.StoredContent(ctx, sealed.Kind(kind), name)
+		return content, object.Digest, err
+	}
 }
 
 // scope is the project that the command line is about.

@@ -83,7 +83,7 @@ func runBuild(ctx context.Context, a *cli.App, o *BuildOptions) error {
 	if o.SSH != "" {
 		to.SSH = []string{o.SSH}
 	}
-	b, err := projectBuild(a, p, to, o.Progress, o.Quiet)
+	b, err := projectBuild(ctx, a, p, to, o.Progress, o.Quiet)
 	if err != nil {
 		return err
 	}
@@ -111,9 +111,9 @@ func runBuild(ctx context.Context, a *cli.App, o *BuildOptions) error {
 }
 
 // projectBuild is the request to build services of a project.
-func projectBuild(a *cli.App, p *cli.Project, o spec.TargetOptions, mode string, quiet bool) (*request.Build, error) {
+func projectBuild(ctx context.Context, a *cli.App, p *cli.Project, o spec.TargetOptions, mode string, quiet bool) (*request.Build, error) {
 	o.Platform = a.Getenv("DOCKER_DEFAULT_PLATFORM")
-	targets, warnings, err := spec.Targets(p.Project, spec.HostFacts{Locate: p.Locate, StackVersion: strings.TrimPrefix(cli.Version, "v"), Separator: a.Separator()}, o)
+	targets, warnings, err := spec.Targets(p.Project, spec.HostFacts{Locate: p.Locate, StackVersion: strings.TrimPrefix(cli.Version, "v"), Separator: a.Separator(), Stored: a.Stored(ctx)}, o)
 	for _, w := range warnings {
 		a.Warn("%s", w)
 	}
@@ -132,7 +132,7 @@ func buildHook(a *cli.App, p *cli.Project, quiet bool) func(context.Context, []s
 		if len(services) == 0 {
 			return nil
 		}
-		b, err := projectBuild(a, p, spec.TargetOptions{Services: services}, "", quiet)
+		b, err := projectBuild(ctx, a, p, spec.TargetOptions{Services: services}, "", quiet)
 		if err != nil {
 			return err
 		}

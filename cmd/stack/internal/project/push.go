@@ -49,7 +49,7 @@ func runPush(ctx context.Context, a *cli.App, o *pushOptions) error {
 	if o.IncludeDeps {
 		services = withDependencies(p.Desired, services)
 	}
-	targets, _, err := spec.Targets(p.Project, spec.HostFacts{Locate: p.Locate, Separator: a.Separator()}, spec.TargetOptions{Services: services})
+	targets, _, err := spec.Targets(p.Project, spec.HostFacts{Locate: p.Locate, Separator: a.Separator(), Stored: spec.Unread}, spec.TargetOptions{Services: services})
 	if err != nil {
 		return err
 	}

@@ -174,7 +174,7 @@ func rebuildHook(a *cli.App, p *cli.Project, quiet bool, say func(string)) func(
 		defer lines.flush()
 		apart := *a
 		apart.In, apart.Out, apart.Err = strings.NewReader(""), lines, lines
-		b, err := projectBuild(&apart, p, spec.TargetOptions{Services: services}, "plain", quiet)
+		b, err := projectBuild(ctx, &apart, p, spec.TargetOptions{Services: services}, "plain", quiet)
 		if err != nil {
 			return err
 		}
