@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -225,4 +226,51 @@ func (b *box) fed(t *testing.T, in *os.File, args ...string) (stdout string, cod
 	code, err := exitCode(cmd.Run())
 	must(t, err)
 	return out.String(), code
+}
+
+// ufw drops what is forwarded, but containers have their network all the same, and `up`
+// says what admits others to the page.
+func TestShopBehindUFW(t *testing.T) {
+	if _, err := exec.LookPath("iptables-restore"); err != nil {
+		t.Skip("needs iptables")
+	}
+	lan := newLAN(t)
+	b, url := newShop(t)
+	rules, err := os.Open(filepath.Join(shared.Module, "netns", "testdata", "ufw.rules"))
+	must(t, err)
+	defer rules.Close()
+	restore := exec.Command("iptables-restore")
+	restore.Stdin = rules
+	if out, err := restore.CombinedOutput(); err != nil {
+		t.Skipf("%v: %s", err, out)
+	}
+	t.Cleanup(func() { exec.Command("nft", "delete", "table", "ip", "filter").Run() })
+	r := b.stack(t, "up", "--detach", "--wait")
+	_, port, _ := strings.Cut(strings.TrimPrefix(url, "http://"), ":")
+	if r.code != 0 || !strings.Contains(r.stderr, "ufw route allow proto tcp") {
+		t.Fatal(r)
+	}
+	if page := fetch(t, url+"/"); !strings.Contains(page, "Teapot") {
+		t.Errorf("no teapot on the page: %s", page)
+	}
+	outside := "http://" + hostV4 + ":" + port + "/"
+	if page, err := lan.get(outside); err == nil {
+		t.Errorf("ufw does not admit the port, and it is reached from outside: %s", page)
+	}
+	if r := b.stack(t, "exec", "-T", "proxy", "timeout", "5", "bash", "-c", "exec 3<>/dev/tcp/"+lanV4+"/80"); r.code != 0 {
+		t.Errorf("a container does not reach others: %v", r)
+	}
+	// What ufw makes of the command that it was told, which is not installed here.
+	proxy := b.look(t, "shop-proxy-1").ip(t, "shop_front")
+	if out, err := exec.Command("iptables", "-A", "ufw-user-forward", "-p", "tcp", "-d", proxy, "--dport", "80", "-j", "ACCEPT").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	eventually(t, 5*time.Second, func() error {
+		page, err := lan.get(outside)
+		if err == nil && !strings.Contains(page, "Teapot") {
+			err = fmt.Errorf("no teapot on the page: %s", page)
+		}
+		return err
+	})
+	b.ok(t, "down", "--volumes")
 }

@@ -172,6 +172,15 @@ func TestUserNamespaces(t *testing.T) {
 		b.ok(t, "restart", "db")
 	})
 	b.ok(t, "down", "--volumes")
+	b.noRanges(t)
+}
+
+// noRanges fails if somebody has a range of IDs still.
+func (b *box) noRanges(t *testing.T) {
+	t.Helper()
+	if left, err := os.ReadDir(filepath.Join(b.runRoot(), "ids")); err != nil || len(left) > 0 {
+		t.Errorf("ranges of IDs are left: %v, %v", left, err)
+	}
 }
 
 // Whose the files are that a container makes in a bind mount.
@@ -219,6 +228,7 @@ func TestUserNamespacesOfBindMounts(t *testing.T) {
 			t.Errorf("%q", out)
 		}
 	})
+	b.noRanges(t)
 	t.Run("what cannot be", func(t *testing.T) {
 		for _, args := range [][]string{
 			{"--userns", "auto", "--privileged"}, {"--userns", "auto", "--network", "host"}, {"--userns", "auto", "--pid", "host"},

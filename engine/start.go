@@ -114,6 +114,9 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 		return nil, err
 	}
 	c.State.Endpoint = net.ep
+	for _, w := range net.ep.Warnings {
+		e.Warnf("container %s: %s", c.Spec.Name, w)
+	}
 	named := make(chan error, 1)
 	if o.Attached != nil {
 		go func() { named <- o.Attached(net.ep) }()

@@ -14,9 +14,9 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/runtime"
-	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/internal/inode"
 	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/volumes"
@@ -121,7 +121,7 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 		return nil, err
 	}
 	if ids == nil {
-		if ids, err = e.idRange(ctx, rangeKey(c)); err != nil {
+		if ids, err = e.idRange(ctx, c); err != nil {
 			return nil, err
 		}
 	}
@@ -149,9 +149,9 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 // rangeKey is who has a range of IDs together: a project, or one container.
 func rangeKey(c *Container) string {
 	if c.Project != "" {
-		return "project " + c.Project
+		return "project." + c.Project
 	}
-	return "container " + c.ID
+	return "container." + c.ID
 }
 
 // networkThere opens the network namespace that a container has already, or shares
@@ -183,81 +183,117 @@ func (e *Engine) networkThere(c *Container, ids runtime.IDs) (*os.File, error) {
 	return f, err
 }
 
-// idRange returns the IDs of key, which stay its own while it has containers.
-func (e *Engine) idRange(ctx context.Context, key string) (runtime.IDs, error) {
-	dir := filepath.Join(e.run, "ids")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	name := filepath.Join(dir, url.PathEscape(key))
-	if ids, err := readRange(name); err == nil {
-		return ids, nil
-	}
-	held, err := lock.Exclusive(ctx, filepath.Join(e.run, "ids.lock"), lock.Patiently())
+// Which ranges are taken is in the run root: a directory "FIRST.KEY" for each, with a file
+// for each container that has it. All is done under a lock on the directory of these.
+
+func (e *Engine) rangesDir() string { return filepath.Join(e.run, "ids") }
+
+func (e *Engine) lockRanges(ctx context.Context) (*lock.Held, error) {
+	return lock.Exclusive(ctx, e.rangesDir(), lock.MakeDir(), lock.Patiently())
+}
+
+// idRange returns the IDs that a container has together with the others of its key.
+func (e *Engine) idRange(ctx context.Context, c *Container) (runtime.IDs, error) {
+	held, err := e.lockRanges(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer held.Unlock()
-	if ids, err := readRange(name); err == nil {
-		return ids, nil
-	}
-	taken, err := e.rangesTaken(dir)
+	all, err := e.ranges()
 	if err != nil {
 		return nil, err
 	}
-	uids, err := os.ReadFile("/etc/subuid")
-	gids, gerr := os.ReadFile("/etc/subgid")
-	if err != nil || gerr != nil {
-		uids, gids = nil, nil
+	key := rangeKey(c)
+	first, have := all[key]
+	if !have {
+		taken := map[uint32]bool{}
+		for _, first := range all {
+			taken[first] = true
+		}
+		uids, uidErr := os.ReadFile("/etc/subuid")
+		gids, gidErr := os.ReadFile("/etc/subgid")
+		if uidErr != nil || gidErr != nil {
+			uids, gids = nil, nil
+		}
+		if first, err = freeRange(key, string(uids)+"\n"+string(gids), taken); err != nil {
+			return nil, err
+		}
 	}
-	first, err := freeRange(key, string(uids)+"\n"+string(gids), taken)
-	if err != nil {
+	dir := e.rangeDir(first, key)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := durable.WriteVolatile(name, strconv.AppendUint(nil, uint64(first), 10), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, c.ID), nil, 0o600); err != nil {
 		return nil, err
 	}
 	return runtime.IDs{{HostID: first, Size: idsPerRange}}, nil
 }
 
-func readRange(name string) (runtime.IDs, error) {
-	b, err := os.ReadFile(name)
+// leaveRange gives back what idRange gave, if it did.
+func (e *Engine) leaveRange(ctx context.Context, c *Container) error {
+	if kind, ids, err := parseUserNS(c.Spec.Isolation.UserNSMode); err != nil || kind == "" || ids != nil {
+		return nil //nolint:nilerr // one that cannot be read has never had any
+	}
+	held, err := e.lockRanges(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	first, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-	if err != nil || first == 0 {
-		return nil, fmt.Errorf("%s is damaged", name)
+	defer held.Unlock()
+	all, err := e.ranges()
+	if err != nil {
+		return err
 	}
-	return runtime.IDs{{HostID: uint32(first), Size: idsPerRange}}, nil
+	key := rangeKey(c)
+	first, have := all[key]
+	if !have {
+		return nil
+	}
+	dir := e.rangeDir(first, key)
+	if err := os.Remove(filepath.Join(dir, c.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
 }
 
-// rangesTaken reads whose ranges are whose, and drops those of projects and containers
-// that are no more.
-func (e *Engine) rangesTaken(dir string) (map[uint32]bool, error) {
-	all, err := e.Records.List()
+func (e *Engine) rangeDir(first uint32, key string) string {
+	return filepath.Join(e.rangesDir(), fmt.Sprintf("%d.%s", first, url.PathEscape(key)))
+}
+
+// ranges reads the first ID of each key's range, and drops those of containers that are
+// no more.
+func (e *Engine) ranges() (map[string]uint32, error) {
+	entries, err := os.ReadDir(e.rangesDir())
 	if err != nil {
 		return nil, err
 	}
-	live := map[string]bool{}
-	for _, c := range all {
-		live[url.PathEscape(rangeKey(c))] = true
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	taken := map[uint32]bool{}
+	all := map[string]uint32{}
 	for _, entry := range entries {
-		name := filepath.Join(dir, entry.Name())
-		ids, err := readRange(name)
-		if err != nil || !live[entry.Name()] {
-			os.Remove(name)
+		first, escaped, found := strings.Cut(entry.Name(), ".")
+		n, err := strconv.ParseUint(first, 10, 32)
+		key, keyErr := url.PathUnescape(escaped)
+		if !found || err != nil || keyErr != nil {
 			continue
 		}
-		taken[ids[0].HostID] = true
+		dir := filepath.Join(e.rangesDir(), entry.Name())
+		ids, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		left := len(ids)
+		for _, id := range ids {
+			if !e.Records.Exists(id.Name()) && os.Remove(filepath.Join(dir, id.Name())) == nil {
+				left--
+			}
+		}
+		if left == 0 && os.Remove(dir) == nil {
+			continue
+		}
+		all[key] = uint32(n)
 	}
-	return taken, nil
+	return all, nil
 }
 
 // The IDs of projects, where /etc/subuid has none for the user "stack": a part of what
