@@ -87,13 +87,27 @@ func (c *Client) CopyTo(ctx context.Context, container, dir string, r io.Reader,
 		if !keepOwner {
 			h.Uid, h.Gid = 0, 0
 		}
-		h.Uid, h.Gid = int(files.HostID(uint32(h.Uid))), int(files.HostID(uint32(h.Gid)))
-		err = files.Change(func() error { return unpack(files, path.Join(dir, h.Name), path.Join(dir, h.Linkname), h, tr) })
+		err = own(files, h)
+		if err == nil {
+			err = files.Change(func() error { return unpack(files, path.Join(dir, h.Name), path.Join(dir, h.Linkname), h, tr) })
+		}
 		if err != nil {
 			return fmt.Errorf("cannot copy to %s:%s: %w", container, path.Join(dir, h.Name), err)
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// own turns the owner of an entry, who is the container's, into that of this host.
+func own(files *engine.Files, h *tar.Header) error {
+	for _, id := range []*int{&h.Uid, &h.Gid} {
+		host, err := files.HostID(uint32(*id))
+		if err != nil {
+			return err
+		}
+		*id = int(host)
+	}
+	return nil
 }
 
 // overwrite writes into a file that is there.

@@ -50,6 +50,12 @@ func TestUserNamespaces(t *testing.T) {
 				network_mode: service:web
 				pid: service:web
 				ipc: service:web
+			watcher:
+				image: busybox
+				userns_mode: auto
+				command: sleep infinity
+				pid: service:cache
+				ipc: service:web
 			plain:
 				image: busybox
 				command: sleep infinity
@@ -134,6 +140,9 @@ func TestUserNamespaces(t *testing.T) {
 			t.Errorf("%q", out)
 		}
 		if out := b.ok(t, "exec", "-T", "beside", "ps"); !strings.Contains(out, "nginx: master") {
+			t.Errorf("%q", out)
+		}
+		if out := b.ok(t, "exec", "-T", "watcher", "sh", "-c", "ps; ls /sys/class/net"); !strings.Contains(out, "redis-server") || !strings.Contains(out, "eth0") {
 			t.Errorf("%q", out)
 		}
 		if out := b.ok(t, "exec", "-T", "tool", "wget", "-qO-", "http://web/"); out != "hello\n" {

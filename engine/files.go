@@ -29,9 +29,14 @@ type Files struct {
 func (f *Files) Change(fn func() error) error { return asRoot(f.ids, fn) }
 
 // HostID is what a user or group ID of the container is to who opens its files.
-func (f *Files) HostID(id uint32) uint32 {
-	host, _ := f.ids.Host(id)
-	return host
+func (f *Files) HostID(id uint32) (uint32, error) { return hostID(f.ids, id) }
+
+func hostID(ids runtime.IDs, id uint32) (uint32, error) {
+	host, ok := ids.Host(id)
+	if !ok {
+		return 0, fmt.Errorf("the container's user namespace has no user or group %d", id)
+	}
+	return host, nil
 }
 
 // ContainerID is what the ID of an owner is in the container.

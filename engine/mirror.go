@@ -30,7 +30,12 @@ func (e *Engine) Mirror(files *Files, c *Container) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Mirror{files, int(files.HostID(u.UID)), int(files.HostID(u.GID))}, nil
+	uid, err := files.HostID(u.UID)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := files.HostID(u.GID)
+	return &Mirror{files, int(uid), int(gid)}, err
 }
 
 // Put makes name what source is: a file, a link, or a directory without what is in

@@ -29,7 +29,7 @@ func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
 		}
 	}
 	s.Hostname = e.hostname(c)
-	s.AnyAddress = mayChangeNetwork(c.Spec.Isolation)
+	s.OwnAddresses = !mayChangeNetwork(c.Spec.Isolation)
 	if isShared(s.Mode) {
 		donor, err := e.peer(c, s.Mode)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -130,6 +131,15 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 	if err != nil {
 		return nil, err
 	}
+	if u.user, err = e.userNamespaceShared(c, ids); err != nil || u.user != nil {
+		if there != nil {
+			return u, errors.Join(err, there.Close())
+		}
+		if err == nil {
+			u.net, err = runtime.NewNetworkNamespace(u.user)
+		}
+		return u, err
+	}
 	if there != nil {
 		defer there.Close()
 		owner, err := runtime.OwnerOf(there)
@@ -144,6 +154,24 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 	}
 	u.user, u.net, err = runtime.NewUserNamespace(ids, ids, there == nil)
 	return u, err
+}
+
+// userNamespaceShared opens the user namespace of a container with the same IDs whose
+// pid or IPC namespace c shares, since these belong to it; nil for none.
+func (e *Engine) userNamespaceShared(c *Container, ids runtime.IDs) (*os.File, error) {
+	for _, mode := range []string{c.Spec.Isolation.PIDMode, c.Spec.Isolation.IPCMode} {
+		if !isShared(mode) {
+			continue
+		}
+		donor, err := e.peer(c, mode)
+		if err != nil {
+			return nil, fmt.Errorf("cannot share a namespace: %w", err)
+		}
+		if theirs, err := runtime.UserIDs(donor.State.Pid); err == nil && len(theirs) > 0 && theirs[0] == ids[0] {
+			return os.Open(fmt.Sprintf("/proc/%d/ns/user", donor.State.Pid))
+		}
+	}
+	return nil, nil
 }
 
 // rangeKey is who has a range of IDs together: a project, or one container.
@@ -206,16 +234,13 @@ func (e *Engine) idRange(ctx context.Context, c *Container) (runtime.IDs, error)
 	key := rangeKey(c)
 	first, have := all[key]
 	if !have {
-		taken := map[uint32]bool{}
+		var taken []span
 		for _, first := range all {
-			taken[first] = true
+			taken = append(taken, span{uint64(first), uint64(first) + idsPerRange})
 		}
-		uids, uidErr := os.ReadFile("/etc/subuid")
-		gids, gidErr := os.ReadFile("/etc/subgid")
-		if uidErr != nil || gidErr != nil {
-			uids, gids = nil, nil
-		}
-		if first, err = freeRange(key, string(uids)+"\n"+string(gids), taken); err != nil {
+		uids, _ := os.ReadFile("/etc/subuid") // which may not be there
+		gids, _ := os.ReadFile("/etc/subgid")
+		if first, err = freeRange(key, []string{string(uids), string(gids)}, taken); err != nil {
 			return nil, err
 		}
 	}
@@ -305,44 +330,61 @@ const (
 )
 
 // freeRange chooses a range of IDs for key, the same one again where it can. subids are
-// /etc/subuid and /etc/subgid: lines like "user:100000:65536", subuid(5).
-func freeRange(key, subids string, taken map[uint32]bool) (uint32, error) {
-	first, end := uint64(poolFirst), uint64(poolEnd)
-	type span struct{ first, end uint64 }
-	var others []span
-	for line := range strings.Lines(subids) {
+// the contents of /etc/subuid and /etc/subgid.
+func freeRange(key string, subids []string, taken []span) (uint32, error) {
+	pool, others := span{poolFirst, poolEnd}, slices.Clone(taken)
+	for i, file := range subids {
+		own, theirs := parseSubIDs(file)
+		others = append(others, theirs...)
+		if i == 0 {
+			pool = own
+		} else {
+			pool = span{max(pool.first, own.first), min(pool.end, own.end)}
+		}
+	}
+	if pool.end-pool.first < idsPerRange || pool.end < pool.first {
+		return 0, fmt.Errorf("user %q has no %d IDs that are the same in /etc/subuid and /etc/subgid; give it some, or remove its lines", poolUser, idsPerRange)
+	}
+	slots := uint32((pool.end - pool.first) / idsPerRange)
+	h := fnv.New32a()
+	h.Write([]byte(key))
+	for i := range slots {
+		a := pool.first + uint64((h.Sum32()%slots+i)%slots)*idsPerRange
+		if !slices.ContainsFunc(others, span{a, a + idsPerRange}.overlaps) {
+			return uint32(a), nil
+		}
+	}
+	return 0, fmt.Errorf("no range of %d user IDs is free for a user namespace between %d and %d; give user %q more in /etc/subuid and /etc/subgid, or remove projects", idsPerRange, pool.first, pool.end, poolUser)
+}
+
+// span is IDs from first up to, and without, end.
+type span struct{ first, end uint64 }
+
+func (s span) overlaps(o span) bool { return s.first < o.end && o.first < s.end }
+
+// parseSubIDs reads /etc/subuid or /etc/subgid, subuid(5): the largest span of our own, or
+// the pool, and those of others. What is no line of such a file counts for nothing.
+func parseSubIDs(file string) (own span, others []span) {
+	for line := range strings.Lines(file) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
 		if len(fields) != 3 {
 			continue
 		}
-		a, err1 := strconv.ParseUint(fields[1], 10, 32)
-		n, err2 := strconv.ParseUint(fields[2], 10, 32)
-		if err1 != nil || err2 != nil {
-			continue
-		}
-		if fields[0] == poolUser {
-			first, end = a, a+n
-		} else {
-			others = append(others, span{a, a + n})
+		first, err1 := strconv.ParseUint(fields[1], 10, 32)
+		size, err2 := strconv.ParseUint(fields[2], 10, 32)
+		s := span{first, first + size}
+		switch {
+		case err1 != nil || err2 != nil || first == 0 || s.end > math.MaxUint32:
+		case fields[0] != poolUser:
+			others = append(others, s)
+		case s.end-s.first > own.end-own.first:
+			own = s
 		}
 	}
-	slots := uint32((end - first) / idsPerRange)
-	h := fnv.New32a()
-	h.Write([]byte(key))
-next:
-	for i := range slots {
-		a := first + uint64((h.Sum32()%slots+i)%slots)*idsPerRange
-		if taken[uint32(a)] {
-			continue
-		}
-		for _, o := range others {
-			if a < o.end && o.first < a+idsPerRange {
-				continue next
-			}
-		}
-		return uint32(a), nil
+	if own == (span{}) {
+		own = span{poolFirst, poolEnd}
 	}
-	return 0, fmt.Errorf("no range of %d user IDs is free for a user namespace between %d and %d; give the user %q more in /etc/subuid and /etc/subgid, or remove projects", idsPerRange, first, end, poolUser)
+	return own, others
 }
 
 // owners says how files belong to users for [volumes.Store.Resolve].
@@ -352,7 +394,7 @@ func (e *Engine) owners(c *Container, u *userNamespace, user specs.User) *volume
 	}
 	return &volumes.Owners{
 		UserNS: u.user,
-		Host:   func(id uint32) uint32 { host, _ := u.ids.Host(id); return host },
+		Host:   func(id uint32) (uint32, error) { return hostID(u.ids, id) },
 		Bind: func(uid, gid uint32) (*os.File, error) {
 			switch u.kind {
 			case userNSNoMap:
@@ -391,6 +433,8 @@ func (u *userNamespace) newOwner(user specs.User) (uid, gid int) {
 
 // swapped maps the IDs of files to those of the host that a container with the range r
 // has: each to the same one in the container, but owner and user take each other's place.
+// What belongs to the host's root stays out of reach, unless the source does: else a
+// container could leave programs with set-user-ID there that are root's.
 func swapped(r specs.LinuxIDMapping, owner, user uint32) runtime.IDs {
 	at := func(id uint32) uint32 { // in the container
 		switch id {
@@ -406,6 +450,9 @@ func swapped(r specs.LinuxIDMapping, owner, user uint32) runtime.IDs {
 	}
 	var out runtime.IDs
 	add := func(from, to uint32) { // files' IDs that follow each other
+		if from == 0 && owner != 0 {
+			from = 1
+		}
 		if from < to {
 			out = append(out, specs.LinuxIDMapping{ContainerID: from, HostID: r.HostID + from, Size: to - from})
 		}
@@ -413,7 +460,7 @@ func swapped(r specs.LinuxIDMapping, owner, user uint32) runtime.IDs {
 	next := uint32(0)
 	for _, id := range []uint32{min(owner, user), max(owner, user)} {
 		add(next, min(id, r.Size))
-		if at(id) < r.Size {
+		if at(id) < r.Size && (id != 0 || owner == 0) {
 			out = append(out, specs.LinuxIDMapping{ContainerID: id, HostID: r.HostID + at(id), Size: 1})
 		}
 		if next = id + 1; owner == user {

@@ -1,11 +1,11 @@
 package engine
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/stack-run/stack/engine/runtime"
 )
 
 func TestParseUserNS(t *testing.T) {
@@ -25,31 +25,39 @@ func TestParseUserNS(t *testing.T) {
 }
 
 func TestFreeRange(t *testing.T) {
-	first, err := freeRange("project a", "", nil)
+	choose := func(subuid, subgid string, taken ...span) (uint32, error) {
+		return freeRange("project a", []string{subuid, subgid}, taken)
+	}
+	first, err := choose("", "")
 	if err != nil || first < poolFirst || first >= poolEnd || first%idsPerRange != 0 {
 		t.Errorf("%d, %v", first, err)
 	}
-	if again, _ := freeRange("project a", "alice:100000:65536\nbob:165536:65536\n", nil); again != first {
+	if again, _ := choose("alice:100000:65536\nbob:165536:65536\n", ""); again != first {
 		t.Errorf("once %d, then %d", first, again)
 	}
-	if next, _ := freeRange("project a", "", map[uint32]bool{first: true}); next == first {
-		t.Error("a range is given twice")
+	line := fmt.Sprintf("#\nnonsense:1\nalice:%d:1\n", first+1)
+	for what, got := range map[string]func() (uint32, error){
+		"taken":              func() (uint32, error) { return choose("", "", span{uint64(first) + 5, uint64(first) + 6}) },
+		"another user's":     func() (uint32, error) { return choose(line, "") },
+		"another's as group": func() (uint32, error) { return choose("", line) },
+	} {
+		if next, err := got(); err != nil || next == first {
+			t.Errorf("a range that is %s is given: %d, %v", what, next, err)
+		}
 	}
-	// A user who has these IDs, and one line that is none.
-	if next, _ := freeRange("project a", "#\nalice:"+uitoa(first+1)+":1\n", nil); next == first {
-		t.Error("the range is another user's")
+	own := "stack:0:65536\nstack:4294900000:100000\nstack:1000000:131072\n"
+	if got, err := choose(own, "stack:1065536:131072\n"); err != nil || got != 1065536 {
+		t.Errorf("of what both files have: %d, %v", got, err)
 	}
-	own, err := freeRange("project a", "stack:1000000:131072\n", nil)
-	if err != nil || own < 1000000 || own >= 1131072 {
-		t.Errorf("of /etc/subuid: %d, %v", own, err)
+	for _, c := range [][2]string{{own, "stack:5000000:65536\n"}, {"stack:1000:10\n", "stack:1000:10\n"}} {
+		if got, err := choose(c[0], c[1]); err == nil {
+			t.Errorf("%q gives %d", c, got)
+		}
 	}
-	_, err = freeRange("project a", "stack:1000000:65536", map[uint32]bool{1000000: true})
-	if err == nil || !strings.Contains(err.Error(), "/etc/subuid") {
+	if _, err := choose(own, own, span{0, 2000000}); err == nil || !strings.Contains(err.Error(), "/etc/subuid") {
 		t.Error(err)
 	}
 }
-
-func uitoa(n uint32) string { return strings.Fields(runtime.IDs{{HostID: n}}.String())[1] }
 
 func TestSwapped(t *testing.T) {
 	r := specs.LinuxIDMapping{HostID: 100000, Size: 2000}
@@ -58,11 +66,11 @@ func TestSwapped(t *testing.T) {
 		want        map[uint32]uint32 // of files to the host's
 	}{
 		{0, 0, map[uint32]uint32{0: 100000, 1999: 101999}},
-		{1000, 0, map[uint32]uint32{0: 101000, 1000: 100000, 1: 100001, 999: 100999, 1001: 101001, 1999: 101999}},
+		{1000, 0, map[uint32]uint32{1000: 100000, 1: 100001, 999: 100999, 1001: 101001, 1999: 101999}},
 		{0, 999, map[uint32]uint32{0: 100999, 999: 100000, 5: 100005}},
-		{1000, 999, map[uint32]uint32{1000: 100999, 999: 101000, 0: 100000}},
+		{1000, 999, map[uint32]uint32{1000: 100999, 999: 101000, 1: 100001}},
 		{70000, 0, map[uint32]uint32{70000: 100000, 1: 100001, 1999: 101999}},
-		{70000, 5, map[uint32]uint32{70000: 100005, 0: 100000, 6: 100006}},
+		{70000, 5, map[uint32]uint32{70000: 100005, 1: 100001, 6: 100006}},
 		{1000, 70000, map[uint32]uint32{1000: 101000, 0: 100000}},
 	} {
 		ids := swapped(r, c.owner, c.user)
@@ -70,6 +78,9 @@ func TestSwapped(t *testing.T) {
 			if got, ok := ids.Host(file); !ok || got != want {
 				t.Errorf("owner %d, user %d: %d becomes %d, %v, want %d in\n%s", c.owner, c.user, file, got, ok, want, ids)
 			}
+		}
+		if _, ok := ids.Host(0); ok != (c.owner == 0 || c.user >= r.Size) {
+			t.Errorf("owner %d, user %d: the host's root is mapped: %v", c.owner, c.user, ok)
 		}
 		seen := map[uint32]bool{}
 		for file := range uint32(80000) {

@@ -61,8 +61,8 @@ func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointS
 		if !link.Pinned(e.NetNS) {
 			return nil, fmt.Errorf("container %s, whose network it shares, has none; start that first", short(id))
 		}
-		if spec.AnyAddress {
-			return e, m.unguard(id)
+		if !spec.OwnAddresses {
+			return e, m.unguard(ctx, id)
 		}
 		return e, nil
 	}
@@ -102,7 +102,7 @@ func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointS
 		return nil
 	}
 	guarded := make(chan error, 1)
-	go func() { guarded <- m.guard(e, ensure) }()
+	go func() { guarded <- m.guard(e, e.Links, ensure) }()
 	defer func() { err = errors.Join(err, <-guarded) }()
 	inside := &link.Watch{}
 	outer, err := link.Open()
@@ -184,13 +184,17 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 	if l.Parent != "" {
 		l.HostLink = ""
 	}
+	l.Direct = r.SharesMAC() && strings.HasPrefix(r.DriverOpts[OptIPvlanMode], "l3")
+	if r.SharesMAC() && a.MAC != "" {
+		return l, fmt.Errorf("containers of network %s have the MAC address of link %s, which its driver ipvlan shares; leave mac_address out, or use macvlan", r.Name, l.Parent)
+	}
 	if l.IPv4.IsValid() {
 		l.Bits4 = r.IPv4.Bits()
 	}
 	if l.IPv6.IsValid() {
 		l.Bits6 = r.IPv6.Bits()
 	}
-	if l.MAC == "" {
+	if l.MAC == "" && !r.SharesMAC() {
 		l.MAC = stableMAC(l).String()
 	}
 	for i := 0; l.Name == ""; i++ {
@@ -357,6 +361,10 @@ func defaultRoutes(b *link.Batch, e *Endpoint, index func(name string) int, repl
 			if replace {
 				b.NoDefaultRoute(v6)
 			}
+			continue
+		}
+		if out.Direct {
+			b.DefaultRouteOnLink(index(out.Name), v6)
 			continue
 		}
 		gateway := out.Gateway4

@@ -27,6 +27,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		return l, fmt.Errorf("its network mode is %q, which takes no networks", e.Spec.Mode)
 	}
 	changed := *e
+	m.freed(&changed)
 	changed.Spec.Networks = append(slices.Clone(e.Spec.Networks), a)
 	changed.Links = slices.Clone(e.Links)
 	if err := checkEndpoint(changed.Spec); err != nil {
@@ -109,7 +110,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		return l, err
 	}
 	defer inside.End()
-	if err = m.guard(&changed, func() error { _, err := m.Ensure(ctx, r.Name); return err }); err != nil {
+	if err = m.guard(&changed, []Link{l}, func() error { _, err := m.Ensure(ctx, r.Name); return err }); err != nil {
 		return l, err
 	}
 	if err = m.plug(ctx, []Link{l}, []record{r}, inside, len(e.Spec.Ports) > 0); err != nil {
@@ -140,6 +141,7 @@ func (m *Manager) Disconnect(ctx context.Context, e *Endpoint, network string) e
 	l := e.Links[i]
 	was := m.published(e.Spec.ID)
 	changed := *e
+	m.freed(&changed)
 	changed.Links = slices.Delete(slices.Clone(e.Links), i, i+1)
 	changed.Spec.Networks = slices.DeleteFunc(slices.Clone(e.Spec.Networks), func(a Attachment) bool { return a.Network == l.Network })
 	if err := errors.Join(m.retarget(e, &changed, was), m.unplug(e, l), m.reroute(&changed)); err != nil {
@@ -150,11 +152,6 @@ func (m *Manager) Disconnect(ctx context.Context, e *Endpoint, network string) e
 }
 
 func (m *Manager) unplug(e *Endpoint, l Link) error {
-	gone := *e
-	gone.Links = []Link{l}
-	if err := m.table.Delete(guards(&gone)); err != nil {
-		return err
-	}
 	if l.Parent != "" {
 		return m.dropChildren(e, []Link{l})
 	}
@@ -165,7 +162,9 @@ func (m *Manager) unplug(e *Endpoint, l Link) error {
 	defer s.Close()
 	var b link.Batch
 	b.DeleteLink(l.HostLink)
-	return s.Do(&b)
+	gone := *e
+	gone.Links = []Link{l}
+	return errors.Join(s.Do(&b), m.table.Forget(guards(&gone)))
 }
 
 // reroute makes the default routes inside those of the endpoint's links.

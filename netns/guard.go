@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -14,17 +15,21 @@ import (
 // container that may change its own addresses sends as it likes: it may be a router, or
 // the next owner of an address that moves.
 func guards(e *Endpoint) []nft.Element {
-	if e.Spec.AnyAddress {
+	if !e.Spec.OwnAddresses {
 		return nil
 	}
 	var out []nft.Element
 	for _, l := range e.Links {
 		mac, err := net.ParseMAC(l.MAC)
-		if l.HostLink == "" || err != nil {
+		if l.HostLink == "" || err != nil || len(mac) != 6 {
 			continue
 		}
 		var own []netip.Addr
-		for _, a := range append([]netip.Addr{l.IPv4, l.IPv6}, e.Attachment(l.Network).LinkLocal...) {
+		all := append([]netip.Addr{l.IPv4, l.IPv6}, e.Attachment(l.Network).LinkLocal...)
+		if l.IPv6.IsValid() {
+			all = append(all, linkLocal6(mac))
+		}
+		for _, a := range all {
 			if a.IsValid() && !slices.Contains(own, a) {
 				own = append(own, a)
 			}
@@ -34,10 +39,12 @@ func guards(e *Endpoint) []nft.Element {
 	return out
 }
 
-// guard has an endpoint guarded. Where somebody deleted the firewall's tables since, the
-// networks are made sure of first.
-func (m *Manager) guard(e *Endpoint, ensure func() error) error {
-	elements := guards(e)
+// guard has an endpoint's links guarded. Where somebody deleted the firewall's tables
+// since, the networks are made sure of first.
+func (m *Manager) guard(e *Endpoint, links []Link, ensure func() error) error {
+	some := *e
+	some.Links = links
+	elements := guards(&some)
 	if len(elements) == 0 {
 		return nil
 	}
@@ -51,17 +58,26 @@ func (m *Manager) guard(e *Endpoint, ensure func() error) error {
 }
 
 // unguard lets who shares an endpoint's namespace, and may, use any address there.
-func (m *Manager) unguard(id string) error {
-	r, err := m.loadEndpoint(id)
-	if err != nil || r.Spec.AnyAddress {
-		return err
+func (m *Manager) unguard(ctx context.Context, id string) error {
+	return m.locked(ctx, func() error {
+		r, err := m.loadEndpoint(id)
+		if err != nil || !r.Spec.OwnAddresses {
+			return err
+		}
+		elements := guards(&r.Endpoint)
+		r.Spec.OwnAddresses = false
+		if err := m.saveEndpoint(&r.Endpoint, r.Published); err != nil {
+			return err
+		}
+		return m.table.Forget(elements)
+	})
+}
+
+// freed takes over that an endpoint is guarded no more, which only its record says.
+func (m *Manager) freed(e *Endpoint) {
+	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && !r.Spec.OwnAddresses {
+		e.Spec.OwnAddresses = false
 	}
-	elements := guards(&r.Endpoint)
-	r.Spec.AnyAddress = true
-	if err := m.saveEndpoint(&r.Endpoint, r.Published); err != nil {
-		return err
-	}
-	return m.table.Delete(elements)
 }
 
 // leaveGuards forgets endpoints whose links are gone.
@@ -72,8 +88,10 @@ func (m *Manager) leaveGuards(endpoints []*Endpoint) error {
 		all.Links = m.allLinks(e)
 		elements = append(elements, guards(&all)...)
 	}
-	if len(elements) == 0 {
-		return nil
-	}
-	return m.table.Delete(elements)
+	return m.table.Forget(elements)
+}
+
+// linkLocal6 is the address that the kernel gives a link, RFC 4291, appendix A.
+func linkLocal6(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
 }

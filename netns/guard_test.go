@@ -1,9 +1,17 @@
 package netns
 
 import (
+	"fmt"
+	"net"
+	"net/netip"
 	"os/exec"
+	"slices"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
 )
 
@@ -26,12 +34,12 @@ func TestGuardedPorts(t *testing.T) {
 	l := newLab(t)
 	l.network(NetworkSpec{Name: "front"})
 	l.network(NetworkSpec{Name: "back"})
-	a := l.attach(EndpointSpec{ID: "a", Networks: []Attachment{{Network: "front"}}})
-	const each = 4 // of a link with both families
+	a := l.attach(EndpointSpec{ID: "a", OwnAddresses: true, Networks: []Attachment{{Network: "front"}}})
+	const each = 5 // of a link with both families
 	if !l.table.Complete(guards(a)) || len(guards(a)) != each {
 		t.Errorf("the kernel lacks some of %v", guards(a))
 	}
-	free := EndpointSpec{ID: "free", AnyAddress: true, Networks: []Attachment{{Network: "front"}}}
+	free := EndpointSpec{ID: "free", Networks: []Attachment{{Network: "front"}}}
 	f, err := l.Attach(t.Context(), free)
 	if err != nil {
 		t.Fatal(err)
@@ -61,13 +69,13 @@ func TestGuardedPorts(t *testing.T) {
 		t.Errorf("%d elements after it was disconnected, want %d", n, each)
 	}
 	// One that shares the namespace may change addresses there.
-	if _, err := l.Attach(t.Context(), EndpointSpec{ID: "beside", Mode: "container:a", AnyAddress: true}); err != nil {
+	if _, err := l.Attach(t.Context(), EndpointSpec{ID: "beside", Mode: "container:a"}); err != nil {
 		t.Fatal(err)
 	}
 	if n := l.ports(); n != 0 {
 		t.Errorf("%d elements with a guest that may use any address", n)
 	}
-	b := l.attach(EndpointSpec{ID: "b", Networks: []Attachment{{Network: "front"}}})
+	b := l.attach(EndpointSpec{ID: "b", OwnAddresses: true, Networks: []Attachment{{Network: "front"}}})
 	left := guards(b)
 	// Of an endpoint that is gone without a word.
 	stale := nft.Guard("sv-stale", []byte{2, 0, 0, 0, 0, 1})
@@ -85,5 +93,119 @@ func TestGuardedPorts(t *testing.T) {
 	}
 	if n := l.ports(); n != 0 {
 		t.Errorf("%d elements are left", n)
+	}
+}
+
+// send sends a frame from inside an endpoint, as whoever has CAP_NET_RAW can.
+func (l *lab) send(e *Endpoint, frame []byte) {
+	l.t.Helper()
+	l.inside(e, func() error {
+		dev, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: dev.Index, Halen: 6})
+	})
+}
+
+// neighbour is the Ethernet address that an endpoint knows of an address.
+func (l *lab) neighbour(e *Endpoint, addr netip.Addr) (mac string) {
+	l.t.Helper()
+	l.inside(e, func() error {
+		family := unix.AF_INET
+		if addr.Is6() {
+			family = unix.AF_INET6
+		}
+		all, err := netlink.NeighList(0, family)
+		for _, n := range all {
+			if n.IP.Equal(addr.AsSlice()) && len(n.HardwareAddr) > 0 {
+				mac = n.HardwareAddr.String()
+			}
+		}
+		return err
+	})
+	return mac
+}
+
+// Nobody believes that an address of the victim's is the attacker's.
+func TestClaims(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "n"})
+	spec := func(id string) EndpointSpec {
+		return EndpointSpec{ID: id, Key: "p/" + id + "/1", OwnAddresses: true, Networks: on("n")}
+	}
+	victim, client, attacker := l.attach(spec("victim")), l.attach(spec("client")), l.attach(spec("attacker"))
+	l.serveTCP(victim, ":80")
+	// What was heard a moment ago is else not unlearnt, arp(7).
+	l.inside(client, func() error { return link.WriteSysctl("net/ipv4/neigh/eth0/locktime", "0") })
+	v, c := victim.Links[0], client.Links[0]
+	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
+	own := mac(attacker.Links[0].MAC)
+	arp := slices.Concat([]byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, own, v.IPv4.AsSlice(), mac(c.MAC), c.IPv4.AsSlice())
+	// A neighbour solicitation whose source is the victim's address, and link-layer address
+	// the attacker's, RFC 4861, section 4.3.
+	solicit := func(source netip.Addr) []byte {
+		body := slices.Concat([]byte{135, 0, 0, 0, 0, 0, 0, 0}, c.IPv6.AsSlice(), []byte{1, 1}, own)
+		pseudo := slices.Concat(source.AsSlice(), c.IPv6.AsSlice(), []byte{0, 0, 0, byte(len(body)), 0, 0, 0, 58}, body)
+		sum := uint32(0)
+		for i := 0; i < len(pseudo); i += 2 {
+			sum += uint32(pseudo[i])<<8 | uint32(pseudo[i+1])
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		body[2], body[3] = byte(^sum>>8), byte(^sum)
+		return slices.Concat([]byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(body)), 58, 255}, source.AsSlice(), c.IPv6.AsSlice(), body)
+	}
+	tag := []byte{0x81, 0, 0, 0}
+	for name, payload := range map[string][]byte{
+		"ARP": arp, "ARP in a VLAN": slices.Concat(tag, arp), "ARP in two VLANs": slices.Concat(tag, tag, arp),
+		"neighbour discovery": solicit(v.IPv6), "neighbour discovery of a link's address": solicit(linkLocal6(mac(v.MAC))),
+		"neighbour discovery in two VLANs": slices.Concat(tag, tag, solicit(v.IPv6)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, a := range []netip.Addr{v.IPv4, v.IPv6} {
+				if got, err := l.askFrom(client, "tcp", hostPort(a, 80)); err != nil || got == "" {
+					t.Fatalf("%s: %q, %v", a, got, err)
+				}
+			}
+			l.send(attacker, slices.Concat(mac(c.MAC), own, payload))
+			for _, a := range []netip.Addr{v.IPv4, v.IPv6, linkLocal6(mac(v.MAC))} {
+				if got := l.neighbour(client, a); got == own.String() {
+					t.Errorf("the client takes the attacker for %s", a)
+				}
+			}
+		})
+	}
+	// The same frames do their work where nobody is guarded.
+	if err := l.table.Forget(guards(attacker)); err != nil {
+		t.Fatal(err)
+	}
+	l.send(attacker, slices.Concat(mac(c.MAC), own, arp))
+	l.send(attacker, slices.Concat(mac(c.MAC), own, solicit(v.IPv6)))
+	for _, a := range []netip.Addr{v.IPv4, v.IPv6} {
+		if got := l.neighbour(client, a); got != own.String() {
+			t.Errorf("unguarded, the client takes %s for %s: the frame is no good", got, a)
+		}
+	}
+}
+
+// Either table may be lost alone.
+func TestLostTable(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "n"})
+	for i, family := range []string{"bridge", "inet"} {
+		if out, err := exec.Command("nft", "flush", "ruleset", family).CombinedOutput(); err != nil {
+			t.Skipf("%v: %s", err, out)
+		}
+		e := l.attach(EndpointSpec{ID: family, Key: fmt.Sprint(i), OwnAddresses: true, Networks: on("n")})
+		if !l.table.Complete(guards(e)) {
+			t.Errorf("after a loss of the %s table the endpoint is not guarded", family)
+		}
 	}
 }

@@ -243,7 +243,7 @@ func (l *lab) outside() *Endpoint {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(func() {
-		if err := errors.Join(link.Unpin(pin), l.unplug(&Endpoint{Spec: EndpointSpec{AnyAddress: true}}, Link{HostLink: "lan0"})); err != nil {
+		if err := errors.Join(link.Unpin(pin), l.unplug(&Endpoint{}, Link{HostLink: "lan0"})); err != nil {
 			l.t.Error(err)
 		}
 	})

@@ -96,7 +96,7 @@ func TestAfterReboot(t *testing.T) {
 	}
 	// What a reboot does: run root, links and firewall are gone.
 	l.release("web")
-	if err := errors.Join(link.Unpin(before.NetNS), l.unplug(before, before.Links[0]), l.unplug(&Endpoint{Spec: EndpointSpec{AnyAddress: true}}, Link{HostLink: before.Links[0].Bridge}), l.table.Remove()); err != nil {
+	if err := errors.Join(link.Unpin(before.NetNS), l.unplug(before, before.Links[0]), l.unplug(&Endpoint{}, Link{HostLink: before.Links[0].Bridge}), l.table.Remove()); err != nil {
 		t.Fatal(err)
 	}
 	link.RemovePins(l.pinDir())
@@ -143,7 +143,7 @@ func TestBridgeDeleted(t *testing.T) {
 	l := newLab(t)
 	n := l.network(NetworkSpec{Name: "a"})
 	first := l.attach(EndpointSpec{ID: "first", Key: "1", Networks: on("a")})
-	if err := l.unplug(&Endpoint{Spec: EndpointSpec{AnyAddress: true}}, Link{HostLink: n.Bridge}); err != nil {
+	if err := l.unplug(&Endpoint{}, Link{HostLink: n.Bridge}); err != nil {
 		t.Fatal(err)
 	}
 	second := l.attach(EndpointSpec{ID: "second", Key: "2", Networks: on("a")})

@@ -28,7 +28,7 @@ func checkNetwork(s NetworkSpec) error {
 		return errors.New("it has no name")
 	}
 	if !s.Attaches() && s.Driver != "host" && s.Driver != "none" && s.Driver != "null" {
-		return fmt.Errorf("driver %q is not supported; use bridge or macvlan", s.Driver)
+		return fmt.Errorf("driver %q is not supported; use bridge, macvlan or ipvlan", s.Driver)
 	}
 	for _, p := range CheckOptions(s) {
 		if p.Refused {

@@ -28,10 +28,12 @@ const (
 	OptGatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
-// Driver options of a macvlan network.
+// Driver options of a macvlan or ipvlan network.
 const (
 	OptParent      = "parent" // the host's link that containers share
 	OptMacvlanMode = "macvlan_mode"
+	OptIPvlanMode  = "ipvlan_mode"
+	OptIPvlanFlag  = "ipvlan_flag"
 )
 
 // Modes of a gateway.
@@ -114,14 +116,20 @@ var bridgeOptions = map[string]check{
 }
 
 var macvlanOptions = map[string]check{
-	OptMTU: bridgeOptions[OptMTU], OptPrefix: bridgeOptions[OptPrefix],
+	OptMTU: bridgeOptions[OptMTU], OptPrefix: bridgeOptions[OptPrefix], OptParent: isParent,
 	OptMacvlanMode: oneOf("bridge", "private", "vepa", "passthru"),
-	OptParent: func(v string) string {
-		if v != "" && !endpoint.LinkName(v) || v == "lo" {
-			return "use the name of a link that leads to other hosts, such as eth0"
-		}
-		return ""
-	},
+}
+
+var ipvlanOptions = map[string]check{
+	OptMTU: bridgeOptions[OptMTU], OptPrefix: bridgeOptions[OptPrefix], OptParent: isParent,
+	OptIPvlanMode: oneOf("l2", "l3", "l3s"), OptIPvlanFlag: oneOf("bridge", "private", "vepa"),
+}
+
+func isParent(v string) string {
+	if v != "" && !endpoint.LinkName(v) || v == "lo" {
+		return "use the name of a link that leads to other hosts, such as eth0"
+	}
+	return ""
 }
 
 // Options of Docker's bridge that are not acted on, with what happens instead.
@@ -140,7 +148,9 @@ func CheckOptions(s NetworkSpec) []OptionProblem {
 	case s.IsBridge():
 		known = bridgeOptions
 	case s.OnParent():
-		known = macvlanOptions
+		if known = macvlanOptions; s.SharesMAC() {
+			known = ipvlanOptions
+		}
 		if s.DriverOpts[OptParent] == "" && !s.Internal {
 			out = append(out, OptionProblem{Key: OptParent, Refused: true,
 				Text: "is missing: the link of the host that containers share, such as eth0; without one the network must be internal"})

@@ -12,8 +12,9 @@ import (
 )
 
 // Networks on a parent: each container gets a link of its own with an address of
-// its own on the network behind a link of the host (macvlan). The host forwards and
-// translates nothing, and by the driver's nature does not reach them itself.
+// its own on the network behind a link of the host: with an Ethernet address of its own
+// (macvlan), or with that of the parent (ipvlan), where only one is let through. The host
+// forwards and translates nothing, and by the drivers' nature does not reach them itself.
 
 // parentOf is the name of the link that containers of a network share, "" for a
 // bridge. An internal network without one has a dummy of ours.
@@ -67,7 +68,11 @@ func (m *Manager) addChild(outer, inner *link.Socket, e *Endpoint, l Link, r rec
 	m.mu.Unlock()
 	first := m.hostLink(e.Spec.ID, r.ID)
 	var b link.Batch
-	b.AddMacvlan(link.Macvlan{Name: first, MAC: mac, MTU: mtuOf(r.NetworkSpec), Mode: r.DriverOpts[OptMacvlanMode]}, parent, int(here.Fd()))
+	if r.SharesMAC() {
+		b.AddIPvlan(link.IPvlan{Name: first, MTU: mtuOf(r.NetworkSpec), Mode: r.DriverOpts[OptIPvlanMode], Flag: r.DriverOpts[OptIPvlanFlag]}, parent, int(here.Fd()))
+	} else {
+		b.AddMacvlan(link.Macvlan{Name: first, MAC: mac, MTU: mtuOf(r.NetworkSpec), Mode: r.DriverOpts[OptMacvlanMode]}, parent, int(here.Fd()))
+	}
 	if err := outer.Do(&b); err != nil {
 		switch {
 		case errors.Is(err, unix.EBUSY):

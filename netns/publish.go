@@ -33,6 +33,7 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		// The firewall may have been flushed by somebody else: add again.
 		return m.table.Add(append(allElements(e), m.anywhere(e.Ports)...))
 	}
+	m.freed(e)
 	before := e.Ports
 	e.Ports = nil
 	// Our copy says what may be in the maps before it is.

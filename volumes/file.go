@@ -138,10 +138,7 @@ func (r *resolver) writeFile(tree *os.File, name string, m Mount) (_ *os.File, e
 		}
 	}()
 	if _, err = f.Write(m.Content); err == nil {
-		if o := r.req.Owners; o != nil {
-			uid, gid = int(o.Host(uint32(uid))), int(o.Host(uint32(gid)))
-		}
-		err = unix.Fchown(fd, uid, gid)
+		err = r.chown(fd, uint32(uid), uint32(gid))
 	}
 	if err == nil {
 		err = unix.Fchmod(fd, mode&0o7777)
@@ -150,6 +147,20 @@ func (r *resolver) writeFile(tree *os.File, name string, m Mount) (_ *os.File, e
 		return nil, refuse(m, err, "cannot write the file for %s: %v", m.Target, err)
 	}
 	return f, nil
+}
+
+// chown gives a file to a user and a group of the container.
+func (r *resolver) chown(fd int, uid, gid uint32) error {
+	if o := r.req.Owners; o != nil {
+		var err error
+		if uid, err = o.Host(uid); err != nil {
+			return err
+		}
+		if gid, err = o.Host(gid); err != nil {
+			return err
+		}
+	}
+	return unix.Fchown(fd, int(uid), int(gid))
 }
 
 // number reads a user or group ID; the Compose spec knows no names here.

@@ -70,7 +70,7 @@ func (r *resolver) mapBind(m Mount, source, mount *os.File) error {
 }
 
 // ownedBy gives a tmpfs to users of the container: options are in IDs of the host.
-func ownedBy(options []string, host func(uint32) uint32) ([]string, error) {
+func ownedBy(options []string, host func(uint32) (uint32, error)) ([]string, error) {
 	owner := map[string]uint32{"uid": 0, "gid": 0}
 	var out []string
 	for _, o := range options {
@@ -86,7 +86,11 @@ func ownedBy(options []string, host func(uint32) uint32) ([]string, error) {
 		owner[key] = uint32(id)
 	}
 	for _, key := range []string{"uid", "gid"} {
-		out = append(out, key+"="+strconv.FormatUint(uint64(host(owner[key])), 10))
+		id, err := host(owner[key])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, key+"="+strconv.FormatUint(uint64(id), 10))
 	}
 	return out, nil
 }

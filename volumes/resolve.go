@@ -44,7 +44,7 @@ type Owners struct {
 	// UserNS maps each ID on disk to the same one in the container.
 	UserNS *os.File
 	// Host is what a user or group ID of the container is on this host.
-	Host func(id uint32) uint32
+	Host func(id uint32) (uint32, error)
 	// Bind returns the user namespace by which to map a bind mount, whose source
 	// belongs to uid and gid. The mount is not mapped where it returns nil.
 	Bind func(uid, gid uint32) (*os.File, error)

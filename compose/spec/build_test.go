@@ -319,7 +319,7 @@ func TestFaultsNamePlaceAndFix(t *testing.T) {
 		{"external secret", service("secrets: [a]") + "secrets: {a: {external: true}}\n", `compose.yaml:5: secrets.a.external: there is no store of external secrets and configs here`},
 		{"missing secret file", service("secrets: [a]") + "secrets:\n  a:\n    file: ./none\n", `compose.yaml:7: secrets.a.file: cannot read secret "a": file `},
 		{"unset secret", service("secrets: [a]") + "secrets:\n  a:\n    environment: NONE\n", `compose.yaml:7: secrets.a.environment: cannot read secret "a": environment variable NONE is not set; set it, or use file`},
-		{"overlay", service("command: a") + "networks:\n  default:\n    driver: overlay\n", `compose.yaml:7: networks.default.driver: network driver "overlay" is not supported; use bridge, macvlan, host or none`},
+		{"overlay", service("command: a") + "networks:\n  default:\n    driver: overlay\n", `compose.yaml:7: networks.default.driver: network driver "overlay" is not supported; use bridge, macvlan, ipvlan, host or none`},
 		{"pre_start", service("pre_start:\n  - command: a"), `compose.yaml:4: services.web.pre_start: pre_start is not supported yet`},
 		{"restart", service("restart: allways"), `compose.yaml:4: services.web.restart: unknown restart policy "allways"; use no, always, on-failure[:N] or unless-stopped; did you mean "always"?`},
 		{"replicas on one port", service("scale: 2\nports:\n  - \"80:80\""), `compose.yaml:6: services.web.ports[0]: 2 replicas cannot all publish host port 80; give a range such as "80-81:80", or no host port`},

@@ -31,9 +31,9 @@ func (b *builder) network(d *Desired, key string, n types.NetworkConfig) {
 	switch n.Driver {
 	case "", "default", "bridge":
 		spec.Driver = "bridge"
-	case "host", "none", "macvlan":
+	case "host", "none", "macvlan", "ipvlan":
 	default:
-		b.fail(path+".driver", "network driver %q is not supported; use bridge, macvlan, host or none", n.Driver)
+		b.fail(path+".driver", "network driver %q is not supported; use bridge, macvlan, ipvlan, host or none", n.Driver)
 	}
 	spec.DisableIPv4 = n.EnableIPv4 != nil && !*n.EnableIPv4
 	// As with Docker, IPv6 is there for who asks: a program that listens on IPv4

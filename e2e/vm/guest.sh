@@ -52,6 +52,19 @@ usernamespaces() {
 	stack volume rm mapped
 }
 
+ipvlans() {
+	for mode in l2 l3 l3s; do
+		stack network create -d ipvlan --internal -o ipvlan_mode=$mode --subnet 10.9.0.0/24 iv >/dev/null
+		stack container run -d --name srv --network iv --ip 10.9.0.9 box sh -c 'echo page >/tmp/index.html; exec httpd -f -p 80 -h /tmp' >/dev/null
+		is "ipvlan $mode" "$(stack container run --rm --network iv box sh -c 'i=0; until wget -q -O - http://10.9.0.9/index.html; do i=$((i+1)); [ $i = 20 ] && break; sleep 0.2; done')" page
+		is "ipvlan $mode, one address" "$(stack container run --rm --network iv box cat /sys/class/net/eth0/address)" "$(stack container exec srv cat /sys/class/net/eth0/address)"
+		stack container rm -f srv >/dev/null
+		stack network rm iv >/dev/null
+	done
+	has "a MAC address of its own" "$(stack network create -d ipvlan --internal iv 2>&1; stack container run --rm --network iv --mac-address 02:00:00:00:00:01 box true 2>&1)" "use macvlan"
+	stack network rm iv
+}
+
 project() {
 	mkdir -p /app
 	cd /app
@@ -208,6 +221,7 @@ case $(cat /proc/cmdline) in
 *stage=first*)
 	limits
 	usernamespaces
+	ipvlans
 	project
 	check
 	stack ps

@@ -481,17 +481,29 @@ func (l *launch) fork(region []byte) (pid int, pidfd *os.File, err error) {
 }
 
 // follow goes over from a child that forks to the process that goes on.
+//
+// Where the first is killed between its fork and its word of it, the second is not
+// known. It ends by itself then: what it waits for is closed.
 func (l *launch) follow(ctx context.Context, p *Process, r *os.File, o *outcome) error {
-	stop := context.AfterFunc(ctx, func() { l.kill(p) }) // which ends the pipe, too
+	stop := context.AfterFunc(ctx, func() { l.kill(p) })
 	defer stop()
-	for {
-		var buf [recordSize]byte
-		if _, err := io.ReadFull(r, buf[:]); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+	var buf [recordSize]byte
+	got := 0 // bytes of buf
+	for over := false; ; {
+		r.SetReadDeadline(time.Now().Add(stallTick))
+		n, err := io.ReadFull(r, buf[got:])
+		got += n
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, os.ErrDeadlineExceeded) && !over:
+			over = p.ended() // what it wrote is there by now
+			continue
+		default: // the end of the pipe, or of the child, or another error
 			return cmp.Or(o.err(), errDiedEarly)
 		}
+		got = 0
 		rec := decodeRecord(buf)
 		if rec.op != recordFork {
 			if w := o.add(rec); w != "" {
@@ -501,11 +513,12 @@ func (l *launch) follow(ctx context.Context, p *Process, r *os.File, o *outcome)
 		}
 		// It is a child of this process, so its pid cannot be another's meanwhile.
 		next, err := Adopt(int(rec.errno), 0)
-		if err == nil {
-			err = p.waitFor(killBound)
-		}
 		if err != nil {
 			return err
+		}
+		if err := p.waitFor(killBound); err != nil {
+			next.Signal(unix.SIGKILL)
+			return errors.Join(err, next.waitFor(killBound), next.Close())
 		}
 		p.PidFD.Close()
 		p.PID, p.PidFD = next.PID, next.PidFD

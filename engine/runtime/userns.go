@@ -3,9 +3,12 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -24,42 +27,84 @@ func NewUserNamespace(uids, gids IDs, network bool) (user, net *os.File, err err
 		p.flags |= unix.CLONE_NEWNET
 	}
 	p.call("close inherited descriptors", callCloseOthers).with(optional)
+	err = held(p, nil, func(dir string) (err error) {
+		for file, ids := range map[string]IDs{"/uid_map": uids, "/gid_map": gids} {
+			if err := os.WriteFile(dir+file, []byte(ids.String()), 0); err != nil {
+				return fmt.Errorf("cannot map the IDs of a user namespace: %w", err)
+			}
+		}
+		if user, err = os.Open(dir + "/ns/user"); err == nil && network {
+			net, err = os.Open(dir + "/ns/net")
+		}
+		return err
+	})
+	if err != nil {
+		closeAll(user, net)
+		return nil, nil, fmt.Errorf("cannot make a user namespace: %w%s", err, userNamespaceHint(err))
+	}
+	return user, net, nil
+}
+
+// NewNetworkNamespace makes a network namespace that belongs to a user namespace.
+func NewNetworkNamespace(user *os.File) (net *os.File, err error) {
+	p := &program{}
+	p.call("close inherited descriptors", callCloseOthers).with(optional)
+	p.call("enter the user namespace", unix.SYS_SETNS, p.fd("user"), named(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+	p.call("make a network namespace", unix.SYS_UNSHARE, named(unix.CLONE_NEWNET, "CLONE_NEWNET"))
+	err = held(p, map[string]int{"user": fdOf(user)}, func(dir string) (err error) {
+		net, err = os.Open(dir + "/ns/net")
+		return err
+	})
+	if err != nil {
+		closeAll(net)
+		return nil, fmt.Errorf("cannot make a network namespace: %w", err)
+	}
+	return net, nil
+}
+
+// held runs a program in a child, and calls look with the child's directory in /proc
+// when it is done. Then the child ends.
+func held(p *program, fds map[string]int, look func(dir string) error) error {
+	p.call("say so", callReady)
 	p.call("wait", unix.SYS_READ, p.fd("release"), p.blob([]byte{0}, "buffer"), imm(1)).with(full)
+	report, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer report.Close()
+	defer w.Close()
 	var pipe [2]int // not os.Pipe's, which does not block
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, err
+		return err
 	}
+	release := os.NewFile(uintptr(pipe[1]), "release")
+	defer release.Close()
 	defer unix.Close(pipe[0])
-	region, err := p.link(map[string]int{"release": pipe[0]}, pipe[0])
+	all := map[string]int{"release": pipe[0]}
+	maps.Copy(all, fds)
+	region, err := p.link(all, fdOf(w))
 	if err != nil {
-		unix.Close(pipe[1])
-		return nil, nil, err
+		return err
 	}
 	pid, pidfd, err := fork(region, -1)
 	unix.Munmap(region)
 	if err != nil {
-		unix.Close(pipe[1])
-		return nil, nil, fmt.Errorf("cannot make a user namespace: %w%s", err, userNamespaceHint(err))
+		return err
 	}
-	maker := &Process{PID: pid, PidFD: pidfd}
-	defer func() {
-		unix.Close(pipe[1])
-		err = errors.Join(err, maker.waitFor(killBound), maker.Close())
-		if err != nil {
-			closeAll(user, net)
-			user, net = nil, nil
-		}
-	}()
-	dir := "/proc/" + strconv.Itoa(pid)
-	for file, ids := range map[string]IDs{"/uid_map": uids, "/gid_map": gids} {
-		if err := os.WriteFile(dir+file, []byte(ids.String()), 0); err != nil {
-			return nil, nil, fmt.Errorf("cannot map the IDs of a user namespace: %w", err)
+	w.Close() // so that the report ends with the child
+	child := &Process{PID: pid, PidFD: pidfd}
+	defer child.Close()
+	var buf [recordSize]byte
+	report.SetReadDeadline(time.Now().Add(killBound))
+	if _, err = io.ReadFull(report, buf[:]); err == nil {
+		o := outcome{program: p}
+		if o.add(decodeRecord(buf)); !o.ready {
+			err = o.err()
+		} else {
+			err = look("/proc/" + strconv.Itoa(pid))
 		}
 	}
-	if user, err = os.Open(dir + "/ns/user"); err == nil && network {
-		net, err = os.Open(dir + "/ns/net")
-	}
-	return user, net, err
+	return errors.Join(err, child.End(killBound))
 }
 
 func userNamespaceHint(err error) string {

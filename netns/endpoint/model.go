@@ -18,7 +18,7 @@ type NetworkSpec struct {
 	Project string `json:"project,omitempty"`
 	// Key is the network's name inside the Compose file, such as "default".
 	Key        string            `json:"key,omitempty"`
-	Driver     string            `json:"driver,omitempty"` // "bridge" (default), "macvlan", "host", "none"
+	Driver     string            `json:"driver,omitempty"` // "bridge" (default), "macvlan", "ipvlan", "host", "none"
 	DriverOpts map[string]string `json:"driverOpts,omitempty"`
 	Internal   bool              `json:"internal,omitempty"`
 	Attachable bool              `json:"attachable,omitempty"`
@@ -106,9 +106,9 @@ type Spec struct {
 	// Reserved are the addresses that others are to have, by network name: those
 	// which the Compose file fixes, whether these containers run or not.
 	Reserved map[string][]netip.Addr `json:"reserved,omitempty"`
-	// AnyAddress says that the container may use addresses that are not its own, as
-	// one with CAP_NET_ADMIN can give itself.
-	AnyAddress bool `json:"anyAddress,omitempty"`
+	// OwnAddresses says that the container can have no addresses but its own, since
+	// nobody in its network namespace has CAP_NET_ADMIN.
+	OwnAddresses bool `json:"ownAddresses,omitempty"`
 	// Owner says whom an error is about: `service web`.
 	Owner string `json:"owner,omitempty"`
 }
@@ -167,4 +167,6 @@ type Link struct {
 	// Parent is the host's link that this one shares, "" for a veth pair. The host
 	// does not reach it, and translates nothing.
 	Parent string `json:"parent,omitempty"`
+	// Direct says that its way out is the link and no gateway on it (ipvlan in mode l3).
+	Direct bool `json:"direct,omitempty"`
 }

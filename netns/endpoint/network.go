@@ -13,7 +13,10 @@ func (s NetworkSpec) IsBridge() bool {
 
 // OnParent reports whether its containers share a link of the host, as if they were
 // on the network behind it themselves.
-func (s NetworkSpec) OnParent() bool { return s.Driver == "macvlan" }
+func (s NetworkSpec) OnParent() bool { return s.Driver == "macvlan" || s.SharesMAC() }
+
+// SharesMAC reports whether they also share that link's Ethernet address.
+func (s NetworkSpec) SharesMAC() bool { return s.Driver == "ipvlan" }
 
 // Attaches reports whether containers can be attached to it.
 func (s NetworkSpec) Attaches() bool { return s.IsBridge() || s.OnParent() }

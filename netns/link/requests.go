@@ -15,6 +15,8 @@ import (
 const (
 	vethInfoPeer        = 1  // VETH_INFO_PEER
 	macvlanMode         = 1  // IFLA_MACVLAN_MODE
+	ipvlanMode          = 1  // IFLA_IPVLAN_MODE
+	ipvlanFlags         = 2  // IFLA_IPVLAN_FLAGS
 	brForwardDelay      = 1  // IFLA_BR_FORWARD_DELAY
 	brSTPState          = 5  // IFLA_BR_STP_STATE
 	brMcastSnooping     = 23 // IFLA_BR_MCAST_SNOOPING
@@ -156,6 +158,40 @@ func (b *Batch) AddMacvlan(v Macvlan, parent, ns int) {
 	b.add("make link "+v.Name, r)
 }
 
+// IPvlan is a link that shares another one and its Ethernet address.
+type IPvlan struct {
+	Name string
+	MTU  int    // 0: that of the parent
+	Mode string // l2, l3, l3s; "" for l2
+	Flag string // bridge, private, vepa; "" for bridge
+}
+
+// What modes and flags are to the kernel, IPVLAN_MODE_… and IPVLAN_F_… of linux/if_link.h.
+var (
+	ipvlanModes      = map[string]uint16{"": 0, "l2": 0, "l3": 1, "l3s": 2}
+	ipvlanFlagValues = map[string]uint16{"": 0, "bridge": 0, "private": 1, "vepa": 2}
+)
+
+// AddIPvlan makes a link on a parent of the socket's namespace, down, in the namespace
+// of a descriptor.
+func (b *Batch) AddIPvlan(v IPvlan, parent, ns int) {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Name)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(parent))))
+	r.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns))))
+	if v.MTU > 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU))))
+	}
+	kind := nl.NewRtAttr(nestedLinkInfo, nil)
+	kind.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("ipvlan"))
+	data := kind.AddRtAttr(nestedInfoData, nil)
+	data.AddRtAttr(ipvlanMode, nl.Uint16Attr(ipvlanModes[v.Mode]))
+	data.AddRtAttr(ipvlanFlags, nl.Uint16Attr(ipvlanFlagValues[v.Flag]))
+	r.AddData(kind)
+	b.add("make link "+v.Name, r)
+}
+
 // AddDummy makes a link that leads nowhere.
 func (b *Batch) AddDummy(name string) {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
@@ -293,6 +329,16 @@ func (b *Batch) DefaultRoute(index int, gateway netip.Addr) {
 	r.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice()))
 	r.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	b.add(fmt.Sprintf("add default route via %s", gateway), r)
+}
+
+// DefaultRouteOnLink makes the link the way out for a family, without a gateway.
+func (b *Batch) DefaultRouteOnLink(index int, v6 bool) {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, replaceOrCreate)
+	m := defaultRoute(v6)
+	m.Scope = unix.RT_SCOPE_LINK
+	r.AddData(m)
+	r.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+	b.add("add default route on the link", r)
 }
 
 // NoDefaultRoute removes the default route of a family, if there is one.

@@ -165,8 +165,9 @@ func compareWithNft(t *testing.T, r Ruleset) {
 			"meta l4proto tcp", "meta l4proto 6", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
 			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
 			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1",
-			"meta protocol 0x0800 ", "", "meta protocol 0x0806 ", "", "meta protocol ip ", "", "meta protocol arp ", "", "meta protocol ip6 ", "",
-			"icmpv6 taddr fe80::/16", "@th,64,16 0xfe80", "icmpv6 taddr", "@th,64,128",
+			"meta protocol 0x0800 ", "", "meta protocol 0x0806 ", "", "meta protocol ip ", "", "meta protocol arp ", "", "meta protocol ip6 ", "", "meta protocol 0x86dd ", "",
+			"ip6 saddr ::", "@nh,64,128 0x0", "iifname . ip6 saddr", "iifname . @nh,64,128",
+			"icmpv6 taddr", "@th,64,128",
 			" [invalid type]", "") // of what is only a beginning
 		var out []string
 		for _, l := range lines {

@@ -224,10 +224,18 @@ func Ports(table string) Ruleset {
 				{protocol("arp", unix.ETH_P_ARP), in(SetOwn4, iifname, arpSaddr), leave()},
 				{protocol("arp", unix.ETH_P_ARP), probe4(), leave()}, // RFC 5227
 				{protocol("arp", unix.ETH_P_ARP), drop()},
-				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6RouterAdvert), drop()},
-				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6Redirect), drop()},
-				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6NeighbourAdvert), linkLocalTarget6(), leave()},
-				{protocol("ip6", unix.ETH_P_IPV6), icmp6(icmp6NeighbourAdvert), notIn(SetOwn6, iifname, target6), drop()},
+				{protocol("ip6", unix.ETH_P_IPV6), gotoChain("claims6")},
+				// Not so a tag of a VLAN, or two, that somebody takes off again.
+				{drop()},
+			}},
+			{Name: "claims6", Rules: []Rule{
+				{icmp6(icmp6RouterAdvert), drop()},
+				{icmp6(icmp6Redirect), drop()},
+				{icmp6(icmp6NeighbourAdvert), notIn(SetOwn6, iifname, target6), drop()},
+				// Who asks says where it is, too.
+				{fromNobody6(), leave()}, // RFC 4862, "Duplicate Address Detection"
+				{icmp6(icmp6NeighbourSolicit), notIn(SetOwn6, iifname, ip6Saddr), drop()},
+				{icmp6(icmp6RouterSolicit), notIn(SetOwn6, iifname, ip6Saddr), drop()},
 			}},
 		},
 	}

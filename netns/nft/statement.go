@@ -341,9 +341,11 @@ func linkPrefix(in bool, prefix string) Statement {
 
 // Types of ICMPv6 by which neighbours are found, RFC 4861.
 const (
-	icmp6RouterAdvert    = 134
-	icmp6NeighbourAdvert = 136
-	icmp6Redirect        = 137
+	icmp6RouterSolicit    = 133
+	icmp6RouterAdvert     = 134
+	icmp6NeighbourSolicit = 135
+	icmp6NeighbourAdvert  = 136
+	icmp6Redirect         = 137
 )
 
 // protocol matches what a frame has in it.
@@ -372,11 +374,10 @@ func icmp6(kind byte) Statement {
 	}}
 }
 
-// linkLocalTarget6 matches neighbour advertisements of addresses in fe80::/16, which
-// the kernel of a container chooses itself.
-func linkLocalTarget6() Statement {
-	return Statement{"icmpv6 taddr fe80::/16", []expr.Any{
-		&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 8, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{0xfe, 0x80}},
+// fromNobody6 matches the source ::.
+func fromNobody6() Statement {
+	return Statement{"ip6 saddr ::", []expr.Any{
+		ip6Saddr.load(reg),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: make([]byte, 16)},
 	}}
 }

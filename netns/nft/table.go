@@ -46,62 +46,62 @@ var ErrTaken = errors.New("already published")
 // Ensure makes the table exist with the rules of this version and adds the
 // elements, in one transaction.
 func (t *Table) Ensure(elements []Element) error {
-	err := t.ensure(elements)
-	if err == nil || t.portless.Load() || errors.Is(err, ErrTaken) {
+	err := t.ensure(t.rulesets(), elements)
+	if t.portless.Load() || !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EPROTONOSUPPORT) {
 		return err
 	}
-	// Is it the table for bridges, which is a module of its own?
+	// The table for bridges is a module of its own.
+	if t.ensure([]Ruleset{t.rules}, elements) != nil {
+		return err
+	}
 	t.portless.Store(true)
-	if t.ensure(elements) != nil {
-		t.portless.Store(false)
-		return err
-	}
 	return nil
 }
 
-func (t *Table) ensure(elements []Element) error {
+func (t *Table) ensure(rulesets []Ruleset, elements []Element) error {
 	c := &nftables.Conn{}
-	if !t.current(c) {
-		for _, r := range t.rulesets() {
-			if err := apply(c, r); err != nil {
-				return fmt.Errorf("cannot describe firewall table %s: %w", r.Table, err)
-			}
+	for _, r := range rulesets {
+		if r.current(c) {
+			continue
 		}
-		c.AddChain(&nftables.Chain{Name: t.version(), Table: t.rules.table()})
-		t.forgetOtherVersions(c)
+		if err := apply(c, r); err != nil {
+			return fmt.Errorf("cannot describe firewall table %s: %w", r.Table, err)
+		}
+		r.forgetOtherVersions(c)
 	}
-	return t.flush(c, elements, (*nftables.Conn).SetAddElements, "extend")
+	return flush(c, rulesets, elements, (*nftables.Conn).SetAddElements, "extend")
 }
 
 // current reports whether the kernel has this version of the tables.
 func (t *Table) current(c *nftables.Conn) bool {
-	_, err := c.ListChain(t.rules.table(), t.version())
+	return !slices.ContainsFunc(t.rulesets(), func(r Ruleset) bool { return !r.current(c) })
+}
+
+func (r Ruleset) current(c *nftables.Conn) bool {
+	_, err := c.ListChain(r.table(), r.version())
 	return err == nil
 }
 
 const versionPrefix = "version_"
 
 // version is a short fingerprint of what the rules are, for the name of a marker
-// chain: tables with the marker are complete and up to date.
-func (t *Table) version() string {
-	h := sha256.New()
-	for _, r := range t.rulesets() {
-		r.Table = ""
-		h.Write([]byte(r.String()))
-	}
-	return versionPrefix + hex.EncodeToString(h.Sum(nil)[:4])
+// chain: a table with the marker is complete and up to date.
+func (r Ruleset) version() string {
+	r.Table = ""
+	sum := sha256.Sum256([]byte(r.String()))
+	return versionPrefix + hex.EncodeToString(sum[:4])
 }
 
 // forgetOtherVersions queues the removal of the markers of other versions of this
 // program, whose rules are replaced.
-func (t *Table) forgetOtherVersions(c *nftables.Conn) {
-	chains, err := c.ListChainsOfTableFamily(t.rules.Family)
+func (r Ruleset) forgetOtherVersions(c *nftables.Conn) {
+	chains, err := c.ListChainsOfTableFamily(r.Family)
 	if err != nil {
 		return // the markers only cost a needless replacement later
 	}
 	for _, ch := range chains {
-		if ch.Table.Name == t.rules.Table && strings.HasPrefix(ch.Name, versionPrefix) && ch.Name != t.version() {
-			c.DelChain(&nftables.Chain{Name: ch.Name, Table: t.rules.table()})
+		if ch.Table.Name == r.Table && strings.HasPrefix(ch.Name, versionPrefix) && ch.Name != r.version() {
+			c.DelChain(&nftables.Chain{Name: ch.Name, Table: r.table()})
 		}
 	}
 }
@@ -109,7 +109,7 @@ func (t *Table) forgetOtherVersions(c *nftables.Conn) {
 // Add adds elements in one transaction, or in several if they are thousands. Elements that are there already are not
 // an error, unless a map has another value for the key: [ErrTaken].
 func (t *Table) Add(elements []Element) error {
-	return t.flush(&nftables.Conn{}, elements, (*nftables.Conn).SetAddElements, "extend")
+	return flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetAddElements, "extend")
 }
 
 // Delete removes elements. Those that are not there, and map elements that have
@@ -133,10 +133,13 @@ func (t *Table) Delete(elements []Element) error {
 	return t.delete(slices.DeleteFunc(slices.Clone(elements), func(e Element) bool { return !there[e.identity()] }))
 }
 
-// sets are those of all rulesets. Their order keeps transactions alike.
-func (t *Table) sets() iter.Seq2[Ruleset, Set] {
+// sets are those of all rulesets.
+func (t *Table) sets() iter.Seq2[Ruleset, Set] { return setsOf(t.rulesets()) }
+
+// setsOf lists the sets of rulesets. Their order keeps transactions alike.
+func setsOf(rulesets []Ruleset) iter.Seq2[Ruleset, Set] {
 	return func(yield func(Ruleset, Set) bool) {
-		for _, r := range t.rulesets() {
+		for _, r := range rulesets {
 			for _, s := range r.Sets {
 				if !yield(r, s) {
 					return
@@ -146,12 +149,24 @@ func (t *Table) sets() iter.Seq2[Ruleset, Set] {
 	}
 }
 
+// Forget removes elements of sets, which normally all are there.
+func (t *Table) Forget(elements []Element) error {
+	if len(elements) == 0 {
+		return nil
+	}
+	err := flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetDeleteElements, "shorten")
+	if errors.Is(err, unix.ENOENT) {
+		return t.Delete(elements)
+	}
+	return err
+}
+
 func (e Element) identity() string {
 	return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.KeyEnd) + "\x00" + string(e.Value)
 }
 
 func (t *Table) delete(elements []Element) error {
-	err := t.flush(&nftables.Conn{}, elements, (*nftables.Conn).SetDeleteElements, "shorten")
+	err := flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetDeleteElements, "shorten")
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
@@ -170,37 +185,37 @@ const perMessage = 200
 // most hosts. More elements are changed in several transactions.
 const perTransaction = 1000
 
-func (t *Table) flush(c *nftables.Conn, elements []Element, op func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, verb string) error {
+func flush(c *nftables.Conn, rulesets []Ruleset, elements []Element, op func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, verb string) error {
 	bySet := map[string][]nftables.SetElement{}
 	for _, e := range elements {
 		bySet[e.Set] = append(bySet[e.Set], nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value})
 	}
 	queued := 0
-	for r, s := range t.sets() {
+	for r, s := range setsOf(rulesets) {
 		for part := range slices.Chunk(bySet[s.Name], perMessage) {
 			if queued += len(part); queued > perTransaction {
-				if err := t.commit(c, verb); err != nil {
+				if err := commit(c, r.Table, verb); err != nil {
 					return err
 				}
 				queued = len(part)
 			}
 			if err := op(c, kernelSet(r.table(), s), part); err != nil {
-				return fmt.Errorf("cannot %s firewall table %s: %w", verb, t.rules.Table, err)
+				return fmt.Errorf("cannot %s firewall table %s: %w", verb, r.Table, err)
 			}
 		}
 	}
-	return t.commit(c, verb)
+	return commit(c, rulesets[0].Table, verb)
 }
 
-func (t *Table) commit(c *nftables.Conn, verb string) error {
+func commit(c *nftables.Conn, table, verb string) error {
 	err := c.Flush()
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("cannot %s firewall table %s: %w", verb, t.rules.Table, ErrTaken)
+		return fmt.Errorf("cannot %s firewall table %s: %w", verb, table, ErrTaken)
 	}
-	return fmt.Errorf("cannot %s firewall table %s: %w", verb, t.rules.Table, err)
+	return fmt.Errorf("cannot %s firewall table %s: %w", verb, table, err)
 }
 
 // Elements lists all elements of all sets; a table that does not exist has none.
@@ -339,6 +354,9 @@ func apply(c *nftables.Conn, r Ruleset) error {
 		for _, rule := range ch.Rules {
 			c.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: rule.exprs()})
 		}
+	}
+	if len(r.Sets) > 0 {
+		c.AddChain(&nftables.Chain{Name: r.version(), Table: table})
 	}
 	return nil
 }

@@ -40,12 +40,15 @@ func claim(args []string) error {
 	to := &unix.SockaddrLinklayer{Ifindex: dev.Index, Protocol: proto<<8 | proto>>8, Halen: 6}
 	for range 20 {
 		for _, operation := range []byte{1, 2} { // request, reply
-			frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, source...)
-			frame = append(frame, 8, 6, 0, 1, 8, 0, 6, 4, 0, operation) // ARP of Ethernet and IPv4
-			frame = append(append(frame, source...), addr.AsSlice()...)
-			frame = append(append(frame, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), addr.AsSlice()...)
-			if err := unix.Sendto(fd, frame, 0, to); err != nil {
-				return err
+			// Tags of VLAN 0 are none to who receives them, IEEE 802.1Q.
+			for _, tags := range [][]byte{nil, {0x81, 0, 0, 0}, {0x81, 0, 0, 0, 0x81, 0, 0, 0}, {0x88, 0xa8, 0, 0, 0x81, 0, 0, 0}} {
+				frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, source...)
+				frame = append(append(frame, tags...), 8, 6, 0, 1, 8, 0, 6, 4, 0, operation) // ARP of Ethernet and IPv4
+				frame = append(append(frame, source...), addr.AsSlice()...)
+				frame = append(append(frame, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), addr.AsSlice()...)
+				if err := unix.Sendto(fd, frame, 0, to); err != nil {
+					return err
+				}
 			}
 		}
 		time.Sleep(50 * time.Millisecond)

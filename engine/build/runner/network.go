@@ -42,7 +42,7 @@ type namespace struct {
 // attach makes the network of container id.
 func (n *networks) attach(ctx context.Context, id string, mode pb.NetMode) (*namespace, error) {
 	ns := &namespace{nets: n, mode: mode}
-	spec := netns.EndpointSpec{ID: engine.BuildEndpoint + id, Key: engine.BuildEndpoint + id, Owner: "a build", Hostname: defaultHostname}
+	spec := netns.EndpointSpec{ID: engine.BuildEndpoint + id, Key: engine.BuildEndpoint + id, Owner: "a build", Hostname: defaultHostname, OwnAddresses: true}
 	switch mode {
 	case pb.NetMode_HOST:
 		return ns, nil
