@@ -55,6 +55,10 @@ func TestUserNamespaces(t *testing.T) {
 				userns_mode: auto
 				command: sleep infinity
 				pid: service:cache
+			talker:
+				image: busybox
+				userns_mode: auto
+				command: sleep infinity
 				ipc: service:web
 			plain:
 				image: busybox

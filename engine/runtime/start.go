@@ -325,7 +325,7 @@ func (l *launch) owned(s *specs.Spec) (foreignNet bool, err error) {
 			continue
 		}
 		if n.Type == specs.PIDNamespace || n.Type == specs.IPCNamespace {
-			return false, fmt.Errorf("cannot join the %s namespace: it belongs to another user namespace; give both containers the same userns_mode", n.Type)
+			return false, fmt.Errorf("cannot join the %s namespace: it belongs to another user namespace; give both containers the same userns_mode, and share pid and ipc of one container only", n.Type)
 		}
 	}
 	return foreignNet, nil

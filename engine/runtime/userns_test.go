@@ -144,7 +144,7 @@ func TestUserNamespaceErrors(t *testing.T) {
 		}
 	}
 	err := r.fails(t, s, change)
-	expect(t, err.Error(), "cannot join the pid namespace: it belongs to another user namespace; give both containers the same userns_mode")
+	expect(t, err.Error(), "cannot join the pid namespace: it belongs to another user namespace; give both containers the same userns_mode, and share pid and ipc of one container only")
 
 	s = testSpec("nothing-there")
 	err = r.fails(t, s, r.inUserNamespace(t, s))
