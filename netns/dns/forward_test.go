@@ -340,3 +340,39 @@ func TestSameQuestions(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 }
+
+// TestLongAnswers is about servers that send more over UDP than the client takes, and
+// about answers that are long once their names are written out.
+func TestLongAnswers(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t, false, func(w dns.ResponseWriter, q *dns.Msg) *dns.Msg {
+		m := soa(q, dns.RcodeNameError, "60", "60")
+		m.Compress = true
+		for range 15 {
+			rr, _ := dns.NewRR("a.long.name.of.many.labels." + q.Question[0].Name + " 60 IN NS ns." + q.Question[0].Name)
+			m.Ns = append(m.Ns, rr)
+		}
+		if strings.HasPrefix(q.Question[0].Name, "longer") {
+			m.Ns = append(m.Ns, m.Ns...)
+			m.Ns = append(m.Ns, m.Ns...)
+		}
+		return m
+	})
+	a := newAsker(t, u)
+	for range 2 {
+		if m, _ := a.ask("long.example.test"); m.Truncated || m.Rcode != dns.RcodeNameError || len(m.Ns) != 16 {
+			t.Errorf("the answer is %v", m)
+		}
+		if n := u.asked.Load(); n != 1 {
+			t.Errorf("the server was asked %d times", n)
+		}
+	}
+	q := question(t, "longer.example.test.", dns.TypeA)
+	for range 2 {
+		out := a.s.respond(t.Context(), a.v, q, false)
+		m := new(dns.Msg)
+		if err := m.Unpack(out); err != nil || len(out) > 512 || !m.Truncated || m.Rcode != dns.RcodeNameError || len(m.Question) != 1 {
+			t.Errorf("%d bytes, %v: %v", len(out), err, m)
+		}
+	}
+}

@@ -14,6 +14,9 @@ const (
 	// maxNegativeTTL keeps what RFC 2308 section 5 lets live for hours from outliving
 	// somebody's patience who has just made the name.
 	maxNegativeTTL = 5 * time.Minute
+	// maxNegativeSize is how many bytes an answer and its question may have to be
+	// remembered. Few have as many as 1000, and a server could send 64 KiB.
+	maxNegativeSize = 4096
 )
 
 // negatives remembers answers that say there is no such name or no such record
@@ -25,7 +28,7 @@ type negatives struct {
 }
 
 type negativeAnswer struct {
-	msg      *dns.Msg
+	packed   []byte // an unpacked one can be many times as large
 	got      time.Time
 	lifetime time.Duration
 }
@@ -33,7 +36,7 @@ type negativeAnswer struct {
 // note remembers an answer if it is one to be remembered.
 func (n *negatives) note(key flightKey, packed []byte) {
 	m := new(dns.Msg)
-	if m.Unpack(packed) != nil {
+	if len(key.question)+len(packed) > maxNegativeSize || m.Unpack(packed) != nil {
 		return
 	}
 	lifetime, ok := negativeLifetime(m)
@@ -54,7 +57,7 @@ func (n *negatives) note(key flightKey, packed []byte) {
 			delete(n.answers, k)
 		}
 	}
-	n.answers[key] = negativeAnswer{m, now, lifetime}
+	n.answers[key] = negativeAnswer{slices.Clone(packed), now, lifetime}
 }
 
 // find returns the packed answer to a question that was asked before in the same
@@ -68,19 +71,18 @@ func (n *negatives) find(key flightKey, q Query) []byte {
 		ok = false
 	}
 	n.mu.Unlock()
-	if !ok {
+	m := new(dns.Msg)
+	if !ok || m.Unpack(a.packed) != nil {
 		return nil
 	}
-	m := *a.msg
 	m.Id = uint16(q.Packed[0])<<8 | uint16(q.Packed[1])
-	m.Ns = slices.Clone(m.Ns)
-	for i, rr := range m.Ns {
-		aged := dns.Copy(rr)
-		aged.Header().Ttl -= min(aged.Header().Ttl, uint32(age/time.Second))
-		m.Ns[i] = aged
+	m.Compress = true // else it may be longer than it was, and than the client takes
+	for _, rr := range m.Ns {
+		h := rr.Header()
+		h.Ttl -= min(h.Ttl, uint32(age/time.Second))
 	}
 	b, err := m.Pack()
-	if err != nil {
+	if err != nil || !q.TCP && len(b) > q.Size {
 		return nil
 	}
 	return b

@@ -126,7 +126,23 @@ func (s *Server) respond(ctx context.Context, v *View, packed []byte, tcp bool) 
 		}
 		return refuse(q, dns.RcodeServerFailure, tcp)
 	}
-	return answer
+	return fit(answer, q, tcp)
+}
+
+// fit returns an answer that the client takes. A server that sends more over UDP than
+// it was told is not to make us do so; the client asks again over TCP.
+func fit(answer []byte, q *dns.Msg, tcp bool) []byte {
+	if tcp || len(answer) <= clientSize(q) {
+		return answer
+	}
+	m := new(dns.Msg)
+	m.SetRcode(q, int(answer[3]&0xf))
+	m.RecursionAvailable = true
+	m.Truncated = true
+	if opt := q.IsEdns0(); opt != nil {
+		m.SetEdns0(max(opt.UDPSize(), dns.MinMsgSize), false)
+	}
+	return pack(m, q, tcp)
 }
 
 func refuse(q *dns.Msg, rcode int, tcp bool) []byte {
@@ -139,10 +155,13 @@ func refuse(q *dns.Msg, rcode int, tcp bool) []byte {
 	return pack(m, q, tcp)
 }
 
+// maxPayload is how much fits into a datagram over IPv4, beside the headers.
+const maxPayload = 65535 - 20 - 8
+
 // clientSize is the largest answer that the client takes over UDP.
 func clientSize(q *dns.Msg) int {
 	if opt := q.IsEdns0(); opt != nil {
-		return max(dns.MinMsgSize, int(opt.UDPSize()))
+		return min(max(dns.MinMsgSize, int(opt.UDPSize())), maxPayload)
 	}
 	return dns.MinMsgSize
 }
