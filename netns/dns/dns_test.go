@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -152,6 +153,56 @@ func TestForgedAnswers(t *testing.T) {
 	m := new(dns.Msg)
 	if err != nil || m.Unpack(out) != nil || m.Id != q.Id || m.Question[0].Name != "world.test." || !m.Response {
 		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// TestManyConnections opens more connections than are served at a time.
+func TestManyConnections(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := &Server{Zones: oneZone{NewZone([]Record{{Names: []string{"web"}, IPv4: addr("10.0.0.1")}})}, Forward: NewForwarder()}
+	v := &View{Networks: []Network{{"net", "n"}}}
+	go s.ServeTCP(l, func() *View { return v })
+	ask := func() (net.Conn, error) {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writeFramed(conn, question(t, "web.", dns.TypeA)); err == nil {
+			_, err = readFramed(conn)
+			return conn, err
+		}
+		return conn, err
+	}
+	var open []net.Conn
+	refused := 0
+	for range maxConversations + 20 {
+		conn, err := ask()
+		defer conn.Close()
+		if open = append(open, conn); err != nil {
+			refused++
+		}
+	}
+	if refused != 20 {
+		t.Errorf("%d connections of %d are refused", refused, len(open))
+	}
+	for _, conn := range open {
+		conn.Close()
+	}
+	// The server sees them end one after the other.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		conn, err := ask()
+		conn.Close()
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("when all have ended: %v", err)
+		}
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	tcpIdle = 10 * time.Second
 	// Questions under way to upstream servers; more are answered SERVFAIL.
 	maxForwards = 1024
+	// TCP connections of one listener at a time; more are closed at once. A container
+	// must not take the descriptors that its supervisor needs.
+	maxConversations = 128
 )
 
 // Server answers the questions of many clients.
@@ -221,6 +224,7 @@ func (s *Server) ServeUDP(conn *net.UDPConn, view func() *View) {
 func (s *Server) ServeTCP(l net.Listener, view func() *View) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	slots := make(chan struct{}, maxConversations)
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -229,7 +233,15 @@ func (s *Server) ServeTCP(l net.Listener, view func() *View) {
 		if err != nil {
 			continue // the client is gone already
 		}
-		go s.converse(ctx, conn, view)
+		select {
+		case slots <- struct{}{}:
+			go func() {
+				defer func() { <-slots }()
+				s.converse(ctx, conn, view)
+			}()
+		default:
+			conn.Close()
+		}
 	}
 }
 
