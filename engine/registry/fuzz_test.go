@@ -120,14 +120,14 @@ func FuzzHeaders(f *testing.F) {
 			return c, e
 		}
 
-		c, e := client()
+		c, _ := client()
 		_, err := c.Tags(t.Context(), "r.test/a/b")
 		errs = append(errs, err)
 		if s.asked > mostAsked && err == nil {
 			t.Error("a list without an end has one")
 		}
 
-		c, e = client()
+		c, e := client()
 		repo := repository{c: c, name: "a/b", endpoints: []*endpoint{e}}
 		data, resp, err := repo.document(t.Context(), e, call{method: http.MethodGet, path: "/v2/a/b/manifests/1", ok: []int{http.StatusOK}}, "")
 		if err == nil {

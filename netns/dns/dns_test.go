@@ -182,7 +182,7 @@ func TestManyConnections(t *testing.T) {
 	refused := 0
 	for range maxConversations + 20 {
 		conn, err := ask()
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 		if open = append(open, conn); err != nil {
 			refused++
 		}
