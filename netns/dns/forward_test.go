@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -374,5 +375,20 @@ func TestLongAnswers(t *testing.T) {
 		if err := m.Unpack(out); err != nil || len(out) > 512 || !m.Truncated || m.Rcode != dns.RcodeNameError || len(m.Question) != 1 {
 			t.Errorf("%d bytes, %v: %v", len(out), err, m)
 		}
+	}
+}
+
+// Containers with servers of their own come and go, and leave nothing behind.
+func TestHealthIsBounded(t *testing.T) {
+	f := NewForwarder()
+	server := netip.MustParseAddrPort("192.0.2.1:53")
+	for i := range 3 * maxHealth {
+		r := Route{Scope: fmt.Sprint(i), Servers: []netip.AddrPort{server}}
+		f.answered(r, server)
+		f.silence(r, r.Servers, time.Now())
+		f.passed(r, r.Servers, []bool{false}, time.Now().Add(-time.Minute))
+	}
+	if n := len(f.health); n > maxHealth {
+		t.Errorf("%d servers are known", n)
 	}
 }
