@@ -156,6 +156,36 @@ func TestForgedAnswers(t *testing.T) {
 	}
 }
 
+// TestRememberedAnswersGrowOld has answers lose time to live, and nothing else.
+func TestRememberedAnswersGrowOld(t *testing.T) {
+	q := new(dns.Msg)
+	q.SetQuestion("www.example.", dns.TypeA)
+	m := soa(q, dns.RcodeNameError, "60", "60")
+	m.SetEdns0(1232, true)
+	m.Compress = true
+	rr, _ := dns.NewRR("x.example. 5 IN NS ns.example.")
+	m.Ns = append(m.Ns, rr)
+	packed, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := slices.Clone(packed)
+	if !growOld(old, 20) || len(old) != len(packed) {
+		t.Fatalf("% x is % x", packed, old)
+	}
+	got := new(dns.Msg)
+	if err := got.Unpack(old); err != nil || got.Ns[0].Header().Ttl != 40 || got.Ns[1].Header().Ttl != 0 || got.IsEdns0().String() != m.IsEdns0().String() {
+		t.Errorf("%v, %v", got, err)
+	}
+	got.Ns[0].Header().Ttl, got.Ns[1].Header().Ttl, got.Compress = 60, 5, true
+	if back, err := got.Pack(); err != nil || !slices.Equal(back, packed) {
+		t.Errorf("% x is % x, %v", packed, back, err)
+	}
+	for n := range packed {
+		growOld(slices.Concat(packed[:n], make([]byte, max(0, 12-n))), 1) // what is cut is no fault
+	}
+}
+
 // TestManyConnections opens more connections than are served at a time.
 func TestManyConnections(t *testing.T) {
 	t.Parallel()

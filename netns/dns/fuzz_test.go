@@ -225,6 +225,7 @@ func FuzzUpstream(f *testing.F) {
 			}}
 		}}
 		var first *dns.Msg
+		var sent []byte
 		for range 2 {
 			before := asked
 			packed := question(t, "www.example.", dns.TypeA, func(q *dns.Msg) {
@@ -246,6 +247,9 @@ func FuzzUpstream(f *testing.F) {
 			}
 			readable := m.Unpack(out) == nil
 			if asked == before { // it was remembered
+				if len(out) != len(sent) {
+					t.Errorf("% x is remembered as % x", sent, out)
+				}
 				if !readable || first == nil || m.Rcode != first.Rcode || len(m.Answer) > 0 || len(m.Ns) != len(first.Ns) {
 					t.Fatalf("the answer that is remembered of\n%v\nis\n%v", first, m)
 				}
@@ -256,7 +260,7 @@ func FuzzUpstream(f *testing.F) {
 				}
 			}
 			if readable {
-				first = m
+				first, sent = m, out
 			}
 		}
 		s.Forward.negatives.mu.Lock()

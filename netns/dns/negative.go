@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"encoding/binary"
 	"slices"
 	"sync"
 	"time"
@@ -71,21 +72,44 @@ func (n *negatives) find(key flightKey, q Query) []byte {
 		ok = false
 	}
 	n.mu.Unlock()
-	m := new(dns.Msg)
-	if !ok || m.Unpack(a.packed) != nil {
+	if !ok {
 		return nil
 	}
-	m.Id = uint16(q.Packed[0])<<8 | uint16(q.Packed[1])
-	m.Compress = true // else it may be longer than it was, and than the client takes
-	for _, rr := range m.Ns {
-		h := rr.Header()
-		h.Ttl -= min(h.Ttl, uint32(age/time.Second))
-	}
-	b, err := m.Pack()
-	if err != nil || !q.TCP && len(b) > q.Size {
+	b := slices.Clone(a.packed)
+	if !growOld(b, uint32(age/time.Second)) {
 		return nil
 	}
+	copy(b, q.Packed[:2])
 	return b
+}
+
+// growOld takes seconds off what the records of the authority section of an answer without
+// others have to live. All else stays as the server sent it: what is read and written
+// anew may be longer, and not be what it was.
+func growOld(packed []byte, seconds uint32) bool {
+	off, ok := 12, true
+	skipName := func() {
+		var err error
+		if _, off, err = dns.UnpackDomainName(packed, off); err != nil {
+			ok = false
+		}
+	}
+	for range binary.BigEndian.Uint16(packed[4:]) {
+		if skipName(); !ok {
+			return false
+		}
+		off += 4 // type and class
+	}
+	for range binary.BigEndian.Uint16(packed[8:]) {
+		const header = 10 // type, class, time to live, length
+		if skipName(); !ok || off+header > len(packed) {
+			return false
+		}
+		ttl := binary.BigEndian.Uint32(packed[off+4:])
+		binary.BigEndian.PutUint32(packed[off+4:], ttl-min(ttl, seconds))
+		off += header + int(binary.BigEndian.Uint16(packed[off+8:]))
+	}
+	return off <= len(packed)
 }
 
 // negativeLifetime is how long an answer may be kept, for one that says that there
