@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer vm bench clean
+.PHONY: build setup images example test lint unit fuzz e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -50,6 +50,20 @@ lint: setup
 ## unit: the tests beside the code
 unit: setup
 	$(GO) test $$($(GO) list ./... | grep -v '/e2e')
+
+# How long each fuzz target runs, and which ones do: FUZZ="FuzzLoad FuzzUnpack".
+FUZZTIME ?= 10m
+
+## fuzz: each fuzz target for FUZZTIME, one after the other; needs root
+fuzz: setup
+	@# An input that finds something new is made smaller with a few tries: by default
+	@# this takes a minute for each, and nearly all of the time.
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z]*' cmd compose engine netns volumes healthcheck internal | \
+	sed 's|/[^/]*:func | |' | sort | while read -r dir target; do \
+		case " $(or $(FUZZ),$$target) " in *" $$target "*) ;; *) continue ;; esac; \
+		echo "./$$dir $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "./$$dir" </dev/null || exit 1; \
+	done
 
 ## e2e: the whole program, in namespaces of its own; needs root
 e2e: setup

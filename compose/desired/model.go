@@ -4,7 +4,10 @@
 package desired
 
 import (
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stack-run/stack/engine/container"
@@ -47,6 +50,39 @@ type Project struct {
 	// Environment is what a one-off's "-e NAME" without a value is looked up in.
 	// It is not stored.
 	Environment map[string]string `json:"-"`
+}
+
+// Check tells what keeps a project that was decoded from being used. Whoever makes one
+// from a Compose file makes it so; a file may be damaged, a request anybody's.
+func (d *Project) Check() error {
+	if d.Project == "" || d.Project == "." || d.Project == ".." || strings.ContainsAny(d.Project, "/\x00") {
+		return fmt.Errorf("a project cannot be named %q", d.Project)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+		s := d.Services[name]
+		if s == nil {
+			return fmt.Errorf("service %q is empty", name)
+		}
+		if s.Name != name {
+			return fmt.Errorf("service %q has the name %q", name, s.Name)
+		}
+		for i, r := range s.Replicas {
+			if r.Index != i+1 {
+				return fmt.Errorf("container %d of service %q has the number %d", i+1, name, r.Index)
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Networks)) {
+		if d.Networks[key] == nil {
+			return fmt.Errorf("network %q is empty", key)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Volumes)) {
+		if d.Volumes[key] == nil {
+			return fmt.Errorf("volume %q is empty", key)
+		}
+	}
+	return nil
 }
 
 // Service is one service of a project.

@@ -162,7 +162,7 @@ func (in *inspector) duplicates(file string, n *yaml.Node, path string, seen map
 // interpolate tries every value that has a "$" and reports what cannot be
 // substituted, and, once per variable, what is not set.
 func (in *inspector) interpolate(file string, n *yaml.Node, path string, env types.Mapping, depth int) {
-	if in.opts.NoInterpolate || depth > 64 {
+	if in.opts.NoInterpolate || depth > maxDepth {
 		return
 	}
 	switch n.Kind {
@@ -342,13 +342,25 @@ func (d *document) services() []string {
 
 func (d *document) hasService(name string) bool { return slices.Contains(d.services(), name) }
 
+// maxPorts is how many ports a service may have, with those in ranges: all of TCP
+// and UDP.
+const maxPorts = 2 * 65535
+
 // shortSyntax tries ports and volumes that are written as one string:
 // compose-go's errors about them name no place.
 func (in *inspector) shortSyntax(file, path string, service *yaml.Node, env types.Mapping) {
+	ports := 0
 	for attribute, try := range map[string]func(string) error{
 		"ports": func(s string) error {
-			if _, err := types.ParsePortConfig(s); err != nil {
+			if ports > maxPorts {
+				return nil // told already
+			}
+			all, err := types.ParsePortConfig(s)
+			if err != nil {
 				return fmt.Errorf("invalid port %q: %w; write [[IP:]HOST:]CONTAINER[/PROTOCOL]", s, err)
+			}
+			if ports += len(all); ports > maxPorts {
+				return fmt.Errorf("the service has more than %d ports with those of %q", maxPorts, s)
 			}
 			return nil
 		},

@@ -317,13 +317,25 @@ func (c *consistency) containerNames() {
 // by themselves. Two services may have the same: they need not run together, and
 // up sees if they do.
 func (c *consistency) ports(path string, s types.ServiceConfig) {
+	// By protocol and port, the addresses that it is published on; "" is any. A range
+	// may be of all ports there are.
+	taken := map[[2]string]map[string]bool{}
 	for i, p := range s.Ports {
 		if p.Published == "" || p.Published == "0" || strings.Contains(p.Published, "-") || s.NetworkMode == "host" {
 			continue
 		}
-		if slices.ContainsFunc(s.Ports[:i], func(o types.ServicePortConfig) bool {
-			return o.Protocol == p.Protocol && o.Published == p.Published && (o.HostIP == p.HostIP || anyAddress(o.HostIP) || anyAddress(p.HostIP))
-		}) {
+		ip := p.HostIP
+		if anyAddress(ip) {
+			ip = ""
+		}
+		key := [2]string{p.Protocol, p.Published}
+		on := taken[key]
+		if on == nil {
+			taken[key] = map[string]bool{ip: true}
+			continue
+		}
+		clash := on[ip] || on[""] || ip == ""
+		if on[ip] = true; clash {
 			c.fail(index(path+".ports", i), "host port %s/%s is already published by another entry of the service; choose another host port", p.Published, p.Protocol)
 		}
 	}

@@ -50,6 +50,11 @@ func parse(file string, content []byte, partial bool) (*document, *Diagnostic) {
 		if root.Kind != yaml.MappingNode {
 			return nil, &Diagnostic{File: file, Line: root.Line, Text: "the top level must be a mapping, such as \"services:\""}
 		}
+		measure := measurer{depths: map[*yaml.Node]int{}}
+		if measure.depth(root); measure.fault != nil {
+			measure.fault.File = file
+			return nil, measure.fault
+		}
 		doc.roots = append(doc.roots, root)
 	}
 	if len(doc.roots) == 0 && !partial {
@@ -116,39 +121,129 @@ func resolve(n *yaml.Node) *yaml.Node {
 // entry is a key and value of a mapping.
 type entry struct{ key, value *yaml.Node }
 
-// entries are a mapping's own entries and, behind them, those that "<<" merges
-// in and that it does not override. depth guards against an anchor that
-// contains itself.
-func entries(n *yaml.Node) []entry { return mergedEntries(n, 0) }
+// maxDepth is how deep values may be in one another, and variables in the defaults of
+// others. Compose files need a fifth of it; what compose-go does with one that is
+// deeper takes a time that grows with the square.
+const maxDepth = 64
 
-func mergedEntries(n *yaml.Node, depth int) []entry {
+// measurer finds what is too deep.
+type measurer struct {
+	depths map[*yaml.Node]int // 0: being measured
+	fault  *Diagnostic
+}
+
+// depth is how many nodes are in one another in n, with what aliases stand for.
+func (m *measurer) depth(n *yaml.Node) int {
+	if n == nil || m.fault != nil {
+		return 0
+	}
+	if d, ok := m.depths[n]; ok {
+		return d // that of an anchor that contains itself is told by others
+	}
+	m.depths[n] = 0
+	d := 0
+	if n.Kind == yaml.AliasNode {
+		d = m.depth(n.Alias)
+	} else {
+		for _, c := range n.Content {
+			d = max(d, m.depth(c))
+		}
+		d++
+	}
+	m.depths[n] = d
+	switch {
+	case m.fault != nil:
+	case d > maxDepth:
+		m.fault = &Diagnostic{Line: n.Line, Column: n.Column, Text: fmt.Sprintf("values are more than %d deep in one another", maxDepth)}
+	case n.Kind == yaml.ScalarNode && variableDepth(n.Value) > maxDepth:
+		m.fault = &Diagnostic{Line: n.Line, Column: n.Column, Text: fmt.Sprintf("variables are more than %d deep in one another", maxDepth)}
+	}
+	return d
+}
+
+// variableDepth is how many "${" are in one another.
+func variableDepth(value string) int {
+	deepest, open := 0, 0
+	for i := range len(value) {
+		switch {
+		case value[i] == '{' && i > 0 && value[i-1] == '$':
+			open++
+			deepest = max(deepest, open)
+		case value[i] == '}' && open > 0:
+			open--
+		}
+	}
+	return deepest
+}
+
+// entries are a mapping's own entries and, behind them, those that "<<" merges
+// in and that it does not override.
+func entries(n *yaml.Node) []entry {
 	n = resolve(n)
-	if n == nil || n.Kind != yaml.MappingNode || depth > 32 {
+	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
 	}
-	var own, merged []entry
+	m := merger{seen: map[*yaml.Node]bool{n: true}}
+	merges := m.own(n)
+	if len(merges) == 0 {
+		return m.all
+	}
+	m.names = map[string]bool{}
+	for _, e := range m.all {
+		m.names[e.key.Value] = true
+	}
+	for _, value := range merges {
+		m.merge(value)
+	}
+	return m.all
+}
+
+// merger collects the entries of a mapping.
+type merger struct {
+	all   []entry
+	names map[string]bool // of all; nil while all counts
+	// seen are the mappings that are in it. One that comes again has nothing to add,
+	// and in an anchor that contains itself it would come without an end.
+	seen map[*yaml.Node]bool
+}
+
+// own adds the entries that stand in n and returns what else it merges in.
+func (m *merger) own(n *yaml.Node) (merges []*yaml.Node) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		if key.Value != "<<" || key.Kind != yaml.ScalarNode {
-			own = append(own, entry{key, value})
+		switch {
+		case key.Value == "<<" && key.Kind == yaml.ScalarNode:
+			merges = append(merges, value)
+		case m.names == nil:
+			m.all = append(m.all, entry{key, value})
+		case !m.names[key.Value]:
+			m.names[key.Value] = true
+			m.all = append(m.all, entry{key, value})
+		}
+	}
+	return merges
+}
+
+// merge adds what "<<" stands before: a mapping, or a list of some.
+func (m *merger) merge(value *yaml.Node) {
+	from := resolve(value)
+	if from == nil {
+		return
+	}
+	sources := []*yaml.Node{from}
+	if from.Kind == yaml.SequenceNode {
+		sources = from.Content
+	}
+	for _, source := range sources {
+		source = resolve(source)
+		if source == nil || source.Kind != yaml.MappingNode || m.seen[source] {
 			continue
 		}
-		switch from := resolve(value); {
-		case from == nil:
-		case from.Kind == yaml.SequenceNode:
-			for _, item := range from.Content {
-				merged = append(merged, mergedEntries(item, depth+1)...)
-			}
-		default:
-			merged = append(merged, mergedEntries(from, depth+1)...)
+		m.seen[source] = true
+		for _, value := range m.own(source) {
+			m.merge(value)
 		}
 	}
-	for _, e := range merged {
-		if !slices.ContainsFunc(own, func(o entry) bool { return o.key.Value == e.key.Value }) {
-			own = append(own, e)
-		}
-	}
-	return own
 }
 
 // child is the value of a key in a mapping, or nil.

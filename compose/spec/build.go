@@ -295,6 +295,9 @@ func Scale(p *types.Project, replicas map[string]int) (*types.Project, error) {
 	})
 }
 
+// maxReplicas is more than a machine runs, and so few that they can be written down.
+const maxReplicas = 10000
+
 func (b *builder) service(d *Desired, s types.ServiceConfig) {
 	path := "services." + s.Name
 	if s.Provider != nil {
@@ -328,6 +331,14 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		b.fail(path+".pull_policy", "invalid pull_policy %q; use always, never, missing, build, daily, weekly or every_DURATION", s.PullPolicy)
 	}
 	replicas := s.GetScale()
+	if replicas < 0 || replicas > maxReplicas {
+		where := ".scale"
+		if s.Scale == nil {
+			where = ".deploy.replicas"
+		}
+		b.fail(path+where, "a service cannot have %d replicas; give a number from 0 to %d", replicas, maxReplicas)
+		return
+	}
 	if s.ContainerName != "" {
 		if err := engine.CheckName(s.ContainerName); err != nil {
 			b.fail(path+".container_name", "%v", err)

@@ -48,6 +48,9 @@ func (p *ProjectStore) read(project string) (*spec.Desired, error) {
 	if err := durable.ReadVersioned(p.path(project), &d, &d.Version, spec.Version); err != nil {
 		return nil, err
 	}
+	if err := d.Check(); err != nil {
+		return nil, &durable.BrokenError{Path: p.path(project), Err: err}
+	}
 	return &d, nil
 }
 

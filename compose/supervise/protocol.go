@@ -72,6 +72,17 @@ type ApplyRequest struct {
 	Images       []string `json:"images,omitempty"`
 }
 
+func (r *ApplyRequest) check() error { return checkDesired(r.Desired) }
+
+func (r *CreateRequest) check() error { return checkDesired(r.Desired) }
+
+func checkDesired(d *spec.Desired) error {
+	if d == nil {
+		return nil
+	}
+	return d.Check()
+}
+
 // ContainerRequest names a container by its ID.
 type ContainerRequest struct {
 	ID string `json:"id"`

@@ -63,6 +63,11 @@ func handle[T any](h func(context.Context, T, *reply) (any, error)) handler {
 		if err := json.Unmarshal(body, &req); err != nil {
 			return nil, fmt.Errorf("internal error: cannot read the request: %w", err)
 		}
+		if checked, ok := any(&req).(interface{ check() error }); ok {
+			if err := checked.check(); err != nil {
+				return nil, fmt.Errorf("internal error: cannot use the request: %w", err)
+			}
+		}
 		return h(ctx, req, r)
 	}
 }
@@ -109,12 +114,8 @@ func (s *Supervisor) serve(ctx context.Context) error {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false)
 	}
-	mux := http.NewServeMux()
-	for verb, h := range s.handlers() {
-		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, req *http.Request) { s.answer(w, req, h) })
-	}
 	server := &http.Server{
-		Handler:     mux,
+		Handler:     s.routes(s.handlers()),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		// A connection keeps the supervisor from leaving, from the moment it is
 		// accepted: its request may not have been read yet.
@@ -129,6 +130,14 @@ func (s *Supervisor) serve(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { server.Close() })
 	return server.Serve(l)
+}
+
+func (s *Supervisor) routes(handlers map[string]handler) http.Handler {
+	mux := http.NewServeMux()
+	for verb, h := range handlers {
+		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, req *http.Request) { s.answer(w, req, h) })
+	}
+	return mux
 }
 
 // refuseFor is how long a supervisor that cannot work answers those who ask: the

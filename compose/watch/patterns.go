@@ -111,7 +111,7 @@ func (p *patterns) none(dir string) bool {
 // directory above it.
 func mayReach(pattern, dir []string) bool {
 	for i := range min(len(pattern), len(dir)) {
-		if pattern[i] == "**" {
+		if crosses(pattern[i]) {
 			return true
 		}
 		if ok, err := path.Match(pattern[i], dir[i]); err == nil && !ok {
@@ -119,6 +119,21 @@ func mayReach(pattern, dir []string) bool {
 		}
 	}
 	return true
+}
+
+// crosses tells whether a path element of a pattern can match slashes, in the regular
+// expression that patternmatcher makes of it: two asterisks wherever they stand, what is
+// behind a backslash, and a set that is of all but some or has a range across them.
+func crosses(segment string) bool {
+	if strings.Contains(segment, "**") || strings.Contains(segment, `\`) || strings.Contains(segment, "[^") {
+		return true
+	}
+	for i := 1; i+1 < len(segment); i++ {
+		if segment[i] == '-' && segment[i-1] <= '/' && segment[i+1] >= '/' {
+			return true
+		}
+	}
+	return false
 }
 
 // passing tells whether a file is an editor's or a tool's own, made and deleted

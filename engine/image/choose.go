@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -24,6 +25,9 @@ func Candidates(idx ocispec.Index, platform string) (found []Candidate, have []s
 	want, err := ParsePlatform(platform)
 	if err != nil {
 		return nil, nil, err
+	}
+	if len(idx.Manifests) > maxIndexMembers {
+		return nil, nil, fmt.Errorf("the image index has %d manifests, more than %d", len(idx.Manifests), maxIndexMembers)
 	}
 	var unsaid []Candidate
 	scores := map[digest.Digest]int{}
@@ -56,7 +60,33 @@ func NoneFor(platform string, have []string) error {
 	if len(have) == 0 {
 		return fmt.Errorf("%w for %s; the index lists no image for any platform", ErrNotFound, FormatPlatform(want))
 	}
-	return fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), strings.Join(have, ", "))
+	return fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), listed(have))
+}
+
+// listed writes platforms for a message. They are an image's own words.
+func listed(have []string) string {
+	const most = 30
+	words := make([]string, 0, most+1)
+	for _, p := range have[:min(len(have), most)] {
+		words = append(words, inWords(p))
+	}
+	if more := len(have) - most; more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(words, ", ")
+}
+
+// inWords is a text of an image's for a message: it may be long, or have characters
+// that would disturb a terminal.
+func inWords(text string) string {
+	const most = 100
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
+		return quoted
+	}
+	return text
 }
 
 // forPlatforms returns the images that are for one of the platforms, all if none
@@ -87,7 +117,7 @@ func forPlatforms(records []record, platforms []string) ([]record, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), strings.Join(have, ", "))
+			return nil, fmt.Errorf("%w for %s; there are images for %s", ErrNotFound, FormatPlatform(want), listed(have))
 		}
 	}
 	var out []record

@@ -16,7 +16,8 @@ import (
 	"github.com/stack-run/stack/engine/content/compression"
 )
 
-// maxMetadata bounds what an archive's JSON files may take in memory, together.
+// maxMetadata bounds what an archive's JSON files and the names of its files may
+// take in memory, together.
 const maxMetadata = 64 << 20
 
 // LoadOptions say how Load works.
@@ -82,7 +83,7 @@ type archive struct {
 	s        *Store
 	lease    *content.Lease
 	files    map[string][]byte       // small files by path
-	metadata int64                   // bytes in files
+	metadata int64                   // bytes in files, and in names
 	links    map[string]string       // path → path of what it is a link to
 	layers   map[string]archiveLayer // tar archives in the archive
 }
@@ -123,6 +124,9 @@ func (a *archive) read(ctx context.Context, r io.Reader) error {
 
 func (a *archive) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
 	name := path.Clean("/" + h.Name)[1:]
+	if a.metadata += int64(len(h.Name) + len(h.Linkname)); a.metadata > maxMetadata {
+		return fmt.Errorf("the names of its files have more than %d MiB", maxMetadata>>20)
+	}
 	switch h.Typeflag {
 	case tar.TypeSymlink:
 		a.links[name] = path.Join("/", path.Dir(name), h.Linkname)[1:]
@@ -154,7 +158,7 @@ func (a *archive) entry(ctx context.Context, h *tar.Header, r io.Reader) error {
 		return nil // VERSION and the like
 	}
 	if a.metadata += h.Size; h.Size > maxManifest || a.metadata > maxMetadata {
-		return fmt.Errorf("%s is too long for a description of an image", name)
+		return fmt.Errorf("%s is too long for a description of an image", inWords(name))
 	}
 	data, err := io.ReadAll(br)
 	a.files[name] = data

@@ -30,6 +30,9 @@ func (a *archive) dockerItems() ([]dockerItem, error) {
 	if len(items) == 0 {
 		return nil, errors.New("the archive contains no image: manifest.json is empty")
 	}
+	if len(items) > maxIndexMembers {
+		return nil, fmt.Errorf("manifest.json lists %d images, more than %d", len(items), maxIndexMembers)
+	}
 	return items, nil
 }
 
@@ -102,6 +105,9 @@ func (a *archive) addLegacy(ctx context.Context, opts LoadOptions) ([]Loaded, er
 			names[id] = append(names[id], repo+":"+tag)
 		}
 	}
+	if len(names) > maxIndexMembers {
+		return nil, fmt.Errorf("repositories lists %d images, more than %d", len(names), maxIndexMembers)
+	}
 	var all []Loaded
 	for _, id := range slices.Sorted(maps.Keys(names)) {
 		config, layers, err := a.legacyImage(ctx, id)
@@ -123,6 +129,7 @@ func (a *archive) addLegacy(ctx context.Context, opts LoadOptions) ([]Loaded, er
 // legacyImage follows the chain that ends with the layer id.
 func (a *archive) legacyImage(ctx context.Context, id string) (Config, []content.Layer, error) {
 	var chain []legacyLayer // uppermost first
+	seen := map[string]bool{}
 	for next := id; next != ""; {
 		data, err := a.file(path.Join(next, "json"))
 		if err != nil {
@@ -132,9 +139,10 @@ func (a *archive) legacyImage(ctx context.Context, id string) (Config, []content
 		if err := json.Unmarshal(data, &l); err != nil {
 			return Config{}, nil, fmt.Errorf("%s/json: %w", next, err)
 		}
-		if len(chain) > 1000 {
+		if seen[next] {
 			return Config{}, nil, fmt.Errorf("the layers of %s never end", id)
 		}
+		seen[next] = true
 		l.ID, next = next, l.Parent
 		chain = append(chain, l)
 	}

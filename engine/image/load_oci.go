@@ -23,6 +23,9 @@ func (a *archive) addLayout(ctx context.Context, opts LoadOptions) ([]Loaded, er
 	if err := json.Unmarshal(a.files["index.json"], &idx); err != nil {
 		return nil, fmt.Errorf("index.json: %w", err)
 	}
+	if len(idx.Manifests) > maxIndexMembers {
+		return nil, fmt.Errorf("index.json lists %d images, more than %d", len(idx.Manifests), maxIndexMembers)
+	}
 	tags, err := a.repoTags()
 	if err != nil {
 		return nil, err

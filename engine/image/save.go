@@ -140,7 +140,7 @@ func (s *Store) resolveFor(ctx context.Context, ref, platform string) (Image, er
 	}
 	img, err := s.ResolvePlatform(ctx, ref, platform)
 	if err == nil && !isFor(want, img.Platform) {
-		err = fmt.Errorf("%w: %s is here for %s, not for %s", ErrNotFound, ref, FormatPlatform(img.Platform), FormatPlatform(want))
+		err = fmt.Errorf("%w: %s is here for %s, not for %s", ErrNotFound, ref, inWords(FormatPlatform(img.Platform)), FormatPlatform(want))
 	}
 	return img, err
 }

@@ -251,7 +251,7 @@ func choose(members []member, ref, platform string) (member, error) {
 	if platform == "" && len(members) == 1 {
 		return members[0], nil
 	}
-	return member{}, fmt.Errorf("%w: %s is here for %s, not for %s; pull or load it for that platform", ErrNotFound, ref, strings.Join(have, ", "), FormatPlatform(want))
+	return member{}, fmt.Errorf("%w: %s is here for %s, not for %s; pull or load it for that platform", ErrNotFound, ref, listed(have), FormatPlatform(want))
 }
 
 func notFound(ref string) error {

@@ -153,6 +153,27 @@ func TestRedirectTakesNoCredentials(t *testing.T) {
 	}
 }
 
+// TestRedirectStaysWithHTTP sends a client that asked by HTTPS to where others listen.
+func TestRedirectStaysWithHTTP(t *testing.T) {
+	for location, want := range map[string]string{
+		"http://other.test/x": "from HTTPS to plain HTTP", "p://user@other.test/x": "not HTTP", "file:///etc/passwd": "not HTTP", "ftp://other.test/": "not HTTP",
+	} {
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v2/" {
+				w.Header().Set("Location", location)
+				w.WriteHeader(http.StatusFound)
+			}
+		}))
+		host := strings.TrimPrefix(server.URL, "https://")
+		to, c := target(t)
+		c.config.Insecure = []string{host} // its certificate is nobody's
+		if _, err := c.Pull(t.Context(), to, host+"/some/image:1", PullOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", location, err, want)
+		}
+		server.Close()
+	}
+}
+
 // TestRefusalSaysWhatItMeans is about images that are not there, or that one may
 // not see, which registries do not tell apart.
 func TestRefusalSaysWhatItMeans(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -193,45 +194,91 @@ func TestIndexes(t *testing.T) {
 	}
 }
 
-// FuzzManifest has a registry answer with any manifest or index: nothing crashes,
-// and what is refused leaves no image.
+// FuzzManifest has a registry answer with any manifest or index, and any config. What
+// is accepted can be asked for, and of one platform: a digest is a hash, a size is that
+// of something, and no reader sees an index where another sees a manifest.
 func FuzzManifest(f *testing.F) {
 	h := newHostile(f)
 	one := h.manifest
 	mine := map[string]string{"os": "linux", "architecture": hostArch()}
 	inner := index(image.DockerIndex, h.keep(ocispec.MediaTypeImageManifest, one, mine))
-	f.Add(one, "application/json")
-	f.Add(inner, image.DockerIndex)
-	f.Add(index(ocispec.MediaTypeImageIndex, h.keep(image.DockerIndex, inner, nil)), "")
-	f.Add(index(ocispec.MediaTypeImageIndex, h.keep(ocispec.MediaTypeImageManifest, one, nil)), "text/html; charset")
-	f.Add([]byte(`{"schemaVersion":1}`), "")
-	f.Add([]byte(`{"manifests":[{"platform":{}}],"config":{}}`), "")
-	f.Fuzz(func(t *testing.T, data []byte, contentType string) {
+	var m ocispec.Manifest
+	if err := json.Unmarshal(one, &m); err != nil {
+		f.Fatal(err)
+	}
+	config := h.blobs[m.Config.Digest.String()]
+	f.Add(one, "application/json", config)
+	f.Add(inner, image.DockerIndex, []byte("null"))
+	f.Add(index(ocispec.MediaTypeImageIndex, h.keep(image.DockerIndex, inner, nil)), "", []byte("{}"))
+	f.Add(index(ocispec.MediaTypeImageIndex, h.keep(ocispec.MediaTypeImageManifest, one, nil)), "text/html; charset", []byte(`{"os":"linux","variant":"v7","x":{"y":[1.0e9]}}`))
+	f.Add(index(ocispec.MediaTypeImageIndex, h.keep(ocispec.MediaTypeImageManifest, one, map[string]string{"os": "\x1b[31m", "architecture": strings.Repeat("a", 3000)})), "", config)
+	f.Add([]byte(`{"schemaVersion":1}`), "", config)
+	f.Add([]byte(`{"manifests":[{"platform":{}}],"config":{}}`), "", []byte(`{"Config":{"Env":[null],"env":1}}`))
+	f.Fuzz(func(t *testing.T, data []byte, contentType string, config []byte) {
+		checkConfig(t, config)
 		mediaType, err := documentType(data, contentType)
 		if err != nil {
+			checkError(t, err)
 			return
 		}
 		if !isIndex(mediaType) && !isManifest(mediaType) {
 			t.Fatalf("media type %q", mediaType)
 		}
 		var m ocispec.Manifest
-		if json.Unmarshal(data, &m) == nil && checkManifest(m) == nil {
+		if json.Unmarshal(data, &m) == nil {
+			err := checkManifest(m)
+			checkError(t, err)
+			if err != nil && strings.ContainsFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("the error %q", err)
+			}
 			for _, l := range append(m.Layers, m.Config) {
-				if l.Digest.Validate() != nil || l.Size <= 0 {
+				if err == nil && (l.Digest.Validate() != nil || l.Size <= 0 || strings.ContainsAny(l.Digest.String(), "/?#% ")) {
 					t.Fatalf("accepted %+v", l)
 				}
+			}
+			if err == nil && (m.Config.Size > maxDocument || len(m.Layers) > maxLayers) {
+				t.Fatalf("accepted %d layers and a config of %d bytes", len(m.Layers), m.Config.Size)
 			}
 		}
 		var idx ocispec.Index
 		if json.Unmarshal(data, &idx) != nil {
 			return
 		}
-		all, _, err := image.Candidates(idx, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(all) > len(idx.Manifests) {
-			t.Fatalf("%d candidates of %d", len(all), len(idx.Manifests))
+		for _, platform := range []string{"", "linux/arm/v6", "windows"} {
+			all, have, err := image.Candidates(idx, platform)
+			if err != nil {
+				checkError(t, err)
+				continue
+			}
+			if len(all) > len(idx.Manifests) {
+				t.Fatalf("%d candidates of %d", len(all), len(idx.Manifests))
+			}
+			text := image.NoneFor(platform, have).Error()
+			if len(text) > 30<<10 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("the error has %d bytes: %q", len(text), text)
+			}
 		}
 	})
+}
+
+// checkConfig looks whether a config that can be read is the same once it is written
+// and read again.
+func checkConfig(t *testing.T, data []byte) {
+	var c, again image.Config
+	if json.Unmarshal(data, &c) != nil {
+		return
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatalf("%q is read, and cannot be written: %v", data, err)
+	}
+	if err := json.Unmarshal(text, &again); err != nil {
+		t.Fatalf("%q is written as %q, and cannot be read: %v", data, text, err)
+	}
+	if twice, err := json.Marshal(again); err != nil || string(twice) != string(text) {
+		t.Errorf("%q is written as %q and then as %q, %v", data, text, twice, err)
+	}
+	if c.RunsOn("") != again.RunsOn("") {
+		t.Errorf("%q is for another platform as %q", data, text)
+	}
 }

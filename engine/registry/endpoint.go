@@ -113,8 +113,12 @@ func (c *Client) endpoint(registry string, base url.URL) (*endpoint, error) {
 			if len(via) >= 10 {
 				return errors.New("it was redirected 10 times")
 			}
-			if r.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
-				return fmt.Errorf("it was redirected from HTTPS to plain HTTP, to %s", r.URL.Host)
+			switch scheme := r.URL.Scheme; {
+			case scheme == "https", scheme == via[0].URL.Scheme:
+			case scheme == "http":
+				return fmt.Errorf("it was redirected from HTTPS to plain HTTP, to %s", printable(r.URL.Host))
+			default:
+				return fmt.Errorf("it was redirected to %q, which is not HTTP", scheme)
 			}
 			// Another port, or a host below this one, is another server. Once away,
 			// the request does not get its credentials back.

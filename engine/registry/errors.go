@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // Error is a registry's refusal.
@@ -90,9 +92,11 @@ func refusal(e *endpoint, resp *http.Response, now time.Time) *Error {
 			if text == "" {
 				text = x.Code
 			}
-			texts = append(texts, printable(text))
+			if text = printable(text); text != "" {
+				texts = append(texts, text)
+			}
 		}
-		out.Text = strings.Join(texts, "; ")
+		out.Text = printable(strings.Join(texts, "; "))
 		if out.Text == "" {
 			out.Text = printable(body.Details)
 		}
@@ -125,18 +129,22 @@ func loginArgument(registry string) string {
 // printable takes out what would disturb a terminal.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if !unicode.IsPrint(r) { // characters that reverse what is written, too
 			return ' '
 		}
 		return r
 	}, s)
-	return strings.TrimSpace(s[:min(len(s), 2000)])
+	return strings.TrimSpace(strings.ToValidUTF8(s[:min(len(s), 2000)], ""))
 }
+
+// maxSeconds is the longest time that a header tells: more would be a Duration that
+// has begun again at the other end.
+const maxSeconds = math.MaxInt64 / uint64(time.Second)
 
 // retryAfter reads Retry-After, in seconds or as a date (RFC 9110, 10.2.3).
 func retryAfter(value string, now time.Time) time.Duration {
-	if n, err := strconv.Atoi(value); err == nil && n >= 0 {
-		return time.Duration(n) * time.Second
+	if n, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(n, maxSeconds)) * time.Second
 	}
 	if t, err := http.ParseTime(value); err == nil && t.After(now) {
 		return t.Sub(now)
@@ -152,7 +160,7 @@ func rateLimit(h http.Header, wait time.Duration) string {
 	var parts []string
 	if limit != "" && left != "" {
 		text := fmt.Sprintf("%s of %s requests are left", printable(left), printable(limit))
-		if n, err := strconv.Atoi(window); err == nil {
+		if n, err := strconv.ParseUint(window, 10, 64); err == nil && n <= maxSeconds {
 			text += fmt.Sprintf(" in %s", time.Duration(n)*time.Second)
 		}
 		parts = append(parts, text)

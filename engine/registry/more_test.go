@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -189,6 +191,72 @@ func TestTagsFollowPages(t *testing.T) {
 	got, err := c.Tags(t.Context(), strings.TrimPrefix(server.URL, "http://")+"/some/image")
 	if err != nil || !slices.Equal(got, []string{"1", "2", "3"}) {
 		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestLinks(t *testing.T) {
+	for line, want := range map[string]string{
+		`</v2/a/tags/list?last=1>; rel="next"`:                         "https://r.test/v2/a/tags/list?last=1",
+		`<?last=1>;rel=next`:                                           "https://r.test/v2/a/tags/list?last=1",
+		`<?p=0>; rel="prev", <?p=2>; title="a, b; c"; rel="last next"`: "https://r.test/v2/a/tags/list?p=2",
+		`<?p=2> ; REL = "Next" , <?p=3>; rel=next`:                     "https://r.test/v2/a/tags/list?p=2",
+		`<?p=0>; rel="prev"; rel="next"`:                               "",
+		`<?p=0>; title="rel=next"`:                                     "",
+		`<https://other.test/>; rel=next`:                              "",
+		`<http://r.test/>; rel=next`:                                   "",
+		`<?p=2; rel="next"`:                                            "",
+		`?p=2; rel="next"`:                                             "",
+		`<`:                                                            "",
+	} {
+		req := httptest.NewRequest(http.MethodGet, "https://r.test/v2/a/tags/list", nil)
+		resp := &http.Response{Request: req, Header: http.Header{"Link": {line}}}
+		if got := nextPage(resp); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestTagsWithoutAnEnd has a registry name a next page without an end.
+func TestTagsWithoutAnEnd(t *testing.T) {
+	tags := strings.Repeat(`"`+strings.Repeat("t", 1<<20)+`",`, 7) + `"x"`
+	for name, tt := range map[string]struct {
+		link func(asked int) string
+		tags string
+		want string // of the error; "" for success
+	}{
+		"in a circle":       {func(asked int) string { return fmt.Sprintf("?page=%d", asked%3) }, `"1"`, ""},
+		"on and on":         {func(asked int) string { return fmt.Sprintf("?page=%d", asked) }, tags, "the tags have more than 64 MiB"},
+		"without more tags": {func(asked int) string { return fmt.Sprintf("?page=%d", asked) }, ``, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "/tags/list") {
+					asked++
+					w.Header().Set("Link", "<"+tt.link(asked)+">; rel=next")
+					fmt.Fprint(w, `{"tags":[`+tt.tags+`]}`)
+				}
+			}))
+			defer server.Close()
+			_, c := target(t)
+			_, err := c.Tags(t.Context(), strings.TrimPrefix(server.URL, "http://")+"/some/image")
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("after %d pages: %v, want %q", asked, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	const longest = time.Duration(maxSeconds) * time.Second
+	for value, want := range map[string]time.Duration{
+		"": 0, "0": 0, "5": 5 * time.Second, "-5": 0, "soon": 0, "9223372037": longest, "99999999999999999999999": longest,
+		"Thu, 01 Jan 2026 00:01:00 GMT": time.Minute, "Thu, 01 Jan 2015 00:01:00 GMT": 0, "Fri, 01 Jan 9999 00:00:00 GMT": math.MaxInt64,
+	} {
+		if got := retryAfter(value, now); got != want {
+			t.Errorf("%q: %v, want %v", value, got, want)
+		}
 	}
 }
 

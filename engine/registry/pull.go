@@ -293,7 +293,7 @@ func checkManifest(m ocispec.Manifest) error {
 			return fmt.Errorf("layer %d has digest %q and %d bytes, which cannot be", i, l.Digest, l.Size)
 		}
 		if strings.Contains(l.MediaType, "encrypted") {
-			return fmt.Errorf("layer %d is encrypted (%s), which is not supported", i, l.MediaType)
+			return fmt.Errorf("layer %d is encrypted (%s), which is not supported", i, printable(l.MediaType))
 		}
 		if !image.IsLayer(l.MediaType) {
 			return fmt.Errorf("layer %d is of type %q and no file system, so this is no container image", i, printable(l.MediaType))
@@ -384,7 +384,7 @@ func (p *pull) layerOnce(ctx context.Context, l ocispec.Descriptor, diffID diges
 	err = p.repo.blob(ctx, l, w, meter)
 	var refusal *Error
 	if isForeign(l.MediaType) && errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
-		err = fmt.Errorf("it is not in the registry (%s): its maker wants it fetched from elsewhere, which is not supported", l.MediaType)
+		err = fmt.Errorf("it is not in the registry (%s): its maker wants it fetched from elsewhere, which is not supported", printable(l.MediaType))
 	}
 	if err == nil {
 		p.o.Event(Event{Layer: name, Status: "Download complete"})

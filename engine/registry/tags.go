@@ -27,6 +27,13 @@ func (c *Client) Tags(ctx context.Context, name string) ([]string, error) {
 	return slices.Compact(tags), nil
 }
 
+// What a list may have, against registries whose lists never end: far above what
+// repositories have.
+const (
+	maxPages    = 10000
+	maxTagBytes = 64 << 20
+)
+
 // tags follows the pages of a list (OCI distribution-spec, "Content Discovery").
 func (c *Client) tags(ctx context.Context, ref reference.Named) ([]string, error) {
 	endpoints, err := c.endpoints(ctx, reference.Domain(ref), false)
@@ -35,7 +42,13 @@ func (c *Client) tags(ctx context.Context, ref reference.Named) ([]string, error
 	}
 	e, repo := endpoints[0], reference.Path(ref)
 	var all []string
-	for path := "/v2/" + repo + "/tags/list"; path != ""; {
+	size := 0
+	seen := map[string]bool{}
+	// Some registries have the last page lead to itself or back to the first.
+	for path := "/v2/" + repo + "/tags/list"; path != "" && !seen[path]; {
+		if seen[path] = true; len(seen) > maxPages {
+			return nil, fmt.Errorf("registry %s: the list has more than %d pages", e, maxPages)
+		}
 		resp, err := c.do(ctx, e, call{method: http.MethodGet, path: path, scope: "repository:" + repo + ":pull", ok: []int{http.StatusOK}})
 		if err != nil {
 			return nil, err
@@ -49,11 +62,16 @@ func (c *Client) tags(ctx context.Context, ref reference.Named) ([]string, error
 			return nil, fmt.Errorf("registry %s: its answer cannot be read: %w", e, err)
 		}
 		all = append(all, page.Tags...)
-		next := nextPage(resp)
-		if next == path || len(page.Tags) == 0 {
+		for _, tag := range page.Tags {
+			size += len(tag)
+		}
+		if size > maxTagBytes {
+			return nil, fmt.Errorf("registry %s: the tags have more than %d MiB", e, maxTagBytes>>20)
+		}
+		if len(page.Tags) == 0 {
 			break
 		}
-		path = next
+		path = nextPage(resp)
 	}
 	return all, nil
 }
@@ -61,13 +79,11 @@ func (c *Client) tags(ctx context.Context, ref reference.Named) ([]string, error
 // nextPage is where the answer's Link header (RFC 8288) says that the list goes
 // on, "" at its end.
 func nextPage(resp *http.Response) string {
-	for _, link := range resp.Header.Values("Link") {
-		target, params, ok := strings.Cut(link, ";")
-		target = strings.TrimSpace(target)
-		if !ok || !strings.Contains(params, `rel="next"`) || len(target) < 2 || target[0] != '<' {
+	for _, l := range parseLinks(resp.Header.Values("Link")) {
+		if !slices.Contains(l.relations, "next") {
 			continue
 		}
-		u, err := url.Parse(target[1 : len(target)-1])
+		u, err := url.Parse(l.target)
 		if err != nil {
 			continue
 		}
@@ -78,4 +94,58 @@ func nextPage(resp *http.Response) string {
 		}
 	}
 	return ""
+}
+
+// link is one link of a Link field.
+type link struct {
+	target    string
+	relations []string // lower case
+}
+
+// parseLinks reads all Link lines of an answer, of which each may hold several
+// (RFC 8288, section 3 and appendix B.2). What cannot be read is left out.
+func parseLinks(lines []string) []link {
+	var all []link
+	for _, s := range lines {
+		for {
+			s = strings.TrimLeft(s, blanks+",")
+			rest, ok := strings.CutPrefix(s, "<")
+			if !ok {
+				break
+			}
+			var l link
+			if l.target, s, ok = strings.Cut(rest, ">"); !ok {
+				break
+			}
+			s = l.parameters(s)
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// parameters reads what belongs to a link from the start of s, and returns the rest.
+func (l *link) parameters(s string) (rest string) {
+	for {
+		rest, ok := strings.CutPrefix(strings.TrimLeft(s, blanks), ";")
+		if !ok {
+			return s
+		}
+		s = strings.TrimLeft(rest, blanks)
+		n := tokenLength(s)
+		name := strings.ToLower(s[:n])
+		s = strings.TrimLeft(s[n:], blanks)
+		value := ""
+		if v, ok := strings.CutPrefix(s, "="); ok {
+			v = strings.TrimLeft(v, blanks)
+			if n = tokenLength(v); strings.HasPrefix(v, `"`) {
+				value, s = parameterValue(v)
+			} else {
+				value, s = v[:n], v[n:]
+			}
+		}
+		if name == "rel" && l.relations == nil { // the first one counts
+			l.relations = strings.Fields(strings.ToLower(value))
+		}
+	}
 }

@@ -10,12 +10,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// FuzzUnpack unpacks any archive: nothing outside the root may change, and what
-// unpacks must unpack again to the same tree.
+// FuzzUnpack unpacks any archive: nothing outside the root may change, what unpacks
+// must unpack again to the same tree, within its limits, and no archive says anything
+// to overlayfs but by whiteouts. It ends in a time that its length bounds, and leaves
+// no descriptor open.
 func FuzzUnpack(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root: makes devices and changes owners")
@@ -34,8 +37,15 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.WriteFile(outside+"/secret", []byte("secret"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		before := describe(t, outside)
+		before, open, began := describe(t, outside), descriptors(t), cpuTime(t)
 		err := unpackBelow(t, filepath.Join(base, "one"), archive)
+		if spent := cpuTime(t) - began; spent > 10*time.Second {
+			t.Fatalf("%d bytes took %v", len(archive), spent)
+		}
+		if now := descriptors(t); now != open {
+			t.Fatalf("%d descriptors were open and %d are now", open, now)
+		}
+		checkTree(t, filepath.Join(base, "one"))
 		if after := describe(t, outside); after != before {
 			t.Fatalf("outside was\n%s\nand now is\n%s", before, after)
 		}
@@ -46,6 +56,9 @@ func FuzzUnpack(f *testing.F) {
 			t.Fatalf("first %v, then %v", err, again)
 		}
 		if err != nil {
+			if strings.TrimSpace(err.Error()) == "" || len(err.Error()) > 3*unix.PathMax*len(`\x00`) {
+				t.Fatalf("an error of %d bytes", len(err.Error()))
+			}
 			return
 		}
 		if err := compareTrees(t.Context(), base+"/one", base+"/two", ".", "trusted.overlay."); err != nil {
@@ -54,12 +67,66 @@ func FuzzUnpack(f *testing.F) {
 	})
 }
 
+// fuzzLimits are what an archive may unpack to here.
+var fuzzLimits = Limits{Bytes: 16 << 20, Entries: 1000}
+
+// checkTree looks for what no archive may bring about.
+func checkTree(t *testing.T, root string) {
+	var bytes int64
+	entries := 0
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		entries++
+		st := lstat(t, path)
+		if st.Mode&unix.S_IFMT == unix.S_IFREG && !seen[st.Ino] {
+			seen[st.Ino] = true
+			bytes += st.Size
+		}
+		x, err := readXattrs(path)
+		for name, value := range x {
+			overlay := strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
+			if overlay && (name != "trusted.overlay.opaque" || value != "y" || st.Mode&unix.S_IFMT != unix.S_IFDIR) {
+				t.Errorf("%s has %s=%q", path, name, value)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes > fuzzLimits.Bytes || entries > fuzzLimits.Entries+1 {
+		t.Errorf("there are %d files with %d bytes, more than the limits", entries, bytes)
+	}
+}
+
+// descriptors is how many files this process has open.
+func descriptors(t *testing.T) int {
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+// cpuTime is what this process has used, which does not depend on what else runs on
+// the machine.
+func cpuTime(t *testing.T) time.Duration {
+	var use unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &use); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
+}
+
 // unpackBelow unpacks archive to the new directory dir.
 func unpackBelow(t *testing.T, dir string, archive []byte) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	u, err := newUnpacker(dir, "trusted.overlay.", Limits{Bytes: 16 << 20, Entries: 1000})
+	u, err := newUnpacker(dir, "trusted.overlay.", fuzzLimits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +211,9 @@ func unpackSeeds() [][]entry {
 		{dir("a", 0), file("a/.wh.1", ""), file(".wh.a", ""), file("a/2", ""), file("a/.wh..wh..opq", ""), file(".wh..", ""), file(".wh..wh.plnk", "")},
 		{file(".wh.d", ""), dir("d", 0), file("d/x", ""), file(".wh.e", ""), file("e/f/g", ""), hardlink("h", ".wh.e")},
 		{file(strings.Repeat("n", 300), ""), file(strings.Repeat("d/", 400)+"f", "deep"), symlink("long", strings.Repeat("t", 5000))},
+		{file(strings.Repeat("d/", 3000)+"f", ""), file("x", "")},
+		{dir(strings.Repeat("d/", 1500), 0), symlink("l", strings.Repeat("d/", 1500)), file(strings.Repeat("l/", 3)+"f", ""), file(strings.Repeat("l/../", 700)+"f", "")},
+		{file("a/b/c", ""), file("a", ""), file("a/b", ""), dir("a", 0), file("a/b/c/d", ""), file(".wh.e", ""), file("e/f", ""), file("e", ""), dir("e", 0)},
 		{xattrs, onLink, setuid, hardlink("y", "x"), file("zeros", strings.Repeat("\x00", 8192)+"end")},
 	}
 }

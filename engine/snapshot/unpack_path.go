@@ -13,8 +13,16 @@ import (
 	"github.com/stack-run/stack/internal/inode"
 )
 
-// maxLinks is how many links a path may contain, as in the kernel.
-const maxLinks = 40
+const (
+	// maxLinks is how many links a path may contain, as in the kernel.
+	maxLinks = 40
+	// maxPath is the length of a path that the kernel takes (PATH_MAX without the
+	// final zero). Nobody could name what lies deeper.
+	maxPath = unix.PathMax - 1
+	// maxSteps is how many names a path may have with those of the links in it: twice
+	// what fits into a path without any.
+	maxSteps = unix.PathMax
+)
 
 func (u *unpacker) forgetParent() {
 	if u.parent.fd >= 0 {
@@ -51,12 +59,17 @@ func (u *unpacker) openDir(dir string) (int, error) {
 func (u *unpacker) walk(dir string) (fd int, real string, err error) {
 	todo := strings.Split(dir, "/")
 	var at []string // real path so far
+	length := 0     // of at, with a slash for each name
 	if fd, err = u.dup(); err != nil {
 		return -1, "", err
 	}
-	for links := 0; len(todo) > 0; {
+	for links, steps := 0, 0; len(todo) > 0; {
 		name := todo[0]
 		todo = todo[1:]
+		if steps++; steps > maxSteps {
+			unix.Close(fd)
+			return -1, "", fmt.Errorf("directory %q leads through more than %d names", dir, maxSteps)
+		}
 		var next int
 		var target string
 		switch name {
@@ -64,13 +77,19 @@ func (u *unpacker) walk(dir string) (fd int, real string, err error) {
 			continue
 		case "..":
 			if len(at) > 0 {
+				length -= len(at[len(at)-1]) + 1
 				at = at[:len(at)-1]
 			}
-			next, err = u.openReal(path.Join(at...))
+			next, err = u.openReal(strings.Join(at, "/"))
 		default:
-			next, target, err = u.step(fd, name, path.Join(append(at, name)...))
-			if target == "" {
-				at = append(at, name)
+			at = append(at, name)
+			if length += len(name) + 1; length > maxPath {
+				unix.Close(fd)
+				return -1, "", fmt.Errorf("directory %q: %w", dir, unix.ENAMETOOLONG)
+			}
+			if next, target, err = u.step(fd, name, at); target != "" {
+				length -= len(name) + 1
+				at = at[:len(at)-1]
 			}
 		}
 		if err != nil {
@@ -86,7 +105,7 @@ func (u *unpacker) walk(dir string) (fd int, real string, err error) {
 			if !strings.HasPrefix(target, "/") {
 				continue
 			}
-			at = nil
+			at, length = nil, 0
 			if next, err = u.dup(); err != nil {
 				unix.Close(fd)
 				return -1, "", err
@@ -102,15 +121,15 @@ func (u *unpacker) walk(dir string) (fd int, real string, err error) {
 }
 
 // step opens the directory name in fd, making it if it is missing, or returns
-// where the link name points to.
-func (u *unpacker) step(fd int, name, real string) (next int, target string, err error) {
+// where the link name points to. at is its path without links.
+func (u *unpacker) step(fd int, name string, at []string) (next int, target string, err error) {
 	for {
 		next, err = unix.Openat(fd, name, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err == nil {
 			return next, "", nil
 		}
 		if errors.Is(err, unix.ENOENT) {
-			if err := u.imply(fd, name, real); err != nil {
+			if err := u.imply(fd, name, strings.Join(at, "/")); err != nil {
 				return -1, "", err
 			}
 			continue
@@ -125,12 +144,13 @@ func (u *unpacker) step(fd int, name, real string) (next int, target string, err
 		}
 		white, statErr := isWhiteoutAt(fd, name)
 		if statErr != nil || !white {
-			return -1, "", fmt.Errorf("%q is not a directory", real)
+			return -1, "", fmt.Errorf("%q is not a directory", strings.Join(at, "/"))
 		}
 		// The lower one was deleted, and this is a new directory.
 		if err := unix.Unlinkat(fd, name, 0); err != nil {
 			return -1, "", err
 		}
+		real := strings.Join(at, "/")
 		if err := u.imply(fd, name, real); err != nil {
 			return -1, "", err
 		}
@@ -143,6 +163,13 @@ func (u *unpacker) step(fd int, name, real string) (next int, target string, err
 
 // imply makes a directory that the archive has no entry for, at least not yet.
 func (u *unpacker) imply(fd int, name, real string) error {
+	u.made++
+	if err := u.limits.checkEntries(u.info.Entries + u.made); err != nil {
+		return err
+	}
+	if err := u.remember(real); err != nil {
+		return err
+	}
 	if err := unix.Mkdirat(fd, name, 0o755); err != nil {
 		return err
 	}
@@ -198,12 +225,7 @@ func (u *unpacker) makeRoom(parent int, base string, h *tar.Header) error {
 		if h.Typeflag == tar.TypeDir {
 			return errDirectoryStays
 		}
-		real := path.Join(u.parent.real, base)
-		for name := range u.implied {
-			if name == real || strings.HasPrefix(name, real+"/") {
-				delete(u.implied, name)
-			}
-		}
+		u.replaced = true
 		return removeTreeAt(parent, base)
 	}
 	if err := unix.Unlinkat(parent, base, 0); err != nil {

@@ -336,3 +336,52 @@ func TestLimitsDoNotOverflow(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNamesWithoutAnEnd is about archives that are small, and would have stack make
+// directories, or remember names, until its memory is full.
+func TestNamesWithoutAnEnd(t *testing.T) {
+	needRoot(t)
+	deep := strings.Repeat(strings.Repeat("d", 250)+"/", 12)
+	for name, tt := range map[string]struct {
+		entries []entry
+		want    string // of the error; "" for success
+	}{
+		"a name as long as a path": {[]entry{file(strings.Repeat("d/", 480)+"f", "")}, ""},
+		"a longer one":             {[]entry{file(strings.Repeat("d/", 1<<18)+"f", "")}, unix.ENAMETOOLONG.Error()},
+		"a link to a longer one":   {[]entry{hardlink("h", strings.Repeat("d/", 1<<18)+"f")}, unix.ENAMETOOLONG.Error()},
+		"a longer one by links":    {[]entry{symlink("l", deep), symlink(deep+"l", deep), file("l/l/f", "")}, unix.ENAMETOOLONG.Error()},
+		"links there and back": {[]entry{
+			symlink("l", strings.Repeat("d/../", 800)), file("l/l/l/f", ""),
+		}, "leads through more than"},
+		"more directories than entries may be": {[]entry{
+			file("a/"+strings.Repeat("d/", 480)+"f", ""), file("b/"+strings.Repeat("d/", 480)+"f", ""), file("c/"+strings.Repeat("d/", 480)+"f", ""),
+		}, "more than 1000 entries"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := cpuTime(t)
+			err := unpackBelow(t, filepath.Join(t.TempDir(), "root"), archiveOf(t, tt.entries...))
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if err != nil && len(err.Error()) > 30<<10 {
+				t.Errorf("the error has %d bytes", len(err.Error()))
+			}
+			if spent := cpuTime(t) - began; spent > 10*time.Second {
+				t.Errorf("it took %v", spent)
+			}
+		})
+	}
+}
+
+// TestImpliedDirectoriesThatAreReplaced has directories that no entry names go with
+// one above them, and come again.
+func TestImpliedDirectoriesThatAreReplaced(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	layers := unpack(t, s, archiveOf(t, dir(".", 0), file("a/b/c/f", ""), file("a", ""), file("x/y/f", ""), file("x", ""), dir("x", 0), file("x/y/f", ""),
+		file("u/v/w/f", ""), file("u/v", ""), dir("u/v", 0), dir("u/v/w", 0), file("l/m/f", ""), symlink("l", "u")))
+	info, err := s.Layer(layers[0])
+	if want := []string{"u", "x/y"}; err != nil || !slices.Equal(info.Implied, want) {
+		t.Errorf("implied are %q, %v, want %q", info.Implied, err, want)
+	}
+}

@@ -27,7 +27,12 @@ type unpacker struct {
 	parent  parentDir
 	dirs    []dirTime
 	implied map[string]bool
-	buf     []byte
+	// made counts the directories that were made without an entry of their own.
+	made int
+	// replaced says that a directory was removed, and what implied has below it.
+	replaced bool
+	names    int // bytes of names that are remembered
+	buf      []byte
 }
 
 // parentDir is the directory of the last entry; the next one is mostly in it too.
@@ -69,6 +74,7 @@ func (u *unpacker) unpack(r io.Reader) error {
 	for {
 		h, err := archive.Next()
 		if err == io.EOF {
+			u.forgetReplaced()
 			return u.setDirTimes()
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -78,14 +84,14 @@ func (u *unpacker) unpack(r io.Reader) error {
 			return fmt.Errorf("the archive cannot be read: %w", err)
 		}
 		u.info.Entries++
-		if err := u.limits.checkEntries(u.info.Entries); err != nil {
+		if err := u.limits.checkEntries(u.info.Entries + u.made); err != nil {
 			return err
 		}
 		if err := u.entry(h, archive); err != nil {
 			if errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("the archive is truncated, in %q", h.Name)
+				return fmt.Errorf("the archive is truncated, in %q", inWords(h.Name))
 			}
-			return fmt.Errorf("entry %q: %w", h.Name, err)
+			return fmt.Errorf("entry %q: %w", inWords(h.Name), err)
 		}
 	}
 }
@@ -128,11 +134,52 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	}
 }
 
+// maxNames bounds the memory that a layer's names take. An entry of a few bytes,
+// once it is compressed, may imply two thousand directories, or name one in four
+// thousand bytes.
+const maxNames = 256 << 20
+
+// remember counts the name of a directory that is kept until the end.
+func (u *unpacker) remember(name string) error {
+	if u.names += len(name); u.names > maxNames {
+		return fmt.Errorf("the names of its directories have more than %d MiB, the limit for one layer", maxNames>>20)
+	}
+	return nil
+}
+
+// forgetReplaced takes out of implied what went with a directory that an entry
+// replaced. Whatever made a directory of that name again has corrected it. To do
+// this at each replacement would take a time that grows with its square.
+func (u *unpacker) forgetReplaced() {
+	if !u.replaced {
+		return
+	}
+	for name := range u.implied {
+		fd, err := u.openReal(name)
+		if err != nil {
+			delete(u.implied, name)
+			continue
+		}
+		unix.Close(fd)
+	}
+}
+
+// inWords is a name for a message: one may have a million bytes.
+func inWords(name string) string {
+	if len(name) <= maxPath {
+		return name
+	}
+	return name[:100] + "…"
+}
+
 // localName cleans an entry's name. Absolute names count from the root. One
 // that leads out of it is an error, because no honest archive has it.
 func localName(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", errors.New("its name contains a zero byte")
+	}
+	if len(name) > maxPath {
+		return "", fmt.Errorf("a name of %d bytes: %w", len(name), unix.ENAMETOOLONG)
 	}
 	clean := path.Clean(strings.TrimLeft(name, "/"))
 	if clean == ".." || strings.HasPrefix(clean, "../") {
@@ -185,6 +232,9 @@ func (u *unpacker) directoryAttributes(parent int, base string, h *tar.Header) e
 	}
 	defer unix.Close(fd)
 	name := path.Join(u.parent.real, base)
+	if err := u.remember(name); err != nil {
+		return err
+	}
 	delete(u.implied, name)
 	u.dirs = append(u.dirs, dirTime{name, uint32(h.Mode & 0o7777), h.ModTime})
 	return u.setAttributes(fd, h)
@@ -289,7 +339,7 @@ func allZero(p []byte) bool {
 func (u *unpacker) hardLink(parent int, base, target string) error {
 	name, err := localName(target)
 	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", target, err)
+		return fmt.Errorf("hard link to %q: %w", inWords(target), err)
 	}
 	dir, file := path.Split(name)
 	fd, err := u.openDir(path.Clean(dir))

@@ -1,12 +1,12 @@
 package dns
 
 import (
-	"context"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -118,20 +118,6 @@ func TestNonsenseIsAnsweredOrIgnored(t *testing.T) {
 	}
 }
 
-func FuzzRespond(f *testing.F) {
-	q := new(dns.Msg)
-	q.SetQuestion("web.", dns.TypeA)
-	b, _ := q.Pack()
-	f.Add(b)
-	s := &Server{Zones: oneZone{NewZone([]Record{{Names: []string{"web"}, IPv4: addr("10.0.0.1")}})}, Forward: NewForwarder()}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		out := s.respond(context.Background(), &View{Networks: []Network{{"net", "n"}}}, b, false)
-		if out != nil && (len(out) < 12 || out[0] != b[0] || out[1] != b[1] || out[2]&0x80 == 0) {
-			t.Errorf("answer % x to % x", out, b)
-		}
-	})
-}
-
 // A forged answer does not end the wait for the true one.
 func TestForgedAnswers(t *testing.T) {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -167,6 +153,86 @@ func TestForgedAnswers(t *testing.T) {
 	m := new(dns.Msg)
 	if err != nil || m.Unpack(out) != nil || m.Id != q.Id || m.Question[0].Name != "world.test." || !m.Response {
 		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// TestRememberedAnswersGrowOld has answers lose time to live, and nothing else.
+func TestRememberedAnswersGrowOld(t *testing.T) {
+	q := new(dns.Msg)
+	q.SetQuestion("www.example.", dns.TypeA)
+	m := soa(q, dns.RcodeNameError, "60", "60")
+	m.SetEdns0(1232, true)
+	m.Compress = true
+	rr, _ := dns.NewRR("x.example. 5 IN NS ns.example.")
+	m.Ns = append(m.Ns, rr)
+	packed, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := slices.Clone(packed)
+	if !growOld(old, 20) || len(old) != len(packed) {
+		t.Fatalf("% x is % x", packed, old)
+	}
+	got := new(dns.Msg)
+	if err := got.Unpack(old); err != nil || got.Ns[0].Header().Ttl != 40 || got.Ns[1].Header().Ttl != 0 || got.IsEdns0().String() != m.IsEdns0().String() {
+		t.Errorf("%v, %v", got, err)
+	}
+	got.Ns[0].Header().Ttl, got.Ns[1].Header().Ttl, got.Compress = 60, 5, true
+	if back, err := got.Pack(); err != nil || !slices.Equal(back, packed) {
+		t.Errorf("% x is % x, %v", packed, back, err)
+	}
+	for n := range packed {
+		growOld(slices.Concat(packed[:n], make([]byte, max(0, 12-n))), 1) // what is cut is no fault
+	}
+}
+
+// TestManyConnections opens more connections than are served at a time.
+func TestManyConnections(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := &Server{Zones: oneZone{NewZone([]Record{{Names: []string{"web"}, IPv4: addr("10.0.0.1")}})}, Forward: NewForwarder()}
+	v := &View{Networks: []Network{{"net", "n"}}}
+	go s.ServeTCP(l, func() *View { return v })
+	ask := func() (net.Conn, error) {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writeFramed(conn, question(t, "web.", dns.TypeA)); err == nil {
+			_, err = readFramed(conn)
+			return conn, err
+		}
+		return conn, err
+	}
+	var open []net.Conn
+	refused := 0
+	for range maxConversations + 20 {
+		conn, err := ask()
+		t.Cleanup(func() { conn.Close() })
+		if open = append(open, conn); err != nil {
+			refused++
+		}
+	}
+	if refused != 20 {
+		t.Errorf("%d connections of %d are refused", refused, len(open))
+	}
+	for _, conn := range open {
+		conn.Close()
+	}
+	// The server sees them end one after the other.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		conn, err := ask()
+		conn.Close()
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("when all have ended: %v", err)
+		}
 	}
 }
 

@@ -270,7 +270,19 @@ func (f *Forwarder) mute(r Route) bool {
 func (f *Forwarder) answered(r Route, server netip.AddrPort) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.health[way{r.Scope, server}] = health{answered: time.Now()}
+	f.know(way{r.Scope, server}, health{answered: time.Now()})
+}
+
+// maxHealth is of how many servers something is known. A container that has servers of
+// its own is a scope, and more come and go than ever run together.
+const maxHealth = 4096
+
+// know keeps what is known of a server. Callers hold mu.
+func (f *Forwarder) know(w way, h health) {
+	if _, known := f.health[w]; !known && len(f.health) >= maxHealth {
+		clear(f.health) // it only decides who is asked first
+	}
+	f.health[w] = h
 }
 
 // passed demotes servers that have said nothing, to this question or any other,
@@ -286,7 +298,7 @@ func (f *Forwarder) passed(r Route, asked []netip.AddrPort, done []bool, start t
 		w := way{r.Scope, s}
 		if h := f.health[w]; i < len(done) && !done[i] && h.answered.Before(start) {
 			h.demoted = now.Add(demotion)
-			f.health[w] = h
+			f.know(w, h)
 		}
 	}
 }
@@ -299,7 +311,7 @@ func (f *Forwarder) silence(r Route, servers []netip.AddrPort, start time.Time) 
 		w := way{r.Scope, s}
 		if h := f.health[w]; h.answered.Before(start) {
 			h.mute = true
-			f.health[w] = h
+			f.know(w, h)
 		}
 	}
 }

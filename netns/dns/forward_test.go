@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -338,5 +339,56 @@ func TestSameQuestions(t *testing.T) {
 	ids.Range(func(any, any) bool { n++; return true })
 	if n != 1 {
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// TestLongAnswers is about servers that send more over UDP than the client takes, and
+// about answers that are long once their names are written out.
+func TestLongAnswers(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t, false, func(w dns.ResponseWriter, q *dns.Msg) *dns.Msg {
+		m := soa(q, dns.RcodeNameError, "60", "60")
+		m.Compress = true
+		for range 15 {
+			rr, _ := dns.NewRR("a.long.name.of.many.labels." + q.Question[0].Name + " 60 IN NS ns." + q.Question[0].Name)
+			m.Ns = append(m.Ns, rr)
+		}
+		if strings.HasPrefix(q.Question[0].Name, "longer") {
+			m.Ns = append(m.Ns, m.Ns...)
+			m.Ns = append(m.Ns, m.Ns...)
+		}
+		return m
+	})
+	a := newAsker(t, u)
+	for range 2 {
+		if m, _ := a.ask("long.example.test"); m.Truncated || m.Rcode != dns.RcodeNameError || len(m.Ns) != 16 {
+			t.Errorf("the answer is %v", m)
+		}
+		if n := u.asked.Load(); n != 1 {
+			t.Errorf("the server was asked %d times", n)
+		}
+	}
+	q := question(t, "longer.example.test.", dns.TypeA)
+	for range 2 {
+		out := a.s.respond(t.Context(), a.v, q, false)
+		m := new(dns.Msg)
+		if err := m.Unpack(out); err != nil || len(out) > 512 || !m.Truncated || m.Rcode != dns.RcodeNameError || len(m.Question) != 1 {
+			t.Errorf("%d bytes, %v: %v", len(out), err, m)
+		}
+	}
+}
+
+// Containers with servers of their own come and go, and leave nothing behind.
+func TestHealthIsBounded(t *testing.T) {
+	f := NewForwarder()
+	server := netip.MustParseAddrPort("192.0.2.1:53")
+	for i := range 3 * maxHealth {
+		r := Route{Scope: fmt.Sprint(i), Servers: []netip.AddrPort{server}}
+		f.answered(r, server)
+		f.silence(r, r.Servers, time.Now())
+		f.passed(r, r.Servers, []bool{false}, time.Now().Add(-time.Minute))
+	}
+	if n := len(f.health); n > maxHealth {
+		t.Errorf("%d servers are known", n)
 	}
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"encoding/binary"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ const (
 	// maxNegativeTTL keeps what RFC 2308 section 5 lets live for hours from outliving
 	// somebody's patience who has just made the name.
 	maxNegativeTTL = 5 * time.Minute
+	// maxNegativeSize is how many bytes an answer and its question may have to be
+	// remembered. Few have as many as 1000, and a server could send 64 KiB.
+	maxNegativeSize = 4096
 )
 
 // negatives remembers answers that say there is no such name or no such record
@@ -25,7 +29,7 @@ type negatives struct {
 }
 
 type negativeAnswer struct {
-	msg      *dns.Msg
+	packed   []byte // an unpacked one can be many times as large
 	got      time.Time
 	lifetime time.Duration
 }
@@ -33,7 +37,7 @@ type negativeAnswer struct {
 // note remembers an answer if it is one to be remembered.
 func (n *negatives) note(key flightKey, packed []byte) {
 	m := new(dns.Msg)
-	if m.Unpack(packed) != nil {
+	if len(key.question)+len(packed) > maxNegativeSize || m.Unpack(packed) != nil {
 		return
 	}
 	lifetime, ok := negativeLifetime(m)
@@ -54,7 +58,7 @@ func (n *negatives) note(key flightKey, packed []byte) {
 			delete(n.answers, k)
 		}
 	}
-	n.answers[key] = negativeAnswer{m, now, lifetime}
+	n.answers[key] = negativeAnswer{slices.Clone(packed), now, lifetime}
 }
 
 // find returns the packed answer to a question that was asked before in the same
@@ -71,19 +75,41 @@ func (n *negatives) find(key flightKey, q Query) []byte {
 	if !ok {
 		return nil
 	}
-	m := *a.msg
-	m.Id = uint16(q.Packed[0])<<8 | uint16(q.Packed[1])
-	m.Ns = slices.Clone(m.Ns)
-	for i, rr := range m.Ns {
-		aged := dns.Copy(rr)
-		aged.Header().Ttl -= min(aged.Header().Ttl, uint32(age/time.Second))
-		m.Ns[i] = aged
-	}
-	b, err := m.Pack()
-	if err != nil {
+	b := slices.Clone(a.packed)
+	if !growOld(b, uint32(age/time.Second)) {
 		return nil
 	}
+	copy(b, q.Packed[:2])
 	return b
+}
+
+// growOld takes seconds off what the records of the authority section of an answer without
+// others have to live. All else stays as the server sent it: what is read and written
+// anew may be longer, and not be what it was.
+func growOld(packed []byte, seconds uint32) bool {
+	off, ok := 12, true
+	skipName := func() {
+		var err error
+		if _, off, err = dns.UnpackDomainName(packed, off); err != nil {
+			ok = false
+		}
+	}
+	for range binary.BigEndian.Uint16(packed[4:]) {
+		if skipName(); !ok {
+			return false
+		}
+		off += 4 // type and class
+	}
+	for range binary.BigEndian.Uint16(packed[8:]) {
+		const header = 10 // type, class, time to live, length
+		if skipName(); !ok || off+header > len(packed) {
+			return false
+		}
+		ttl := binary.BigEndian.Uint32(packed[off+4:])
+		binary.BigEndian.PutUint32(packed[off+4:], ttl-min(ttl, seconds))
+		off += header + int(binary.BigEndian.Uint16(packed[off+8:]))
+	}
+	return off <= len(packed)
 }
 
 // negativeLifetime is how long an answer may be kept, for one that says that there

@@ -19,6 +19,9 @@ const (
 	tcpIdle = 10 * time.Second
 	// Questions under way to upstream servers; more are answered SERVFAIL.
 	maxForwards = 1024
+	// TCP connections of one listener at a time; more are closed at once. A container
+	// must not take the descriptors that its supervisor needs.
+	maxConversations = 128
 )
 
 // Server answers the questions of many clients.
@@ -126,7 +129,23 @@ func (s *Server) respond(ctx context.Context, v *View, packed []byte, tcp bool) 
 		}
 		return refuse(q, dns.RcodeServerFailure, tcp)
 	}
-	return answer
+	return fit(answer, q, tcp)
+}
+
+// fit returns an answer that the client takes. A server that sends more over UDP than
+// it was told is not to make us do so; the client asks again over TCP.
+func fit(answer []byte, q *dns.Msg, tcp bool) []byte {
+	if tcp || len(answer) <= clientSize(q) {
+		return answer
+	}
+	m := new(dns.Msg)
+	m.SetRcode(q, int(answer[3]&0xf))
+	m.RecursionAvailable = true
+	m.Truncated = true
+	if opt := q.IsEdns0(); opt != nil {
+		m.SetEdns0(max(opt.UDPSize(), dns.MinMsgSize), false)
+	}
+	return pack(m, q, tcp)
 }
 
 func refuse(q *dns.Msg, rcode int, tcp bool) []byte {
@@ -139,10 +158,13 @@ func refuse(q *dns.Msg, rcode int, tcp bool) []byte {
 	return pack(m, q, tcp)
 }
 
+// maxPayload is how much fits into a datagram over IPv4, beside the headers.
+const maxPayload = 65535 - 20 - 8
+
 // clientSize is the largest answer that the client takes over UDP.
 func clientSize(q *dns.Msg) int {
 	if opt := q.IsEdns0(); opt != nil {
-		return max(dns.MinMsgSize, int(opt.UDPSize()))
+		return min(max(dns.MinMsgSize, int(opt.UDPSize())), maxPayload)
 	}
 	return dns.MinMsgSize
 }
@@ -202,6 +224,7 @@ func (s *Server) ServeUDP(conn *net.UDPConn, view func() *View) {
 func (s *Server) ServeTCP(l net.Listener, view func() *View) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	slots := make(chan struct{}, maxConversations)
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -210,7 +233,15 @@ func (s *Server) ServeTCP(l net.Listener, view func() *View) {
 		if err != nil {
 			continue // the client is gone already
 		}
-		go s.converse(ctx, conn, view)
+		select {
+		case slots <- struct{}{}:
+			go func() {
+				defer func() { <-slots }()
+				s.converse(ctx, conn, view)
+			}()
+		default:
+			conn.Close()
+		}
 	}
 }
 

@@ -410,7 +410,8 @@ func (g *guard) serve(conn int, served chan struct{}) {
 		fd := received(oob[:oobn])
 		g.mu.Lock()
 		g.drop(name)
-		if verb == "hold" && fd >= 0 {
+		keep := verb == "hold" && fd >= 0 && listable(name)
+		if keep {
 			g.held = append(g.held, heldFD{name, fd})
 		}
 		if g.role == Guardian && !g.promote {
@@ -420,8 +421,21 @@ func (g *guard) serve(conn int, served chan struct{}) {
 			}
 			syscall.Sendmsg(ControlFD, buf[:n], rights, nil, syscall.MSG_NOSIGNAL)
 		}
+		if fd >= 0 && !keep {
+			syscall.Close(fd)
+		}
 		g.mu.Unlock()
 	}
+}
+
+// listable tells whether a name can stand in EnvFDs.
+func listable(name string) bool {
+	for i := 0; i < len(name); i++ {
+		if name[i] == '\n' || name[i] == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (g *guard) drop(name string) {
