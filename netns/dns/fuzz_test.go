@@ -247,15 +247,13 @@ func FuzzUpstream(f *testing.F) {
 			}
 			readable := m.Unpack(out) == nil
 			if asked == before { // it was remembered
-				if len(out) != len(sent) {
-					t.Errorf("% x is remembered as % x", sent, out)
-				}
-				if !readable || first == nil || m.Rcode != first.Rcode || len(m.Answer) > 0 || len(m.Ns) != len(first.Ns) {
-					t.Fatalf("the answer that is remembered of\n%v\nis\n%v", first, m)
+				// A name may point to the ID or a time to live, and cannot be read then.
+				if first == nil || len(first.Answer) > 0 || len(out) != len(sent) || !bytes.Equal(out[2:12], sent[2:12]) {
+					t.Fatalf("% x is remembered as % x", sent, out)
 				}
 				for i, rr := range m.Ns {
-					if was := first.Ns[i].Header().Ttl; rr.Header().Ttl > was {
-						t.Errorf("%v lives longer than %d", rr, was)
+					if readable && i < len(first.Ns) && rr.Header().Ttl > first.Ns[i].Header().Ttl {
+						t.Errorf("%v was %v", rr, first.Ns[i])
 					}
 				}
 			}
