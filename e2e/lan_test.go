@@ -31,21 +31,33 @@ const (
 // of its own. Functions run on its thread open their sockets there.
 type lan struct{ work chan func() }
 
+// offMainThread runs fn on a thread that ends with it, and so do the namespaces that fn
+// enters. It is another one than the first, which would go on, and whose namespaces are
+// what /proc/self shows.
+func offMainThread(fn func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return // still locked
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); offMainThread(fn) }()
+	<-done
+	runtime.UnlockOSThread()
+}
+
 // newLAN connects the machine to a local network that has a DNS server (which
 // knows example.test) and a web server that answers with the client's address.
 func newLAN(t *testing.T) *lan {
 	t.Helper()
 	l := &lan{work: make(chan func())}
 	ready := make(chan error)
-	go func() {
-		// The thread is never unlocked, so it ends with the goroutine and the
-		// namespace with it.
-		runtime.LockOSThread()
+	go offMainThread(func() {
 		ready <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range l.work {
 			f()
 		}
-	}()
+	})
 	if err := <-ready; err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -27,13 +26,12 @@ func newSide(t *testing.T) *lan {
 	t.Helper()
 	l := &lan{work: make(chan func())}
 	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread() // as in newLAN
+	go offMainThread(func() { // as in newLAN
 		ready <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range l.work {
 			f()
 		}
-	}()
+	})
 	must(t, <-ready)
 	t.Cleanup(func() { close(l.work) })
 	var ns int
