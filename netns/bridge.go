@@ -201,7 +201,7 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 		return err
 	}
 	if len(elements) == 0 {
-		return nil
+		return m.leaveGuards(endpoints)
 	}
 	left, err := m.table.Bridges()
 	if err != nil {
@@ -211,7 +211,7 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 		return slices.ContainsFunc(records, func(r record) bool { return r.Bridge == bridge })
 	})
 	if len(left) > 0 {
-		return m.table.Delete(elements)
+		return errors.Join(m.table.Delete(elements), m.leaveGuards(endpoints))
 	}
 	m.leaveFirewalls([]nft.LinkPattern{{Name: m.linkPrefix(), Prefix: true}})
 	return m.table.Remove()

@@ -75,6 +75,18 @@ func TestGuardedPorts(t *testing.T) {
 	if n := l.ports(); n != 0 {
 		t.Errorf("%d elements with a guest that may use any address", n)
 	}
+	// One that goes with its network, while another network stays.
+	l.network(NetworkSpec{Name: "third"})
+	last, err := l.Attach(t.Context(), EndpointSpec{ID: "last", OwnAddresses: true, Networks: on("third")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RemoveWith(t.Context(), []*Endpoint{last}, "third"); err != nil {
+		t.Fatal(err)
+	}
+	if n := l.ports(); n != 0 {
+		t.Errorf("%d elements of an endpoint that went with its network", n)
+	}
 	b := l.attach(EndpointSpec{ID: "b", OwnAddresses: true, Networks: []Attachment{{Network: "front"}}})
 	left := guards(b)
 	// Of an endpoint that is gone without a word.

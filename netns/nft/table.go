@@ -290,6 +290,14 @@ func (t *Table) Bridges() ([]string, error) {
 
 // Remove deletes the tables; one that is not there is not an error.
 func (t *Table) Remove() error {
+	// Both in one transaction, since each has the kernel wait for its packets.
+	both := &nftables.Conn{}
+	for _, r := range t.rulesets() {
+		both.DelTable(r.table())
+	}
+	if err := both.Flush(); err == nil {
+		return nil
+	}
 	var errs []error
 	for _, r := range t.rulesets() {
 		c := &nftables.Conn{}
