@@ -9,13 +9,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/thread"
 )
 
 // The machine's addresses on the local network, and those of the computer at
@@ -31,28 +32,13 @@ const (
 // of its own. Functions run on its thread open their sockets there.
 type lan struct{ work chan func() }
 
-// offMainThread runs fn on a thread that ends with it, and so do the namespaces that fn
-// enters. It is another one than the first, which would go on, and whose namespaces are
-// what /proc/self shows.
-func offMainThread(fn func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		fn()
-		return // still locked
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); offMainThread(fn) }()
-	<-done
-	runtime.UnlockOSThread()
-}
-
 // newLAN connects the machine to a local network that has a DNS server (which
 // knows example.test) and a web server that answers with the client's address.
 func newLAN(t *testing.T) *lan {
 	t.Helper()
 	l := &lan{work: make(chan func())}
 	ready := make(chan error)
-	go offMainThread(func() {
+	go thread.Own(func() { // whose namespace ends with it
 		ready <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range l.work {
 			f()

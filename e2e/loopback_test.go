@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/thread"
 )
 
 // The machine's second local network, and the neighbour on it.
@@ -26,7 +28,7 @@ func newSide(t *testing.T) *lan {
 	t.Helper()
 	l := &lan{work: make(chan func())}
 	ready := make(chan error)
-	go offMainThread(func() { // as in newLAN
+	go thread.Own(func() { // as in newLAN
 		ready <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range l.work {
 			f()

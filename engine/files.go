@@ -7,13 +7,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/internal/thread"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -105,12 +105,13 @@ func mountApart(run string, root *os.File, mounts []volumes.ResolvedMount) (*Fil
 	ready, done, ended := make(chan result), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		goruntime.LockOSThread() // never unlocked: the namespace goes with the thread
-		at, err := attachAll(dir, root, mounts)
-		ready <- result{at, err}
-		<-done
-		// The thread's end would not wait for this.
-		unix.Unmount(dir, unix.MNT_DETACH)
+		thread.Own(func() { // the namespace goes with the thread
+			at, err := attachAll(dir, root, mounts)
+			ready <- result{at, err}
+			<-done
+			// The thread's end would not wait for this.
+			unix.Unmount(dir, unix.MNT_DETACH)
+		})
 	}()
 	r := <-ready
 	end := func() error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	goruntime "runtime"
 	"strings"
 	"sync"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/seccomp"
+	"github.com/stack-run/stack/internal/thread"
 )
 
 // hasCapability tells which capabilities this process can pass on: those of its
@@ -162,11 +162,9 @@ func readIn(root *os.File, path string) ([]byte, error) {
 
 // inMountNS runs f on a thread of its own inside the mount namespace of pid. The
 // thread ends with f: nothing else ever runs on it.
-func inMountNS(pid int, f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread must not be used again
-		result <- func() error {
+func inMountNS(pid int, f func() error) (err error) {
+	thread.Own(func() {
+		err = func() error {
 			// setns(2) to a mount namespace needs file system attributes of one's own.
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return fmt.Errorf("cannot unshare: %w", err)
@@ -181,6 +179,6 @@ func inMountNS(pid int, f func() error) error {
 			}
 			return f()
 		}()
-	}()
-	return <-result
+	})
+	return err
 }

@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/thread"
 )
 
 // cloneTree returns a detached copy of the mount at path, as seen from at (nil:
@@ -66,23 +67,13 @@ func clonePaths(root *os.File, paths []string) (clones []*os.File, err error) {
 // cloneAttached is cloneWithin for older kernels: it moves root into a mount
 // namespace of its own and clones from there. The thread that does so ends, and
 // with it the namespace; the clones are detached and outlive it.
-func cloneAttached(root *os.File, paths []string) ([]*os.File, error) {
-	type result struct {
-		clones []*os.File
-		err    error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread
-		if err := attachAlone(root); err != nil {
-			done <- result{nil, err}
-			return
+func cloneAttached(root *os.File, paths []string) (clones []*os.File, err error) {
+	thread.Own(func() {
+		if err = attachAlone(root); err == nil {
+			clones, err = clonePaths(root, paths)
 		}
-		clones, err := clonePaths(root, paths)
-		done <- result{clones, err}
-	}()
-	r := <-done
-	return r.clones, r.err
+	})
+	return clones, err
 }
 
 // attachAlone puts the calling thread into a new mount namespace and root on

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/internal/inode"
+	"github.com/stack-run/stack/internal/thread"
 )
 
 // MountOptions say how a container's root file system is mounted.
@@ -186,14 +187,11 @@ func (o overlay) mountMapped() (fd int, err error) {
 	if o.userNS == nil {
 		return o.mount()
 	}
-	done := make(chan struct{})
-	go onThreadOfItsOwn(func() {
-		defer close(done)
+	thread.Own(func() {
 		if err = inode.MakeFilesOf(o.root); err == nil {
 			fd, err = o.mount()
 		}
 	})
-	<-done
 	return fd, err
 }
 

@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/internal/inode"
+	"github.com/stack-run/stack/internal/thread"
 )
 
 // mountClassic makes the mount with mount(2), for kernels before 6.7 and for user
@@ -18,37 +18,9 @@ import (
 // are replaced by links with short names. The links and the mount itself exist only in a
 // mount namespace of the thread that does it, which ends with the thread. at is
 // any directory.
-func (o overlay) mountClassic(at string) (int, error) {
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
-	go onThreadOfItsOwn(func() {
-		fd, err := o.mountInPrivate(at)
-		done <- result{fd, err}
-	})
-	r := <-done
-	return r.fd, r.err
-}
-
-// onThreadOfItsOwn runs fn on a thread that ends with it, so that what fn does
-// to the thread does not outlive it. The main thread would not end, and its
-// namespaces are taken for the process's, so fn never runs there.
-func onThreadOfItsOwn(fn func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		fn()
-		return // still locked, which ends the thread
-	}
-	defer runtime.UnlockOSThread()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // the main thread is taken
-		fn()
-	}()
-	<-done
+func (o overlay) mountClassic(at string) (fd int, err error) {
+	thread.Own(func() { fd, err = o.mountInPrivate(at) })
+	return fd, err
 }
 
 func (o overlay) mountInPrivate(at string) (int, error) {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/internal/inode"
+	"github.com/stack-run/stack/internal/thread"
 )
 
 func TestManyLayers(t *testing.T) {
@@ -201,16 +201,12 @@ func TestMountForAUserNamespace(t *testing.T) {
 		if err := os.WriteFile(root+"/nobodys", nil, 0o644); !errors.Is(err, unix.EOVERFLOW) {
 			t.Errorf("attached=%v: the host's root made a file: %v", attached, err)
 		}
-		done := make(chan error)
-		go func() {
-			runtime.LockOSThread() // never unlocked
-			if err := inode.MakeFilesOf(base); err != nil {
-				done <- err
-				return
+		thread.Own(func() {
+			if err = inode.MakeFilesOf(base); err == nil {
+				err = errors.Join(os.WriteFile(root+"/made", nil, 0o644), os.Remove(root+"/f"), os.Rename(root+"/g", root+"/h"))
 			}
-			done <- errors.Join(os.WriteFile(root+"/made", nil, 0o644), os.Remove(root+"/f"), os.Rename(root+"/g", root+"/h"))
-		}()
-		if err := <-done; err != nil {
+		})
+		if err != nil {
 			t.Errorf("attached=%v: %v", attached, err)
 		}
 		upper, err := s.upper(id)

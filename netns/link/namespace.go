@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/internal/thread"
 )
 
 const threadNS = "/proc/thread-self/ns/net"
@@ -73,29 +74,13 @@ func comeBack(host *os.File) error {
 	return nil
 }
 
-// onThread runs fn on a locked thread that is not the main one.
-func onThread(fn func() error) error {
-	done := make(chan error, 1)
-	go lockedRun(fn, done)
-	return <-done
-}
-
-func lockedRun(fn func() error, done chan<- error) {
-	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() {
-		// While this goroutine holds the main thread another one gets another.
-		inner := make(chan error, 1)
-		go lockedRun(fn, inner)
-		err := <-inner
-		runtime.UnlockOSThread()
-		done <- err
-		return
-	}
-	err := fn()
-	if !errors.Is(err, errLostThread) {
-		runtime.UnlockOSThread() // a locked thread ends with its goroutine
-	}
-	done <- err
+// onThread runs fn on a thread that goes on, unless fn could not return from where it was.
+func onThread(fn func() error) (err error) {
+	thread.Locked(func() (ends bool) {
+		err = fn()
+		return errors.Is(err, errLostThread)
+	})
+	return err
 }
 
 // pinHere bind mounts the calling thread's network namespace onto the file.
