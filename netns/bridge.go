@@ -201,7 +201,7 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 		return err
 	}
 	if len(elements) == 0 {
-		return m.leaveGuards(endpoints)
+		return m.table.Forget(d.guards)
 	}
 	left, err := m.table.Bridges()
 	if err != nil {
@@ -211,7 +211,7 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 		return slices.ContainsFunc(records, func(r record) bool { return r.Bridge == bridge })
 	})
 	if len(left) > 0 {
-		return errors.Join(m.table.Delete(elements), m.leaveGuards(endpoints))
+		return errors.Join(m.table.Delete(elements), m.table.Forget(d.guards))
 	}
 	m.leaveFirewalls([]nft.LinkPattern{{Name: m.linkPrefix(), Prefix: true}})
 	return m.table.Remove()

@@ -162,9 +162,7 @@ func (m *Manager) unplug(e *Endpoint, l Link) error {
 	defer s.Close()
 	var b link.Batch
 	b.DeleteLink(l.HostLink)
-	gone := *e
-	gone.Links = []Link{l}
-	return errors.Join(s.Do(&b), m.table.Forget(guards(&gone)))
+	return errors.Join(s.Do(&b), m.table.Forget(guards(e, []Link{l})))
 }
 
 // reroute makes the default routes inside those of the endpoint's links.

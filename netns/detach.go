@@ -11,6 +11,7 @@ import (
 
 	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns/link"
+	"github.com/stack-run/stack/netns/nft"
 )
 
 // DetachAll takes several endpoints away, which is much faster than one by one:
@@ -18,7 +19,7 @@ import (
 func (m *Manager) DetachAll(ctx context.Context, endpoints []*Endpoint) error {
 	own := ownEndpoints(endpoints)
 	d := departure{group: link.NewGroup()}
-	err := errors.Join(m.unpublish(own), d.do(m, own), m.leaveGuards(own), m.forget(own))
+	err := errors.Join(m.unpublish(own), d.do(m, own), m.table.Forget(d.guards), m.forget(own))
 	if err != nil {
 		return fmt.Errorf("cannot remove network connections: %w", err)
 	}
@@ -38,8 +39,9 @@ func ownEndpoints(endpoints []*Endpoint) []*Endpoint {
 
 // departure is links that go together, in one of the kernel's grace periods.
 type departure struct {
-	group uint32
-	batch link.Batch
+	group  uint32
+	batch  link.Batch
+	guards []nft.Element // of links that are gone
 }
 
 func (d *departure) add(name string) { d.batch.SetGroup(name, d.group) }
@@ -51,6 +53,7 @@ func (d *departure) do(m *Manager, endpoints []*Endpoint) error {
 		if err := m.dropChildren(e, links); err != nil {
 			return err
 		}
+		d.guards = append(d.guards, guards(e, links)...)
 		for _, l := range links {
 			if l.HostLink != "" {
 				d.add(l.HostLink)

@@ -192,7 +192,7 @@ func (m *Manager) restoreTable(networks []record) error {
 		return err
 	}
 	for _, e := range endpoints {
-		elements = append(elements, guards(&e.Endpoint)...)
+		elements = append(elements, guards(&e.Endpoint, e.Links)...)
 		if e.Published {
 			elements = append(elements, allElements(&e.Endpoint)...)
 			elements = append(elements, m.anywhere(e.Ports)...)

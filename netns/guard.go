@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guards are the elements that keep an endpoint from sending as another one. A
+// guards are the elements that keep an endpoint from sending as another one by links. A
 // container that may change its own addresses sends as it likes: it may be a router, or
 // the next owner of an address that moves.
-func guards(e *Endpoint) []nft.Element {
+func guards(e *Endpoint, links []Link) []nft.Element {
 	if !e.Spec.OwnAddresses {
 		return nil
 	}
 	var out []nft.Element
-	for _, l := range e.Links {
+	for _, l := range links {
 		mac, err := net.ParseMAC(l.MAC)
 		if l.HostLink == "" || err != nil || len(mac) != 6 {
 			continue
@@ -42,9 +42,7 @@ func guards(e *Endpoint) []nft.Element {
 // guard has an endpoint's links guarded. Where somebody deleted the firewall's tables
 // since, the networks are made sure of first.
 func (m *Manager) guard(e *Endpoint, links []Link, ensure func() error) error {
-	some := *e
-	some.Links = links
-	elements := guards(&some)
+	elements := guards(e, links)
 	if len(elements) == 0 {
 		return nil
 	}
@@ -64,7 +62,7 @@ func (m *Manager) unguard(ctx context.Context, id string) error {
 		if err != nil || !r.Spec.OwnAddresses {
 			return err
 		}
-		elements := guards(&r.Endpoint)
+		elements := guards(&r.Endpoint, r.Links)
 		r.Spec.OwnAddresses = false
 		if err := m.saveEndpoint(&r.Endpoint, r.Published); err != nil {
 			return err
@@ -78,17 +76,6 @@ func (m *Manager) freed(e *Endpoint) {
 	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && !r.Spec.OwnAddresses {
 		e.Spec.OwnAddresses = false
 	}
-}
-
-// leaveGuards forgets endpoints whose links are gone.
-func (m *Manager) leaveGuards(endpoints []*Endpoint) error {
-	var elements []nft.Element
-	for _, e := range endpoints {
-		all := *e
-		all.Links = m.allLinks(e)
-		elements = append(elements, guards(&all)...)
-	}
-	return m.table.Forget(elements)
 }
 
 // linkLocal6 is the address that the kernel gives a link, RFC 4291, appendix A.

@@ -36,8 +36,8 @@ func TestGuardedPorts(t *testing.T) {
 	l.network(NetworkSpec{Name: "back"})
 	a := l.attach(EndpointSpec{ID: "a", OwnAddresses: true, Networks: []Attachment{{Network: "front"}}})
 	const each = 5 // of a link with both families
-	if !l.table.Complete(guards(a)) || len(guards(a)) != each {
-		t.Errorf("the kernel lacks some of %v", guards(a))
+	if !l.table.Complete(guards(a, a.Links)) || len(guards(a, a.Links)) != each {
+		t.Errorf("the kernel lacks some of %v", guards(a, a.Links))
 	}
 	free := EndpointSpec{ID: "free", Networks: []Attachment{{Network: "front"}}}
 	f, err := l.Attach(t.Context(), free)
@@ -50,7 +50,7 @@ func TestGuardedPorts(t *testing.T) {
 	if _, err := l.Connect(t.Context(), a, Attachment{Network: "back"}); err != nil {
 		t.Fatal(err)
 	}
-	if n := l.ports(); n != 2*each || !l.table.Complete(guards(a)) {
+	if n := l.ports(); n != 2*each || !l.table.Complete(guards(a, a.Links)) {
 		t.Errorf("%d elements after a second network, want %d", n, 2*each)
 	}
 	if out, err := exec.Command("nft", "flush", "ruleset").CombinedOutput(); err != nil {
@@ -59,7 +59,7 @@ func TestGuardedPorts(t *testing.T) {
 	if err := l.restoreFirewall(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := l.ports(); n != 2*each || !l.table.Complete(guards(a)) {
+	if n := l.ports(); n != 2*each || !l.table.Complete(guards(a, a.Links)) {
 		t.Errorf("%d elements after a flush, want %d", n, 2*each)
 	}
 	if err := l.Disconnect(t.Context(), a, "back"); err != nil {
@@ -88,7 +88,7 @@ func TestGuardedPorts(t *testing.T) {
 		t.Errorf("%d elements of an endpoint that went with its network", n)
 	}
 	b := l.attach(EndpointSpec{ID: "b", OwnAddresses: true, Networks: []Attachment{{Network: "front"}}})
-	left := guards(b)
+	left := guards(b, b.Links)
 	// Of an endpoint that is gone without a word.
 	stale := nft.Guard("sv-stale", []byte{2, 0, 0, 0, 0, 1})
 	if err := l.table.Add(stale); err != nil {
@@ -195,7 +195,7 @@ func TestClaims(t *testing.T) {
 		})
 	}
 	// The same frames do their work where nobody is guarded.
-	if err := l.table.Forget(guards(attacker)); err != nil {
+	if err := l.table.Forget(guards(attacker, attacker.Links)); err != nil {
 		t.Fatal(err)
 	}
 	l.send(attacker, slices.Concat(mac(c.MAC), own, arp))
@@ -216,7 +216,7 @@ func TestLostTable(t *testing.T) {
 			t.Skipf("%v: %s", err, out)
 		}
 		e := l.attach(EndpointSpec{ID: family, Key: fmt.Sprint(i), OwnAddresses: true, Networks: on("n")})
-		if !l.table.Complete(guards(e)) {
+		if !l.table.Complete(guards(e, e.Links)) {
 			t.Errorf("after a loss of the %s table the endpoint is not guarded", family)
 		}
 	}
