@@ -140,22 +140,33 @@ var macvlanModes = map[string]uint32{"private": 1, "vepa": 2, "": 4, "bridge": 4
 // AddMacvlan makes a link on a parent of the socket's namespace, down, in the
 // namespace of a descriptor.
 func (b *Batch) AddMacvlan(v Macvlan, parent, ns int) {
+	mac := v.MAC
+	if v.Mode == "passthru" { // which has its parent's
+		mac = nil
+	}
+	b.addShared("macvlan", v.Name, mac, v.MTU, parent, ns, func(data *nl.RtAttr) {
+		data.AddRtAttr(macvlanMode, nl.Uint32Attr(macvlanModes[v.Mode]))
+	})
+}
+
+// addShared makes a link of a kind on a parent, with what only that kind has.
+func (b *Batch) addShared(kind, name string, mac net.HardwareAddr, mtu, parent, ns int, own func(data *nl.RtAttr)) {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
 	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Name)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	r.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(parent))))
 	r.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns))))
-	if len(v.MAC) > 0 && v.Mode != "passthru" { // which has its parent's
-		r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, v.MAC))
+	if len(mac) > 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
 	}
-	if v.MTU > 0 {
-		r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU))))
+	if mtu > 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
 	}
-	kind := nl.NewRtAttr(nestedLinkInfo, nil)
-	kind.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("macvlan"))
-	kind.AddRtAttr(nestedInfoData, nil).AddRtAttr(macvlanMode, nl.Uint32Attr(macvlanModes[v.Mode]))
-	r.AddData(kind)
-	b.add("make link "+v.Name, r)
+	info := nl.NewRtAttr(nestedLinkInfo, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	own(info.AddRtAttr(nestedInfoData, nil))
+	r.AddData(info)
+	b.add("make link "+name, r)
 }
 
 // IPvlan is a link that shares another one and its Ethernet address.
@@ -175,21 +186,10 @@ var (
 // AddIPvlan makes a link on a parent of the socket's namespace, down, in the namespace
 // of a descriptor.
 func (b *Batch) AddIPvlan(v IPvlan, parent, ns int) {
-	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
-	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Name)))
-	r.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(parent))))
-	r.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns))))
-	if v.MTU > 0 {
-		r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU))))
-	}
-	kind := nl.NewRtAttr(nestedLinkInfo, nil)
-	kind.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("ipvlan"))
-	data := kind.AddRtAttr(nestedInfoData, nil)
-	data.AddRtAttr(ipvlanMode, nl.Uint16Attr(ipvlanModes[v.Mode]))
-	data.AddRtAttr(ipvlanFlags, nl.Uint16Attr(ipvlanFlagValues[v.Flag]))
-	r.AddData(kind)
-	b.add("make link "+v.Name, r)
+	b.addShared("ipvlan", v.Name, nil, v.MTU, parent, ns, func(data *nl.RtAttr) {
+		data.AddRtAttr(ipvlanMode, nl.Uint16Attr(ipvlanModes[v.Mode]))
+		data.AddRtAttr(ipvlanFlags, nl.Uint16Attr(ipvlanFlagValues[v.Flag]))
+	})
 }
 
 // AddDummy makes a link that leads nowhere.
