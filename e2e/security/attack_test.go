@@ -174,26 +174,13 @@ func TestAttacks(t *testing.T) {
 		t.Skip("needs root")
 	}
 	image := filepath.Join(dir, "image.tar")
-	stack := peer.NewStack(filepath.Join(dir, "stack"), filepath.Join(dir, "attacked"))
-	t.Cleanup(func() {
-		if err := stack.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	stack := startStack(t, "attacked")
 	if err := stack.Import(t.Context(), image, "probe:1"); err != nil {
 		t.Fatal(err)
 	}
 	sides := map[bool]peer.Side{false: stack}
 	if *withPeer {
-		docker, err := peer.StartDocker(t.Context(), filepath.Join(dir, "attacked-docker"), filepath.Join(dir, "programs"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := docker.Close(); err != nil {
-				t.Error(err)
-			}
-		})
+		docker := startDocker(t, "attacked-docker")
 		if err := docker.Import(t.Context(), image, "probe:1"); err != nil {
 			t.Fatal(err)
 		}

@@ -82,13 +82,10 @@ var variants = []struct {
 	{name: "privileged", args: []string{"--privileged"}},
 }
 
-// A container of stack is confined at least as a container of Docker is.
-func TestNothingIsWeakerThanInDocker(t *testing.T) {
-	if !*withPeer {
-		t.Skip("needs -peer")
-	}
-	dir := peer.Dir()
-	docker, err := peer.StartDocker(t.Context(), filepath.Join(dir, "docker"), filepath.Join(dir, "programs"))
+// startDocker starts a daemon whose data are in a directory of the sandbox's.
+func startDocker(t *testing.T, name string) *peer.Docker {
+	t.Helper()
+	docker, err := peer.StartDocker(t.Context(), filepath.Join(peer.Dir(), name), filepath.Join(peer.Dir(), "programs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,12 +94,28 @@ func TestNothingIsWeakerThanInDocker(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	stack := peer.NewStack(filepath.Join(dir, "stack"), filepath.Join(dir, "roots"))
+	return docker
+}
+
+// startStack gives stack roots in a directory of the sandbox's.
+func startStack(t *testing.T, name string) *peer.Stack {
+	t.Helper()
+	stack := peer.NewStack(filepath.Join(peer.Dir(), "stack"), filepath.Join(peer.Dir(), name))
 	t.Cleanup(func() {
 		if err := stack.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	return stack
+}
+
+// A container of stack is confined at least as a container of Docker is.
+func TestNothingIsWeakerThanInDocker(t *testing.T) {
+	if !*withPeer {
+		t.Skip("needs -peer")
+	}
+	dir := peer.Dir()
+	docker, stack := startDocker(t, "docker"), startStack(t, "roots")
 	image := filepath.Join(dir, "image.tar")
 	if err := docker.Import(t.Context(), image, "probe:1"); err != nil {
 		t.Fatal(err)
