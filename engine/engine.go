@@ -135,7 +135,7 @@ func isOurs(root string) bool {
 		return false
 	}
 	ours := []string{
-		"lost+found", "builder", "containers", "containers-rw", "content", "endpoints", "images", "layers", "locks", "logs", "names", "netns",
+		"lost+found", "builder", "containers", "containers-rw", "content", "endpoints", rangesDir, "images", "layers", "locks", "logs", "names", "netns",
 		"networks", "projects", sealed.Dir, "volumes",
 	}
 	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !slices.Contains(ours, e.Name()) })

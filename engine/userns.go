@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/internal/inode"
 	"github.com/stack-run/stack/internal/lock"
+	"github.com/stack-run/stack/internal/thread"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -127,32 +127,34 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 		}
 	}
 	u := &userNamespace{kind: kind, ids: ids}
+	defer func() {
+		if err != nil {
+			u.close()
+		}
+	}()
 	there, err := e.networkThere(c, ids)
 	if err != nil {
 		return nil, err
 	}
-	if u.user, err = e.userNamespaceShared(c, ids); err != nil || u.user != nil {
-		if there != nil {
-			return u, errors.Join(err, there.Close())
-		}
-		if err == nil {
-			u.net, err = runtime.NewNetworkNamespace(u.user)
-		}
-		return u, err
-	}
 	if there != nil {
 		defer there.Close()
-		owner, err := runtime.OwnerOf(there)
-		if err != nil {
-			return nil, err
-		}
-		if !runtime.InitialUserNamespace(owner) {
-			u.user = owner
-			return u, nil
-		}
-		owner.Close()
 	}
-	u.user, u.net, err = runtime.NewUserNamespace(ids, ids, there == nil)
+	if u.user, err = e.userNamespaceShared(c, ids); err != nil {
+		return nil, err
+	}
+	switch {
+	case u.user != nil && there == nil:
+		u.net, err = runtime.NewNetworkNamespace(u.user)
+	case u.user != nil:
+	case there != nil:
+		if u.user, err = runtime.OwnerOf(there); err != nil || !runtime.InitialUserNamespace(u.user) {
+			break
+		}
+		u.user.Close()
+		u.user, _, err = runtime.NewUserNamespace(ids, ids, false)
+	default:
+		u.user, u.net, err = runtime.NewUserNamespace(ids, ids, true)
+	}
 	return u, err
 }
 
@@ -214,10 +216,12 @@ func (e *Engine) networkThere(c *Container, ids runtime.IDs) (*os.File, error) {
 // Which ranges are taken is in the run root: a directory "FIRST.KEY" for each, with a file
 // for each container that has it. All is done under a lock on the directory of these.
 
-func (e *Engine) rangesDir() string { return filepath.Join(e.run, "ids") }
+const rangesDir = "ids"
+
+func (e *Engine) rangesPath() string { return filepath.Join(e.run, rangesDir) }
 
 func (e *Engine) lockRanges(ctx context.Context) (*lock.Held, error) {
-	return lock.Exclusive(ctx, e.rangesDir(), lock.MakeDir(), lock.Patiently())
+	return lock.Exclusive(ctx, e.rangesPath(), lock.MakeDir(), lock.Patiently())
 }
 
 // idRange returns the IDs that a container has together with the others of its key.
@@ -284,13 +288,13 @@ func (e *Engine) leaveRange(ctx context.Context, c *Container) error {
 }
 
 func (e *Engine) rangeDir(first uint32, key string) string {
-	return filepath.Join(e.rangesDir(), fmt.Sprintf("%d.%s", first, url.PathEscape(key)))
+	return filepath.Join(e.rangesPath(), fmt.Sprintf("%d.%s", first, url.PathEscape(key)))
 }
 
 // ranges reads the first ID of each key's range, and drops those of containers that are
 // no more.
 func (e *Engine) ranges() (map[string]uint32, error) {
-	entries, err := os.ReadDir(e.rangesDir())
+	entries, err := os.ReadDir(e.rangesPath())
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +306,7 @@ func (e *Engine) ranges() (map[string]uint32, error) {
 		if !found || err != nil || keyErr != nil {
 			continue
 		}
-		dir := filepath.Join(e.rangesDir(), entry.Name())
+		dir := filepath.Join(e.rangesPath(), entry.Name())
 		ids, err := os.ReadDir(dir)
 		if err != nil {
 			return nil, err
@@ -473,19 +477,15 @@ func swapped(r specs.LinuxIDMapping, owner, user uint32) runtime.IDs {
 
 // asRoot runs fn so that what it makes belongs to the host ID of the container's root:
 // what no ID of the container stands for cannot be put among its files.
-func asRoot(ids runtime.IDs, fn func() error) error {
+func asRoot(ids runtime.IDs, fn func() error) (err error) {
 	if len(ids) == 0 {
 		return fn()
 	}
 	root, _ := ids.Host(0)
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread's identity goes with it
-		if err := inode.MakeFilesOf(int(root)); err != nil {
-			done <- err
-			return
+	thread.Own(func() {
+		if err = inode.MakeFilesOf(int(root)); err == nil {
+			err = fn()
 		}
-		done <- fn()
-	}()
-	return <-done
+	})
+	return err
 }

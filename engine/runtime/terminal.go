@@ -44,7 +44,10 @@ func mountDevpts(options []string, gids IDs) (*os.File, error) {
 		case key == "newinstance": // always so, and unknown to newer kernels
 		case isString:
 			if gid, perr := strconv.ParseUint(value, 10, 32); perr == nil && key == "gid" {
-				host, _ := gids.Host(uint32(gid))
+				host, ok := gids.Host(uint32(gid))
+				if !ok {
+					return nil, fmt.Errorf("option %q: the container's user namespace has no group %d", option, gid)
+				}
 				value = strconv.FormatUint(uint64(host), 10)
 			}
 			err = unix.FsconfigSetString(fs, key, value)

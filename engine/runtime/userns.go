@@ -236,6 +236,7 @@ func (l *launch) handOver(f *processFacts, uid uint32) {
 	for i := range f.stdio {
 		if f.stdio[i].chown {
 			unix.Fchown(l.fds[stdioNames[i]], int(uid), -1)
+			f.stdio[i].chown = false
 		}
 	}
 }
