@@ -102,7 +102,8 @@ func (m *Manager) attach(ctx context.Context, namespace *os.File, spec EndpointS
 		return nil
 	}
 	guarded := make(chan error, 1)
-	go func() { guarded <- m.guard(e, e.Links, ensure) }()
+	elements := guards(e, e.Links)
+	go func() { guarded <- m.guard(elements, ensure) }()
 	defer func() { err = errors.Join(err, <-guarded) }()
 	inside := &link.Watch{}
 	outer, err := link.Open()

@@ -110,7 +110,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		return l, err
 	}
 	defer inside.End()
-	if err = m.guard(&changed, []Link{l}, func() error { _, err := m.Ensure(ctx, r.Name); return err }); err != nil {
+	if err = m.guard(guards(&changed, []Link{l}), func() error { _, err := m.Ensure(ctx, r.Name); return err }); err != nil {
 		return l, err
 	}
 	if err = m.plug(ctx, []Link{l}, []record{r}, inside, len(e.Spec.Ports) > 0); err != nil {

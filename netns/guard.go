@@ -39,10 +39,9 @@ func guards(e *Endpoint, links []Link) []nft.Element {
 	return out
 }
 
-// guard has an endpoint's links guarded. Where somebody deleted the firewall's tables
-// since, the networks are made sure of first.
-func (m *Manager) guard(e *Endpoint, links []Link, ensure func() error) error {
-	elements := guards(e, links)
+// guard adds elements of guards. Where somebody deleted the firewall's tables since, the
+// networks are made sure of first.
+func (m *Manager) guard(elements []nft.Element, ensure func() error) error {
 	if len(elements) == 0 {
 		return nil
 	}

@@ -29,15 +29,18 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		}
 		return nil
 	}
-	if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published && len(e.Ports) > 0 {
+	stored, err := m.loadEndpoint(e.Spec.ID)
+	if err == nil && stored.Published && len(e.Ports) > 0 {
 		// The firewall may have been flushed by somebody else: add again.
 		return m.table.Add(append(allElements(e), m.anywhere(e.Ports)...))
 	}
-	m.freed(e)
+	if err == nil {
+		e.Spec.OwnAddresses = e.Spec.OwnAddresses && stored.Spec.OwnAddresses
+	}
 	before := e.Ports
 	e.Ports = nil
 	// Our copy says what may be in the maps before it is.
-	err := m.reserveAll(ctx, e, before)
+	err = m.reserveAll(ctx, e, before)
 	if err == nil {
 		err = m.saveEndpoint(e, true)
 	}
