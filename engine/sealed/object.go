@@ -13,6 +13,7 @@ package sealed
 import (
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -66,7 +67,10 @@ type Object struct {
 // maxName is the longest name, in bytes, as in Docker.
 const maxName = 64
 
-var validName = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
+// validName is compiled when it is first used: every command starts with this package.
+var validName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
+})
 
 // CheckName says what is wrong with a name.
 func CheckName(k Kind, name string) error {
@@ -75,7 +79,7 @@ func CheckName(k Kind, name string) error {
 		return fmt.Errorf("a %s needs a name", k)
 	case len(name) > maxName:
 		return fmt.Errorf("%s name %q has %d characters; use at most %d", k, name, len(name), maxName)
-	case !validName.MatchString(name):
+	case !validName().MatchString(name):
 		return fmt.Errorf("%s name %q is not valid; use letters, digits, '-', '_' and '.', with a letter or digit at both ends", k, name)
 	}
 	return nil
