@@ -249,7 +249,13 @@ func (b *box) start(t *testing.T, args ...string) *job {
 		j.out.Close()
 		close(j.done)
 	}()
-	t.Cleanup(func() { cancel(); <-j.done })
+	t.Cleanup(func() {
+		cancel()
+		<-j.done
+		if t.Failed() {
+			t.Logf("stack %s wrote: %s", strings.Join(args, " "), tail(j.out.String()))
+		}
+	})
 	return j
 }
 

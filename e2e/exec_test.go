@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"archive/tar"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +200,66 @@ func TestRun(t *testing.T) {
 		b.ok(t, "down", "--timeout", "0")
 		b.nothingLeft(t, b.before)
 	})
+}
+
+// A second mount of a container's files takes the work directory away from the first,
+// which can then change nothing any more: those who copy take turns, and a start
+// waits for them.
+func TestCopiesTakeTurnsWithAStart(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		services:
+			web: {image: busybox, command: sleep 1000, init: true, stop_signal: SIGKILL}
+	`)
+	b.ok(t, "up", "-d")
+	b.ok(t, "stop")
+
+	const clients = 8
+	file := b.write(t, "file", "text")
+	results := make(chan result, 2*clients)
+	for i := range clients {
+		go func() {
+			results <- b.stack(t, "cp", file, fmt.Sprintf("web:/etc/copied-%d", i))
+		}()
+		go func() {
+			results <- b.stack(t, "cp", "web:/etc/passwd", filepath.Join(b.dir, fmt.Sprintf("passwd-%d", i)))
+		}()
+	}
+	for range 2 * clients {
+		if r := <-results; r.code != 0 {
+			t.Error(r)
+		}
+	}
+
+	copying := b.start(t, "cp", "-", "web:/etc")
+	tw := tar.NewWriter(copying.stdin)
+	entry := func(name string) {
+		t.Helper()
+		must(t, tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: 1}))
+		_, err := tw.Write([]byte("x"))
+		must(t, err)
+	}
+	entry("first")
+	at := filepath.Join(b.dataRoot(), "containers-rw", b.look(t, "app-web-1").ID, "upper/etc/first")
+	comes(t, at, "x")
+	start := b.start(t, "start")
+	start.out.until(t, limit, "Starting")
+	for i := range 50 {
+		entry(fmt.Sprintf("hosts-%d", i))
+	}
+	entry("passwd") // which is the image's, and copied up
+	must(t, tw.Close())
+	must(t, copying.stdin.Close())
+	if code := copying.wait(t, limit); code != 0 {
+		t.Errorf("cp: %d: %s", code, copying.out.String())
+	}
+	if code := start.wait(t, limit); code != 0 {
+		t.Errorf("start: %d: %s", code, start.out.String())
+	}
+	if out := b.ok(t, "exec", "-T", "web", "sh", "-c", "ls /etc | grep -c copied-; cat /etc/passwd /etc/hosts-49; echo y >>/etc/group && echo writes"); out != "8\nxxwrites\n" {
+		t.Errorf("after the start: %q", out)
+	}
+	b.ok(t, "down")
 }
 
 func TestCopy(t *testing.T) {

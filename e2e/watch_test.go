@@ -468,6 +468,7 @@ func TestWatchSurvivesTheSupervisor(t *testing.T) {
 	b.killKeepers(t, "app", "supervisor")
 	b.write(t, "src/a", "2")
 	comes(t, b.rootOf(t, "app-web-1")+"/app/a", "2")
+	b.eventuallyKept(t, "app")
 	b.killKeepers(t, "app", "supervisor")
 	b.write(t, "conf/a", "2")
 	watch.out.until(t, soon, `service(s) ["web"] restarted`)

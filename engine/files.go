@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/internal/thread"
 	"github.com/stack-run/stack/volumes"
 )
@@ -46,21 +48,67 @@ func (f *Files) ContainerID(id uint32) uint32 {
 }
 
 // Files opens a container's files: those of its process while it runs, else its
-// layers with its volumes mounted as a start would.
-func (e *Engine) Files(ctx context.Context, c *Container) (*Files, error) {
-	if c.State.Pid > 0 {
-		root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", c.State.Pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-		if err != nil {
-			return nil, err
-		}
-		ids, err := runtime.UserIDs(c.State.Pid)
-		return &Files{root, ids, func() error { return nil }}, err
+// layers with its volumes mounted as a start would. A start waits until they are
+// closed.
+func (e *Engine) Files(ctx context.Context, c *Container) (_ *Files, err error) {
+	if f, err := filesOfProcess(c.State.Pid); f != nil || err != nil {
+		return f, err
 	}
-	img, err := e.resolve(ctx, c.Spec)
+	layers, err := e.LayersOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	layers, err := e.LayersOf(ctx, c)
+	held, err := layers.Use(ctx, c.ID, lock.Patiently(), filesOf(c))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if held != nil {
+			held.Unlock()
+		}
+	}()
+	// It may have been started before that.
+	if c, err = e.Records.Find(c.ID); err != nil {
+		return nil, err
+	}
+	if f, err := filesOfProcess(c.State.Pid); f != nil || err != nil {
+		return f, err
+	}
+	f, err := e.filesAtRest(ctx, c, layers)
+	if err != nil {
+		return nil, err
+	}
+	unmount, mine := f.close, held
+	f.close = func() error { return errors.Join(unmount(), mine.Unlock()) }
+	held = nil
+	return f, nil
+}
+
+// filesOf says what is locked while a container's files are mounted.
+func filesOf(c *Container) lock.Option { return lock.Of("the files of container " + c.Spec.Name) }
+
+// filesOfProcess opens what a process sees, nil if it has ended.
+func filesOfProcess(pid int) (*Files, error) {
+	if pid <= 0 {
+		return nil, nil
+	}
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root/.", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ids, err := runtime.UserIDs(pid)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &Files{root, ids, func() error { return nil }}, nil
+}
+
+// filesAtRest mounts the files of a container that does not run.
+func (e *Engine) filesAtRest(ctx context.Context, c *Container, layers *snapshot.Store) (*Files, error) {
+	img, err := e.resolve(ctx, c.Spec)
 	if err != nil {
 		return nil, err
 	}

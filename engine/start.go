@@ -22,6 +22,7 @@ import (
 	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/seccomp"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
 )
@@ -135,6 +136,7 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 
 // prepared is what a start needs besides the network.
 type prepared struct {
+	use    *lock.Held // keeps others from mounting the container's files
 	root   *os.File
 	user   specs.User
 	home   string
@@ -162,12 +164,17 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, use
 		root, _ := userNS.ids.Host(0)
 		opts.UserNS, opts.Root = userNS.user, int(root)
 	}
+	use, err := layers.Use(ctx, c.ID, filesOf(c))
+	if err != nil {
+		return nil, err
+	}
+	back.add(use.Unlock)
 	root, err := layers.Mount(c.ID, opts)
 	if err != nil {
 		return nil, err
 	}
 	back.add(root.Close)
-	p := &prepared{root: root}
+	p := &prepared{use: use, root: root}
 	if p.user, p.home, err = resolveUser(root, first(c.Spec.Process.User, img.Config.Config.User), c.Spec.Process.GroupAdd); err != nil {
 		return nil, err
 	}
@@ -457,9 +464,12 @@ func (e *Engine) pinImageMounts(ctx context.Context, c *Container, layers *snaps
 	return nil
 }
 
+// closeMounts gives back what the process has now. Its record tells of it, so others
+// know where to look for its files.
 func closeMounts(p *prepared) {
 	p.root.Close()
 	p.mounts.Close()
+	p.use.Unlock()
 }
 
 // pinPath is where the process' pidfd is bound, so that its exit status can be

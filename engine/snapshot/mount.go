@@ -1,8 +1,10 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/internal/inode"
+	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/internal/thread"
 )
 
@@ -62,9 +65,26 @@ type overlay struct {
 	root        int // ID 0 of userNS
 }
 
+// Use waits until nobody else mounts a container, and keeps others from it. A second
+// mount that can be written takes the work directory away from the first, which can
+// then change nothing any more (Linux, Documentation/filesystems/overlayfs.rst,
+// "Sharing and copying layers").
+func (s *Store) Use(ctx context.Context, containerID string, options ...lock.Option) (*lock.Held, error) {
+	dir, err := s.containerDir(containerID)
+	if err != nil {
+		return nil, err
+	}
+	held, err := lock.Exclusive(ctx, dir, append(options, lock.Dir())...)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("cannot use container %s: %w", short(containerID), ErrNotPrepared)
+	}
+	return held, err
+}
+
 // Mount mounts the root file system of a prepared container and returns the
-// detached mount. It is attached with move_mount(2) and vanishes when the last
-// descriptor of it, and the last place it is attached to, are gone.
+// detached mount, for whom [Store.Use] let in. It is attached with move_mount(2) and
+// vanishes when the last descriptor of it, and the last place it is attached to, are
+// gone.
 func (s *Store) Mount(containerID string, opts MountOptions) (*os.File, error) {
 	dir, st, err := s.lower(containerID)
 	if err != nil {
