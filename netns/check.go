@@ -168,7 +168,7 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 			if checkPort(p) != nil || p.HostPort == 0 {
 				continue
 			}
-			if by, clash := wished.clashing(p); clash {
+			if by, clash := wished.clashing(p); clash && !mayShare(p, s, by) {
 				c.fail(s, fmt.Errorf("port %s/%s is also published by %s; choose another host port", p.Host(), p.Transport(), by.Subject()))
 				continue
 			}
@@ -198,7 +198,10 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 				err = nil
 				break
 			}
-			if by, taken := published.clashing(one); taken {
+			if by, taken := published.clashing(one); taken && mayShare(w.port, w.spec, by) {
+				err = nil
+				break
+			} else if taken {
 				err = fmt.Errorf("port %s/%s is used by %s", one.Host(), one.Transport(), by.OwnerInFull())
 				continue
 			}
@@ -213,6 +216,12 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 			c.fail(w.spec, err)
 		}
 	}
+}
+
+// mayShare reports whether two may publish the same port: replicas of one service, of
+// which each takes a free one of a range.
+func mayShare(p Port, a, b EndpointSpec) bool {
+	return p.Last() == p.HostPort && a.Service() != "" && a.Service() == b.Service()
 }
 
 // probe tries whether a port could be had now.

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/stack-run/stack/netns/link"
-	"github.com/stack-run/stack/netns/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -189,7 +188,8 @@ func (m *Manager) retarget(before, after *Endpoint, published bool) error {
 	if err := m.saveEndpoint(after, published); err != nil || !published {
 		return err
 	}
-	// Equal elements stay; a key whose value changes is deleted first.
-	add, remove := nft.Difference(allElements(before), allElements(after))
-	return errors.Join(m.table.Delete(remove), m.table.Add(add), link.ForgetUDP(udpPorts(after.Ports)))
+	m.sharing.Lock()
+	defer m.sharing.Unlock()
+	fellows := m.fellows(after)
+	return errors.Join(m.swap(append(slices.Clone(fellows), before), append(fellows, after)), link.ForgetUDP(udpPorts(after.Ports)))
 }

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -191,14 +192,24 @@ func (m *Manager) restoreTable(networks []record) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range endpoints {
+	services := map[string][]*Endpoint{}
+	for i := range endpoints {
+		e := &endpoints[i]
 		elements = append(elements, guards(&e.Endpoint, e.Links)...)
 		if e.Published {
-			elements = append(elements, allElements(&e.Endpoint)...)
+			service := cmp.Or(e.Spec.Service(), e.Spec.ID)
+			services[service] = append(services[service], &e.Endpoint)
 			elements = append(elements, m.anywhere(e.Ports)...)
 		}
 	}
-	return m.table.Ensure(distinct(elements))
+	for _, replicas := range services {
+		elements = append(elements, together(replicas...)...)
+	}
+	err = m.table.Ensure(distinct(elements))
+	if nft.Balances(elements) {
+		err = errors.Join(err, m.table.Balance())
+	}
+	return err
 }
 
 // Legacy iptables (without nf_tables) are apart from all that nft(8) sees. Their

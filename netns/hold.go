@@ -18,6 +18,9 @@ import (
 type holding struct {
 	m  *Manager
 	id string
+	// lenders are the endpoints whose sockets it may have, too, where they are on the
+	// same port.
+	lenders []string
 
 	mu      sync.Mutex
 	sockets map[string]*heldSocket // by key, such as "tcp/0.0.0.0:8080"
@@ -101,7 +104,7 @@ func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) 
 	}
 	if had != 0 && (first == 0 || had >= first && had <= last) {
 		p.HostPort = had
-		if err := h.open(ctx, p); err == nil {
+		if err := h.open(ctx, p, first == last && first != 0); err == nil {
 			return p, nil
 		}
 	}
@@ -123,7 +126,7 @@ func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) 
 	var err error
 	for port := int(first); port <= int(last); port++ {
 		p.HostPort = uint16(port)
-		if err = h.open(ctx, p); err == nil || !errors.Is(err, unix.EADDRINUSE) {
+		if err = h.open(ctx, p, first == last); err == nil || !errors.Is(err, unix.EADDRINUSE) {
 			return p, err
 		}
 	}
@@ -194,15 +197,39 @@ func (h *holding) openAny(ctx context.Context, p Port) (uint16, error) {
 	key := socketKey(p.Transport(), netip.AddrPortFrom(a, port))
 	h.put(key, s)
 	p.HostPort = port
-	if err := h.open(ctx, p); err != nil {
+	if err := h.open(ctx, p, false); err != nil {
 		h.drop(key)
 		return 0, err
 	}
 	return port, nil
 }
 
-// open opens the sockets of a resolved port that are not open yet, all or none.
-func (h *holding) open(ctx context.Context, p Port) error {
+// lent is a duplicate of the socket that one of several endpoints has for a key, nil
+// if none has.
+func (m *Manager) lent(key string, ids []string) *os.File {
+	for _, id := range ids {
+		m.mu.Lock()
+		h := m.held[id]
+		m.mu.Unlock()
+		if h == nil {
+			continue
+		}
+		h.mu.Lock()
+		s := h.sockets[key]
+		h.mu.Unlock()
+		if s == nil {
+			continue
+		}
+		if f, err := s.file(); err == nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// open opens the sockets of a resolved port that are not open yet, all or none. With
+// share it may be one that a fellow has.
+func (h *holding) open(ctx context.Context, p Port, share bool) error {
 	var made []string
 	for _, a := range p.Bindings() {
 		key := socketKey(p.Transport(), netip.AddrPortFrom(a, p.HostPort))
@@ -215,6 +242,17 @@ func (h *holding) open(ctx context.Context, p Port) error {
 		s, _, err := listen(ctx, p.Transport(), netip.AddrPortFrom(a, p.HostPort))
 		if err != nil && optional(p, a, err) {
 			continue
+		}
+		if errors.Is(err, unix.EADDRINUSE) && share {
+			if f := h.m.lent(key, h.lenders); f != nil {
+				if err = h.adopt(key, f); err == nil {
+					err = f.Close()
+				}
+				if err == nil {
+					made = append(made, key)
+					continue
+				}
+			}
 		}
 		if err != nil {
 			for _, key := range made {

@@ -48,10 +48,14 @@ type Manager struct {
 	portless atomic.Bool
 	turn     chan struct{} // held by the goroutine that may wait for the file lock
 
+	// sharing is held while it is decided who has a published port.
+	sharing sync.Mutex
+
 	mu     sync.Mutex
 	ready  map[string]int // ID of networks this process has ensured → bridge index
 	leases map[string]*leaseFile
 	held   map[string]*holding // by endpoint ID
+	groups map[string][]string // endpoints whose ports are published, by service
 }
 
 // Open returns a manager. It makes directories and asks nothing of the kernel.
@@ -77,6 +81,7 @@ func Open(o Options) (*Manager, error) {
 		ready:  map[string]int{},
 		leases: map[string]*leaseFile{},
 		held:   map[string]*holding{},
+		groups: map[string][]string{},
 	}
 	for _, dir := range []string{m.networkDir(), filepath.Dir(m.lockPath()), m.endpointDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -29,10 +30,26 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 		}
 		return nil
 	}
+	if e.Spec.Aside {
+		e.Ports = nil
+		return m.saveEndpoint(e, false)
+	}
+	if err := m.publish(ctx, e); err != nil {
+		return err
+	}
+	m.hintFirewall(e)
+	return nil
+}
+
+func (m *Manager) publish(ctx context.Context, e *Endpoint) error {
+	m.sharing.Lock()
+	defer m.sharing.Unlock()
+	fellows := m.fellows(e)
 	stored, err := m.loadEndpoint(e.Spec.ID)
 	if err == nil && stored.Published && len(e.Ports) > 0 {
 		// The firewall may have been flushed by somebody else: add again.
-		return m.table.Add(append(allElements(e), m.anywhere(e.Ports)...))
+		m.joins(e)
+		return m.table.Add(append(together(append(fellows, e)...), m.anywhere(e.Ports)...))
 	}
 	if err == nil {
 		e.Spec.OwnAddresses = e.Spec.OwnAddresses && stored.Spec.OwnAddresses
@@ -40,26 +57,31 @@ func (m *Manager) Publish(ctx context.Context, e *Endpoint) error {
 	before := e.Ports
 	e.Ports = nil
 	// Our copy says what may be in the maps before it is.
-	err = m.reserveAll(ctx, e, before)
+	err = m.reserveAll(ctx, e, before, ids(fellows))
 	if err == nil {
 		err = m.saveEndpoint(e, true)
 	}
 	if err == nil {
-		if err = m.table.Add(append(allElements(e), m.anywhere(e.Ports)...)); errors.Is(err, nft.ErrTaken) {
+		if len(fellows) > 0 {
+			err = m.swap(fellows, append(slices.Clone(fellows), e))
+		} else {
+			err = m.table.Add(append(allElements(e), m.anywhere(e.Ports)...))
+		}
+		if errors.Is(err, nft.ErrTaken) {
 			err = m.takenBy(e)
 		}
 		if err == nil {
 			err = link.ForgetUDP(udpPorts(e.Ports))
 		}
 		if err != nil {
-			err = errors.Join(err, m.unpublish([]*Endpoint{e}))
+			err = errors.Join(err, m.withdraw([]*Endpoint{e}))
 		}
 	}
 	if err != nil {
 		m.release(e.Spec.ID)
 		return fmt.Errorf("cannot publish ports of %s: %w", e.Spec.Subject(), err)
 	}
-	m.hintFirewall(e)
+	m.joins(e)
 	return nil
 }
 
@@ -107,34 +129,55 @@ func (m *Manager) Unpublish(_ context.Context, e *Endpoint) error {
 }
 
 func (m *Manager) unpublish(endpoints []*Endpoint) error {
+	m.sharing.Lock()
+	defer m.sharing.Unlock()
+	return m.withdraw(endpoints)
+}
+
+// withdraw is unpublish for whoever holds m.sharing.
+func (m *Manager) withdraw(endpoints []*Endpoint) error {
 	var elements []nft.Element
 	var udp []uint16
 	var published []*Endpoint
+	leaving := map[string][]*Endpoint{} // of those who have fellows, by service
 	for _, e := range endpoints {
 		m.release(e.Spec.ID)
 		// Our copy knows what was published, also when e is only half filled in.
 		if r, err := m.loadEndpoint(e.Spec.ID); err == nil && r.Published {
-			elements = append(elements, everyElement(&r.Endpoint)...)
 			udp = append(udp, udpPorts(r.Ports)...)
 			published = append(published, &r.Endpoint)
+			if len(m.fellows(&r.Endpoint)) > 0 {
+				leaving[r.Spec.Service()] = append(leaving[r.Spec.Service()], &r.Endpoint)
+			} else {
+				elements = append(elements, everyElement(&r.Endpoint)...)
+			}
 		}
 	}
 	if len(published) == 0 {
 		return nil
+	}
+	for _, some := range leaving {
+		staying := m.fellows(some[0], ids(some)...)
+		if err := m.swap(append(slices.Clone(staying), some...), staying); err != nil {
+			return err
+		}
 	}
 	if err := m.table.Delete(elements); err != nil {
 		return err
 	}
 	errs := []error{link.ForgetUDP(udp)}
 	for _, e := range published {
+		m.leaves(e)
 		errs = append(errs, m.saveEndpoint(e, false))
 	}
 	return errors.Join(errs...)
 }
 
-// reserveAll chooses and reserves host ports for all the endpoint's ports.
-func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) error {
+// reserveAll chooses and reserves host ports for all the endpoint's ports. fellows
+// are the endpoints whose ports it may share.
+func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port, fellows []string) error {
 	h := m.holder(e)
+	h.lenders = fellows
 	unnamed := m.hostAddress(e)
 	routed := e.RoutedOnly()
 	loose := unheld(e.Spec.Ports)
@@ -162,7 +205,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port) er
 			if err != nil {
 				return err
 			}
-			own, others = portIndex{}, publishedPorts(all, []string{e.Spec.ID})
+			own, others = portIndex{}, publishedPorts(all, append(fellows, e.Spec.ID))
 		}
 		got, err := choose(ctx, p, had, own, others, &free)
 		if err != nil {
@@ -225,10 +268,12 @@ func (m *Manager) takenBy(e *Endpoint) error {
 // While a socket is held nobody else on the host can take the port, and what
 // reaches it, which the kernel did not rewrite, is forwarded by this process.
 func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[string]*os.File, err error) {
-	if e.NetNS == "" || e.Shared {
+	if e.NetNS == "" || e.Shared || e.Spec.Aside {
 		return nil, nil
 	}
 	h := m.holder(e)
+	m.joins(e)
+	h.lenders = ids(m.fellows(e))
 	for key, f := range sockets {
 		if err := h.adopt(key, f); err != nil {
 			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.Subject(), err)
@@ -243,7 +288,7 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 		if i < len(e.Spec.Ports) && loose(e.Spec.Ports[i]) {
 			continue
 		}
-		if err := h.open(context.Background(), p); err != nil {
+		if err := h.open(context.Background(), p, true); err != nil {
 			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.Subject(), m.explainPort(p, err))
 		}
 	}

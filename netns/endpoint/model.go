@@ -109,6 +109,8 @@ type Spec struct {
 	// OwnAddresses says that the container can have no addresses but its own, since
 	// nobody in its network namespace has CAP_NET_ADMIN.
 	OwnAddresses bool `json:"ownAddresses,omitempty"`
+	// Aside says that the container stands aside: its ports are not published yet.
+	Aside bool `json:"aside,omitempty"`
 	// Owner says whom an error is about: `service web`.
 	Owner string `json:"owner,omitempty"`
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,6 +121,35 @@ func Publish(host netip.Addr, hostPort uint16, proto byte, target netip.AddrPort
 	e.Key = append(append(e.Key, padded([]byte{proto})...), padded(be16(hostPort))...)
 	e.Text += fmt.Sprintf("%s . %d : %s . %d", protoName(proto), hostPort, target.Addr(), target.Port())
 	return e
+}
+
+// Slots are how many places those who share a port have: as many containers get
+// exactly the same share as divide it.
+const Slots = 24
+
+// Share returns the elements that send the connections to host:hostPort to targets,
+// of one family, in turn; see [Publish].
+func Share(host netip.Addr, hostPort uint16, proto byte, targets []netip.AddrPort) []Element {
+	sets := map[string]string{MapAny4: MapShare4, MapAny6: MapShare6, MapHost4: MapHostShare4, MapHost6: MapHostShare6}
+	out := make([]Element, Slots)
+	for i := range out {
+		e := Publish(host, hostPort, proto, targets[i%len(targets)])
+		e.Set = sets[e.Set]
+		e.Key = binary.NativeEndian.AppendUint32(e.Key, uint32(i))
+		key, value, _ := strings.Cut(e.Text, " : ")
+		e.Text = fmt.Sprintf("%s . 0x%08x : %s", key, i, value)
+		out[i] = e
+	}
+	return out
+}
+
+// shared reports whether an element is of a shared port.
+func (e Element) shared() bool {
+	switch e.Set {
+	case MapShare4, MapShare6, MapHostShare4, MapHostShare6:
+		return true
+	}
+	return false
 }
 
 // PublishRange returns the element that sends the ports of a host from first to

@@ -55,6 +55,8 @@ func TestElementText(t *testing.T) {
 			PublishRange(netip.Addr{}, 10000, 20000, 17, web4.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, web6.Addr()),
 			Anywhere(netip.MustParseAddr("192.0.2.1")), Anywhere(netip.MustParseAddr("fd01::1")),
 		},
+		Share(netip.Addr{}, 8080, 6, []netip.AddrPort{web4, netip.MustParseAddrPort("172.16.5.3:80")})[:2],
+		Share(netip.MustParseAddr("fd01::1"), 8080, 6, []netip.AddrPort{web6})[23:],
 		Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, web4.Addr(), web6.Addr())) {
 		lines = append(lines, e.String())
 	}
@@ -98,6 +100,27 @@ func TestTableInKernel(t *testing.T) {
 	}
 	compareWithNft(t, table.rules)
 	compareWithNft(t, table.ports)
+
+	// Sharing a port takes the place of having it alone, in one step.
+	two := Share(netip.Addr{}, 8080, 6, []netip.AddrPort{web, netip.MustParseAddrPort("172.16.5.3:80")})
+	for range 2 {
+		if err := errors.Join(table.Balance(), table.Swap(nil, two)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sharing := table.rules
+	sharing.Chains = slices.Clone(sharing.Chains)
+	i := slices.IndexFunc(sharing.Chains, func(c Chain) bool { return c.Name == shareChain })
+	sharing.Chains[i].Rules = shareRules()
+	compareWithNft(t, sharing)
+	one := Share(netip.Addr{}, 8080, 6, []netip.AddrPort{web})
+	add, remove := Difference(two, one)
+	if err := table.Swap(remove, add); err != nil || len(add) != Slots/2 || !table.Complete(one) {
+		t.Errorf("from two containers to one: %d changes, %v", len(add), err)
+	}
+	if err := table.Swap(append(remove, one...), nil); err != nil { // remove is gone already
+		t.Error(err)
+	}
 
 	// Another version of the rules is replaced, elements stay.
 	old := NewTable("stack_test")

@@ -48,6 +48,11 @@ const (
 	// Published ports: (protocol, port) or (address, protocol, port) to (address, port).
 	MapAny4, MapAny6   = "any4", "any6"
 	MapHost4, MapHost6 = "host4", "host6"
+	// Ports that several containers publish: (protocol, port, slot) or (address,
+	// protocol, port, slot) to (address, port). Each new connection takes the next of
+	// [Slots].
+	MapShare4, MapShare6         = "share4", "share6"
+	MapHostShare4, MapHostShare6 = "hostshare4", "hostshare6"
 	// Ranges of published ports that keep their numbers: (protocol, ports) or
 	// (address, protocol, ports) to address.
 	MapRange4, MapRange6         = "range4", "range6"
@@ -74,6 +79,7 @@ const (
 // but for its name.
 func Instance(table string) Ruleset {
 	ifname, proto, port := nftables.TypeIFName, nftables.TypeInetProto, nftables.TypeInetService
+	slot := nftables.TypeMark // nft(8) cannot show plain numbers as part of a key
 	a4, a6 := nftables.TypeIPAddr, nftables.TypeIP6Addr
 	types := func(t ...nftables.SetDatatype) []nftables.SetDatatype { return t }
 	return Ruleset{
@@ -88,6 +94,10 @@ func Instance(table string) Ruleset {
 			{MapAny6, types(proto, port), types(a6, port), false},
 			{MapHost4, types(a4, proto, port), types(a4, port), false},
 			{MapHost6, types(a6, proto, port), types(a6, port), false},
+			{MapShare4, types(proto, port, slot), types(a4, port), false},
+			{MapShare6, types(proto, port, slot), types(a6, port), false},
+			{MapHostShare4, types(a4, proto, port, slot), types(a4, port), false},
+			{MapHostShare6, types(a6, proto, port, slot), types(a6, port), false},
 			{MapRange4, types(proto, port), types(a4), true},
 			{MapRange6, types(proto, port), types(a6), true},
 			{MapHostRange4, types(a4, proto, port), types(a4), true},
@@ -139,13 +149,17 @@ func Instance(table string) Ruleset {
 			{Name: "output", Type: nftables.ChainTypeNAT, Hook: "output", Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{
 				{toThisHost(), jump("publish")},
 			}},
+			// Its rules come when a port is shared first, see [Table.Balance].
+			{Name: shareChain},
 			// ::1 cannot be routed to a container: a listener on the host serves it.
 			{Name: "publish", Rules: []Rule{
+				{ipv4(), jump(shareChain)},
 				{ipv4(), dnat(false, MapHost4, ip4Daddr, l4proto, thDport)},
 				{ipv4(), dnat(false, MapAny4, l4proto, thDport)},
 				{ipv4(), dnatHost(false, MapHostRange4, ip4Daddr, l4proto, thDport)},
 				{ipv4(), dnatHost(false, MapRange4, l4proto, thDport)},
 				{ipv6(), toLoopback6(), leave()},
+				{ipv6(), jump(shareChain)},
 				{ipv6(), dnat(true, MapHost6, ip6Daddr, l4proto, thDport)},
 				{ipv6(), dnat(true, MapAny6, l4proto, thDport)},
 				{ipv6(), dnatHost(true, MapHostRange6, ip6Daddr, l4proto, thDport)},
@@ -185,6 +199,18 @@ func Instance(table string) Ruleset {
 				{in(SetMasquerade, iifname), notIn(SetBridges, oifname), masquerade()},
 			}},
 		},
+	}
+}
+
+// shareChain sends the connections of shared ports to their containers in turn.
+const shareChain = "share"
+
+func shareRules() []Rule {
+	return []Rule{
+		{ipv4(), dnat(false, MapHostShare4, ip4Daddr, l4proto, thDport, nextSlot)},
+		{ipv4(), dnat(false, MapShare4, l4proto, thDport, nextSlot)},
+		{ipv6(), dnat(true, MapHostShare6, ip6Daddr, l4proto, thDport, nextSlot)},
+		{ipv6(), dnat(true, MapShare6, l4proto, thDport, nextSlot)},
 	}
 }
 

@@ -63,6 +63,11 @@ var (
 	target6    = payloadField("icmpv6 taddr", expr.PayloadBaseTransportHeader, 8, 16)
 )
 
+// nextSlot counts connections.
+var nextSlot = field{fmt.Sprintf("numgen inc mod %d", Slots), 1, func(r uint32) expr.Any {
+	return &expr.Numgen{Register: r, Modulus: Slots, Type: unix.NFT_NG_INCREMENTAL}
+}}
+
 func metaField(text string, key expr.MetaKey, slots uint32) field {
 	return field{text, slots, func(r uint32) expr.Any { return &expr.Meta{Key: key, Register: r} }}
 }

@@ -112,6 +112,50 @@ func (t *Table) Add(elements []Element) error {
 	return flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetAddElements, "extend")
 }
 
+// Swap removes elements and adds others in one transaction, so that no packet meets
+// anything between, unless they are thousands. What is to be removed may be gone
+// already.
+func (t *Table) Swap(remove, add []Element) error {
+	if len(remove)+len(add) > perTransaction {
+		return errors.Join(t.Delete(remove), t.Add(add))
+	}
+	c, together := &nftables.Conn{}, func(int) error { return nil }
+	err := queue(c, t.rulesets(), remove, (*nftables.Conn).SetDeleteElements, "change", together)
+	if err == nil {
+		err = queue(c, t.rulesets(), add, (*nftables.Conn).SetAddElements, "change", together)
+	}
+	if err == nil {
+		err = commit(c, t.rules.Table, "change")
+	}
+	if errors.Is(err, unix.ENOENT) {
+		err = errors.Join(t.Delete(remove), t.Add(add))
+	}
+	return err
+}
+
+// Balance makes shared ports possible. An error says that the kernel cannot count
+// connections (CONFIG_NFT_NUMGEN).
+func (t *Table) Balance() error {
+	c := &nftables.Conn{}
+	chain := &nftables.Chain{Name: shareChain, Table: t.rules.table()}
+	if rules, err := c.GetRules(chain.Table, chain); err != nil || len(rules) > 0 {
+		return err
+	}
+	for _, r := range shareRules() {
+		c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: r.exprs()})
+	}
+	return c.Flush()
+}
+
+// Balances reports whether elements are of shared ports.
+func Balances(elements []Element) bool { return slices.ContainsFunc(elements, Element.shared) }
+
+// Unshared are elements without those of shared ports: what is left sends all
+// connections to the first of those who share.
+func Unshared(elements []Element) []Element {
+	return slices.DeleteFunc(slices.Clone(elements), Element.shared)
+}
+
 // Delete removes elements. Those that are not there, and map elements that have
 // another value by now, are left alone.
 func (t *Table) Delete(elements []Element) error {
@@ -186,25 +230,37 @@ const perMessage = 200
 const perTransaction = 1000
 
 func flush(c *nftables.Conn, rulesets []Ruleset, elements []Element, op func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, verb string) error {
+	queued := 0
+	err := queue(c, rulesets, elements, op, verb, func(n int) error {
+		if queued += n; queued <= perTransaction {
+			return nil
+		}
+		queued = n
+		return commit(c, rulesets[0].Table, verb)
+	})
+	if err != nil {
+		return err
+	}
+	return commit(c, rulesets[0].Table, verb)
+}
+
+// queue has a transaction change elements. before each message it tells of how many.
+func queue(c *nftables.Conn, rulesets []Ruleset, elements []Element, op func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, verb string, before func(n int) error) error {
 	bySet := map[string][]nftables.SetElement{}
 	for _, e := range elements {
 		bySet[e.Set] = append(bySet[e.Set], nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value})
 	}
-	queued := 0
 	for r, s := range setsOf(rulesets) {
 		for part := range slices.Chunk(bySet[s.Name], perMessage) {
-			if queued += len(part); queued > perTransaction {
-				if err := commit(c, r.Table, verb); err != nil {
-					return err
-				}
-				queued = len(part)
+			if err := before(len(part)); err != nil {
+				return err
 			}
 			if err := op(c, kernelSet(r.table(), s), part); err != nil {
 				return fmt.Errorf("cannot %s firewall table %s: %w", verb, r.Table, err)
 			}
 		}
 	}
-	return commit(c, rulesets[0].Table, verb)
+	return nil
 }
 
 func commit(c *nftables.Conn, table, verb string) error {

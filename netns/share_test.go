@@ -1,0 +1,139 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// serveName answers connections inside an endpoint with its ID.
+func (l *lab) serveName(e *Endpoint, address string) {
+	l.t.Helper()
+	var ln net.Listener
+	l.inside(e, func() (err error) { ln, err = net.Listen("tcp", address); return err })
+	l.t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.WriteString(c, e.Spec.ID)
+				_, _ = io.Copy(io.Discard, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+}
+
+// whoAnswers counts, by ID, who answers many connections.
+func whoAnswers(t *testing.T, address string) map[string]int {
+	t.Helper()
+	got := map[string]int{}
+	for range 24 {
+		c, err := net.DialTimeout("tcp", address, 2*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		n, err := c.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[string(b[:n])]++
+		_ = c.Close()
+	}
+	return got
+}
+
+func TestReplicasShareAPort(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "a"})
+	spec := func(id, key string) EndpointSpec {
+		return EndpointSpec{ID: id, Key: key, Networks: on("a"), Ports: []Port{
+			{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"},
+			{HostPort: 8053, ContainerPort: 53, Protocol: "udp"},
+			{HostPort: 8443, ContainerPort: 80, Protocol: "tcp", HostIP: netip.MustParseAddr("127.0.0.1")},
+			{HostPort: 9000, HostPortEnd: 9003, ContainerPort: 90, Protocol: "tcp"},
+		}}
+	}
+	one := l.attach(spec("one", "p/web/1"))
+	l.serveName(one, ":80")
+	two := l.attach(spec("two", "p/web/2"))
+	l.serveName(two, ":80")
+	if one.Ports[3].HostPort != 9000 || two.Ports[3].HostPort != 9001 {
+		t.Errorf("of a range each has its own: %v, %v", one.Ports[3], two.Ports[3])
+	}
+	if _, err := l.Attach(context.Background(), spec("foreign", "p/other/1")); err == nil {
+		t.Error("another service may have the port, too")
+	}
+	check := func(what string, want map[string]int) {
+		t.Helper()
+		for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:8443"} {
+			if got := whoAnswers(t, address); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: %s is answered by %v, not %v", what, address, got, want)
+			}
+		}
+		n := 0
+		for _, c := range whoAnswers(t, "[::1]:8080") { // by a listener of ours
+			n += c
+		}
+		if n != 24 {
+			t.Errorf("%s: %d answers on [::1]", what, n)
+		}
+	}
+	check("two replicas", map[string]int{"one": 12, "two": 12})
+	if err := l.restoreTable(nil); err != nil {
+		t.Error(err)
+	}
+	check("after the firewall was restored", map[string]int{"one": 12, "two": 12})
+	stays, err := net.Dial("tcp", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Close()
+
+	// The next of the first one stands aside until it is let in; nobody sees a change
+	// but new connections.
+	aside := spec("next", "p/web/1")
+	aside.Aside = true
+	next := l.attach(aside)
+	l.serveName(next, ":80")
+	check("one stands aside", map[string]int{"one": 12, "two": 12})
+	if err := l.HandOver(context.Background(), next, one); err != nil {
+		t.Fatal(err)
+	}
+	check("handed over", map[string]int{"next": 12, "two": 12})
+	b := make([]byte, 10)
+	if n, err := stays.Read(b); err != nil || !slices.Contains([]string{"one", "two"}, string(b[:n])) {
+		t.Errorf("a connection from before: %q, %v", b[:n], err)
+	}
+	if err := l.Detach(context.Background(), one); err != nil {
+		t.Fatal(err)
+	}
+	check("its predecessor is gone", map[string]int{"next": 12, "two": 12})
+	if err := l.Detach(context.Background(), two); err != nil {
+		t.Fatal(err)
+	}
+	check("alone", map[string]int{"next": 24})
+	// The port is still ours on the host.
+	if ln, err := net.Listen("tcp", "0.0.0.0:8080"); err == nil {
+		_ = ln.Close()
+		t.Error("another program can take the port")
+	}
+	if err := l.Detach(context.Background(), next); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.DialTimeout("tcp", "127.0.0.1:8080", time.Second); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("when all are gone: %v", err)
+	}
+}
