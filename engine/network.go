@@ -30,6 +30,7 @@ func (e *Engine) endpointSpec(c *Container) (netns.EndpointSpec, error) {
 	}
 	s.Hostname = e.hostname(c)
 	s.OwnAddresses = !mayChangeNetwork(c.Spec.Isolation)
+	s.Aside = c.State.Aside
 	if isShared(s.Mode) {
 		donor, err := e.peer(c, s.Mode)
 		if err != nil {
@@ -61,6 +62,7 @@ func (e *Engine) attach(ctx context.Context, c *Container, namespace *os.File, k
 	if ep != nil {
 		own := *ep // others read the one they have
 		own.Warnings = slices.Clone(ep.Warnings)
+		own.Spec.Aside = s.Aside
 		ep = &own
 		if err := nets.Publish(ctx, ep); err != nil {
 			return nil, err
@@ -106,6 +108,48 @@ func (e *Engine) holdPorts(id string, ep *netns.Endpoint, k FDs) error {
 		}
 	}
 	return nil
+}
+
+// HandOver gives a container that stood aside its published ports, and takes them from
+// another one, of whose endpoint from is a copy, if it is not nil. The container's state
+// says so then; the caller stores it.
+func (e *Engine) HandOver(ctx context.Context, c *Container, from *netns.Endpoint, k FDs) error {
+	c.State.Aside = false
+	if c.State.Endpoint == nil {
+		return nil
+	}
+	nets, err := e.Networks()
+	if err != nil {
+		return err
+	}
+	ep := *c.State.Endpoint
+	if err := nets.HandOver(ctx, &ep, from); err != nil {
+		return err
+	}
+	c.State.Endpoint = &ep
+	return e.holdPorts(c.ID, &ep, k)
+}
+
+// StepAside notes that another container has the place of this one.
+func (e *Engine) StepAside(c *Container, k FDs) {
+	c.State.Aside = true
+	if c.State.Endpoint == nil {
+		return
+	}
+	ep := *c.State.Endpoint
+	ep.Spec.Aside, ep.Ports = true, nil
+	c.State.Endpoint = &ep
+	dropHeld(c.ID, k, "port/")
+}
+
+// Drained returns when nobody has a connection any more to a port on which the
+// container listens.
+func (e *Engine) Drained(ctx context.Context, c *Container) error {
+	ep := c.State.Endpoint
+	if ep == nil || ep.Shared || ep.NetNS == "" {
+		return nil
+	}
+	return netns.Drained(ctx, ep)
 }
 
 // detachNet takes the endpoint away.
@@ -209,11 +253,13 @@ func (e *Engine) builderLives() bool {
 }
 
 // dropNames forgets the sockets held for a container's network.
-func (e *Engine) dropNames(id string, k FDs) {
+func (e *Engine) dropNames(id string, k FDs) { dropHeld(id, k, "port/", "dns/") }
+
+func dropHeld(id string, k FDs, prefixes ...string) {
 	if k == nil {
 		return
 	}
-	for _, prefix := range []string{"port/", "dns/"} {
+	for _, prefix := range prefixes {
 		for _, name := range k.Names(HeldName(id, prefix)) {
 			k.Drop(name)
 		}

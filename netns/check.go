@@ -221,7 +221,7 @@ func (c *checker) checkPorts(specs []EndpointSpec) {
 // mayShare reports whether two may publish the same port: replicas of one service, of
 // which each takes a free one of a range.
 func mayShare(p Port, a, b EndpointSpec) bool {
-	return p.Last() == p.HostPort && a.Service() != "" && a.Service() == b.Service()
+	return p.Last() == p.HostPort && a.ID != b.ID && a.Service() != "" && a.Service() == b.Service()
 }
 
 // probe tries whether a port could be had now.

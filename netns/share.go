@@ -122,6 +122,10 @@ func (m *Manager) swap(before, after []*Endpoint) error {
 	return m.table.Swap(remove, add)
 }
 
+// Drained returns when nobody outside the endpoint has a TCP connection to a port on
+// which it listens.
+func Drained(ctx context.Context, e *Endpoint) error { return link.Drained(ctx, e.NetNS) }
+
 // HandOver lets an endpoint in that stood aside, and has another one, if it is not
 // nil, step aside in the same moment. Connections that are there stay with who has
 // them.

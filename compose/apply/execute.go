@@ -33,6 +33,8 @@ type Host interface {
 	UnpauseContainer(ctx context.Context, id string, op *plan.Op) error
 	RemoveContainer(ctx context.Context, id string, op *plan.Op) error
 	RenameContainer(ctx context.Context, id string, op *plan.Op) error
+	// HandOver lets a container in that stands aside.
+	HandOver(ctx context.Context, id string, op *plan.Op) error
 	// Await returns when a condition is met, or cannot be met any more.
 	Await(ctx context.Context, op *plan.Op) error
 }
@@ -58,13 +60,13 @@ var shown = map[plan.OpKind]words{
 // Execute carries out a plan. tell gets an event at the beginning and the end of
 // each operation, one at a time.
 //
-// If an operation fails, a container that was to replace another one and never ran
-// is taken away again: the other one is still there. Where that one is gone it gets
-// the name. All else stays as far as it has come, for the same command to go on from.
+// If an operation fails, what [plan.Plan.Recover] says is done for the containers that
+// were to replace others. All else stays as far as it has come, for the same command to
+// go on from.
 // parallel bounds the operations under way at once; 0 does not.
 func Execute(ctx context.Context, p *plan.Plan, h Host, tell func(Event), parallel int) error {
 	o := Options{Parallel: parallel, KeepGoing: p.KeepGoing, Anyway: func(i int) bool { return p.Ops[i].Anyway }}
-	x := &execution{plan: p, host: h, tell: tell, made: map[int]string{}, again: restarts(p)}
+	x := &execution{plan: p, host: h, tell: tell, made: map[int]string{}, failed: map[string]int{}, again: restarts(p)}
 	err := Run(ctx, len(p.Ops), func(i int) []int {
 		deps := make([]int, len(p.Ops[i].Deps))
 		for j, id := range p.Ops[i].Deps {
@@ -72,10 +74,17 @@ func Execute(ctx context.Context, p *plan.Plan, h Host, tell func(Event), parall
 		}
 		return deps
 	}, o, func(ctx context.Context, i int) error { return x.do(ctx, p.Ops[i]) })
-	if err != nil {
-		err = errors.Join(err, x.undo(context.WithoutCancel(ctx)))
+	if err == nil {
+		return nil
 	}
-	return err
+	back := p.Recover(func(op int) bool { return slices.Contains(x.done, op) }, x.made, ctx.Err() != nil)
+	for _, text := range back.Outcome {
+		err = fmt.Errorf("%w\n%s", err, text)
+	}
+	if len(back.Ops) == 0 {
+		return err
+	}
+	return errors.Join(err, Execute(context.WithoutCancel(ctx), back, h, tell, parallel))
 }
 
 // restarts are the stops after which nothing but the start of the same container is
@@ -99,9 +108,10 @@ type execution struct {
 	tell  func(Event)
 	again map[int]int
 
-	mu   sync.Mutex
-	made map[int]string // containers, by the operation that made them
-	done []int
+	mu     sync.Mutex
+	made   map[int]string // containers, by the operation that made them
+	done   []int
+	failed map[string]int // by service: containers that have not proven themselves
 }
 
 // do carries out one operation and tells of it.
@@ -154,6 +164,13 @@ func (x *execution) carryOut(ctx context.Context, op *plan.Op) error {
 		return x.host.RemoveVolume(ctx, op)
 	case plan.WaitFor:
 		return x.await(ctx, op)
+	case plan.Pause:
+		select {
+		case <-time.After(*op.Timeout):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	case plan.CreateContainer:
 		id, err := x.host.CreateContainer(ctx, op)
 		if err == nil {
@@ -182,12 +199,27 @@ func (x *execution) carryOut(ctx context.Context, op *plan.Op) error {
 		return x.host.RemoveContainer(ctx, id, op)
 	case plan.RenameContainer:
 		return x.host.RenameContainer(ctx, id, op)
+	case plan.HandOver:
+		return x.host.HandOver(ctx, id, op)
 	}
 	return fmt.Errorf("internal error: unknown operation %q", op.Kind)
 }
 
 func (x *execution) await(ctx context.Context, op *plan.Op) error {
+	if op.Creates != 0 {
+		id, err := x.container(op)
+		if err != nil {
+			return err
+		}
+		about := *op
+		about.ContainerID = id
+		op = &about
+	}
 	err := x.host.Await(ctx, op)
+	if err != nil && ctx.Err() == nil && x.tolerates(op) {
+		x.event(Event{Kind: "Container", Name: op.Name, Status: "Warning", Text: fmt.Sprintf("the update goes on: %v", err), Done: true})
+		return nil
+	}
 	if err != nil && op.Optional && ctx.Err() == nil {
 		x.event(Event{Kind: "Service", Name: op.Name, Status: "Warning", Text: fmt.Sprintf("optional dependency %q failed to start: %v", op.Name, err), Done: true})
 		return nil
@@ -208,40 +240,15 @@ func (x *execution) container(op *plan.Op) (string, error) {
 	return "", fmt.Errorf("internal error: operation %d has made no container", op.Creates)
 }
 
-// undo takes away the containers that were to replace others which are still there,
-// and gives the names of those that are not.
-func (x *execution) undo(ctx context.Context) error {
-	var errs []error
-	for _, op := range x.plan.Ops {
-		id := x.made[op.ID]
-		if id == "" || op.Replaces == "" || op.TempName == "" {
-			continue
-		}
-		if x.removed(op.Replaces) {
-			errs = append(errs, x.rename(ctx, id, op.ID))
-			continue
-		}
-		away := &plan.Op{Kind: plan.RemoveContainer, Service: op.Service, Index: op.Index, Name: op.TempName, ContainerID: id, Cause: "could not replace " + op.Name}
-		errs = append(errs, x.host.RemoveContainer(ctx, id, away))
+// tolerates counts a container that has not proven itself.
+func (x *execution) tolerates(op *plan.Op) bool {
+	if op.Tolerate == 0 {
+		return false
 	}
-	return errors.Join(errs...)
-}
-
-// rename gives the container that an operation made its name, unless it has it.
-func (x *execution) rename(ctx context.Context, id string, made int) error {
-	for _, op := range x.plan.Ops {
-		if op.Kind == plan.RenameContainer && op.Creates == made && !slices.Contains(x.done, op.ID) {
-			return x.host.RenameContainer(ctx, id, op)
-		}
-	}
-	return nil
-}
-
-// removed tells whether a container was removed, or is being.
-func (x *execution) removed(id string) bool {
-	return slices.ContainsFunc(x.plan.Ops, func(op *plan.Op) bool {
-		return op.Kind == plan.RemoveContainer && op.ContainerID == id && slices.Contains(x.done, op.ID)
-	})
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.failed[op.Service]++
+	return x.failed[op.Service] <= op.Tolerate
 }
 
 // Split parts a plan into what is done and the waits for services to be up, which

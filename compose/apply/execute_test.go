@@ -71,6 +71,9 @@ func (f *fakeHost) RemoveContainer(_ context.Context, id string, _ *plan.Op) err
 func (f *fakeHost) RenameContainer(_ context.Context, id string, op *plan.Op) error {
 	return f.note("rename %s %s", id, op.Name)
 }
+func (f *fakeHost) HandOver(_ context.Context, id string, op *plan.Op) error {
+	return f.note("hand over to %s from %s", id, op.Replaces)
+}
 func (f *fakeHost) Await(_ context.Context, op *plan.Op) error {
 	return f.note("await %s %s", op.Name, op.Condition)
 }
@@ -117,7 +120,7 @@ func TestExecute(t *testing.T) {
 			fails: map[string]error{"await db service_healthy": broken},
 			did:   []string{"create web", "await db service_healthy", "remove new1"},
 			events: []string{
-				"Container web Recreate image changed", "Container web Recreated",
+				"Container web Recreate image changed", "Container web Recreated", "Container old_web Removing", "Container old_web Removed",
 			},
 			err: "broken",
 		},

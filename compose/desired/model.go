@@ -99,6 +99,10 @@ type Service struct {
 	// no image besides, so that no registry can have it.
 	HasBuild  bool `json:"hasBuild,omitempty"`
 	OnlyBuilt bool `json:"onlyBuilt,omitempty"`
+	// Update and Rollback are deploy.update_config and rollback_config, nil where there
+	// is no update_config: then replicas are made anew as their dependencies allow.
+	Update   *Rollout `json:"update,omitempty"`
+	Rollback *Rollout `json:"rollback,omitempty"`
 	// Once (x-once: true) is of a job that, once it has succeeded, is not run again
 	// before it changes.
 	Once bool `json:"once,omitempty"`
@@ -124,6 +128,29 @@ type Replica struct {
 	// differs between replicas and without com.docker.compose.* labels (Hash).
 	Hash string `json:"hash"`
 }
+
+// Rollout is how the containers of a service are replaced. Compose Deploy
+// Specification, "update_config".
+type Rollout struct {
+	// Parallelism is how many at a time, 0 for all; Delay what is waited between them.
+	Parallelism int           `json:"parallelism"`
+	Delay       time.Duration `json:"delay,omitempty"`
+	// Monitor is how long a new container must run before it counts as good.
+	Monitor time.Duration `json:"monitor,omitempty"`
+	// FailureAction is Halt, Continue or Rollback, MaxFailureRatio how many of the
+	// containers may fail before it is acted on.
+	FailureAction   string  `json:"failureAction,omitempty"`
+	MaxFailureRatio float64 `json:"maxFailureRatio,omitempty"`
+	// StartFirst starts a new container before the old one is stopped.
+	StartFirst bool `json:"startFirst,omitempty"`
+}
+
+// What a failed update leads to.
+const (
+	Halt     = "pause"
+	Continue = "continue"
+	Rollback = "rollback"
+)
 
 // Dependency is one entry of depends_on.
 type Dependency struct {

@@ -15,6 +15,8 @@ const (
 	ConditionHealthy   = "service_healthy"
 	ConditionCompleted = "service_completed_successfully"
 	ConditionUp        = "up"
+	// ConditionProven is what a rolling update waits for.
+	ConditionProven = "proven"
 )
 
 // Verdict is what a condition says of one container.
@@ -79,6 +81,23 @@ func judge(condition string, st container.State, hasCheck bool, now time.Time) (
 		}
 		return Pending, "to start", again
 	}
+}
+
+// Proven decides whether a container has proven itself in a rolling update: it is up,
+// has run for the monitor time, and has never ended meanwhile but as a job with
+// success.
+func Proven(st container.State, hasCheck, idle bool, monitor time.Duration, now time.Time) (v Verdict, reason string, again time.Time) {
+	if st.RestartCount > 0 || st.Phase == container.Restarting {
+		return Failed, fmt.Sprintf("exited (%d) and was restarted", st.ExitCode), again
+	}
+	v, reason, again = Judge(ConditionUp, st, hasCheck, idle, now)
+	if v != Met || st.Phase != container.Running {
+		return v, reason, again
+	}
+	if left := monitor - now.Sub(st.StartedAt); left > 0 && left <= monitor {
+		return Pending, "to stay up", now.Add(left)
+	}
+	return Met, "", again
 }
 
 // stayUp is how long a container without a health check must have run for "up

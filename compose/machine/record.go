@@ -144,6 +144,8 @@ type Event struct {
 	Deaf bool
 	// StopAsked: start it again once it has ended.
 	Again bool
+	// StartAsked: it stands aside, see [container.State].
+	Aside bool
 	// StopAsked: see Record.
 	KeepNetwork, Transient bool
 

@@ -128,6 +128,7 @@ func (s *step) begin(automatic bool) {
 	} else {
 		s.State.RestartCount, s.State.RestartDelay = 0, 0
 		s.State.StoppedByUser = false
+		s.State.Aside = s.event.Aside
 	}
 	s.State.RestartAt, s.State.StartAgain = time.Time{}, false
 	s.Under, s.Automatic = Starting, automatic

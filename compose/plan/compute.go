@@ -161,6 +161,8 @@ type decision struct {
 	leftovers []*Container
 	// early stops the old container without waiting for what the new one needs.
 	early bool
+	// started is what starts it, in a rolling update.
+	started *Op
 }
 
 // removal is a container that has to go.
@@ -176,7 +178,7 @@ func newComputer(wanted *desired.Project, observed Observed, o Options) (*comput
 		return nil, err
 	}
 	c := &computer{
-		desired: wanted, observed: observed, opts: o, plan: &Plan{replicas: map[string]int{}},
+		desired: wanted, observed: observed, opts: o, plan: &Plan{replicas: map[string]int{}, Rollouts: map[string]Rollouts{}},
 		inScope: map[string]bool{}, targets: map[string]bool{},
 		networkOps: map[string]*Op{}, volumeOps: map[string]*Op{}, onNetwork: map[string][]*Op{}, onVolume: map[string]*Op{},
 		decisions: map[string][]*decision{}, recreated: map[string]bool{}, bounced: map[string]bool{},

@@ -134,6 +134,9 @@ func (c *computer) choose(d *decision, candidates []*Container) {
 	slices.SortStableFunc(candidates, func(a, b *Container) int {
 		rank := func(x *Container) int {
 			n := 0
+			if c.failedBeside(x, candidates) {
+				n += 8
+			}
 			if diffs := c.specDiffs(d.replica, x); len(diffs) > 0 {
 				n += 4 // does not fit
 			}
@@ -159,6 +162,15 @@ func (c *computer) choose(d *decision, candidates []*Container) {
 	for _, x := range d.leftovers {
 		c.removals = append(c.removals, &removal{container: x, cause: "left over from an interrupted recreate", service: d.service})
 	}
+}
+
+// failedBeside says that a container was to replace another one in a rolling update,
+// and has ended while that one still runs.
+func (c *computer) failedBeside(x *Container, all []*Container) bool {
+	if s := c.desired.Services[x.Service]; s == nil || s.Update == nil || x.live() || x.Spec == nil || !isTempName(x.Name, x.Spec.Name) {
+		return false
+	}
+	return slices.ContainsFunc(all, (*Container).live)
 }
 
 func (c *computer) decideReplica(d *decision, shared []FieldDiff) {

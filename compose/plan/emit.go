@@ -28,7 +28,7 @@ func (c *computer) wantsPortOf(d *decision) *decision {
 	}
 	for _, name := range c.order {
 		for _, other := range c.decisions[name] {
-			if other != d && other.starts() && portsClash(d.old.Spec.Network.Ports, other.replica.Spec.Network.Ports) {
+			if other != d && other.starts() && !(other.service == d.service && sharePorts(d.old.Spec, &other.replica.Spec)) && portsClash(d.old.Spec.Network.Ports, other.replica.Spec.Network.Ports) {
 				return other
 			}
 		}
@@ -62,12 +62,26 @@ func portsClash(a, b []endpoint.Port) bool {
 	return false
 }
 
+// sharePorts says that two replicas may run side by side: of ranges of ports each has
+// its own.
+func sharePorts(a, b *container.Spec) bool {
+	return a != nil && !takesFromRange(a) && !takesFromRange(b)
+}
+
 // emit turns decisions into operations.
 func (c *computer) emit() {
 	c.emitRemovals()
 	for _, name := range c.order {
+		var rolling []*decision
 		for _, d := range c.decisions[name] {
-			c.emitReplica(d)
+			if c.rolls(d) {
+				rolling = append(rolling, d)
+			} else {
+				c.emitReplica(d)
+			}
+		}
+		if len(rolling) > 0 {
+			c.emitRolling(c.desired.Services[name], rolling)
 		}
 		c.stopBeforeDependencies(name)
 	}
@@ -190,6 +204,27 @@ func (c *computer) emitReplica(d *decision) {
 	case keep:
 		if d.old != nil {
 			c.emitRename(d)
+			c.emitAdmission(d)
+		}
+	}
+}
+
+// emitAdmission ends a rolling update that was cut off after the new container had
+// started: it is let in once it has proven itself, and the old one goes only then.
+func (c *computer) emitAdmission(d *decision) {
+	if !d.old.Aside || !c.inScope[d.service] || c.opts.NoStart {
+		return
+	}
+	const cause = "an interrupted update left it aside"
+	proven := c.op(WaitFor, d.old, d.service, cause)
+	proven.Condition = Proven
+	hand := c.op(HandOver, d.old, d.service, cause)
+	c.plan.add(hand, c.plan.add(proven))
+	for _, x := range d.leftovers {
+		if stop := c.stops[x.ID]; stop != nil {
+			hand.Replaces = x.ID
+			stop.Drain = true
+			stop.after = append(stop.after, hand)
 		}
 	}
 }
@@ -381,12 +416,15 @@ func (c *computer) afterPortsAreFree(d *decision) {
 			startOp = op
 		}
 	}
+	if d.started != nil {
+		startOp = d.started
+	}
 	if startOp == nil {
 		return
 	}
 	for i := range c.observed.Containers {
 		x := &c.observed.Containers[i]
-		if x == d.old || c.stops[x.ID] == nil || x.Spec == nil || c.startsAgain(x) {
+		if x == d.old || x.Service == d.service && sharePorts(x.Spec, &d.replica.Spec) || c.stops[x.ID] == nil || x.Spec == nil || c.startsAgain(x) {
 			continue
 		}
 		if portsClash(x.Spec.Network.Ports, d.replica.Spec.Network.Ports) {

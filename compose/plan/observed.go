@@ -43,6 +43,8 @@ type Container struct {
 	Health        health.Status
 	ExitCode      int
 	StoppedByUser bool
+	// Aside says that it runs beside the one that it is to replace.
+	Aside bool
 	// Stopping says that a stop is under way, RestartPending that a restart policy
 	// will start it again.
 	Stopping       bool
@@ -84,6 +86,7 @@ func FromRecord(c *container.Record) Container {
 		ExitCode:      c.State.ExitCode,
 		StoppedByUser: c.State.StoppedByUser,
 		Stopping:      c.State.Stopping,
+		Aside:         c.State.Aside,
 		Created:       c.Created,
 		StartedAt:     c.State.StartedAt,
 		FinishedAt:    c.State.FinishedAt,

@@ -27,17 +27,24 @@ const (
 	StopContainer    OpKind = "stop container"
 	RemoveContainer  OpKind = "remove container"
 	RenameContainer  OpKind = "rename container"
+	// HandOver lets a container in that stood aside: it gets the service's names and
+	// published ports, and the one that it replaces loses them in the same moment.
+	HandOver OpKind = "hand over to container"
+	// Pause lets Timeout pass.
+	Pause OpKind = "pause"
 	// WaitFor waits until a service, or a container, meets a condition.
 	WaitFor OpKind = "wait for"
 )
 
 // Conditions that are waited for: those of depends_on, and Up, which a container
-// is that is healthy, that runs and stays up, or whose job ended with 0.
+// is that is healthy, that runs and stays up, or whose job ended with 0. Proven is one
+// that is up, and has been for Op.Monitor, and never ended.
 const (
 	Started   = "service_started"
 	Healthy   = "service_healthy"
 	Completed = "service_completed_successfully"
 	Up        = "up"
+	Proven    = "proven"
 )
 
 func condition(d desired.Dependency) string { return cmp.Or(d.Condition, Started) }
@@ -56,6 +63,10 @@ type Plan struct {
 	// KeepGoing has what does not depend on a failed operation go on, and the
 	// errors joined; else the first error ends all that is under way.
 	KeepGoing bool `json:"keepGoing,omitempty"`
+	// Rollouts are the rules of the services that are updated some replicas at a time.
+	Rollouts map[string]Rollouts `json:"rollouts,omitempty"`
+	// Outcome is what Recover has come to, for a person.
+	Outcome []string `json:"-"`
 
 	replicas map[string]int // wanted replicas per service, for the print
 }
@@ -107,6 +118,18 @@ type Op struct {
 	Timeout *time.Duration `json:"timeout,omitempty"`
 	// Signal is KillContainer's, or StopContainer's first one; "" for the usual.
 	Signal string `json:"signal,omitempty"`
+	// Rolls says that CreateContainer is part of an update of some replicas at a time.
+	// What it replaces stays until all of them are Proven.
+	Rolls bool `json:"rolls,omitempty"`
+	// Aside has StartContainer start it without the service's names and published
+	// ports, until HandOver. Drain has StopContainer wait, within the grace period, for
+	// the connections that the container serves to end.
+	Aside bool `json:"aside,omitempty"`
+	Drain bool `json:"drain,omitempty"`
+	// Monitor is how long a container must have run to be Proven. Tolerate is how many
+	// of the service's may fail to be.
+	Monitor  time.Duration `json:"monitor,omitempty"`
+	Tolerate int           `json:"tolerate,omitempty"`
 	// KeepNetwork says that a start of the same container follows its stop, Final
 	// that its removal does.
 	KeepNetwork bool `json:"keepNetwork,omitempty"`
@@ -123,7 +146,14 @@ type Op struct {
 	Diffs []FieldDiff `json:"diffs,omitempty"`
 
 	after []*Op
-	makes *Op // the CreateContainer behind Creates
+	makes *Op  // the CreateContainer behind Creates
+	kept  bool // what is stopped may be started again if the plan fails
+}
+
+// Rollouts are how a service is updated, and brought back.
+type Rollouts struct {
+	Update   desired.Rollout `json:"update"`
+	Rollback desired.Rollout `json:"rollback"`
 }
 
 // FieldDiff is one difference between what is and what is wanted. Old and New
@@ -234,7 +264,7 @@ func (p *Plan) finish() error {
 		if op.makes != nil {
 			op.Creates = op.makes.ID
 		}
-		if op.Kind == StopContainer {
+		if op.Kind == StopContainer && !op.kept {
 			op.Final = slices.ContainsFunc(ordered, func(o *Op) bool { return o.Kind == RemoveContainer && o.ContainerID == op.ContainerID })
 		}
 	}

@@ -31,6 +31,12 @@ func (op *Op) line() string {
 		text += " as " + op.TempName
 	case (op.Kind == KillContainer || op.Kind == StopContainer) && op.Signal != "":
 		text += " with " + op.Signal
+	case op.Aside:
+		text += " aside"
+	case op.Drain:
+		text += " when its connections have ended"
+	case op.Kind == Pause:
+		text += " for " + op.Timeout.String()
 	case op.Kind == WaitFor:
 		text += ": " + op.Condition
 		if op.Optional {

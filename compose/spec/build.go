@@ -325,6 +325,7 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 	if s.Deploy != nil {
 		out.Labels = maps.Clone(s.Deploy.Labels)
 	}
+	out.Update, out.Rollback = b.rollouts(s)
 	if policy, every, err := s.GetPullPolicy(); err == nil {
 		out.PullPolicy, out.PullEvery = pullPolicy(s, policy), every
 	} else {
@@ -355,7 +356,9 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 			break // the other replicas have the same faults
 		}
 	}
-	b.fixedPorts(out, path)
+	if len(out.Replicas) > 1 {
+		b.portRanges(out, path)
+	}
 	d.Services[s.Name] = out
 }
 

@@ -322,7 +322,6 @@ func TestFaultsNamePlaceAndFix(t *testing.T) {
 		{"overlay", service("command: a") + "networks:\n  default:\n    driver: overlay\n", `compose.yaml:7: networks.default.driver: network driver "overlay" is not supported; use bridge, macvlan, ipvlan, host or none`},
 		{"pre_start", service("pre_start:\n  - command: a"), `compose.yaml:4: services.web.pre_start: pre_start is not supported yet`},
 		{"restart", service("restart: allways"), `compose.yaml:4: services.web.restart: unknown restart policy "allways"; use no, always, on-failure[:N] or unless-stopped; did you mean "always"?`},
-		{"replicas on one port", service("scale: 2\nports:\n  - \"80:80\""), `compose.yaml:6: services.web.ports[0]: 2 replicas cannot all publish host port 80; give a range such as "80-81:80", or no host port`},
 		{"static address without a subnet", service("networks: {default: {ipv4_address: 10.0.0.9}}"), `compose.yaml:4: services.web.networks.default.ipv4_address: network "default" has no subnet of its own for 10.0.0.9; give it one: networks.default.ipam.config with subnet`},
 		{"static address outside", service("networks: {default: {ipv4_address: 10.0.0.9}}") + "networks:\n  default: {ipam: {config: [{subnet: 10.1.0.0/24}, {subnet: \"fd00::/64\"}]}}\n", `compose.yaml:4: services.web.networks.default.ipv4_address: 10.0.0.9 is outside of network "default", which has 10.1.0.0/24`},
 		{"MAC address", service("networks: {default: {mac_address: \"zz\"}}"), `compose.yaml:4: services.web.networks.default: MAC address "zz" is not six bytes in hex`},

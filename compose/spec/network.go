@@ -407,19 +407,11 @@ func (b *builder) port(path string, p types.ServicePortConfig) []netns.Port {
 	return []netns.Port{out}
 }
 
-// fixedPorts refuses replicas that would all take the same host port.
-func (b *builder) fixedPorts(s *Service, path string) {
-	if len(s.Replicas) < 2 {
-		return
-	}
+// portRanges refuses ranges of host ports in which not every replica finds one. A
+// single port is shared.
+func (b *builder) portRanges(s *Service, path string) {
 	for i, p := range s.Replicas[0].Spec.Network.Ports {
-		room := int(p.HostPortEnd) - int(p.HostPort) + 1
-		switch {
-		case p.HostPort == 0:
-		case p.HostPortEnd == 0:
-			end := min(int(p.HostPort)+len(s.Replicas)-1, 65535)
-			b.fail(fmt.Sprintf("%s.ports[%d]", path, i), "%d replicas cannot all publish host port %d; give a range such as \"%d-%d:%d\", or no host port", len(s.Replicas), p.HostPort, p.HostPort, end, p.ContainerPort)
-		case room < len(s.Replicas):
+		if room := int(p.HostPortEnd) - int(p.HostPort) + 1; p.HostPortEnd != 0 && room < len(s.Replicas) {
 			b.fail(fmt.Sprintf("%s.ports[%d]", path, i), "the host port range %d-%d has %d ports for %d replicas; make it larger", p.HostPort, p.HostPortEnd, room, len(s.Replicas))
 		}
 	}

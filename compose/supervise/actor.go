@@ -140,7 +140,7 @@ func (a *actor) publish() {
 	}
 	before := a.view.Swap(v)
 	names := before != nil && (before.live() != v.live() || before.State.Endpoint != v.State.Endpoint ||
-		before.State.Health != v.State.Health || before.Spec.Name != v.Spec.Name)
+		before.State.Health != v.State.Health || before.State.Aside != v.State.Aside || before.Spec.Name != v.Spec.Name)
 	a.s.changedView(names)
 }
 
@@ -615,10 +615,11 @@ func (a *actor) adopt(ctx context.Context) {
 
 // The wishes.
 
-// start starts a container that does not run. One that runs is left alone.
-func (a *actor) startIt(ctx context.Context, before func(c *engine.Container)) error {
+// start starts a container that does not run. One that runs is left alone. With aside
+// it has neither names nor published ports until it is let in.
+func (a *actor) startIt(ctx context.Context, aside bool, before func(c *engine.Container)) error {
 	return a.want(ctx, wish{
-		verb: "start", event: machine.Event{Kind: machine.StartAsked}, afterEnd: true,
+		verb: "start", event: machine.Event{Kind: machine.StartAsked, Aside: aside}, afterEnd: true,
 		prepare: func(a *actor, _ *machine.Event) error {
 			if before != nil {
 				c := *a.c

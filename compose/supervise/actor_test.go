@@ -199,7 +199,7 @@ func TestStopWaitsForTheGracePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{obeys: -1}
 		_, a := supervised(t, f, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		f.notes()
@@ -222,7 +222,7 @@ func TestStopWaitsForTheGracePeriod(t *testing.T) {
 func TestWhatSomebodyElseThawedNeedsNoThaw(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, a := supervised(t, &fakeRunner{}, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		h := &host{s: s}
@@ -242,13 +242,13 @@ func TestAStartThatIsGivenUpGoesOn(t *testing.T) {
 		_, a := supervised(t, f, engine.Spec{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if err := a.startIt(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+		if err := a.startIt(ctx, false, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
 		if phase(a) != machine.Starting {
 			t.Fatalf("it is %s", phase(a))
 		}
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		if did := f.notes(); did != "start" || phase(a) != machine.Running {
@@ -261,7 +261,7 @@ func TestAStopThatIsGivenUpGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{obeys: 5 * time.Second}
 		_, a := supervised(t, f, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -273,7 +273,7 @@ func TestAStopThatIsGivenUpGoesOn(t *testing.T) {
 			t.Fatalf("it is %s", phase(a))
 		}
 		// Who wants it to run gets it running, once it has ended.
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		if v := a.view.Load(); v.phase != machine.Running || v.starts != 2 || v.ends != 1 {
@@ -286,7 +286,7 @@ func TestRestartsBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{lives: time.Millisecond}
 		_, a := supervised(t, f, engine.Spec{Restart: engine.Restart{Policy: "always"}})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		begun := time.Now()
@@ -310,7 +310,7 @@ func TestASuccessorGoesOnWithAStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{obeys: -1}
 		s, a := supervised(t, f, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -363,7 +363,7 @@ func TestWishesInAnyOrder(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			for name, do := range map[string]func() error{
-				"start":   func() error { return a.startIt(t.Context(), nil) },
+				"start":   func() error { return a.startIt(t.Context(), false, nil) },
 				"stop":    func() error { return a.stopIt(t.Context(), stopOptions{}) },
 				"restart": func() error { return a.stopIt(t.Context(), stopOptions{again: true}) },
 				"kill":    func() error { return a.killIt(t.Context(), "KILL") },
@@ -405,7 +405,7 @@ func TestProbesReachTheRecord(t *testing.T) {
 			return healthcheck.Result{Start: time.Now(), End: time.Now(), ExitCode: code}
 		}
 		s, a := supervised(t, f, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		var seen []healthcheck.Status
@@ -425,7 +425,7 @@ func TestWhatDoesNotEndIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{obeys: -1, immortal: true}
 		_, a := supervised(t, f, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		for name, do := range map[string]func() error{
@@ -452,7 +452,7 @@ func TestAChangeWaitsForTheEndOfWhatHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{finishing: make(chan struct{})}
 		_, a := supervised(t, f, engine.Spec{})
-		if err := a.startIt(t.Context(), nil); err != nil {
+		if err := a.startIt(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 		f.mu.Lock()

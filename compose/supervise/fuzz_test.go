@@ -91,8 +91,9 @@ func (*idle) KillContainer(context.Context, string, *plan.Op) error       { retu
 func (*idle) PauseContainer(context.Context, string, *plan.Op) error      { return nil }
 func (*idle) UnpauseContainer(context.Context, string, *plan.Op) error    { return nil }
 func (*idle) RemoveContainer(context.Context, string, *plan.Op) error     { return nil }
-func (*idle) RenameContainer(context.Context, string, *plan.Op) error     { return nil }
+func (*idle) HandOver(context.Context, string, *plan.Op) error            { return nil }
 func (*idle) Await(context.Context, *plan.Op) error                       { return errors.New("it never comes about") }
+func (*idle) RenameContainer(context.Context, string, *plan.Op) error     { return nil }
 
 // processTime is the time on a CPU that this process has used, which does not depend
 // on what else runs on the machine.

@@ -199,13 +199,13 @@ func replica(d *spec.Desired, service string, index int) *spec.Replica {
 	return nil
 }
 
-func (h *host) StartContainer(ctx context.Context, id string, _ *plan.Op) error {
+func (h *host) StartContainer(ctx context.Context, id string, op *plan.Op) error {
 	a, err := h.s.lookup(id)
 	if err != nil {
 		return err
 	}
 	before := a.view.Load()
-	if err := a.startIt(ctx, h.before); err != nil {
+	if err := a.startIt(ctx, op.Aside, h.before); err != nil {
 		return err
 	}
 	if before.live() && before.phase != machine.Stopping && a.view.Load().starts == before.starts {
@@ -225,12 +225,61 @@ func (h *host) StopContainer(ctx context.Context, id string, op *plan.Op, again 
 			return fmt.Errorf("cannot restart container %s: %w; it is left running", c.Spec.Name, err)
 		}
 	}
+	if op.Drain {
+		h.drain(ctx, a, stopOptions{grace: op.Timeout})
+	}
 	h.preStop(ctx, a)
 	err = a.stopIt(ctx, stopOptions{
 		signal: op.Signal, grace: op.Timeout, again: again, keepNet: op.KeepNetwork || op.Final && h.down, doom: op.Final, leave: h.leaves(op), notice: h.notice(a),
 	})
 	if err == nil && again {
 		h.s.emit(&a.view.Load().Container, "restart", nil)
+	}
+	return err
+}
+
+// drain waits for the connections that a container serves to end, within the time that
+// it is given to end itself.
+func (h *host) drain(ctx context.Context, a *actor, o stopOptions) {
+	grace := a.grace(o)
+	if grace < 0 {
+		grace = engine.DefaultStopGrace
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	c := a.view.Load().Container
+	if err := h.s.engine.Drained(ctx, &c); err != nil && ctx.Err() == nil {
+		h.notice(a)(fmt.Sprintf("its connections are not waited for: %v", err))
+	}
+}
+
+// HandOver lets a container in that stood aside, in the place of another one.
+func (h *host) HandOver(ctx context.Context, id string, op *plan.Op) error {
+	to, err := h.s.lookup(id)
+	if err != nil {
+		return err
+	}
+	from, err := h.s.lookup(op.Replaces)
+	if err != nil {
+		from = nil // there is none, or it has gone
+	}
+	err = to.change(ctx, func(c *engine.Container) error {
+		var leaving *netns.Endpoint
+		if from != nil && from.view.Load().State.Endpoint != nil {
+			ep := *from.view.Load().State.Endpoint
+			leaving = &ep
+		}
+		return h.s.engine.HandOver(ctx, c, leaving, h.s.keeper)
+	})
+	if err != nil || from == nil {
+		return err
+	}
+	err = from.change(ctx, func(c *engine.Container) error {
+		h.s.engine.StepAside(c, h.s.keeper)
+		return nil
+	})
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil
 	}
 	return err
 }
@@ -302,7 +351,7 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 			if !h.isAbout(op, v) {
 				continue
 			}
-			verdict, reason, look := machine.Judge(op.Condition, v.State, v.checked, !v.busy, h.s.now())
+			verdict, reason, look := judge(op, v, h.s.now())
 			if !look.IsZero() && (again.IsZero() || look.Before(again)) {
 				again = look
 			}
@@ -312,14 +361,14 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 				return false, again, errCondition
 			case machine.Pending:
 				all = false
-				waiting = fmt.Sprintf("container %s %s", v.Spec.Name, reason)
+				waiting = fmt.Sprintf("container %s %s", called(op, v), reason)
 				if op.Condition != machine.ConditionStarted && !told[v.ID] {
 					told[v.ID] = true
 					text := ""
 					if op.Condition == machine.ConditionUp {
 						text = reason
 					}
-					h.r.event("Container", v.Spec.Name, "Waiting", text, false)
+					h.r.event("Container", called(op, v), "Waiting", text, false)
 				}
 			case machine.Met:
 				if told[v.ID] {
@@ -328,7 +377,7 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 					if op.Condition == machine.ConditionCompleted {
 						status = "Exited"
 					}
-					h.r.event("Container", v.Spec.Name, status, "", true)
+					h.r.event("Container", called(op, v), status, "", true)
 				}
 			}
 		}
@@ -336,14 +385,30 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 	})
 	switch {
 	case errors.Is(err, errCondition):
-		return h.conditionFailed(culprit, why, op.Condition)
+		return h.conditionFailed(culprit, called(op, culprit), why, op.Condition)
 	case err != nil && waiting != "":
 		return fmt.Errorf("%w: %s", err, waiting)
 	}
 	return err
 }
 
+func judge(op *plan.Op, v *view, now time.Time) (machine.Verdict, string, time.Time) {
+	if op.Condition == plan.Proven {
+		return machine.Proven(v.State, v.checked, !v.busy, op.Monitor, now)
+	}
+	return machine.Judge(op.Condition, v.State, v.checked, !v.busy, now)
+}
+
 var errCondition = errors.New("condition failed")
+
+// called is the name of a container that is waited for: one that is to take another
+// one's place is called as it will be.
+func called(op *plan.Op, v *view) string {
+	if op.Condition == plan.Proven {
+		return op.Name
+	}
+	return v.Spec.Name
+}
 
 // isAbout tells whether a wait is for a container.
 func (h *host) isAbout(op *plan.Op, v *view) bool {
@@ -358,13 +423,17 @@ func (h *host) isAbout(op *plan.Op, v *view) bool {
 
 // conditionFailed builds the error of a container that failed, with the last lines
 // of its log, which usually say why.
-func (h *host) conditionFailed(v *view, why, condition string) error {
-	text := fmt.Sprintf("dependency failed to start: container %s %s", v.Spec.Name, why)
+func (h *host) conditionFailed(v *view, name, why, condition string) error {
+	text := fmt.Sprintf("dependency failed to start: container %s %s", name, why)
 	lines := 10
-	if condition == machine.ConditionUp {
-		text, lines = fmt.Sprintf("container %s %s", v.Spec.Name, why), 20
-	} else {
-		h.r.event("Container", v.Spec.Name, "Error", why, true)
+	switch condition {
+	case machine.ConditionUp:
+		text, lines = fmt.Sprintf("container %s %s", name, why), 20
+	case machine.ConditionProven:
+		text, lines = fmt.Sprintf("cannot update service %s: container %s %s", v.Service, name, why), 20
+		h.r.event("Container", name, "Error", why, true)
+	default:
+		h.r.event("Container", name, "Error", why, true)
 	}
 	if tail := h.s.lastLines(v.ID, lines); tail != "" {
 		text += "; its last output was:\n" + tail

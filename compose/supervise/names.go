@@ -18,7 +18,7 @@ func (s *Supervisor) refreshNames() {
 	for _, v := range s.views() {
 		if ep := v.State.Endpoint; v.live() && ep != nil {
 			ready := v.State.Health == healthcheck.None || v.State.Health == healthcheck.Healthy
-			table = append(table, netns.Entry{Endpoint: ep, NotReady: !ready})
+			table = append(table, netns.Entry{Endpoint: ep, NotReady: !ready || v.State.Aside})
 		}
 	}
 	if err := s.runner.Publish(table); err != nil {

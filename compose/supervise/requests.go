@@ -54,7 +54,7 @@ func (s *Supervisor) run(ctx context.Context, req RunRequest, r *reply) (any, er
 	ends := a.view.Load().ends
 	if !req.Attached {
 		size := [2]uint16{req.Rows, req.Columns}
-		if err := a.startIt(ctx, func(c *engine.Container) { c.ConsoleSize = size }); err != nil {
+		if err := a.startIt(ctx, false, func(c *engine.Container) { c.ConsoleSize = size }); err != nil {
 			// One that removes itself is gone when this is told.
 			return nil, s.afterFailedStart(ctx, a, err)
 		}

@@ -45,6 +45,17 @@ func serve(ports []string) error {
 		}
 		os.Exit(code)
 	})
+	mux.HandleFunc("/healthy", func(w http.ResponseWriter, r *http.Request) {
+		if os.Getenv("HEALTHY") == "no" {
+			http.Error(w, "not healthy", http.StatusServiceUnavailable)
+		}
+	})
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) { // ?DURATION
+		if d, err := time.ParseDuration(r.URL.RawQuery); err == nil {
+			time.Sleep(d)
+		}
+		fmt.Fprint(w, "slow")
+	})
 	failed := make(chan error)
 	for _, p := range ports {
 		s := &http.Server{Addr: ":" + p, Handler: mux, ReadHeaderTimeout: 5 * time.Second}

@@ -213,6 +213,9 @@ type State struct {
 	// StartBy is set on a container that was made to be run at once and to be removed
 	// afterwards: if it was not started by then, nobody wants it any more.
 	StartBy time.Time `json:"startBy,omitzero"`
+	// Aside says that it runs beside the container that it is to replace, or that has
+	// replaced it: it has neither the service's names nor its published ports.
+	Aside bool `json:"aside,omitempty"`
 	// Doomed says that it is removed once it has ended, with DoomedVolumes its
 	// anonymous volumes too.
 	Doomed        bool               `json:"doomed,omitempty"`

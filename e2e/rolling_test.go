@@ -1,0 +1,228 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// traffic is clients that ask a service without a pause.
+type traffic struct {
+	mu      sync.Mutex
+	answers map[string]int
+	failed  []string
+
+	stop func() // ends it and waits
+}
+
+// startTraffic asks for a page 200 times a second, in new connections and in ones that
+// are kept, and besides for one that takes its time.
+func startTraffic(t *testing.T, base, page string) *traffic {
+	t.Helper()
+	fetch(t, base+page)
+	ctx, cancel := context.WithCancel(context.Background())
+	x := &traffic{answers: map[string]int{}}
+	var all sync.WaitGroup
+	ask := func(c *http.Client, url string) {
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+		if err != nil {
+			panic(err)
+		}
+		body := ""
+		resp, err := c.Do(req)
+		if err == nil {
+			var b []byte
+			b, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+			body = string(b)
+			if err == nil && resp.StatusCode != http.StatusOK {
+				err = fmt.Errorf("%s: %s", resp.Status, body)
+			}
+		}
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if err != nil {
+			x.failed = append(x.failed, fmt.Sprintf("%s %v", time.Now().Format("15:04:05.000"), err))
+			return
+		}
+		x.answers[body]++
+	}
+	fresh := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	kept := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{IdleConnTimeout: 100 * time.Millisecond}}
+	clients := []*http.Client{fresh, kept}
+	for i := range 2 {
+		all.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+					all.Go(func() { ask(clients[i], base+page) })
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for ctx.Err() == nil {
+			ask(fresh, base+"/slow?300ms")
+		}
+	})
+	x.stop = sync.OnceFunc(func() { cancel(); all.Wait() })
+	t.Cleanup(x.stop)
+	return x
+}
+
+// check ends the traffic, of which nothing may have failed, and wants answers of each
+// version.
+func (x *traffic) check(t *testing.T, versions ...string) {
+	t.Helper()
+	x.stop()
+	n := 0
+	for _, k := range x.answers {
+		n += k
+	}
+	t.Logf("%d requests: %v", n, x.answers)
+	if len(x.failed) > 0 {
+		t.Errorf("%d of %d requests failed: %s", len(x.failed), n, tail(strings.Join(x.failed, "\n")))
+	}
+	got := slices.Sorted(maps.Keys(x.answers))
+	got = slices.DeleteFunc(got, func(s string) bool { return s == "slow" })
+	slices.Sort(versions)
+	if !slices.Equal(got, versions) {
+		t.Errorf("answers of %q, not of %q", got, versions)
+	}
+}
+
+func TestRollingUpdate(t *testing.T) {
+	b := newBox(t, "probe")
+	port := freePort(t)
+	file := func(version, healthy, update string) {
+		b.compose(t, fmt.Sprintf(`
+			services:
+				web:
+					image: probe
+					command: serve 8080
+					init: true
+					environment: {V: %s, HEALTHY: %s}
+					ports: ["%s:8080"]
+					healthcheck: {test: [CMD, /probe, get, "http://127.0.0.1:8080/healthy"], interval: 200ms, retries: 2}
+					deploy:
+						replicas: 2
+						update_config: %s
+		`, version, healthy, port, update))
+	}
+	const update = "{order: start-first, failure_action: rollback}"
+	file("one", "yes", update)
+	b.ok(t, "up", "-d", "--wait")
+	url := "http://127.0.0.1:" + port
+	ids := func() string {
+		var out []string
+		for name, id := range b.ids(t) {
+			out = append(out, name+" "+id)
+		}
+		slices.Sort(out)
+		return strings.Join(out, "\n")
+	}
+	before := ids()
+
+	clients := startTraffic(t, url, "/env?V")
+	file("two", "yes", update)
+	b.ok(t, "up", "-d")
+	clients.check(t, "one", "two")
+	after := ids()
+	if after == before || strings.Count(after, "\n") != 1 || !strings.HasPrefix(after, "app-web-1 ") {
+		t.Errorf("after the update there are:\n%s", after)
+	}
+	if got := fetch(t, url+"/env?V"); got != "two" {
+		t.Errorf("it answers %q", got)
+	}
+	if out := b.ok(t, "plan"); !strings.Contains(out, "Nothing to do.") {
+		t.Errorf("after it: %s", out)
+	}
+
+	// What never gets healthy never gets a request, and nothing has changed.
+	clients = startTraffic(t, url, "/env?V")
+	file("three", "no", update)
+	r := b.fails(t, "up", "-d")
+	if r.code != 1 || !strings.Contains(r.stderr, "cannot update service web: container") || !strings.Contains(r.stderr, "is unhealthy") {
+		t.Errorf("a bad update: %v", r)
+	}
+	clients.check(t, "two")
+	if ids() != after {
+		t.Errorf("after a bad update:\n%s\nand before it:\n%s", ids(), after)
+	}
+
+	b.ok(t, "down")
+}
+
+// The second container of version two is bad: it finds the mark of the first.
+func TestRollingUpdateThatFailsHalfWay(t *testing.T) {
+	for _, tt := range []struct{ order, action, versions, says string }{
+		{"start-first", "rollback", "one one", "service web is rolled back: it runs as before the update"},
+		{"stop-first", "rollback", "one one", "service web is rolled back: it runs as before the update"},
+		{"start-first", "pause", "one two", "service web: the update stops here; 1 of 2 containers are new, the others run as before"},
+		{"stop-first", "pause", "one two", "service web: the update stops here; 1 of 2 containers are new, the others run as before"},
+		{"start-first", "continue", "two two", "the update goes on: cannot update service web: container app-web-2 "},
+		{"stop-first", "continue", "two two", "the update goes on: cannot update service web: container app-web-2 "},
+	} {
+		t.Run(tt.order+" "+tt.action, func(t *testing.T) {
+			b := newBox(t, "busybox:latest")
+			file := func(version string) {
+				b.compose(t, fmt.Sprintf(`
+					services:
+						web:
+							image: busybox
+							command: ["sh", "-c", "sleep 1000; true"]
+							init: true
+							stop_signal: SIGKILL
+							environment: {V: %[1]s}
+							volumes: [marks:/marks]
+							post_start: [{command: [sh, -c, "if mkdir /marks/%[1]s; then touch /good; else rmdir /marks/%[1]s; test %[1]s = two || touch /good; fi"]}]
+							healthcheck: {test: [CMD, test, -e, /good], interval: 200ms, retries: 3}
+							deploy:
+								replicas: 2
+								update_config: {order: %[2]s, failure_action: %[3]s}
+								rollback_config: {order: %[2]s}
+					volumes: {marks: {}}
+				`, version, tt.order, tt.action))
+			}
+			file("one")
+			b.ok(t, "up", "-d", "--wait")
+			before := b.ids(t)
+			file("two")
+			r := b.stack(t, "up", "-d")
+			if want := map[bool]int{true: 0, false: 1}[tt.action == "continue"]; r.code != want || !strings.Contains(r.stderr, tt.says) {
+				t.Errorf("the update ends with %d, not %d, and does not say %q: %v", r.code, want, tt.says, r)
+			}
+			var versions []string
+			for _, name := range []string{"app-web-1", "app-web-2"} {
+				c := b.look(t, name)
+				if c.State.Status != "running" {
+					t.Errorf("%s is %s", name, c.State.Status)
+				}
+				version := strings.TrimSpace(b.ok(t, "exec", "-T", "--index", name[len(name)-1:], "web", "sh", "-c", "echo $V"))
+				versions = append(versions, version)
+				if same := c.ID == before[name] || strings.HasPrefix(c.ID, before[name]); same != (version == "one") {
+					t.Errorf("%s runs version %s, and is the one from before: %v", name, version, same)
+				}
+			}
+			slices.Sort(versions)
+			if got := strings.Join(versions, " "); got != tt.versions {
+				t.Errorf("there are %s, not %s", got, tt.versions)
+			}
+			if now := b.ids(t); len(now) != 2 {
+				t.Errorf("there are %v", now)
+			}
+			b.ok(t, "down", "-v")
+		})
+	}
+}
