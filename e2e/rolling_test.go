@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -225,4 +226,62 @@ func TestRollingUpdateThatFailsHalfWay(t *testing.T) {
 			b.ok(t, "down", "-v")
 		})
 	}
+}
+
+// An update that is cut off anywhere, by the end of its client or of keepers, costs no
+// request, and the next one brings it to its end.
+func TestRollingUpdateIsCutOff(t *testing.T) {
+	b := newBox(t, "probe")
+	port := freePort(t)
+	file := func(version int) {
+		b.compose(t, fmt.Sprintf(`
+			services:
+				web:
+					image: probe
+					command: serve 8080
+					init: true
+					stop_grace_period: 2s
+					environment: {V: "%d"}
+					ports: ["%s:8080"]
+					healthcheck: {test: [CMD, /probe, get, "http://127.0.0.1:8080/healthy"], interval: 100ms, retries: 2}
+					deploy:
+						replicas: 2
+						update_config: {order: start-first, failure_action: rollback}
+		`, version, port))
+	}
+	file(0)
+	b.ok(t, "up", "-d", "--wait")
+	clients := startTraffic(t, "http://127.0.0.1:"+port, "/healthy")
+	version := 0
+	for _, who := range [][]string{{}, {"supervisor"}, {"supervisor", "guardian", "warden"}} {
+		for _, after := range []time.Duration{50, 200, 450} {
+			version++
+			file(version)
+			b.eventuallyKept(t, "app")
+			up := b.start(t, "up", "-d")
+			select {
+			case <-up.done:
+			case <-time.After(after * time.Millisecond):
+			}
+			if len(who) > 0 {
+				b.killKeepers(t, "app", who...)
+			}
+			up.signal(t, syscall.SIGKILL)
+			<-up.done
+			t.Logf("%s version %d: killed %v after %v ms", time.Now().Format("15:04:05.000"), version, who, int(after))
+			r := b.stack(t, "up", "-d", "--wait")
+			t.Logf("%s then %v", time.Now().Format("15:04:05.000"), r)
+			ids := b.ids(t)
+			if len(ids) != 2 || ids["app-web-1"] == "" || ids["app-web-2"] == "" {
+				t.Fatalf("killed %v after %v ms: there are %v", who, int(after), ids)
+			}
+			for _, index := range []string{"1", "2"} {
+				if got := b.ok(t, "exec", "-T", "--index", index, "web", "/probe", "get", "http://127.0.0.1:8080/env?V"); strings.TrimSpace(got) != fmt.Sprint(version) {
+					t.Fatalf("killed %v after %v ms: container %s is of version %s, not %d", who, int(after), index, got, version)
+				}
+			}
+		}
+	}
+	clients.check(t, "")
+	b.ok(t, "down")
 }

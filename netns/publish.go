@@ -271,6 +271,8 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 	if e.NetNS == "" || e.Shared || e.Spec.Aside {
 		return nil, nil
 	}
+	m.sharing.Lock()
+	defer m.sharing.Unlock()
 	h := m.holder(e)
 	m.joins(e)
 	h.lenders = ids(m.fellows(e))

@@ -65,3 +65,29 @@ func TestNobodyWaitsForWhatNobodyStarts(t *testing.T) {
 		}
 	}
 }
+
+func TestProven(t *testing.T) {
+	started := time.Unix(1, 0)
+	const monitor = 10 * time.Second
+	for _, test := range []struct {
+		name     string
+		state    container.State
+		hasCheck bool
+		after    time.Duration
+		want     Verdict
+		reason   string
+	}{
+		{"it is watched", container.State{Phase: container.Running, StartedAt: started}, false, 9 * time.Second, Pending, "to stay up"},
+		{"it has proven itself", container.State{Phase: container.Running, StartedAt: started}, false, monitor, Met, ""},
+		{"healthy, and watched", container.State{Phase: container.Running, StartedAt: started, Health: health.Healthy}, true, time.Second, Pending, "to stay up"},
+		{"not healthy for long", container.State{Phase: container.Running, StartedAt: started, Health: health.Starting}, true, 2 * monitor, Pending, "to be healthy"},
+		{"it was restarted", container.State{Phase: container.Running, StartedAt: started, RestartCount: 1, ExitCode: 3}, false, monitor, Failed, "exited (3) and was restarted"},
+		{"it will be restarted", container.State{Phase: container.Restarting, StartedAt: started, ExitCode: 3}, false, 0, Failed, "exited (3) and was restarted"},
+		{"a job that is done", container.State{Phase: container.Exited, StartedAt: started}, false, 0, Met, ""},
+	} {
+		v, reason, again := Proven(test.state, test.hasCheck, false, monitor, started.Add(test.after))
+		if v != test.want || reason != test.reason || again.Equal(started.Add(monitor)) != (reason == "to stay up") {
+			t.Errorf("%s: %v, %q, look again at %v", test.name, v, reason, again)
+		}
+	}
+}

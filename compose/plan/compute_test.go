@@ -164,6 +164,39 @@ create worker 1,2
 `,
 		},
 		{
+			name: "an update that starts first",
+			yaml: strings.Replace(shop, "scale: 2", "environment: {A: b}\n    deploy:\n      replicas: 2\n      update_config: {order: start-first, delay: 1m}", 1),
+			want: "recreate worker 1,2: environment.A added: \"b\"\n",
+			graph: `[1] create container shop-worker-1 as wo00wo00wo00_shop-worker-1: environment.A added: "b"
+[2] create container shop-worker-2 as wo11wo11wo11_shop-worker-2: environment.A added: "b"
+[3] start container shop-worker-1 aside: takes the place of wo00wo00wo00 [after 1]
+[4] wait for shop-worker-1: proven [after 3]
+[5] hand over to container shop-worker-1: takes the place of wo00wo00wo00 [after 4]
+[6] stop container shop-worker-1 when its connections have ended: replaced [after 5]
+[7] pause worker for 1m0s: update_config.delay [after 6]
+[8] start container shop-worker-2 aside: takes the place of wo11wo11wo11 [after 2 7]
+[9] wait for shop-worker-2: proven [after 8]
+[10] hand over to container shop-worker-2: takes the place of wo11wo11wo11 [after 9]
+[11] stop container shop-worker-2 when its connections have ended: replaced [after 10]
+[12] remove container shop-worker-1: replaced [after 6 11]
+[13] rename container shop-worker-1: replaces wo00wo00wo00 [after 12]
+[14] remove container shop-worker-2: replaced [after 6 11]
+[15] rename container shop-worker-2: replaces wo11wo11wo11 [after 14]
+`,
+		},
+		{
+			name: "an update that stops first, where dependents wait for what is new",
+			yaml: strings.Replace(strings.Replace(shop, "image: postgres", "image: postgres:18\n    deploy:\n      update_config: {parallelism: 0}", 1), "restart: true", "restart: false", 1),
+			want: "recreate db: image \"postgres\" → \"postgres:18\"\n",
+			graph: `[1] create container shop-db-1 as db00db00db00_shop-db-1: image "postgres" → "postgres:18"
+[2] stop container shop-db-1: replaced [after 1]
+[3] start container shop-db-1: takes the place of db00db00db00 [after 2]
+[4] wait for shop-db-1: proven [after 3]
+[5] remove container shop-db-1: replaced [after 4]
+[6] rename container shop-db-1: replaces db00db00db00 [after 5]
+`,
+		},
+		{
 			name: "a password is not printed",
 			yaml: strings.Replace(shop, "DB_PASSWORD: one", "DB_PASSWORD: two", 1),
 			want: "recreate web: environment.DB_PASSWORD\n",

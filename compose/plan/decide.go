@@ -134,13 +134,13 @@ func (c *computer) choose(d *decision, candidates []*Container) {
 	slices.SortStableFunc(candidates, func(a, b *Container) int {
 		rank := func(x *Container) int {
 			n := 0
-			if c.failedBeside(x, candidates) {
+			if c.failedBeside(d.replica, x, candidates) {
 				n += 8
 			}
 			if diffs := c.specDiffs(d.replica, x); len(diffs) > 0 {
 				n += 4 // does not fit
 			}
-			if !x.live() {
+			if !x.live() || x.Aside {
 				n += 2
 			}
 			if x.Name != d.replica.Spec.Name {
@@ -165,9 +165,9 @@ func (c *computer) choose(d *decision, candidates []*Container) {
 }
 
 // failedBeside says that a container was to replace another one in a rolling update,
-// and has ended while that one still runs.
-func (c *computer) failedBeside(x *Container, all []*Container) bool {
-	if s := c.desired.Services[x.Service]; s == nil || s.Update == nil || x.live() || x.Spec == nil || !isTempName(x.Name, x.Spec.Name) {
+// and does not run while that one still does.
+func (c *computer) failedBeside(r *desired.Replica, x *Container, all []*Container) bool {
+	if s := c.desired.Services[x.Service]; s == nil || s.Update == nil || x.live() || !isTempName(x.Name, r.Spec.Name) {
 		return false
 	}
 	return slices.ContainsFunc(all, (*Container).live)

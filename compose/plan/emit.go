@@ -212,20 +212,24 @@ func (c *computer) emitReplica(d *decision) {
 // emitAdmission ends a rolling update that was cut off after the new container had
 // started: it is let in once it has proven itself, and the old one goes only then.
 func (c *computer) emitAdmission(d *decision) {
-	if !d.old.Aside || !c.inScope[d.service] || c.opts.NoStart {
+	var stop *Op
+	for _, x := range d.leftovers {
+		if s := c.stops[x.ID]; s != nil {
+			stop = s
+		}
+	}
+	s := c.desired.Services[d.service]
+	if !c.inScope[d.service] || c.opts.NoStart || !d.old.Aside && (s.Update == nil || stop == nil) {
 		return
 	}
-	const cause = "an interrupted update left it aside"
+	const cause = "an interrupted update left it beside its predecessor"
 	proven := c.op(WaitFor, d.old, d.service, cause)
 	proven.Condition = Proven
 	hand := c.op(HandOver, d.old, d.service, cause)
 	c.plan.add(hand, c.plan.add(proven))
-	for _, x := range d.leftovers {
-		if stop := c.stops[x.ID]; stop != nil {
-			hand.Replaces = x.ID
-			stop.Drain = true
-			stop.after = append(stop.after, hand)
-		}
+	if stop != nil {
+		hand.Replaces, stop.Drain = stop.ContainerID, true
+		stop.after = append(stop.after, hand)
 	}
 }
 

@@ -43,6 +43,16 @@ func drawDesired(t *rapid.T, label string) (*desired.Project, map[string]bool) {
 			s.DependsOn[dep] = desired.Dependency{Condition: conditions[draw(name+dep+" condition", len(conditions))], Restart: draw(name+dep+" restart", 2) == 0, Required: true}
 		}
 		replicas := draw(name+" replicas", 3)
+		if !job && draw(name+" rolls", 2) == 0 {
+			rollout := func(what string, actions ...string) *desired.Rollout {
+				return &desired.Rollout{
+					Parallelism: draw(name+what+" parallelism", 3), StartFirst: draw(name+what+" order", 2) == 0,
+					FailureAction: actions[draw(name+what+" action", len(actions))], Delay: time.Duration(draw(name+what+" delay", 2)),
+				}
+			}
+			s.Update = rollout(" update", desired.Halt, desired.Continue, desired.Rollback)
+			s.Rollback = rollout(" rollback", desired.Halt, desired.Continue)
+		}
 		env := fmt.Sprintf("LEVEL=%d", draw(name+" env", 2))
 		image := fmt.Sprintf("sha256:%d", draw(name+" image", 2))
 		network := []string{"shop_front", "shop_back"}[draw(name+" network", 2)]
@@ -65,8 +75,8 @@ func drawDesired(t *rapid.T, label string) (*desired.Project, map[string]bool) {
 				c.Network.Mode = "service:" + share
 			} else {
 				c.Network.Networks = []endpoint.Attachment{{Network: network}}
-				// A port of its own per replica, out of a few that services trade.
-				if port > 0 && index == 1 && !portTaken(d, 8000+port) {
+				// A port that the replicas share, out of a few that services trade.
+				if port > 0 && (index > 1 && len(s.Replicas[0].Spec.Network.Ports) > 0 || !portTaken(d, 8000+port)) {
 					c.Network.Ports = []endpoint.Port{{HostPort: 8000 + port, ContainerPort: 80, Protocol: "tcp"}}
 				}
 			}
@@ -170,6 +180,80 @@ func TestApplyingAPlanLeavesNothingToDo(t *testing.T) {
 				c := &w.Containers[rapid.IntRange(0, len(w.Containers)-1).Draw(t, "which")]
 				c.Phase, c.ExitCode = container.Exited, 137
 			}
+		}
+	})
+}
+
+// What a rolling update promises: whatever fails, and wherever, once it has been
+// recovered from there are as many containers that serve as before, each is the new or
+// the old one of its number, and the next up, if nothing fails, brings all there.
+func TestAFailedUpdateCostsNoContainer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		order := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+		d, jobs := drawDesired(t, "")
+		w.oneOff = jobs
+		up := func() *Plan {
+			t.Helper()
+			p, err := Compute(d, w.Observed, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkPlan(t, p)
+			return p
+		}
+		if err := w.apply(d, up(), -1, order); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+			if rapid.Bool().Draw(t, name+" changes") {
+				for i := range d.Services[name].Replicas {
+					r := &d.Services[name].Replicas[i]
+					r.Spec.Process.Env = []string{"LEVEL=changed"}
+					r.Hash = desired.Hash(&r.Spec)
+				}
+			}
+		}
+		serving := func() map[string]int {
+			n := map[string]int{}
+			for _, c := range w.Containers {
+				if c.live() && !c.Aside {
+					n[c.Name]++
+				}
+			}
+			return n
+		}
+		before := serving()
+		p := up()
+		if len(p.Ops) == 0 {
+			return
+		}
+		w.fails = 1 + rapid.IntRange(0, len(p.Ops)-1).Draw(t, "fails at")
+		done, made, err := w.carryOut(d, p, -1, order)
+		if err == nil {
+			return // what failed was tolerated
+		}
+		w.fails = 0
+		gaveUp := rapid.Bool().Draw(t, "gave up")
+		back := p.Recover(func(id int) bool { return done[id] }, made, gaveUp)
+		checkPlan(t, back)
+		w.lax = true
+		if err := w.apply(d, back, -1, order); err != nil {
+			t.Fatalf("%v\nafter\n%s", err, p.Graph())
+		}
+		w.lax = false
+		after := serving()
+		for _, op := range p.Ops {
+			name := op.Name
+			if n := before[name]; op.Rolls && after[name] != n {
+				t.Fatalf("%s: %d serve, after %d\n%s\nfailed at %d, then\n%s", name, after[name], n, p.Graph(), w.failed, back.Graph())
+			}
+		}
+		if err := w.apply(d, up(), -1, order); err != nil {
+			t.Fatal(err)
+		}
+		if again := up(); !again.Converged() {
+			t.Fatalf("a second up would do:\n%s", again.Graph())
 		}
 	})
 }

@@ -116,7 +116,7 @@ func (p *Plan) recoverService(r Rollouts, service string, all []*replacement, ga
 	if len(bad) == 0 || gaveUp || r.Update.FailureAction != desired.Rollback {
 		for _, x := range good {
 			stop := x.oldOp(StopContainer, "replaced")
-			stop.Drain = x.firsts
+			stop.Drain, stop.kept = x.firsts, true
 			p.rename(x, p.add(x.oldOp(RemoveContainer, "replaced"), p.add(stop)))
 		}
 		if len(bad) > 0 {
@@ -141,18 +141,16 @@ func (p *Plan) recoverService(r Rollouts, service string, all []*replacement, ga
 // revertAtOnce has the old container serve again in the place of one that failed.
 func (p *Plan) revertAtOnce(x *replacement) {
 	const cause = "the new one failed"
+	stop := x.op(StopContainer, cause)
+	stop.Name, stop.kept, stop.Drain = x.create.TempName, true, x.firsts
 	if x.firsts {
-		// Nobody knows whether it had begun to hand over.
+		// Nobody knows whether it had begun to take over.
 		hand := x.oldOp(HandOver, cause)
 		hand.Replaces = x.id
-		p.discard(x, p.add(hand))
+		p.discard(x, p.add(stop, p.add(hand)))
 		return
 	}
-	stop := x.op(StopContainer, cause)
-	stop.Name, stop.Timeout = x.create.TempName, nil
 	start := x.oldOp(StartContainer, cause)
 	start.Anyway = true
-	p.add(stop)
-	p.add(start, stop)
-	p.discard(x, start)
+	p.discard(x, p.add(start, p.add(stop)))
 }

@@ -134,7 +134,11 @@ func (r *roller) take(t *turn) *Op {
 	if !r.how.StartFirst {
 		r.plan.add(t.stop, t.after...)
 		r.plan.add(t.start, t.stop)
-		return r.plan.add(proven, t.start)
+		if t.made != nil {
+			return r.plan.add(proven, t.start)
+		}
+		// It may run, and stand aside.
+		return r.plan.add(proven, r.plan.add(r.op(HandOver, t, cause), t.start))
 	}
 	t.start.Aside = true
 	r.plan.add(t.start, t.after...)

@@ -22,6 +22,8 @@ type world struct {
 	// broken lets a wait fail, and what comes after it be left out.
 	broken bool
 	single *container.Spec // what a run makes
+	fails  int             // an operation that fails, by number
+	failed int
 }
 
 func newWorld() *world { return &world{Observed: Observed{Project: "shop"}, oneOff: map[string]bool{}} }
@@ -39,8 +41,14 @@ func (w *world) container(id string) *Container {
 // the graph allows and order picks: an executor that runs them in parallel may
 // come by any.
 func (w *world) apply(d *desired.Project, p *Plan, n int, order *rand.Rand) error {
-	made := map[int]string{}
-	done := map[int]bool{}
+	_, _, err := w.carryOut(d, p, n, order)
+	return err
+}
+
+// carryOut also tells what was done, where an operation fails.
+func (w *world) carryOut(d *desired.Project, p *Plan, n int, order *rand.Rand) (done map[int]bool, made map[int]string, err error) {
+	made = map[int]string{}
+	done = map[int]bool{}
 	failed := map[int]bool{}
 	left := slices.Clone(p.Ops)
 	for n != 0 && len(left) > 0 {
@@ -58,6 +66,12 @@ func (w *world) apply(d *desired.Project, p *Plan, n int, order *rand.Rand) erro
 		if op.Creates != 0 {
 			id = made[op.Creates]
 		}
+		if op.ID == w.fails {
+			w.failed = op.ID
+			if op.Tolerate == 0 {
+				return done, made, fmt.Errorf("[%d] fails", op.ID)
+			}
+		}
 		done[op.ID] = true
 		if !op.Anyway && slices.ContainsFunc(op.Deps, func(dep int) bool { return failed[dep] }) {
 			failed[op.ID] = true
@@ -69,10 +83,10 @@ func (w *world) apply(d *desired.Project, p *Plan, n int, order *rand.Rand) erro
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("[%d] %s: %w\n%s", op.ID, op.line(), err, p.Graph())
+			return done, made, fmt.Errorf("[%d] %s: %w\n%s", op.ID, op.line(), err, p.Graph())
 		}
 	}
-	return nil
+	return done, made, nil
 }
 
 func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) error {
@@ -114,10 +128,18 @@ func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) 
 		}
 		x.Phase = container.Paused
 	case StopContainer, KillContainer:
-		if !x.live() {
+		if !x.live() && !op.kept {
 			return fmt.Errorf("does not run")
 		}
 		x.Phase, x.ExitCode, x.Stopping, x.RestartPending = container.Exited, 143, false, false
+	case HandOver:
+		if !x.live() {
+			return fmt.Errorf("does not run")
+		}
+		x.Aside = false
+		if from := w.container(op.Replaces); from != nil {
+			from.Aside = true
+		}
 	case RemoveContainer:
 		if x.live() {
 			return fmt.Errorf("still runs")
@@ -129,7 +151,9 @@ func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) 
 		}
 		x.Name = op.Name
 	case WaitFor:
-		return w.wait(op)
+		about := *op
+		about.ContainerID = id
+		return w.wait(&about)
 	}
 	return nil
 }
@@ -174,11 +198,14 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 		return fmt.Errorf("no such container")
 	}
 	if x.live() && !x.waits() {
+		if w.lax {
+			return nil // as the executor does
+		}
 		return fmt.Errorf("runs already")
 	}
-	x.RestartPending = false
+	x.RestartPending, x.Aside = false, op.Aside
 	for _, c := range w.Containers {
-		if c.live() && portsClash(c.Spec.Network.Ports, x.Spec.Network.Ports) {
+		if c.live() && c.Service != x.Service && portsClash(c.Spec.Network.Ports, x.Spec.Network.Ports) {
 			return fmt.Errorf("port in use by %s", c.Name)
 		}
 	}
@@ -190,6 +217,9 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 	if s := d.Services[op.Service]; s != nil && !w.lax {
 		for dep, how := range s.DependsOn {
 			for _, c := range w.Containers {
+				if w.broken && c.Phase == container.Created {
+					continue // a boot starts nothing that was never started
+				}
 				if c.Service == dep && !c.OneOff && how.Required && !met(how.Condition, &c) && !isTempName(c.Name, c.Spec.Name) && len(d.Services[dep].Replicas) >= c.Index {
 					return fmt.Errorf("%s is %s", c.Name, c.Phase)
 				}
@@ -228,7 +258,7 @@ func met(condition string, c *Container) bool {
 		return c.Phase == container.Running && c.Health == health.Healthy
 	case Completed:
 		return c.Phase == container.Exited && c.ExitCode == 0
-	case Up:
+	case Up, Proven:
 		return c.Phase == container.Running || c.Phase == container.Exited && c.ExitCode == 0
 	}
 	return c.live() || c.Phase == container.Exited

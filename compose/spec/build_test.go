@@ -306,6 +306,31 @@ secrets: {db: {external: true}, named: {external: true, name: "prod.${TOKEN}"}, 
 	}
 }
 
+func TestRollouts(t *testing.T) {
+	const second = time.Second
+	for _, tt := range []struct {
+		yaml             string
+		update, rollback *spec.Rollout
+	}{
+		{"deploy: {replicas: 2}", nil, nil},
+		{"deploy: {update_config: {}}", &spec.Rollout{Parallelism: 1, Monitor: 5 * second, FailureAction: "pause"}, &spec.Rollout{Parallelism: 1, Monitor: 5 * second, FailureAction: "pause"}},
+		{"healthcheck: {test: a}\ndeploy: {update_config: {parallelism: 0, delay: 3s, order: start-first, failure_action: rollback, max_failure_ratio: 0.5}, rollback_config: {parallelism: 2, monitor: 7s, failure_action: continue}}",
+			&spec.Rollout{Delay: 3 * second, StartFirst: true, FailureAction: "rollback", MaxFailureRatio: 0.5}, &spec.Rollout{Parallelism: 2, Monitor: 7 * second, FailureAction: "continue"}},
+	} {
+		d, _, err := build(t, service(tt.yaml))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]*spec.Rollout{tt.update, tt.rollback}, []*spec.Rollout{d.Services["web"].Update, d.Services["web"].Rollback}); diff != "" {
+			t.Errorf("%s: %s", tt.yaml, diff)
+		}
+	}
+	_, warnings, err := build(t, service("deploy: {rollback_config: {}}"))
+	if err != nil || len(warnings) != 1 || warnings[0].Text != "has no effect without update_config" {
+		t.Errorf("%v, %v", warnings, err)
+	}
+}
+
 func TestDirectoryAsSecretHasNoOwner(t *testing.T) {
 	_, warnings, err := build(t, service("secrets: [{source: a, uid: \"7\"}]")+"secrets: {a: {file: .}}\n")
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].String(), "compose.yaml:4: services.web.secrets[0]") || !strings.Contains(warnings[0].Text, "uid, gid and mode have no effect") {
@@ -321,6 +346,9 @@ func TestFaultsNamePlaceAndFix(t *testing.T) {
 		{"unset secret", service("secrets: [a]") + "secrets:\n  a:\n    environment: NONE\n", `compose.yaml:7: secrets.a.environment: cannot read secret "a": environment variable NONE is not set; set it, or use file`},
 		{"overlay", service("command: a") + "networks:\n  default:\n    driver: overlay\n", `compose.yaml:7: networks.default.driver: network driver "overlay" is not supported; use bridge, macvlan, ipvlan, host or none`},
 		{"pre_start", service("pre_start:\n  - command: a"), `compose.yaml:4: services.web.pre_start: pre_start is not supported yet`},
+		{"failure action", service("deploy: {update_config: {failure_action: rollbak}}"), `compose.yaml:4: services.web.deploy.update_config.failure_action: invalid failure_action "rollbak"; use one of pause, continue, rollback`},
+		{"failure action of a rollback", service("deploy: {update_config: {}, rollback_config: {failure_action: rollback}}"), `compose.yaml:4: services.web.deploy.rollback_config.failure_action: invalid failure_action "rollback"; use one of pause, continue`},
+		{"ports of replicas", service("scale: 3\nports: [\"80-81:80\"]"), `compose.yaml:5: services.web.ports[0]: the host port range 80-81 has 2 ports for 3 replicas; make it larger`},
 		{"restart", service("restart: allways"), `compose.yaml:4: services.web.restart: unknown restart policy "allways"; use no, always, on-failure[:N] or unless-stopped; did you mean "always"?`},
 		{"static address without a subnet", service("networks: {default: {ipv4_address: 10.0.0.9}}"), `compose.yaml:4: services.web.networks.default.ipv4_address: network "default" has no subnet of its own for 10.0.0.9; give it one: networks.default.ipam.config with subnet`},
 		{"static address outside", service("networks: {default: {ipv4_address: 10.0.0.9}}") + "networks:\n  default: {ipam: {config: [{subnet: 10.1.0.0/24}, {subnet: \"fd00::/64\"}]}}\n", `compose.yaml:4: services.web.networks.default.ipv4_address: 10.0.0.9 is outside of network "default", which has 10.1.0.0/24`},

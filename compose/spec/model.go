@@ -12,6 +12,7 @@ type (
 	Replica    = desired.Replica
 	Dependency = desired.Dependency
 	Hook       = desired.Hook
+	Rollout    = desired.Rollout
 	Network    = desired.Network
 	Volume     = desired.Volume
 )

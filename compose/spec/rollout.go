@@ -15,7 +15,7 @@ const firstFailures = 5 * time.Second
 
 // rollouts are how a service's containers are replaced, and brought back where that
 // fails; nil where the file has no update_config.
-func (b *builder) rollouts(s types.ServiceConfig) (update, rollback *desired.Rollout) {
+func (b *builder) rollouts(s types.ServiceConfig) (update, rollback *Rollout) {
 	if s.Deploy == nil || s.Deploy.UpdateConfig == nil {
 		if s.Deploy != nil && s.Deploy.RollbackConfig != nil {
 			b.warn("services."+s.Name+".deploy.rollback_config", "has no effect without update_config")
@@ -32,8 +32,8 @@ func (b *builder) rollouts(s types.ServiceConfig) (update, rollback *desired.Rol
 }
 
 // rollout reads one of the two. The first of actions is what is done where none is named.
-func (b *builder) rollout(path string, s types.ServiceConfig, in *types.UpdateConfig, actions ...string) *desired.Rollout {
-	out := &desired.Rollout{
+func (b *builder) rollout(path string, s types.ServiceConfig, in *types.UpdateConfig, actions ...string) *Rollout {
+	out := &Rollout{
 		Parallelism: 1, Delay: time.Duration(in.Delay), Monitor: time.Duration(in.Monitor),
 		FailureAction: actions[0], MaxFailureRatio: float64(in.MaxFailureRatio),
 	}

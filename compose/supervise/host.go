@@ -263,6 +263,9 @@ func (h *host) HandOver(ctx context.Context, id string, op *plan.Op) error {
 	if err != nil {
 		from = nil // there is none, or it has gone
 	}
+	if from == nil && !to.view.Load().State.Aside {
+		return nil
+	}
 	err = to.change(ctx, func(c *engine.Container) error {
 		var leaving *netns.Endpoint
 		if from != nil && from.view.Load().State.Endpoint != nil {
