@@ -19,8 +19,9 @@ type Images interface {
 	// machine's. Of the error for one that is not here IsNoImage is true.
 	Image(ctx context.Context, ref, platform string) (Image, error)
 	ImageHistory(ctx context.Context, ref, platform string) ([]ImageStep, error)
-	// InspectImage returns an image in docker's shape.
-	InspectImage(ctx context.Context, ref string) (image.Inspection, error)
+	// InspectImage returns an image in docker's shape. With platform "" it is this
+	// machine's, and its size that of all platforms that ref is here for.
+	InspectImage(ctx context.Context, ref, platform string) (image.Inspection, error)
 	TagImage(ctx context.Context, ref, name string) error
 	// RemoveImages removes one image after the other and goes on after an error,
 	// which is in the image's own answer.
@@ -53,6 +54,27 @@ type Image struct {
 	Disk           int64     // bytes that it takes: blobs and unpacked layers
 	Shared         int64     // of Disk what other images have as well
 	Users          []string  // names of the containers made from it, or that mount it
+
+	parts map[engine.ImagePart]int64 // of Disk what Together counts once
+}
+
+// Together is what images take that may share layers, in bytes: blobs, and blobs
+// with unpacked layers.
+func Together(images ...Image) (content, disk int64) {
+	seen := map[engine.ImagePart]bool{}
+	for _, img := range images {
+		content, disk = content+img.Content, disk+img.Disk
+		for p, size := range img.parts {
+			if seen[p] {
+				disk -= size
+				if !p.Unpacked {
+					content -= size
+				}
+			}
+			seen[p] = true
+		}
+	}
+	return content, disk
 }
 
 // ImagesDisk is what all images take on the disk, in bytes.
@@ -119,37 +141,32 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	measured, err := c.Engine.MeasureImages(all...)
-	if err != nil {
-		return nil, err
-	}
-	return c.describe(ctx, measured)
+	return c.measure(ctx, all...)
 }
 
 // Image finds an image.
 func (c *Client) Image(ctx context.Context, ref, platform string) (Image, error) {
-	_, found, err := c.image(ctx, ref, platform)
-	return found, err
-}
-
-func (c *Client) image(ctx context.Context, ref, platform string) (engine.ImageDisk, Image, error) {
 	store, err := c.Engine.Images()
 	if err != nil {
-		return engine.ImageDisk{}, Image{}, err
+		return Image{}, err
 	}
 	img, err := store.ResolvePlatform(ctx, ref, platform)
 	if err != nil {
-		return engine.ImageDisk{}, Image{}, err
+		return Image{}, err
 	}
-	measured, err := c.Engine.MeasureImages(img)
+	found, err := c.measure(ctx, img)
 	if err != nil {
-		return engine.ImageDisk{}, Image{}, err
+		return Image{}, err
 	}
-	described, err := c.describe(ctx, measured)
+	return found[0], nil
+}
+
+func (c *Client) measure(ctx context.Context, images ...image.Image) ([]Image, error) {
+	measured, err := c.Engine.MeasureImages(images...)
 	if err != nil {
-		return engine.ImageDisk{}, Image{}, err
+		return nil, err
 	}
-	return measured[0], described[0], nil
+	return c.describe(ctx, measured)
 }
 
 // describe puts images into the door's terms.
@@ -168,7 +185,7 @@ func (c *Client) describe(ctx context.Context, measured []engine.ImageDisk) ([]I
 		out[i] = Image{
 			ID: img.ID.String(), Manifest: img.Manifest.Digest.String(), Names: img.Names, RepoDigests: img.RepoDigests,
 			Platform: image.FormatPlatform(img.Platform), Labels: img.Config.Config.Labels, Created: img.Created, Tagged: img.Tagged,
-			Content: img.Image.Size, Disk: img.Size, Shared: img.Shared, Users: users[img.ID],
+			Content: img.Content, Disk: img.Size, Shared: img.Shared, Users: users[img.ID], parts: img.Parts,
 		}
 		for _, name := range img.Names {
 			target := img.Manifest.Digest
@@ -205,12 +222,27 @@ func (c *Client) ImageHistory(ctx context.Context, ref, platform string) ([]Imag
 }
 
 // InspectImage describes an image in docker's shape.
-func (c *Client) InspectImage(ctx context.Context, ref string) (image.Inspection, error) {
-	img, _, err := c.image(ctx, ref, "")
+func (c *Client) InspectImage(ctx context.Context, ref, platform string) (image.Inspection, error) {
+	store, err := c.Engine.Images()
 	if err != nil {
 		return image.Inspection{}, err
 	}
-	return image.DockerInspect(img.Image, img.Size), nil
+	img, err := store.ResolvePlatform(ctx, ref, platform)
+	if err != nil {
+		return image.Inspection{}, err
+	}
+	all := []image.Image{img}
+	if platform == "" {
+		if all, err = store.Platforms(ctx, ref); err != nil {
+			return image.Inspection{}, err
+		}
+	}
+	measured, err := c.measure(ctx, all...)
+	if err != nil {
+		return image.Inspection{}, err
+	}
+	_, size := Together(measured...)
+	return image.DockerInspect(img, size), nil
 }
 
 // TagImage gives an image one more name.

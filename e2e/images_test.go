@@ -8,10 +8,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
 )
 
 func TestImages(t *testing.T) {
@@ -138,9 +144,6 @@ func TestImageSizes(t *testing.T) {
 	if got := one("image", "ls", "--format", "{{.ContentSize}}"); !strings.HasSuffix(got, "kB") {
 		t.Errorf("the content takes %s", got)
 	}
-	if got := b.ok(t, "image", "ls"); !strings.Contains(got, "DISK USAGE") || !strings.Contains(got, "CONTENT SIZE") {
-		t.Errorf("%s", got)
-	}
 	for filter, want := range map[string]string{"label!=k": "", "label!=k=v": "", "label!=k=w": "big", "label!=other": "big"} {
 		if got := one("image", "ls", "--filter", filter, "--format", "{{.Repository}}"); got != want {
 			t.Errorf("%s: %q, want %q", filter, got, want)
@@ -211,4 +214,169 @@ func tarOf(t *testing.T, pairs ...string) []byte {
 	}
 	must(t, w.Close())
 	return b.Bytes()
+}
+
+// TestSizesOfSharedLayers compares what is told of images that share layers with what
+// is on the disk, and with what is told elsewhere.
+func TestSizesOfSharedLayers(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.ok(t, "image", "tag", "busybox", "base:1")
+	b.ok(t, "container", "run", "--name", "c", "base:1", "sh", "-c", "mkdir /more; head -c 1000000 /dev/urandom >/more/data; ln -s data /more/link; echo >/more/small")
+	b.ok(t, "container", "commit", "c", "app:1")
+	b.ok(t, "container", "rm", "c")
+	b.ok(t, "image", "save", "-o", "both.tar", "base:1", "app:1")
+	b.ok(t, "image", "rm", "busybox", "base:1", "app:1")
+	b.ok(t, "image", "load", "-i", "both.tar")
+	b.ok(t, "container", "create", "--name", "user", "app:1")
+
+	number := func(args ...string) (n int64) {
+		t.Helper()
+		for _, line := range strings.Fields(b.ok(t, args...)) {
+			v, err := strconv.ParseInt(line, 10, 64)
+			must(t, err)
+			n += v
+		}
+		return n
+	}
+	var disk, union int64
+	counted := map[string]bool{}
+	for _, name := range []string{"base:1", "app:1"} {
+		var inspected []struct {
+			Size       int64
+			RootFS     struct{ Layers []string }
+			Descriptor struct{ Digest string }
+		}
+		must(t, json.Unmarshal([]byte(b.ok(t, "image", "inspect", name)), &inspected))
+		size, unpacked := inspected[0].Size, int64(0)
+		for _, l := range inspected[0].RootFS.Layers {
+			n := blocks(t, filepath.Join(b.dataRoot(), "layers", strings.TrimPrefix(l, "sha256:"), "fs"))
+			unpacked += n
+			if !counted[l] {
+				counted[l] = true
+				union += n
+			}
+		}
+		history := number("image", "history", "--human=false", "--format", "{{.Size}}", name)
+		if !near(history, unpacked) {
+			t.Errorf("%s: history says %d, on the disk are %d", name, history, unpacked)
+		}
+		var content int64
+		for digest, n := range blobs(t, b.dataRoot(), inspected[0].Descriptor.Digest) {
+			content += n
+			if !counted[digest] {
+				counted[digest] = true
+				union += n
+			}
+		}
+		if size != history+content {
+			t.Errorf("%s: inspect says %d, history %d, and there are %d as blobs", name, size, history, content)
+		}
+		human := units.HumanSizeWithPrecision(float64(size), 3)
+		if out := strings.TrimSpace(b.ok(t, "image", "ls", "--format", "{{.Size}} {{.ContentSize}}", name)); out != human+" "+units.HumanSizeWithPrecision(float64(content), 3) {
+			t.Errorf("%s: image ls says %s, inspect %s", name, out, human)
+		}
+		drawn := strings.Fields(b.ok(t, "image", "ls", name))
+		if len(drawn) < 11 || drawn[7] != name || drawn[9] != human || drawn[10] != units.HumanSizeWithPrecision(float64(content), 3) {
+			t.Errorf("%s: image ls says %q, inspect %s", name, drawn, human)
+		}
+		if in := drawn[len(drawn)-1] == "U"; in != (name == "app:1") {
+			t.Errorf("%s: in use %t", name, in)
+		}
+		if out := b.ok(t, "system", "df", "-v", "--format", "{{range .Images}}{{.Repository}}:{{.Tag}} {{.Size}}\n{{end}}"); !strings.Contains(out, name+" "+human+"\n") {
+			t.Errorf("%s: df says %s, inspect %s", name, out, human)
+		}
+		disk += size
+	}
+	if disk <= union {
+		t.Errorf("the images share nothing: %d and together %d", disk, union)
+	}
+	total, err := units.FromHumanSize(b.diskUse(t)["Images"][2])
+	must(t, err)
+	if !near(total, union) {
+		t.Errorf("system df says %d, on the disk are %d", total, union)
+	}
+}
+
+// near tells whether what was counted when a layer was unpacked is what files take,
+// but for what file systems need for directories.
+func near(counted, onDisk int64) bool {
+	return counted-onDisk < 100_000 && onDisk-counted < 100_000
+}
+
+// TestSizeOfPlatforms is of a name that is here for two platforms that share a layer.
+func TestSizeOfPlatforms(t *testing.T) {
+	b := newBuildBox(t)
+	b.write(t, "data", strings.Repeat("shared ", 100_000))
+	b.write(t, "Dockerfile", "FROM scratch\nCOPY data /\nARG TARGETARCH\nENV FOR=$TARGETARCH\n")
+	b.ok(t, "image", "build", "-q", "--platform", "linux/amd64,linux/arm64", "-t", "multi", ".")
+	b.ok(t, "image", "import", b.write(t, "empty.tar", string(make([]byte, 1024))), "empty:1")
+	size := func(args ...string) (n int64) {
+		t.Helper()
+		must(t, json.Unmarshal([]byte(b.ok(t, append([]string{"image", "inspect", "--format", "{{.Size}}"}, args...)...)), &n))
+		return n
+	}
+	here, there, both := size("--platform", "linux/amd64", "multi"), size("--platform", "linux/arm64", "multi"), size("multi")
+	if both >= here+there-700_000 || both <= here {
+		t.Errorf("amd64 takes %d, arm64 %d, and both %d", here, there, both)
+	}
+	human := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+	lines := strings.Split(b.ok(t, "image", "ls", "--tree", "multi"), "\n")
+	for i, want := range []int64{both, here, there} {
+		if f := strings.Fields(lines[i+1]); !slices.Contains(f, human(want)) {
+			t.Errorf("%q, want %s", lines[i+1], human(want))
+		}
+	}
+	if out := b.ok(t, "image", "ls", "multi"); strings.Count(out, "multi:latest") != 1 || !strings.Contains(out, " "+human(both)+" ") {
+		t.Errorf("%s, want one line with %s", out, human(both))
+	}
+	t.Run("what has no name is shown when it is asked for", func(t *testing.T) {
+		id := strings.TrimSpace(b.ok(t, "image", "inspect", "--format", "{{.Id}}", "empty:1"))[7:19]
+		b.ok(t, "image", "tag", "multi", "empty:1")
+		for args, want := range map[string]bool{"": false, "-q": false, "-a": true, "-qa": true, "-f dangling=true": true, "-f dangling=false": false, "--tree -a": true} {
+			if out := b.ok(t, append([]string{"image", "ls"}, strings.Fields(args)...)...); strings.Contains(out, id) != want {
+				t.Errorf("image ls %s: %s", args, out)
+			}
+		}
+	})
+}
+
+// blobs are the sizes of the blobs of a manifest, which is one of them.
+func blobs(t *testing.T, dataRoot, manifest string) map[string]int64 {
+	t.Helper()
+	at := func(digest string) string {
+		return filepath.Join(dataRoot, "content", "blobs", strings.ReplaceAll(digest, ":", "/"))
+	}
+	data, err := os.ReadFile(at(manifest))
+	must(t, err)
+	type descriptor struct{ Digest string }
+	var m struct {
+		Config descriptor
+		Layers []descriptor
+	}
+	must(t, json.Unmarshal(data, &m))
+	sizes := map[string]int64{}
+	for _, d := range append(m.Layers, m.Config, descriptor{manifest}) {
+		i, err := os.Stat(at(d.Digest))
+		must(t, err)
+		sizes[d.Digest] = i.Size()
+	}
+	return sizes
+}
+
+// blocks is what the files below root take on the disk. A file with several names
+// counts once.
+func blocks(t *testing.T, root string) (n int64) {
+	t.Helper()
+	seen := map[uint64]bool{}
+	must(t, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		must(t, err)
+		var st unix.Stat_t
+		must(t, unix.Lstat(path, &st))
+		if !seen[st.Ino] {
+			n += st.Blocks * 512
+		}
+		seen[st.Ino] = true
+		return nil
+	}))
+	return n
 }

@@ -10,10 +10,20 @@ import (
 )
 
 // ImageDisk is what an image takes on the disk, in bytes: blobs and unpacked
-// layers. Shared is the part of Size that other images have as well.
+// layers. Content is the part of Size that is blobs, Shared the part that other
+// images have as well.
 type ImageDisk struct {
 	image.Image
-	Size, Shared int64
+	Size, Content, Shared int64
+	// Parts are the layers that Size counts, each once however often it is there.
+	Parts map[ImagePart]int64
+}
+
+// ImagePart is a layer as a blob or unpacked. The same layer may be there as blobs
+// that are compressed differently.
+type ImagePart struct {
+	Digest   digest.Digest // of the blob, or of what is unpacked
+	Unpacked bool
 }
 
 // ImagesDisk is what all images take on the disk, in bytes.
@@ -95,29 +105,28 @@ func (e *Engine) unpacked(layers *snapshot.Store) map[digest.Digest]int64 {
 
 // imagesDisk measures images whose unpacked layers take what unpacked says.
 func imagesDisk(images []image.Image, unpacked map[digest.Digest]int64) []ImageDisk {
-	// The same layer may be there as blobs that are compressed differently.
-	type part struct {
-		digest   digest.Digest
-		unpacked bool
-	}
-	parts := make([]map[part]int64, len(images))
-	have := make(map[part]int)
+	have := make(map[ImagePart]int)
 	out := make([]ImageDisk, len(images))
 	for i, img := range images {
-		out[i] = ImageDisk{Image: img, Size: img.Size}
-		parts[i] = make(map[part]int64)
+		// img.Size counts a layer as often as it is there; manifest and configuration remain.
+		rest := img.Size
+		parts := make(map[ImagePart]int64)
 		for _, l := range img.Layers {
-			out[i].Size -= l.Size // img.Size counts a layer as often as it is there
-			parts[i][part{l.Digest, false}] = l.Size
-			parts[i][part{l.DiffID, true}] = unpacked[l.DiffID]
+			rest -= l.Size
+			parts[ImagePart{l.Digest, false}] = l.Size
+			parts[ImagePart{l.DiffID, true}] = unpacked[l.DiffID]
 		}
-		for p := range parts[i] {
+		out[i] = ImageDisk{Image: img, Size: rest, Content: rest, Parts: parts}
+		for p, size := range parts {
 			have[p]++
+			out[i].Size += size
+			if !p.Unpacked {
+				out[i].Content += size
+			}
 		}
 	}
 	for i := range out {
-		for p, size := range parts[i] {
-			out[i].Size += size
+		for p, size := range out[i].Parts {
 			if have[p] > 1 {
 				out[i].Shared += size
 			}

@@ -22,14 +22,14 @@ func TestImagesDiskCountsSharedLayersOnce(t *testing.T) {
 		{Size: 95, Layers: []content.Layer{packed}},
 		{Size: 26, Layers: []content.Layer{app, app}},
 	}, unpacked)
-	for i, want := range []struct{ size, shared int64 }{
-		{3 + 1100 + 110, 1210},
-		{4 + 1120, 1100},
-		{5 + 1090, 1000},
-		{6 + 110, 110},
+	for i, want := range []struct{ size, content, shared int64 }{
+		{3 + 1100 + 110, 113, 1210},
+		{4 + 1120, 124, 1100},
+		{5 + 1090, 95, 1000},
+		{6 + 110, 16, 110},
 	} {
-		if got[i].Size != want.size || got[i].Shared != want.shared {
-			t.Errorf("image %d: size %d, shared %d; want %+v", i, got[i].Size, got[i].Shared, want)
+		if got[i].Size != want.size || got[i].Content != want.content || got[i].Shared != want.shared {
+			t.Errorf("image %d: size %d, content %d, shared %d; want %+v", i, got[i].Size, got[i].Content, got[i].Shared, want)
 		}
 	}
 }

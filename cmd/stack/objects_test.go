@@ -60,11 +60,13 @@ func rootfs(t *testing.T) string {
 
 func TestImages(t *testing.T) {
 	s := newSession(t, t.TempDir())
-	matches(t, s.must(t, "image", "ls"), `REPOSITORY TAG IMAGE ID CREATED DISK USAGE CONTENT SIZE`)
+	matches(t, s.must(t, "image", "ls"), `IMAGE ID DISK USAGE CONTENT SIZE EXTRA`)
+	matches(t, s.must(t, "image", "ls", "--format", "table"), `REPOSITORY TAG IMAGE ID CREATED SIZE`)
 	id := strings.TrimSpace(s.must(t, "image", "import", "-c", `CMD ["cat", "/etc/motd"]`, "-m", "made by hand", rootfs(t), "hand/made:1"))
 	matches(t, id, `sha256:[0-9a-f]{64}`)
 	s.must(t, "image", "tag", "hand/made:1", "registry:5000/copy")
-	matches(t, s.must(t, "image", "ls", "--filter", "reference=hand/*"), `REPOSITORY TAG IMAGE ID CREATED DISK USAGE CONTENT SIZE hand/made 1 [0-9a-f]{12} .* [0-9.]+k?B [0-9.]+k?B`)
+	matches(t, s.must(t, "image", "ls", "--filter", "reference=hand/*"), `IMAGE ID DISK USAGE CONTENT SIZE EXTRA hand/made:1 [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B`)
+	matches(t, s.must(t, "image", "ls", "--digests", "hand/made"), `REPOSITORY TAG DIGEST IMAGE ID CREATED SIZE hand/made 1 <none> [0-9a-f]{12} .* [0-9.]+k?B`)
 	matches(t, s.must(t, "image", "ls", "-q", "--no-trunc"), id)
 	matches(t, s.must(t, "image", "ls", "--format", "{{.Repository}}|{{.Tag}}", "registry:5000/copy"), `registry:5000/copy\|latest`)
 	matches(t, s.must(t, "image", "inspect", "-f", "{{.Id}} {{json .Config.Cmd}} {{len .RootFS.Layers}}", "hand/made:1"), id+` \["cat","/etc/motd"\] 1`)
@@ -72,7 +74,7 @@ func TestImages(t *testing.T) {
 	if out := s.must(t, "image", "history", "--no-trunc", "hand/made:1"); !strings.Contains(out, "made by hand") {
 		t.Errorf("history %s", out)
 	}
-	matches(t, s.must(t, "image", "ls", "--tree"), `IMAGE ID DISK USAGE CONTENT SIZE USED hand/made:1 [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B └─ linux/\w+ [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B registry:5000/copy:latest [\s\S]*`)
+	matches(t, s.must(t, "image", "ls", "--tree"), `IMAGE ID DISK USAGE CONTENT SIZE EXTRA hand/made:1 registry:5000/copy:latest [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B └─ linux/\w+ [0-9a-f]{12} [0-9.]+k?B [0-9.]+k?B`)
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	s.must(t, "image", "save", "-o", archive, "hand/made:1")
 	for _, args := range []string{"image save -o " + archive, "image rm"} {

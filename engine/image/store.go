@@ -110,6 +110,29 @@ func (s *Store) ResolvePlatform(ctx context.Context, ref, platform string) (Imag
 	return s.describe(r, ix)
 }
 
+// Platforms returns all images that ref means, which are for several platforms.
+func (s *Store) Platforms(ctx context.Context, ref string) ([]Image, error) {
+	ix, err := s.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	members, err := s.find(ix, ref)
+	if err != nil {
+		return nil, err
+	}
+	images := make([]Image, len(members))
+	for i, m := range members {
+		r, err := s.readRecord(m.ID, m.Manifest)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read image %s: %w; pull or load it again", ref, err)
+		}
+		if images[i], err = s.describe(r, ix); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
+}
+
 // describe turns a record into an image with its names.
 func (s *Store) describe(r record, ix index) (Image, error) {
 	img, err := r.image()

@@ -18,6 +18,8 @@ type InspectOptions struct {
 	Format string
 	Size   bool
 	Type   string // "" tries all
+	// Platform is that of an image, "" for this machine's.
+	Platform string
 }
 
 // Inspector looks one object of a kind up and describes it in docker's shape.

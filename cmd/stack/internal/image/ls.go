@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -71,16 +72,16 @@ type row struct {
 
 func layout(digests bool) format.Layout {
 	l := format.Layout{
-		Table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.ContentSize}}",
+		Table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
 		Quiet: "{{.ID}}",
 		Headers: map[string]string{
 			"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED",
-			"CreatedAt": "CREATED AT", "Size": "DISK USAGE", "ContentSize": "CONTENT SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
+			"CreatedAt": "CREATED AT", "Size": "SIZE", "ContentSize": "CONTENT SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
 			"SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
 		},
 	}
 	if digests {
-		l.Table = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.ContentSize}}"
+		l.Table = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
 	}
 	return l
 }
@@ -97,6 +98,11 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 	if err != nil {
 		return err
 	}
+	as := a.ListFormat(o.Format, o.Quiet || o.Tree, "imagesFormat")
+	drawn, err := o.drawn(as)
+	if err != nil {
+		return err
+	}
 	v, err := a.API(ctx)
 	if err != nil {
 		return err
@@ -110,10 +116,10 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(img compose.Image) bool {
-		return !keep(img) || restricted && dangling != (len(img.Names) == 0)
+		return !keep(img) || len(img.Names) == 0 && (restricted && !dangling || !restricted && !o.All) || restricted && dangling && len(img.Names) > 0
 	})
-	if o.Tree {
-		return printImageTree(a, all, o, f["reference"])
+	if drawn {
+		return drawImages(ctx, a, v, all, o.Tree, f["reference"])
 	}
 	var rows []row
 	seen := map[string]bool{}
@@ -126,7 +132,24 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 			rows = append(rows, r)
 		}
 	}
-	return format.Write(a.Out, layout(o.Digests), format.Options{Format: a.ListFormat(o.Format, o.Quiet, "imagesFormat"), Quiet: o.Quiet}, rows)
+	return format.Write(a.Out, layout(o.Digests), format.Options{Format: as, Quiet: o.Quiet}, rows)
+}
+
+// drawn tells whether the list is one for people, whose columns are what images take,
+// and not one that docker's options and formats have always had.
+func (o *lsOptions) drawn(as string) (bool, error) {
+	for _, plain := range []struct {
+		flag string
+		set  bool
+	}{{"quiet", o.Quiet}, {"no-trunc", o.NoTrunc}, {"digests", o.Digests}, {"format", as != ""}} {
+		if plain.set && o.Tree {
+			return false, fmt.Errorf("cannot use --%s with --tree; leave one of them out", plain.flag)
+		}
+		if plain.set {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // imageRows are an image's rows: one for each name, or one without a name.

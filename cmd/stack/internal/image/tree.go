@@ -1,94 +1,262 @@
 package image
 
 import (
-	"fmt"
+	"context"
+	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/docker/go-units"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/summary"
+	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
 )
 
-// tree is what a name leads to.
-type tree struct {
-	name   string
-	id     string // of the index or manifest
+// group is what names lead to: an image, or those for several platforms.
+type group struct {
+	names  []string // none if it is untagged
+	id     string   // of the image that is meant here
 	images []compose.Image
 }
 
-// printImageTree prints images as docker's "image ls --tree" does: by name, and
-// below each the platforms it is here for.
-func printImageTree(a *cli.App, images []compose.Image, o *lsOptions, references []string) error {
-	for flag, set := range map[string]bool{"quiet": o.Quiet, "no-trunc": o.NoTrunc, "digests": o.Digests, "format": o.Format != ""} {
-		if set {
-			return fmt.Errorf("--%s is not supported with --tree", flag)
+// drawImages lists images as docker does for people: by name, with what they take.
+// expanded also shows the platforms that a name is here for.
+func drawImages(ctx context.Context, a *cli.App, v compose.API, images []compose.Image, expanded bool, references []string) error {
+	groups := groupImages(images, references)
+	for i, g := range groups {
+		if len(g.images) > 1 {
+			if img, err := v.Image(ctx, g.names[0], ""); err == nil { // else none of them is for this machine
+				groups[i].id = img.ID
+			}
 		}
 	}
-	w := tabwriter.NewWriter(a.Out, 10, 1, 3, ' ', 0)
-	defer w.Flush()
-	fmt.Fprintln(w, "IMAGE\tID\tDISK USAGE\tCONTENT SIZE\tUSED")
-	for _, line := range treeLines(trees(images, references)) {
-		fmt.Fprintln(w, line)
+	if !expanded {
+		groups = apart(groups)
 	}
-	return nil
+	d := drawing{paint: a.Paints(a.Out), expanded: expanded}
+	if terminal.Is(a.Out) {
+		d.width, _ = terminal.Size(a.Out)
+	}
+	_, err := io.WriteString(a.Out, d.draw(groups))
+	return err
 }
 
-// trees sorts images by the names that lead to them. Those without a name
+// groupImages sorts images by the names that lead to them. Those without a name
 // come last, each by itself.
-func trees(images []compose.Image, references []string) []tree {
-	var named, untagged []tree
+func groupImages(images []compose.Image, references []string) []group {
+	var named, untagged []group
+	targets := map[string]int{} // places in named
 	for _, img := range images {
 		if len(img.Names) == 0 {
-			untagged = append(untagged, tree{name: "<untagged>", id: img.Manifest, images: []compose.Image{img}})
+			untagged = append(untagged, group{id: img.ID, images: []compose.Image{img}})
 		}
+		seen := map[string]bool{} // targets of this image
 		for n, name := range img.Names {
 			if len(references) > 0 && !slices.ContainsFunc(references, func(p string) bool { return matchesReference(p, name) }) {
 				continue
 			}
-			i := slices.IndexFunc(named, func(t tree) bool { return t.name == name })
-			if i < 0 {
+			target := img.Targets[n]
+			i, ok := targets[target]
+			if !ok {
 				i = len(named)
-				named = append(named, tree{name: name, id: img.Targets[n]})
+				targets[target] = i
+				named = append(named, group{id: img.ID})
 			}
-			named[i].images = append(named[i].images, img)
+			if !seen[target] {
+				seen[target] = true
+				named[i].images = append(named[i].images, img)
+			}
+			if !slices.Contains(named[i].names, name) {
+				named[i].names = append(named[i].names, name)
+			}
 		}
 	}
-	slices.SortFunc(named, func(x, y tree) int { return strings.Compare(x.name, y.name) })
-	for _, t := range named {
-		slices.SortFunc(t.images, func(x, y compose.Image) int { return strings.Compare(x.Platform, y.Platform) })
+	for _, g := range named {
+		slices.Sort(g.names)
+		slices.SortFunc(g.images, func(x, y compose.Image) int { return strings.Compare(x.Platform, y.Platform) })
 	}
+	sortGroups(named)
 	return append(named, untagged...)
 }
 
-// treeLines are the rows of the tree, their columns separated by tabs.
-func treeLines(trees []tree) []string {
-	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
-	mark := map[bool]string{true: "✔"}
-	used := func(img compose.Image) bool { return len(img.Users) > 0 }
-	line := func(name, id string, disk, content int64, used bool) string {
-		return strings.Join([]string{name, summary.ID(id, false), size(disk), size(content), mark[used]}, "\t")
+func sortGroups(named []group) {
+	slices.SortFunc(named, func(x, y group) int { return strings.Compare(x.names[0], y.names[0]) })
+}
+
+// apart gives each name a group of its own.
+func apart(groups []group) []group {
+	var named, untagged []group
+	for _, g := range groups {
+		if len(g.names) == 0 {
+			untagged = append(untagged, g)
+		}
+		for _, name := range g.names {
+			named = append(named, group{[]string{name}, g.id, g.images})
+		}
 	}
-	var lines []string
-	for i, t := range trees {
-		if i > 0 {
-			lines = append(lines, "\t\t\t\t") // with its columns, so that all trees have the same
+	sortGroups(named)
+	return append(named, untagged...)
+}
+
+// drawing says how a list of images looks.
+type drawing struct {
+	width    int // of the terminal, 0 without one
+	paint    bool
+	expanded bool // shows platforms, too
+}
+
+// column is one of a drawing. The first is as wide as its longest name if there is
+// room for it, the last is never filled up.
+type column struct {
+	title string
+	width int
+	right bool // aligned
+}
+
+// line is one of a drawing; without cells it is a name that has more below it.
+type line struct {
+	name  string
+	style terminal.Style // of name
+	cells []string
+}
+
+const (
+	columnGap   = 3
+	leastColumn = 12 // cells that the names keep when the terminal is narrow
+
+	nameStyle terminal.Style = "34;1"
+	chipStyle terminal.Style = "38;5;0;48;5;14"
+)
+
+func (d drawing) draw(groups []group) string {
+	columns := []column{{title: "IMAGE"}, {"ID", 12, false}, {"DISK USAGE", 10, true}, {"CONTENT SIZE", 12, true}, {"EXTRA", 5, false}}
+	header := line{style: terminal.Bold, name: columns[0].title}
+	for _, c := range columns[1:] {
+		header.cells = append(header.cells, c.title)
+	}
+	lines := append([]line{header}, d.lines(groups)...)
+	columns = fit(columns, lines, d.width)
+	var b strings.Builder
+	if d.width > 0 {
+		b.WriteString(d.legend())
+	}
+	for _, l := range lines {
+		b.WriteString(strings.TrimRight(d.format(columns, l), " ") + "\n")
+	}
+	return b.String()
+}
+
+// legend says what the marks in the last column mean, at the right of the terminal.
+func (d drawing) legend() string {
+	text, drawn := " Info -> U In Use", " Info -> U In Use"
+	if d.paint {
+		text = "i Info →  U  In Use"
+		drawn = terminal.Style("1;30;106").Paint("i") + terminal.Style("96").Paint(" Info →") + " " + d.chip() + " In Use"
+	}
+	return strings.Repeat(" ", max(0, d.width-terminal.Cells(text))) + drawn + "\n"
+}
+
+func (d drawing) chip() string {
+	if d.paint {
+		return chipStyle.Paint(" U ")
+	}
+	return "U"
+}
+
+func (d drawing) lines(groups []group) []line {
+	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+	used := func(img compose.Image) bool { return len(img.Users) > 0 }
+	describe := func(name string, style terminal.Style, id string, images ...compose.Image) line {
+		content, disk := compose.Together(images...)
+		l := line{name, style, []string{summary.ID(id, false), size(disk), size(content), ""}}
+		if slices.ContainsFunc(images, used) {
+			l.cells[3] = d.chip()
 		}
-		var disk, content int64
-		for _, img := range t.images {
-			disk, content = disk+img.Disk, content+img.Content
+		return l
+	}
+	var lines []line
+	for i, g := range groups {
+		if d.expanded && i > 0 {
+			lines = append(lines, line{})
 		}
-		lines = append(lines, line(t.name, t.id, disk, content, slices.ContainsFunc(t.images, used)))
-		for i, img := range t.images {
+		if len(g.names) == 0 {
+			lines = append(lines, describe("<untagged>", terminal.Faint, g.id, g.images...))
+		}
+		for i, name := range g.names {
+			if i < len(g.names)-1 {
+				lines = append(lines, line{name: name, style: nameStyle})
+				continue
+			}
+			lines = append(lines, describe(name, nameStyle, g.id, g.images...))
+		}
+		if !d.expanded {
+			continue
+		}
+		for i, img := range g.images {
 			branch := "├─ "
-			if i == len(t.images)-1 {
+			if i == len(g.images)-1 {
 				branch = "└─ "
 			}
-			lines = append(lines, line(branch+img.Platform, img.Manifest, img.Disk, img.Content, used(img)))
+			// The platform is what the image says, whatever that may be.
+			lines = append(lines, describe(branch+terminal.Clip(img.Platform, 40), terminal.Plain, img.ID, img))
 		}
 	}
 	return lines
+}
+
+// fit gives the first column its width, and drops columns for which a terminal is too
+// narrow.
+func fit(columns []column, lines []line, width int) []column {
+	longest := 0
+	for _, l := range lines {
+		longest = max(longest, terminal.Cells(l.name))
+	}
+	columns = slices.Clone(columns)
+	columns[0].width = longest
+	if width == 0 {
+		return columns
+	}
+	left := width
+	for i, c := range columns[1:] {
+		if left-c.width-columnGap < leastColumn {
+			columns = columns[:i+1]
+			break
+		}
+		left -= c.width + columnGap
+	}
+	columns[0].width = min(longest, left)
+	return columns
+}
+
+// format puts a line into columns. What stands beside a name that is too long goes to
+// the next line.
+func (d drawing) format(columns []column, l line) string {
+	text := l.name
+	if d.paint {
+		text = l.style.Paint(text)
+	}
+	fill := columns[0].width - terminal.Cells(l.name)
+	if len(l.cells) == 0 || len(columns) == 1 {
+		return text
+	}
+	if fill < 0 {
+		text, fill = text+"\n", columns[0].width
+	}
+	text += strings.Repeat(" ", fill)
+	for i, c := range columns[1:] {
+		cell := l.cells[i]
+		fill := strings.Repeat(" ", max(0, c.width-terminal.Cells(cell)))
+		text += strings.Repeat(" ", columnGap)
+		switch {
+		case c.right:
+			text += fill + cell
+		case i == len(columns)-2:
+			text += cell
+		default:
+			text += cell + fill
+		}
+	}
+	return text
 }
