@@ -24,16 +24,20 @@ func guards(e *Endpoint, links []Link) []nft.Element {
 		if l.HostLink == "" || err != nil || len(mac) != 6 {
 			continue
 		}
-		var own []netip.Addr
-		all := append([]netip.Addr{l.IPv4, l.IPv6}, e.Attachment(l.Network).LinkLocal...)
+		own := []netip.Prefix{netip.PrefixFrom(l.IPv4, l.Bits4), netip.PrefixFrom(l.IPv6, l.Bits6)}
+		more := e.Attachment(l.Network).LinkLocal
 		if l.IPv6.IsValid() {
-			all = append(all, linkLocal6(mac))
+			more = append(slices.Clone(more), linkLocal6(mac))
 		}
-		for _, a := range all {
-			if a.IsValid() && !slices.Contains(own, a) {
-				own = append(own, a)
-			}
+		for _, a := range more {
+			own = append(own, netip.PrefixFrom(a, a.BitLen()))
 		}
+		seen := map[netip.Addr]bool{}
+		own = slices.DeleteFunc(own, func(p netip.Prefix) bool {
+			doubled := seen[p.Addr()]
+			seen[p.Addr()] = true
+			return !p.IsValid() || doubled
+		})
 		out = append(out, nft.Guard(l.HostLink, mac, own...)...)
 	}
 	return out

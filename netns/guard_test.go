@@ -6,7 +6,9 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,7 +37,7 @@ func TestGuardedPorts(t *testing.T) {
 	l.network(NetworkSpec{Name: "front"})
 	l.network(NetworkSpec{Name: "back"})
 	a := l.attach(EndpointSpec{ID: "a", OwnAddresses: true, Networks: []Attachment{{Network: "front"}}})
-	const each = 5 // of a link with both families
+	const each = 7 // of a link with both families
 	if !l.table.Complete(guards(a, a.Links)) || len(guards(a, a.Links)) != each {
 		t.Errorf("the kernel lacks some of %v", guards(a, a.Links))
 	}
@@ -219,5 +221,127 @@ func TestLostTable(t *testing.T) {
 		if !l.table.Complete(guards(e, e.Links)) {
 			t.Errorf("after a loss of the %s table the endpoint is not guarded", family)
 		}
+	}
+}
+
+// datagram is a packet of UDP, with its ethertype before it.
+func datagram(from, to netip.AddrPort, text string) []byte {
+	length := []byte{0, byte(8 + len(text))}
+	udp := slices.Concat([]byte{byte(from.Port() >> 8), byte(from.Port()), byte(to.Port() >> 8), byte(to.Port())}, length, []byte{0, 0}, []byte(text))
+	source, dest := from.Addr().AsSlice(), to.Addr().AsSlice()
+	if from.Addr().Is4() {
+		head := slices.Concat([]byte{0x45, 0, 0, byte(20 + len(udp)), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}, source, dest)
+		copy(head[10:], checksum(head))
+		return slices.Concat([]byte{8, 0}, head, udp) // without a checksum, RFC 768
+	}
+	copy(udp[6:], checksum(slices.Concat(source, dest, []byte{0, 0}, length, []byte{0, 0, 0, unix.IPPROTO_UDP}, udp)))
+	return slices.Concat([]byte{0x86, 0xdd, 0x60, 0, 0, 0}, length, []byte{unix.IPPROTO_UDP, 64}, source, dest, udp)
+}
+
+// checksum is that of RFC 1071.
+func checksum(b []byte) []byte {
+	sum := uint32(0)
+	for i, v := range b {
+		sum += uint32(v) << (8 * uint(1-i%2))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return []byte{byte(^sum >> 8), byte(^sum)}
+}
+
+// Nobody gets a packet whose source is a neighbour's address, or one of the world that
+// came from a container; what a router passes on arrives.
+func TestForgedSources(t *testing.T) {
+	l := newLab(t)
+	l.outside()
+	n := l.network(NetworkSpec{Name: "n"})
+	spec := func(id string) EndpointSpec {
+		return EndpointSpec{ID: id, Key: "p/" + id + "/1", OwnAddresses: true, Networks: on("n")}
+	}
+	victim, client, attacker := l.attach(spec("victim")), l.attach(spec("client")), l.attach(spec("attacker"))
+	listen := func(address string) net.PacketConn {
+		c, err := net.ListenPacket("udp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	var atClient net.PacketConn
+	l.inside(client, func() error { atClient = listen(":5353"); return nil })
+	atHost := listen(":5353")
+	v, c, a := victim.Links[0], client.Links[0], attacker.Links[0]
+	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
+	bridge, err := net.InterfaceByName(n.Bridge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type try struct {
+		name    string
+		from    string
+		to      netip.Addr
+		arrives bool
+	}
+	tries := []try{
+		{"the attacker's own", a.IPv4.String(), c.IPv4, true},
+		{"the attacker's own, IPv6", a.IPv6.String(), c.IPv6, true},
+		{"the victim's", v.IPv4.String(), c.IPv4, false},
+		{"the victim's, IPv6", v.IPv6.String(), c.IPv6, false},
+		{"the victim's of its link", linkLocal6(mac(v.MAC)).String(), linkLocal6(mac(c.MAC)), false},
+		{"the client's resolver's", "127.0.0.11", c.IPv4, false},
+		{"that of nobody near", v.IPv4.Next().Next().Next().String(), c.IPv4, false},
+		{"the gateway's", n.Gateway4.String(), c.IPv4, false},
+		{"the world's", "198.51.100.7", c.IPv4, true},
+		{"the world's, IPv6", "2001:db8::7", c.IPv6, true},
+		{"the attacker's own, to the host", a.IPv4.String(), n.Gateway4, true},
+		{"the attacker's own, to the host over IPv6", a.IPv6.String(), n.Gateway6, true},
+		{"a neighbour's of the host", "192.0.2.100", n.Gateway4, false},
+		{"a neighbour's of the host, to another address", "192.0.2.100", netip.MustParseAddr("192.0.2.1"), false},
+		{"a neighbour's of the host, IPv6", "fd0f::100", netip.MustParseAddr("fd0f::1"), false},
+		{"the host's own", "192.0.2.1", n.Gateway4, false},
+		{"the host's loopback", "127.0.0.1", n.Gateway4, false},
+		{"one to which no route leads", "198.51.100.7", n.Gateway4, false},
+	}
+	send := func(x try, text string) {
+		at, conn := mac(c.MAC), atClient
+		if !slices.Contains([]netip.Addr{c.IPv4, c.IPv6, linkLocal6(mac(c.MAC))}, x.to) {
+			at, conn = bridge.HardwareAddr, atHost
+		}
+		own := a.IPv4
+		if x.to.Is6() {
+			own = a.IPv6
+		}
+		to := netip.AddrPortFrom(x.to, 5353)
+		l.send(attacker, slices.Concat(at, mac(a.MAC), datagram(netip.AddrPortFrom(netip.MustParseAddr(x.from), 53), to, text)))
+		// What is sent after it on the same way arrives after it.
+		l.send(attacker, slices.Concat(at, mac(a.MAC), datagram(netip.AddrPortFrom(own, 54), to, "end")))
+		var got []string
+		b := make([]byte, 100)
+		for !slices.Contains(got, "end") {
+			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			n, _, err := conn.ReadFrom(b)
+			if err != nil {
+				t.Fatalf("%s: %v", x.name, err)
+			}
+			got = append(got, string(b[:n]))
+		}
+		if slices.Contains(got, text) != x.arrives {
+			t.Errorf("%s: arrived: %q, want it to arrive: %t", x.name, got, x.arrives)
+		}
+	}
+	for i, x := range tries {
+		send(x, fmt.Sprint("try ", i))
+	}
+	// The same frames arrive where nobody is guarded.
+	if err := l.table.Forget(append(guards(attacker, attacker.Links), nft.Network{Bridge: n.Bridge}.Elements()...)); err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range tries {
+		if !strings.Contains(x.name, "victim") && !strings.HasSuffix(x.name, "to another address") {
+			continue
+		}
+		x.arrives = true
+		send(x, fmt.Sprint("unguarded ", i))
 	}
 }

@@ -124,6 +124,11 @@ func (d *Docker) Container(ctx context.Context, args ...string) *exec.Cmd {
 	return d.command(ctx, "docker", args...)
 }
 
+// Network implements Side.
+func (d *Docker) Network(ctx context.Context, args ...string) *exec.Cmd {
+	return d.command(ctx, "docker", append([]string{"network"}, args...)...)
+}
+
 // Compose implements Side.
 func (d *Docker) Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd {
 	return d.command(ctx, "docker-compose", append([]string{"-f", file, "-p", project}, args...)...)

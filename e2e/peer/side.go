@@ -18,6 +18,8 @@ type Side interface {
 	Version(ctx context.Context) string
 	// Container is a command about a single container, such as "run --rm".
 	Container(ctx context.Context, args ...string) *exec.Cmd
+	// Network is a command about a network, such as "create".
+	Network(ctx context.Context, args ...string) *exec.Cmd
 	// Compose is a command about a project.
 	Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd
 	// Import makes an image of a tar of a root filesystem.

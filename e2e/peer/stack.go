@@ -49,6 +49,11 @@ func (s *Stack) Container(ctx context.Context, args ...string) *exec.Cmd {
 	return s.Command(ctx, append([]string{"container"}, args...)...)
 }
 
+// Network implements Side.
+func (s *Stack) Network(ctx context.Context, args ...string) *exec.Cmd {
+	return s.Command(ctx, append([]string{"network"}, args...)...)
+}
+
 // Compose implements Side.
 func (s *Stack) Compose(ctx context.Context, file, project string, args ...string) *exec.Cmd {
 	return s.Command(ctx, append([]string{"-f", file, "-p", project}, args...)...)

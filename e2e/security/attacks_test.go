@@ -44,6 +44,7 @@ var attacks = []attack{
 	{"reach a port that is published on the host's loopback", "CVE-2020-8558", attackLoopback},
 	{"take another container's address by ARP", "–", attackARP},
 	{"take another container's place on the bridge with its Ethernet address", "–", attackEthernet},
+	{"answer another container's DNS questions, or take its name", "–", attackDNS},
 	{"take all of the host's processes", "–", attackForks},
 	{"take all of the engine's memory with a log of one line", "–", attackLog},
 	{"fill the host's disk through /etc/hosts", "–", attackHosts},
@@ -506,6 +507,73 @@ func attackEthernet(a *arena) error {
 		}
 	}
 	return nil
+}
+
+// network makes one that containers have until the attack is over, with names on it.
+func (a *arena) network() (name string, err error) {
+	name = fmt.Sprintf("attack-net-%d", time.Now().UnixNano())
+	if out, err := peer.Run(a.side.Network(a.t.Context(), "create", name)); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	a.t.Cleanup(func() {
+		if _, err := peer.Run(a.side.Network(context.Background(), "rm", name)); err != nil {
+			a.t.Error(err)
+		}
+	})
+	return name, nil
+}
+
+func attackDNS(a *arena) error {
+	const genuine, name, port, id = "192.0.2.1", "name.example", "4053", "4660"
+	network, err := a.network()
+	if err != nil {
+		return err
+	}
+	address := func(name string) (string, error) {
+		out, err := a.command("exec", name, "hostname", "-i")
+		return strings.TrimSpace(out), err
+	}
+	// Its answers come late, so that others can be earlier.
+	server, err := a.start("exec /bin/probe dns serve "+genuine+" 700ms", "--network", network)
+	if err != nil {
+		return err
+	}
+	at, err := address(server)
+	if err != nil {
+		return err
+	}
+	client, err := a.start("sleep inf", "--network", network, "--dns", at)
+	if err != nil {
+		return err
+	}
+	victim, err := address(client)
+	if err != nil {
+		return err
+	}
+	attacker, err := a.start(fmt.Sprintf("while :; do /bin/probe dns forge %s %s %s %s %s || : >/failed; : >/ready; done", name, victim, at, port, id), "--network", network)
+	if err != nil {
+		return err
+	}
+	if err := a.ready(attacker); err != nil {
+		return err
+	}
+	if _, err := a.command("exec", attacker, "test", "!", "-e", "/failed"); err != nil {
+		return errors.New("the attacker cannot send")
+	}
+	for range 4 {
+		out, err := a.command("exec", client, "/bin/probe", "dns", "ask", name, port, id)
+		if err != nil || strings.TrimSpace(out) != genuine {
+			return fmt.Errorf("the answer is %q: %v", out, err)
+		}
+	}
+	if out, err := a.command("exec", attacker, "/bin/probe", "dns", "register", server); err != nil || out != "" {
+		return fmt.Errorf("%q: %v", out, err)
+	}
+	out, err := a.command("exec", client, "/bin/probe", "dns", "ask", server, "4054", id)
+	if err != nil || strings.TrimSpace(out) != at {
+		err = fmt.Errorf("%s, which has the address %s, is found at %q: %w", server, at, out, err)
+	}
+	return err
 }
 
 func attackForks(a *arena) error {

@@ -215,18 +215,28 @@ func Anywhere(host netip.Addr) Element {
 }
 
 // Guard are the elements for a port of a bridge whose container may send only as the
-// Ethernet address mac and as addrs.
-func Guard(port string, mac net.HardwareAddr, addrs ...netip.Addr) []Element {
+// Ethernet address mac and, of the addresses near it, as those it has itself. Each of
+// addrs is one of its own, with the length of its network's prefix.
+func Guard(port string, mac net.HardwareAddr, addrs ...netip.Prefix) []Element {
 	out := []Element{
 		{Set: SetGuarded, Key: ifname(port), Text: quote(port)},
 		{Set: SetEthers, Key: append(ifname(port), padded(slices.Clone(mac))...), Text: quote(port) + " . " + mac.String()},
 	}
-	for _, a := range addrs {
-		set := SetOwn4
-		if a.Is6() {
-			set = SetOwn6
+	for _, p := range addrs {
+		set, near := SetOwn4, SetNear4
+		if p.Addr().Is6() {
+			set, near = SetOwn6, SetNear6
 		}
-		out = append(out, Element{Set: set, Key: append(ifname(port), a.AsSlice()...), Text: quote(port) + " . " + a.String()})
+		out = append(out, Element{Set: set, Key: append(ifname(port), p.Addr().AsSlice()...), Text: quote(port) + " . " + p.Addr().String()})
+		if p.IsSingleIP() {
+			continue
+		}
+		first := p.Masked().Addr().AsSlice()
+		last := slices.Clone(first)
+		for bit := p.Bits(); bit < 8*len(last); bit++ {
+			last[bit/8] |= 0x80 >> (bit % 8)
+		}
+		out = append(out, Element{Set: near, Key: append(ifname(port), first...), KeyEnd: append(ifname(port), last...), Text: quote(port) + " . " + p.Masked().String()})
 	}
 	return out
 }
@@ -234,7 +244,7 @@ func Guard(port string, mac net.HardwareAddr, addrs ...netip.Addr) []Element {
 // Port returns the port of a bridge that an element speaks of, if it does.
 func (e Element) Port() (string, bool) {
 	switch e.Set {
-	case SetGuarded, SetEthers, SetOwn4, SetOwn6:
+	case SetGuarded, SetEthers, SetOwn4, SetOwn6, SetNear4, SetNear6:
 		return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00")), true
 	}
 	return "", false

@@ -57,7 +57,7 @@ func TestElementText(t *testing.T) {
 		},
 		Share(netip.Addr{}, 8080, 6, []netip.AddrPort{web4, netip.MustParseAddrPort("172.16.5.3:80")})[:2],
 		Share(netip.MustParseAddr("fd01::1"), 8080, 6, []netip.AddrPort{web6})[23:],
-		Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, web4.Addr(), web6.Addr())) {
+		Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, netip.PrefixFrom(web4.Addr(), 20), netip.PrefixFrom(web6.Addr(), 64), netip.MustParsePrefix("fe80::2/128"))) {
 		lines = append(lines, e.String())
 	}
 	golden(t, "testdata/elements.nft", strings.Join(lines, "\n")+"\n")
@@ -71,7 +71,7 @@ func TestTableInKernel(t *testing.T) {
 	ports := []Element{Publish(netip.Addr{}, 8080, 6, web), Publish(netip.MustParseAddr("127.0.0.1"), 53, 17, web),
 		Hairpin("br-a", web.Addr()), Open(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80")),
 		PublishRange(netip.Addr{}, 10000, 20000, 17, web.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, netip.MustParseAddr("fd00::2"))}
-	ports = append(ports, Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, web.Addr(), netip.MustParseAddr("fd00::2"))...)
+	ports = append(ports, Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, netip.PrefixFrom(web.Addr(), 24), netip.MustParsePrefix("fd00::2/64"))...)
 
 	if err := table.Delete(ports); err != nil {
 		t.Errorf("deleting from a table that is not there: %v", err)
@@ -185,10 +185,11 @@ func compareWithNft(t *testing.T, r Ruleset) {
 	norm := func(lines []string) []string {
 		// nft(8) prints some things in its own words.
 		r := strings.NewReplacer("meta nfproto ipv4 ", "", "meta nfproto ipv6 ", "",
-			"meta l4proto tcp", "meta l4proto 6", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
+			"meta l4proto tcp", "meta l4proto 6", "meta l4proto udp", "meta l4proto 17", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
 			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
 			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1",
 			"meta protocol 0x0800 ", "", "meta protocol 0x0806 ", "", "meta protocol ip ", "", "meta protocol arp ", "", "meta protocol ip6 ", "", "meta protocol 0x86dd ", "",
+			"ip6 saddr fe80::/10", "@nh,64,128 & 0xffc00000000000000000000000000000 == 0xfe800000000000000000000000000000",
 			"ip6 saddr ::", "@nh,64,128 0x0", "iifname . ip6 saddr", "iifname . @nh,64,128",
 			"icmpv6 taddr", "@th,64,128",
 			" [invalid type]", "") // of what is only a beginning

@@ -126,10 +126,20 @@ func Instance(table string) Ruleset {
 			{Name: "guard", Type: nftables.ChainTypeFilter, Hook: "prerouting", Priority: *nftables.ChainPriorityRaw, Rules: []Rule{
 				{linkIs(false, "lo"), linkIs(false, "loopback0"), ipv4(), loopback4(true), drop()},
 				{in(SetBridges, iifname), ipv4(), loopback4(false), drop()},
+				{in(SetBridges, iifname), isUDP(), toThisHost(), jump("pose")},
 				{ipv4(), inMap(MapHost4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
 				{ipv4(), inMap(MapHostRange4, ip4Daddr, l4proto, thDport), jump("elsewhere")},
 				{ipv6(), inMap(MapHost6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
 				{ipv6(), inMap(MapHostRange6, ip6Daddr, l4proto, thDport), jump("elsewhere")},
+			}},
+			// What comes from a container to this host must have a source that containers
+			// can have. Else it could pass for the answer of a server of the world, to
+			// the host or to another container whose question the host translated: for
+			// connection tracking an answer may come on any link.
+			{Name: "pose", Rules: []Rule{
+				{ipv6(), fromLinkLocal6(), leave()},
+				{in(SetBridges, wayBack), leave()},
+				{drop()},
 			}},
 			// A port published on one address is for those who reach the host on the link
 			// that has it: a neighbour on another network gets no answer by sending
@@ -223,12 +233,16 @@ const (
 	SetEthers = "ethers"
 	// (port, address) of a guarded port.
 	SetOwn4, SetOwn6 = "own4", "own6"
+	// (port, addresses) of the network that a guarded port is in.
+	SetNear4, SetNear6 = "near4", "near6"
 )
 
 // Ports returns the table of an instance that keeps containers from taking each
 // other's place on a bridge, which they could with CAP_NET_RAW alone: with a foreign
-// Ethernet address, which the bridge would learn, or by saying that an address is
-// theirs (ARP, RFC 826; neighbour discovery, RFC 4861) or that they are a router.
+// Ethernet address, which the bridge would learn, by saying that an address is
+// theirs (ARP, RFC 826; neighbour discovery, RFC 4861) or that they are a router, or
+// with another's address as the source of a packet. Sources from elsewhere pass, for a
+// container may be a router.
 func Ports(table string) Ruleset {
 	ifname := nftables.TypeIFName
 	return Ruleset{
@@ -239,6 +253,8 @@ func Ports(table string) Ruleset {
 			{SetEthers, []nftables.SetDatatype{ifname, nftables.TypeEtherAddr}, nil, false},
 			{SetOwn4, []nftables.SetDatatype{ifname, nftables.TypeIPAddr}, nil, false},
 			{SetOwn6, []nftables.SetDatatype{ifname, nftables.TypeIP6Addr}, nil, false},
+			{SetNear4, []nftables.SetDatatype{ifname, nftables.TypeIPAddr}, nil, true},
+			{SetNear6, []nftables.SetDatatype{ifname, nftables.TypeIP6Addr}, nil, true},
 		},
 		Chains: []Chain{
 			{Name: "prerouting", Type: nftables.ChainTypeFilter, Hook: "prerouting", Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
@@ -246,6 +262,9 @@ func Ports(table string) Ruleset {
 				{in(SetGuarded, iifname), drop()},
 			}},
 			{Name: "claims", Rules: []Rule{
+				{protocol("ip", unix.ETH_P_IP), in(SetOwn4, iifname, ip4Saddr), leave()},
+				{protocol("ip", unix.ETH_P_IP), in(SetNear4, iifname, ip4Saddr), drop()},
+				{protocol("ip", unix.ETH_P_IP), loopback4(false), drop()},
 				{protocol("ip", unix.ETH_P_IP), leave()},
 				{protocol("arp", unix.ETH_P_ARP), in(SetOwn4, iifname, arpSaddr), leave()},
 				{protocol("arp", unix.ETH_P_ARP), probe4(), leave()}, // RFC 5227
@@ -262,6 +281,9 @@ func Ports(table string) Ruleset {
 				{fromNobody6(), leave()}, // RFC 4862, "Duplicate Address Detection"
 				{icmp6(icmp6NeighbourSolicit), notIn(SetOwn6, iifname, ip6Saddr), drop()},
 				{icmp6(icmp6RouterSolicit), notIn(SetOwn6, iifname, ip6Saddr), drop()},
+				{in(SetOwn6, iifname, ip6Saddr), leave()},
+				{in(SetNear6, iifname, ip6Saddr), drop()},
+				{fromLinkLocal6(), drop()},
 			}},
 		},
 	}

@@ -58,6 +58,9 @@ var (
 	ip4Daddr = payloadField("ip daddr", expr.PayloadBaseNetworkHeader, 16, 4)
 	ip6Daddr = payloadField("ip6 daddr", expr.PayloadBaseNetworkHeader, 24, 16)
 
+	// The link that an answer would leave by.
+	wayBack = field{"fib saddr oifname", 4, func(r uint32) expr.Any { return &expr.Fib{Register: r, ResultOIFNAME: true, FlagSADDR: true} }}
+
 	etherSaddr = payloadField("ether saddr", expr.PayloadBaseLLHeader, 6, 6)
 	arpSaddr   = payloadField("arp saddr ip", expr.PayloadBaseNetworkHeader, 14, 4)
 	target6    = payloadField("icmpv6 taddr", expr.PayloadBaseTransportHeader, 8, 16)
@@ -163,6 +166,15 @@ func notOnThisLink() Statement {
 	}}
 }
 
+// fromLinkLocal6 matches a source of fe80::/10.
+func fromLinkLocal6() Statement {
+	return Statement{"ip6 saddr fe80::/10", []expr.Any{
+		&expr.Payload{OperationType: expr.PayloadLoad, DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 16, Mask: append([]byte{0xff, 0xc0}, make([]byte, 14)...), Xor: make([]byte, 16)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: append([]byte{0xfe, 0x80}, make([]byte, 14)...)},
+	}}
+}
+
 // fromEthernet matches packets that came on a link with Ethernet addresses.
 func fromEthernet() Statement {
 	return Statement{"meta iiftype ether", []expr.Any{
@@ -252,11 +264,13 @@ func verdict(text string, kind expr.VerdictKind, chain string) Statement {
 	return Statement{text, []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}}
 }
 
-// isTCP matches TCP.
-func isTCP() Statement {
-	return Statement{"meta l4proto tcp", []expr.Any{
+func isTCP() Statement { return transport(unix.IPPROTO_TCP) }
+func isUDP() Statement { return transport(unix.IPPROTO_UDP) }
+
+func transport(proto byte) Statement {
+	return Statement{"meta l4proto " + protoName(proto), []expr.Any{
 		l4proto.load(reg),
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{proto}},
 	}}
 }
 

@@ -10,12 +10,14 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "claim" {
-		if err := claim(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "probe:", err)
-			os.Exit(1)
+	for command, f := range map[string]func([]string) error{"claim": claim, "dns": names} {
+		if len(os.Args) > 1 && os.Args[1] == command {
+			if err := f(os.Args[2:]); err != nil {
+				fmt.Fprintln(os.Stderr, "probe:", err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	out := json.NewEncoder(os.Stdout)
 	out.SetIndent("", " ")
