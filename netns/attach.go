@@ -179,7 +179,8 @@ func (m *Manager) lend(e *Endpoint, r record, a Attachment) (Link, error) {
 	}
 	l := Link{
 		Network: r.Name, NetworkID: r.ID, Name: interfaceName(a), MAC: a.MAC, Aliases: a.Aliases,
-		HostLink: m.hostLink(e.Spec.ID, r.ID), Parent: parentOf(r.Network), Bridge: r.Bridge, Internal: r.Internal, Routed4: gatewayMode(r.NetworkSpec, false) == modeRouted, Routed6: gatewayMode(r.NetworkSpec, true) == modeRouted,
+		HostLink: m.hostLink(e.Spec.ID, r.ID), Parent: parentOf(r.Network), Bridge: r.Bridge, Internal: r.Internal, Trusted: len(trusted(r.NetworkSpec)) > 0,
+		Routed4: gatewayMode(r.NetworkSpec, false) == modeRouted, Routed6: gatewayMode(r.NetworkSpec, true) == modeRouted,
 		IPv4: got.IPv4, IPv6: got.IPv6, Gateway4: r.Gateway4, Gateway6: r.Gateway6,
 	}
 	if l.Parent != "" {

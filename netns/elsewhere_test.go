@@ -46,10 +46,10 @@ func (l *lab) sendHere(neighbour *Endpoint, gateways []string, addrs ...string) 
 	})
 }
 
-// address gives the host another link with an address.
+// address gives a link of the host addresses, and makes the link if it is a new one.
 func (l *lab) address(kind netlink.Link, addrs ...string) {
 	l.t.Helper()
-	if kind.Attrs().Name != "lo" {
+	if kind.Attrs().Index == 0 {
 		if err := netlink.LinkAdd(kind); err != nil {
 			l.t.Fatal(err)
 		}

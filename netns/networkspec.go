@@ -20,6 +20,8 @@ func firewallOf(n Network) nft.Network {
 		Isolated:    !option(n.NetworkSpec, OptICC, true),
 		Routed:      bothFamilies(n.NetworkSpec, modeRouted),
 		Unprotected: bothFamilies(n.NetworkSpec, modeUnprotected),
+		Leave:       leaving(n.NetworkSpec),
+		Trusted:     trusted(n.NetworkSpec),
 	}
 }
 

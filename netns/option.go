@@ -28,6 +28,16 @@ const (
 	OptGatewayMode6 = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
+// Driver options of a bridge about its way to other hosts, with Docker's names.
+const (
+	// OptHost4 and OptHost6 are the host's address that packets of containers leave with.
+	OptHost4 = "com.docker.network.host_ipv4"
+	OptHost6 = "com.docker.network.host_ipv6"
+	// OptTrusted are links of the host, separated by colons, from which published ports are
+	// open at the containers' own addresses.
+	OptTrusted = "com.docker.network.bridge.trusted_host_interfaces"
+)
+
 // Driver options of a macvlan or ipvlan network.
 const (
 	OptParent      = "parent" // the host's link that containers share
@@ -76,6 +86,13 @@ func boolean(v string) string {
 	return ""
 }
 
+func address4(v string) string {
+	if a, err := netip.ParseAddr(v); err != nil || !a.Is4() {
+		return "use an IPv4 address"
+	}
+	return ""
+}
+
 func oneOf(values ...string) check {
 	return func(v string) string {
 		if v == "" || slices.Contains(values, v) {
@@ -93,9 +110,18 @@ var bridgeOptions = map[string]check{
 		}
 		return ""
 	},
-	OptHostBinding: func(v string) string {
-		if a, err := netip.ParseAddr(v); err != nil || !a.Is4() {
-			return "use an IPv4 address"
+	OptHostBinding: address4, OptHost4: address4,
+	OptHost6: func(v string) string {
+		if a, err := netip.ParseAddr(v); err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" {
+			return "use an IPv6 address"
+		}
+		return ""
+	},
+	OptTrusted: func(v string) string {
+		for name := range strings.SplitSeq(v, ":") {
+			if name != "" && !endpoint.LinkName(name) {
+				return "use names of links, separated by colons"
+			}
 		}
 		return ""
 	},
@@ -134,10 +160,7 @@ func isParent(v string) string {
 
 // Options of Docker's bridge that are not acted on, with what happens instead.
 var ignoredOptions = map[string]string{
-	"com.docker.network.host_ipv4":                      "packets leave with the address of the link that they leave by",
-	"com.docker.network.host_ipv6":                      "packets leave with the address of the link that they leave by",
-	"com.docker.network.bridge.trusted_host_interfaces": "a published address is for the link that has it",
-	"com.docker.network.bridge.default_bridge":          "every network is a user's own",
+	"com.docker.network.bridge.default_bridge": "every network is a user's own",
 }
 
 // CheckOptions tells what is wrong with the driver options of a network.
@@ -217,6 +240,21 @@ func gatewayMode(s NetworkSpec, v6 bool) string {
 		return s.DriverOpts[OptGatewayMode6]
 	}
 	return s.DriverOpts[OptGatewayMode]
+}
+
+// trusted are the host's links that reach published ports at the containers' addresses.
+func trusted(s NetworkSpec) []string {
+	return slices.DeleteFunc(strings.Split(s.DriverOpts[OptTrusted], ":"), func(name string) bool { return name == "" })
+}
+
+// leaving are the addresses that packets leave with, of those that were given.
+func leaving(s NetworkSpec) (out [2]netip.Addr) {
+	for i, key := range []string{OptHost4, OptHost6} {
+		if v := s.DriverOpts[key]; v != "" {
+			out[i], _ = netip.ParseAddr(v)
+		}
+	}
+	return out
 }
 
 // hostless says that the host takes no address of a family on the bridge.

@@ -41,6 +41,9 @@ func elements(e *Endpoint, p Port) []nft.Element {
 			continue
 		}
 		out = append(out, nft.Publish(host, p.HostPort, proto, target))
+		if outlet.Trusted {
+			out = append(out, nft.Direct(target, proto))
+		}
 		out = append(out, wayBack(e, host, addr)...)
 	}
 	return out

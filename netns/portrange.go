@@ -64,11 +64,17 @@ func rangeElements(e *Endpoint, r portRange) []nft.Element {
 		if host.Is6() {
 			addr = outlet.IPv6
 		}
-		if outlet.Routed(host.Is6()) {
+		each := func(element func(netip.AddrPort, byte) nft.Element) {
 			for port := int(r.HostPort); port <= int(r.last); port++ {
-				out = append(out, nft.Open(netip.AddrPortFrom(addr, uint16(port)), nft.Protocol(r.Protocol)))
+				out = append(out, element(netip.AddrPortFrom(addr, uint16(port)), nft.Protocol(r.Protocol)))
 			}
+		}
+		if outlet.Routed(host.Is6()) {
+			each(nft.Open)
 			continue
+		}
+		if outlet.Trusted {
+			each(nft.Direct)
 		}
 		out = append(out, nft.PublishRange(host, r.HostPort, r.last, nft.Protocol(r.Protocol), addr))
 		out = append(out, wayBack(e, host, addr)...)

@@ -162,10 +162,13 @@ type Link struct {
 	Internal bool `json:"internal,omitempty"`
 	// Routed4 and Routed6 say that the network is not translated, see
 	// netns.OptGatewayMode. RoutedBefore is both, in records of older versions.
-	Routed4      bool   `json:"routed4,omitempty"`
-	Routed6      bool   `json:"routed6,omitempty"`
-	RoutedBefore bool   `json:"routed,omitempty"`
-	Bridge       string `json:"bridge,omitempty"`
+	Routed4      bool `json:"routed4,omitempty"`
+	Routed6      bool `json:"routed6,omitempty"`
+	RoutedBefore bool `json:"routed,omitempty"`
+	// Trusted says that links of the host reach published ports directly, see
+	// netns.OptTrusted.
+	Trusted bool   `json:"trusted,omitempty"`
+	Bridge  string `json:"bridge,omitempty"`
 	// Parent is the host's link that this one shares, "" for a veth pair. The host
 	// does not reach it, and translates nothing.
 	Parent string `json:"parent,omitempty"`

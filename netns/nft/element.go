@@ -61,6 +61,12 @@ type Network struct {
 	// For IPv4 and IPv6: its traffic is never translated; all ports of containers are
 	// open at their own addresses.
 	Routed, Unprotected [2]bool
+	// For IPv4 and IPv6: the address that leaving traffic gets, none for that of the link
+	// that it leaves by.
+	Leave [2]netip.Addr
+	// Trusted are links of the host from which published ports are open at the containers'
+	// own addresses, see [Direct].
+	Trusted []string
 }
 
 // Elements returns the network's set elements.
@@ -75,13 +81,19 @@ func (n Network) Elements() []Element {
 		if n.Masquerade && n.Routed != [2]bool{true, true} {
 			out = append(out, link(SetMasquerade))
 		}
-		for i, sets := range [2][2]string{{SetRouted4, SetUnprotected4}, {SetRouted6, SetUnprotected6}} {
+		for i, sets := range [2][3]string{{SetRouted4, SetUnprotected4, MapLeave4}, {SetRouted6, SetUnprotected6, MapLeave6}} {
 			if n.Routed[i] {
 				out = append(out, link(sets[0]))
 			}
 			if n.Unprotected[i] {
 				out = append(out, link(sets[1]))
 			}
+			if a := n.Leave[i]; a.IsValid() {
+				out = append(out, Element{Set: sets[2], Key: ifname(n.Bridge), Value: a.AsSlice(), Text: quote(n.Bridge) + " : " + a.String()})
+			}
+		}
+		for _, name := range n.Trusted {
+			out = append(out, Element{Set: SetTrusted, Key: append(ifname(name), ifname(n.Bridge)...), Text: quote(name) + " . " + quote(n.Bridge)})
 		}
 	}
 	if !n.Isolated {
@@ -195,9 +207,18 @@ func Self(target netip.Addr) Element {
 
 // Open returns the element that lets everybody reach target, for routed networks.
 func Open(target netip.AddrPort, proto byte) Element {
-	set := SetOpen4
+	return reach(SetOpen4, SetOpen6, target, proto)
+}
+
+// Direct returns the element that lets the links that a network trusts reach target.
+func Direct(target netip.AddrPort, proto byte) Element {
+	return reach(SetDirect4, SetDirect6, target, proto)
+}
+
+func reach(set4, set6 string, target netip.AddrPort, proto byte) Element {
+	set := set4
 	if target.Addr().Is6() {
-		set = SetOpen6
+		set = set6
 	}
 	key := append(target.Addr().AsSlice(), padded([]byte{proto})...)
 	return Element{Set: set, Key: append(key, padded(be16(target.Port()))...),
@@ -270,9 +291,9 @@ func (e Element) Container() (netip.Addr, bool) {
 		raw = e.Value
 	case SetHairpin4, SetHairpin6:
 		raw = e.Key[min(len(e.Key), unix.IFNAMSIZ):]
-	case SetSelf4, SetOpen4:
+	case SetSelf4, SetOpen4, SetDirect4:
 		raw = e.Key[:min(len(e.Key), 4)]
-	case SetSelf6, SetOpen6:
+	case SetSelf6, SetOpen6, SetDirect6:
 		raw = e.Key[:min(len(e.Key), 16)]
 	}
 	return netip.AddrFromSlice(raw)

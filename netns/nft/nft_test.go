@@ -48,7 +48,9 @@ func TestElementText(t *testing.T) {
 	var lines []string
 	for _, e := range slices.Concat(Network{Bridge: "br-a", Masquerade: true}.Elements(),
 		Network{Bridge: "br-b", Internal: true, Masquerade: true, Isolated: true}.Elements(),
+		Network{Bridge: "br-c", Masquerade: true, Leave: [2]netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("fd01::9")}, Trusted: []string{"eth1", "wg0"}}.Elements(),
 		[]Element{
+			Direct(web4, 6), Direct(web6, 17),
 			Publish(netip.Addr{}, 8080, 6, web4), Publish(netip.MustParseAddr("127.0.0.1"), 8080, 17, web4),
 			Publish(netip.IPv6Unspecified(), 8080, 132, web6), Publish(netip.MustParseAddr("fd01::1"), 8080, 6, web6),
 			Hairpin("br-a", web4.Addr()), Hairpin("br-a", web6.Addr()), Self(web4.Addr()), Self(web6.Addr()), Open(web4, 6), Open(web6, 17),
@@ -68,8 +70,9 @@ func TestTableInKernel(t *testing.T) {
 	table := NewTable("stack_test")
 	web := netip.MustParseAddrPort("172.16.5.2:80")
 	networks := append(Network{Bridge: "br-a", Masquerade: true}.Elements(), Network{Bridge: "br-b", Internal: true}.Elements()...)
+	networks = append(networks, Network{Bridge: "br-c", Masquerade: true, Leave: [2]netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("fd01::9")}, Trusted: []string{"eth1"}}.Elements()...)
 	ports := []Element{Publish(netip.Addr{}, 8080, 6, web), Publish(netip.MustParseAddr("127.0.0.1"), 53, 17, web),
-		Hairpin("br-a", web.Addr()), Open(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80")),
+		Hairpin("br-a", web.Addr()), Open(web, 6), Direct(web, 6), Publish(netip.Addr{}, 8080, 6, netip.MustParseAddrPort("[fd00::2]:80")),
 		PublishRange(netip.Addr{}, 10000, 20000, 17, web.Addr()), PublishRange(netip.MustParseAddr("fd01::1"), 10, 20, 6, netip.MustParseAddr("fd00::2"))}
 	ports = append(ports, Guard("sv-1", net.HardwareAddr{2, 0x42, 172, 16, 5, 2}, netip.PrefixFrom(web.Addr(), 24), netip.MustParsePrefix("fd00::2/64"))...)
 
@@ -95,7 +98,7 @@ func TestTableInKernel(t *testing.T) {
 	if err != nil || len(all) != len(networks)+len(ports) {
 		t.Errorf("%d elements, want %d; %v", len(all), len(networks)+len(ports), err)
 	}
-	if b, err := table.Bridges(); err != nil || len(b) != 2 {
+	if b, err := table.Bridges(); err != nil || len(b) != 3 {
 		t.Errorf("bridges %q, %v", b, err)
 	}
 	compareWithNft(t, table.rules)
@@ -185,7 +188,7 @@ func compareWithNft(t *testing.T, r Ruleset) {
 	norm := func(lines []string) []string {
 		// nft(8) prints some things in its own words.
 		r := strings.NewReplacer("meta nfproto ipv4 ", "", "meta nfproto ipv6 ", "",
-			"meta l4proto tcp", "meta l4proto 6", "meta l4proto udp", "meta l4proto 17", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
+			"meta l4proto tcp", "meta l4proto 6", "meta l4proto udp", "meta l4proto 17", "meta l4proto icmp", "meta l4proto 1", "meta l4proto ipv6-icmp", "meta l4proto 58", "meta nfproto 2 ", "", "meta nfproto 10 ", "", "ct status dnat", "ct status 0x20",
 			"ct state established,related", "ct state 0x2,0x4", "admin-prohibited", "3",
 			"fib daddr type local", "fib daddr type 2", "iif type != local", "iif type != 2", "iiftype ether", "iiftype 1",
 			"meta protocol 0x0800 ", "", "meta protocol 0x0806 ", "", "meta protocol ip ", "", "meta protocol arp ", "", "meta protocol ip6 ", "", "meta protocol 0x86dd ", "",

@@ -73,6 +73,12 @@ const (
 	SetRouted4, SetRouted6 = "routed4", "routed6"
 	// Bridges of networks whose containers are open to everybody but other networks.
 	SetUnprotected4, SetUnprotected6 = "unprotected4", "unprotected6"
+	// Bridge to the address of the host that its leaving traffic gets.
+	MapLeave4, MapLeave6 = "leave4", "leave6"
+	// Pairs (link of the host, bridge) where published ports are open at the container's
+	// own address, and these: (address, protocol, port).
+	SetTrusted             = "trusted"
+	SetDirect4, SetDirect6 = "direct4", "direct6"
 )
 
 // Instance returns the table of an instance. It is the same for every instance
@@ -114,6 +120,11 @@ func Instance(table string) Ruleset {
 			{SetRouted6, types(ifname), nil, false},
 			{SetUnprotected4, types(ifname), nil, false},
 			{SetUnprotected6, types(ifname), nil, false},
+			{MapLeave4, types(ifname), types(a4), false},
+			{MapLeave6, types(ifname), types(a6), false},
+			{SetTrusted, types(ifname, ifname), nil, false},
+			{SetDirect4, types(a4, proto, port), nil, false},
+			{SetDirect6, types(a6, proto, port), nil, false},
 		},
 		Chains: []Chain{
 			// Destinations are rewritten before the kernel decides where a packet goes, and
@@ -187,6 +198,11 @@ func Instance(table string) Ruleset {
 				{translated(), accept()},
 				{ipv4(), in(SetOpen4, ip4Daddr, l4proto, thDport), accept()},
 				{ipv6(), in(SetOpen6, ip6Daddr, l4proto, thDport), accept()},
+				// As in Docker: who has a route to a container may find out that it is there.
+				{ipv4(), in(SetRouted4, oifname), transport(unix.IPPROTO_ICMP), accept()},
+				{ipv6(), in(SetRouted6, oifname), transport(unix.IPPROTO_ICMPV6), accept()},
+				{ipv4(), in(SetTrusted, iifname, oifname), in(SetDirect4, ip4Daddr, l4proto, thDport), accept()},
+				{ipv6(), in(SetTrusted, iifname, oifname), in(SetDirect6, ip6Daddr, l4proto, thDport), accept()},
 				{ipv4(), in(SetUnprotected4, oifname), notIn(SetBridges, iifname), accept()},
 				{ipv6(), in(SetUnprotected6, oifname), notIn(SetBridges, iifname), accept()},
 				{gotoChain("refuse")},
@@ -206,6 +222,8 @@ func Instance(table string) Ruleset {
 				{ipv6(), translated(), in(SetSelf6, ip6Saddr, ip6Daddr), masquerade()},
 				{ipv4(), in(SetRouted4, iifname), notIn(SetBridges, oifname), accept()},
 				{ipv6(), in(SetRouted6, iifname), notIn(SetBridges, oifname), accept()},
+				{ipv4(), in(SetMasquerade, iifname), notIn(SetBridges, oifname), snat(false, MapLeave4, iifname)},
+				{ipv6(), in(SetMasquerade, iifname), notIn(SetBridges, oifname), snat(true, MapLeave6, iifname)},
 				{in(SetMasquerade, iifname), notIn(SetBridges, oifname), masquerade()},
 			}},
 		},

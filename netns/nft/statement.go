@@ -248,6 +248,16 @@ func dnatHost(v6 bool, table string, fields ...field) Statement {
 	return s
 }
 
+// snat rewrites the source address to the value of a map. Packets that are not in the
+// map go on with the next rule.
+func snat(v6 bool, table string, fields ...field) Statement {
+	s := dnatHost(v6, table, fields...)
+	nat, _ := s.Exprs[len(s.Exprs)-1].(*expr.NAT)
+	nat.Type = expr.NATTypeSourceNAT
+	s.Text = "s" + strings.TrimPrefix(s.Text, "d")
+	return s
+}
+
 func masquerade() Statement { return Statement{"masquerade", []expr.Any{&expr.Masq{}}} }
 
 func accept() Statement { return verdict("accept", expr.VerdictAccept, "") }
@@ -340,6 +350,10 @@ func protoName(p byte) string {
 		return "udp"
 	case unix.IPPROTO_SCTP:
 		return "sctp"
+	case unix.IPPROTO_ICMP:
+		return "icmp"
+	case unix.IPPROTO_ICMPV6:
+		return "ipv6-icmp"
 	}
 	return fmt.Sprint(p)
 }
