@@ -197,6 +197,16 @@ func (m *Manager) takeDown(records []record, endpoints []*Endpoint) error {
 			m.leaveFirewalls(own)
 		}
 	}
+	// A network whose record cannot be read may have had any driver.
+	if slices.ContainsFunc(records, func(r record) bool { return r.OnParent() || r.Version == 0 }) {
+		idle, err := m.idleVLANs(s, records)
+		if err != nil {
+			return err
+		}
+		for _, name := range idle {
+			d.add(name)
+		}
+	}
 	if err := d.do(m, endpoints); err != nil {
 		return err
 	}

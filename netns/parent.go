@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/stack-run/stack/netns/link"
 	"golang.org/x/sys/unix"
@@ -42,7 +45,7 @@ func (m *Manager) ensureParent(s *link.Socket, r record) error {
 			info, err = s.Find(name)
 		}
 	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("the host has no link %s; make it, or choose another with the driver option %s", name, OptParent)
+		info, err = m.makeVLAN(s, name)
 	}
 	if err != nil {
 		return err
@@ -51,6 +54,81 @@ func (m *Manager) ensureParent(s *link.Socket, r record) error {
 	m.ready[r.ID] = info.Index
 	m.mu.Unlock()
 	return nil
+}
+
+// vlanOf takes apart the name of a VLAN's link, such as eth0.50: the link that it is on
+// and its number.
+func vlanOf(name string) (on string, id uint16, ok bool) {
+	i := strings.LastIndexByte(name, '.')
+	if i <= 0 {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(name[i+1:], 10, 16)
+	return name[:i], uint16(n), err == nil && n >= 1 && n <= 4094
+}
+
+// vlanAlias marks the VLANs that this instance made, which go with the last network
+// on them.
+func (m *Manager) vlanAlias() string { return aliasPrefix + "VLAN " + m.o.Instance }
+
+// makeVLAN makes a parent that is a VLAN on another link, as Docker does.
+func (m *Manager) makeVLAN(s *link.Socket, name string) (link.Info, error) {
+	missing := func(why string) (link.Info, error) {
+		return link.Info{}, fmt.Errorf("the host has no link %s%s; make it, or choose another with the driver option %s", name, why, OptParent)
+	}
+	on, id, ok := vlanOf(name)
+	if !ok {
+		return missing("")
+	}
+	under, err := s.Find(on)
+	if errors.Is(err, unix.ENODEV) {
+		return missing(fmt.Sprintf(", and none named %s to make it on", on))
+	}
+	if err != nil {
+		return under, err
+	}
+	var b link.Batch
+	b.AddVLAN(name, id, under.Index)
+	b.SetAlias(name, m.vlanAlias())
+	if err := s.Do(&b); errors.Is(err, unix.EOPNOTSUPP) {
+		return missing(", and the kernel cannot make VLANs (its module 8021q is missing)")
+	} else if err != nil {
+		return link.Info{}, fmt.Errorf("cannot make VLAN %d on link %s: %w", id, on, err)
+	}
+	b.Up(name)
+	if err := s.Do(&b); err != nil {
+		if errors.Is(err, unix.ENETDOWN) {
+			err = fmt.Errorf("link %s is down; set it up: %w", on, err)
+		}
+		b.DeleteLink(name)
+		return link.Info{}, errors.Join(err, s.Do(&b))
+	}
+	return s.Find(name)
+}
+
+// idleVLANs are the VLANs of ours on which no network is once some are gone. It is
+// called under the lock.
+func (m *Manager) idleVLANs(s *link.Socket, gone []record) ([]string, error) {
+	going := func(id string) bool { return slices.ContainsFunc(gone, func(r record) bool { return r.ID == id }) }
+	all, broken, err := m.scan()
+	if err != nil || slices.ContainsFunc(broken, func(b *Broken) bool { return !going(b.ID) }) {
+		return nil, err // one that cannot be read may be on any
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list links: %w", err)
+	}
+	var idle []string
+	for _, l := range links {
+		_, _, ok := vlanOf(l.Name)
+		if !ok || slices.ContainsFunc(all, func(r record) bool { return !going(r.ID) && parentOf(r.Network) == l.Name }) {
+			continue
+		}
+		if info, err := s.Find(l.Name); err == nil && info.Alias == m.vlanAlias() {
+			idle = append(idle, l.Name)
+		}
+	}
+	return idle, nil
 }
 
 // addChild makes a link of an endpoint on its parent, and returns its index. It runs

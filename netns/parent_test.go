@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -197,4 +198,132 @@ func TestMacvlanRefused(t *testing.T) {
 	} else if !strings.Contains(err.Error(), "the kernel has no dummy links") {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestNamesOfVLANs(t *testing.T) {
+	for name, want := range map[string]string{
+		"eth0.50": "eth0 50", "eth0.1": "eth0 1", "eth0.4094": "eth0 4094", "bond0.10.20": "bond0.10 20",
+		"eth0": "", "eth0.": "", ".50": "", "eth0.0": "", "eth0.4095": "", "eth0.x": "", "eth0.-1": "", "eth0.70000": "",
+	} {
+		got := ""
+		if on, id, ok := vlanOf(name); ok {
+			got = fmt.Sprint(on, " ", id)
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+// A VLAN that is a parent is made for its networks, and goes with the last of them.
+func TestVLANParent(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	outside := l.outside()
+	l.network(macvlan("none", []Pool{{Subnet: netip.MustParsePrefix("203.0.113.0/24")}}, OptParent, "nolink0.7"))
+	if _, err := l.Ensure(ctx, "none"); err == nil || !strings.Contains(err.Error(), "the host has no link nolink0.7, and none named nolink0") {
+		t.Errorf("%v", err)
+	}
+	pool := func(subnet string) []Pool { return []Pool{{Subnet: netip.MustParsePrefix(subnet)}} }
+	l.network(macvlan("one", pool("198.51.100.0/24"), OptParent, "lan0.50"))
+	if _, err := l.Ensure(ctx, "one"); err != nil {
+		if !strings.Contains(err.Error(), "8021q") {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	there := func(name string) bool { _, err := net.InterfaceByName(name); return err == nil }
+	// The other machine is in the VLAN, too.
+	l.inside(outside, func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		vlan := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "v50", ParentIndex: eth0.Attrs().Index}, VlanId: 50}
+		addr, _ := netlink.ParseAddr("198.51.100.200/24")
+		return errors.Join(netlink.LinkAdd(vlan), netlink.AddrAdd(vlan, addr), netlink.LinkSetUp(vlan))
+	})
+	l.serveTCP(outside, ":80")
+	e := l.attach(EndpointSpec{ID: "e", Key: "p/e/1", Networks: on("one")})
+	if got, err := l.askFrom(e, "tcp", "198.51.100.200:80"); err != nil || got != e.Links[0].IPv4.String() {
+		t.Errorf("%q, %v", got, err)
+	}
+	// Of another driver, but in the same VLAN only by name: the kernel takes one kind on a link.
+	l.network(macvlan("two", pool("198.18.0.0/24"), OptParent, "lan0.50"))
+	f := l.attach(EndpointSpec{ID: "f", Key: "p/f/1", Networks: on("two")})
+	if err := errors.Join(l.Detach(ctx, e), l.Remove(ctx, "one")); err != nil {
+		t.Fatal(err)
+	}
+	if !there("lan0.50") {
+		t.Error("the VLAN went while a network is on it")
+	}
+	if err := errors.Join(l.Detach(ctx, f), l.Remove(ctx, "two")); err != nil {
+		t.Fatal(err)
+	}
+	if there("lan0.50") {
+		t.Error("the VLAN is left")
+	}
+	t.Run("ipvlan", func(t *testing.T) {
+		n := macvlan("ip", pool("198.51.100.0/24"), OptParent, "lan0.50")
+		n.Driver = "ipvlan"
+		l.network(n)
+		e := l.attach(EndpointSpec{ID: "ip", Key: "p/ip/1", Networks: on("ip")})
+		if got, err := l.askFrom(e, "tcp", "198.51.100.200:80"); err != nil || got != e.Links[0].IPv4.String() {
+			t.Errorf("%q, %v", got, err)
+		}
+		// With a record that nobody can read.
+		if err := l.Detach(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+		found, err := l.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(found, func(n Network) bool { return n.Name == "ip" })
+		if err := os.WriteFile(l.recordPath(found[i]), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Remove(ctx, found[i].ID); err != nil {
+			t.Fatal(err)
+		}
+		if there("lan0.50") {
+			t.Error("the VLAN is left")
+		}
+	})
+	t.Run("one that somebody else made stays", func(t *testing.T) {
+		lan0, err := netlink.LinkByName("lan0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "lan0.60", ParentIndex: lan0.Attrs().Index}, VlanId: 60}
+		if err := errors.Join(netlink.LinkAdd(theirs), netlink.LinkSetUp(theirs)); err != nil {
+			t.Fatal(err)
+		}
+		l.network(macvlan("theirs", pool("198.51.100.0/24"), OptParent, "lan0.60"))
+		if _, err := l.Ensure(ctx, "theirs"); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Remove(ctx, "theirs"); err != nil {
+			t.Fatal(err)
+		}
+		if !there("lan0.60") {
+			t.Error("it went")
+		}
+	})
+	t.Run("on a link that is down", func(t *testing.T) {
+		lan0, err := netlink.LinkByName("lan0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.network(macvlan("down", pool("198.51.100.0/24"), OptParent, "lan0.70"))
+		if err := netlink.LinkSetDown(lan0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Ensure(ctx, "down"); err == nil || !strings.Contains(err.Error(), "link lan0 is down") {
+			t.Errorf("%v", err)
+		}
+		if there("lan0.70") {
+			t.Error("half of it is left")
+		}
+	})
 }

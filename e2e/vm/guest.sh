@@ -65,6 +65,27 @@ ipvlans() {
 	stack network rm iv
 }
 
+vlans() {
+	ip link add lan0 type dummy && ip link set lan0 up
+	stack network create -d macvlan -o parent=lan0.50 --subnet 10.8.0.0/24 one >/dev/null
+	stack network create -d macvlan -o parent=lan0.50 --subnet 10.8.1.0/24 two >/dev/null
+	stack container run -d --name srv --network one --ip 10.8.0.9 box sh -c 'echo page >/tmp/index.html; exec httpd -f -p 80 -h /tmp' >/dev/null
+	is "a VLAN is made" "$(cat /proc/net/vlan/lan0.50 2>&1 | sed -n 's/.*VID: \([0-9]*\).*/\1/p;s/^Device: *//p' | tr '\n' ' ')" "50 lan0 "
+	is "a container in a VLAN" "$(stack container run --rm --network one box sh -c 'i=0; until wget -q -O - http://10.8.0.9/index.html; do i=$((i+1)); [ $i = 20 ] && break; sleep 0.2; done')" page
+	is "another network in it" "$(stack container run --rm --network two box cat /sys/class/net/eth0/operstate)" up
+	stack container rm -f srv >/dev/null
+	stack network rm one >/dev/null
+	is "a VLAN that is used stays" "$(ls /sys/class/net | grep -c '^lan0\.50$')" 1
+	stack network rm two >/dev/null
+	is "a VLAN goes with its networks" "$(ls /sys/class/net | grep -c '^lan0\.50$')" 0
+	ip link add link lan0 name lan0.60 type vlan id 60 && ip link set lan0.60 up
+	stack network create -d macvlan -o parent=lan0.60 --subnet 10.8.0.0/24 one >/dev/null
+	is "a VLAN that is there" "$(stack container run --rm --network one box cat /sys/class/net/eth0/operstate)" up
+	stack network rm one >/dev/null
+	is "it stays" "$(ls /sys/class/net | grep -c '^lan0\.60$')" 1
+	ip link del lan0
+}
+
 project() {
 	mkdir -p /app
 	cd /app
@@ -222,6 +243,7 @@ case $(cat /proc/cmdline) in
 	limits
 	usernamespaces
 	ipvlans
+	vlans
 	project
 	check
 	stack ps

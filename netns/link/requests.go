@@ -192,6 +192,22 @@ func (b *Batch) AddIPvlan(v IPvlan, parent, ns int) {
 	})
 }
 
+// vlanID is IFLA_VLAN_ID of linux/if_link.h.
+const vlanID = 1
+
+// AddVLAN makes a link that carries the VLAN of a number on another link, 802.1Q.
+func (b *Batch) AddVLAN(name string, id uint16, on int) {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(on))))
+	info := nl.NewRtAttr(nestedLinkInfo, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("vlan"))
+	info.AddRtAttr(nestedInfoData, nil).AddRtAttr(vlanID, nl.Uint16Attr(id))
+	r.AddData(info)
+	b.add("make link "+name, r)
+}
+
 // AddDummy makes a link that leads nowhere.
 func (b *Batch) AddDummy(name string) {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, newLinkFlags)
