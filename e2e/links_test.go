@@ -84,6 +84,52 @@ func TestLinks(t *testing.T) {
 			t.Errorf("%q", r.stderr)
 		}
 	})
+	t.Run("network connect --link", func(t *testing.T) {
+		b.ok(t, "network", "create", "more")
+		b.ok(t, "container", "run", "--detach", "--name", "asker", "--network", "shared", "probe", "on-term", "0")
+		b.ok(t, "network", "connect", "more", "outsider")
+		ask := func(name string, want ...string) {
+			t.Helper()
+			var a lookedUp
+			must(t, json.Unmarshal([]byte(b.ok(t, "container", "exec", "asker", "/probe", "lookup", name)), &a))
+			if !slices.Equal(a.Answers, want) {
+				t.Errorf("%s: %+v, must be %v", name, a, want)
+			}
+		}
+		if r := b.fails(t, "network", "connect", "--link", "nobody:x", "more", "asker"); !strings.Contains(r.stderr, "nobody") {
+			t.Errorf("%q", r.stderr)
+		}
+		if r := b.fails(t, "network", "connect", "--link", ":x", "more", "asker"); !strings.Contains(r.stderr, "CONTAINER:ALIAS") {
+			t.Errorf("%q", r.stderr)
+		}
+		id := b.look(t, "outsider").ID
+		b.ok(t, "network", "connect", "--link", id[:10]+":Db.Internal", "--link", "outsider", "--link", "app-pg1-1:far", "more", "asker")
+		// Of the network of the link, though both are on another one, too.
+		ask("db.internal", ip("outsider", "more"))
+		ask("far") // is not on it
+		ask("outsider", ip("outsider", "more"))
+		if out := b.ok(t, "inspect", "--format", `{{json (index .NetworkSettings.Networks "more").Links}} {{json (index .NetworkSettings.Networks "shared").Links}}`, "asker"); out != `["outsider:Db.Internal","outsider:outsider","app-pg1-1:far"] null`+"\n" {
+			t.Errorf("inspect says %s", out)
+		}
+		b.ok(t, "container", "restart", "--time", "0", "asker")
+		ask("db.internal", ip("outsider", "more"))
+		b.ok(t, "network", "disconnect", "more", "asker")
+		ask("db.internal")
+		ask("outsider", ip("outsider", "shared"))
+		t.Run("before it is started", func(t *testing.T) {
+			b.ok(t, "container", "create", "--name", "later", "--network", "shared", "probe", "on-term", "0")
+			b.ok(t, "network", "connect", "--link", "outsider:db", "more", "later")
+			b.ok(t, "container", "start", "later")
+			var a lookedUp
+			must(t, json.Unmarshal([]byte(b.ok(t, "container", "exec", "later", "/probe", "lookup", "db")), &a))
+			if !slices.Equal(a.Answers, []string{ip("outsider", "more")}) {
+				t.Errorf("%+v", a)
+			}
+		})
+		b.ok(t, "container", "rm", "--force", "asker", "later")
+		b.ok(t, "network", "disconnect", "more", "outsider")
+		b.ok(t, "network", "rm", "more")
+	})
 	t.Run("a name for two within one service is refused", func(t *testing.T) {
 		b.compose(t, "name: app\nservices:\n  a: {image: probe, links: ['b:x', 'c:x']}\n  b: {image: probe}\n  c: {image: probe}\n")
 		if r := b.fails(t, "up", "--detach"); !strings.Contains(r.stderr, "services.a.links[1]") {

@@ -20,6 +20,7 @@ import (
 	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -63,7 +64,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 	}
 	c.Inherited = kept(inherited) // a sibling may come later
-	if err := e.resolveSynonyms(c); err != nil {
+	if c.Spec.Network.Synonyms, err = e.named(c.Spec.Network.Synonyms); err != nil {
 		return nil, fmt.Errorf("cannot create container %s: %w", o.Spec.Name, err)
 	}
 	if c.Volumes, err = volumes.AnonymousOf(o.Volumes, volumes.Inherit(o.Spec.Mounts, inherited, false), base.Volumes); err != nil {
@@ -138,22 +139,21 @@ func (e *Engine) StoredUsers(k sealed.Kind) func(name string) []string {
 	}
 }
 
-// resolveSynonyms puts names in place of other references to containers, which is
-// what names are answered by.
-func (e *Engine) resolveSynonyms(c *Container) error {
-	names := slices.Clone(c.Spec.Network.Synonyms)
+// named puts names in place of other references to containers, which is what names
+// are answered by.
+func (e *Engine) named(synonyms []netns.Synonym) ([]netns.Synonym, error) {
+	names := slices.Clone(synonyms)
 	for i, y := range names {
 		if strings.HasPrefix(y.Of, "service:") {
 			continue
 		}
 		other, err := e.Records.Find(y.Of)
 		if err != nil {
-			return fmt.Errorf("cannot link to %s: %w", y.Of, err)
+			return nil, fmt.Errorf("cannot link to %s: %w", y.Of, err)
 		}
 		names[i].Of = other.Spec.Name
 	}
-	c.Spec.Network.Synonyms = names
-	return nil
+	return names, nil
 }
 
 // resolve finds the image of a spec: the pinned one if it is pinned.

@@ -346,10 +346,10 @@ func (e *Engine) inspectNetwork(c *Container) *container.NetworkSettings {
 	return out
 }
 
-// links are the synonyms of a container, as Docker writes them.
-func links(c *Container) []string {
+// links are names that a container has for others, as Docker writes them.
+func links(synonyms []netns.Synonym) []string {
 	var out []string
-	for _, y := range c.Spec.Network.Synonyms {
+	for _, y := range synonyms {
 		out = append(out, strings.TrimPrefix(y.Of, "service:")+":"+y.Name)
 	}
 	return out
@@ -358,7 +358,7 @@ func links(c *Container) []string {
 func inspectLink(c *Container, l netns.Link) *network.EndpointSettings {
 	mac, _ := net.ParseMAC(l.MAC) // there is none before the start
 	out := &network.EndpointSettings{
-		Links: links(c), Aliases: l.Aliases, NetworkID: l.NetworkID, MacAddress: network.HardwareAddr(mac),
+		Links: links(c.Spec.Network.Synonyms), Aliases: l.Aliases, NetworkID: l.NetworkID, MacAddress: network.HardwareAddr(mac),
 		Gateway: l.Gateway4, IPAddress: l.IPv4, IPPrefixLen: l.Bits4,
 		IPv6Gateway: l.Gateway6, GlobalIPv6Address: l.IPv6, GlobalIPv6PrefixLen: l.Bits6,
 		DNSNames: append(slices.Clone(c.Spec.Network.Names), l.Aliases...),
@@ -368,6 +368,7 @@ func inspectLink(c *Container, l netns.Link) *network.EndpointSettings {
 			continue
 		}
 		out.DriverOpts, out.GwPriority = a.DriverOpts, a.GatewayPrio
+		out.Links = append(out.Links, links(a.Links)...)
 		if a.IPv4.IsValid() || a.IPv6.IsValid() || len(a.LinkLocal) > 0 {
 			out.IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: a.IPv4, IPv6Address: a.IPv6, LinkLocalIPs: a.LinkLocal}
 		}

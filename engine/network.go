@@ -375,7 +375,10 @@ func (e *Engine) PrepareNetworks(ctx context.Context, s netns.EndpointSpec) {
 }
 
 // Connect attaches a container to one more network.
-func (e *Engine) Connect(ctx context.Context, c *Container, a netns.Attachment) error {
+func (e *Engine) Connect(ctx context.Context, c *Container, a netns.Attachment) (err error) {
+	if a.Links, err = e.named(a.Links); err != nil {
+		return err
+	}
 	c.Spec.Network.Networks = append(slices.Clone(c.Spec.Network.Networks), a)
 	if c.State.Endpoint != nil {
 		nets, err := e.Networks()

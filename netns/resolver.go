@@ -233,7 +233,7 @@ func (s *serving) open() error {
 
 // view is what an endpoint's container sees.
 func (r *Resolver) view(e *Endpoint) *dns.View {
-	v := &dns.View{Synonyms: synonyms(e.Spec)}
+	v := &dns.View{Synonyms: synonyms(e)}
 	for _, l := range e.Links {
 		v.Networks = append(v.Networks, dns.Network{Name: l.Network, ID: l.NetworkID})
 		if l.IPv4.IsValid() {
@@ -272,15 +272,23 @@ func (r *Resolver) view(e *Endpoint) *dns.View {
 }
 
 // synonyms are the names that a container alone knows.
-func synonyms(s EndpointSpec) map[string]dns.Synonym {
-	out := map[string]dns.Synonym{}
-	for _, y := range s.Synonyms {
-		to := dns.Synonym{Name: y.Of}
-		if service, ok := strings.CutPrefix(y.Of, "service:"); ok {
-			project, _, _ := strings.Cut(s.Key, "/")
-			to = dns.Synonym{Service: project + "/" + service}
+func synonyms(e *Endpoint) map[string][]dns.Synonym {
+	out := map[string][]dns.Synonym{}
+	add := func(names []Synonym, network string) {
+		for _, y := range names {
+			to := dns.Synonym{Name: y.Of, Network: network}
+			if service, ok := strings.CutPrefix(y.Of, "service:"); ok {
+				project, _, _ := strings.Cut(e.Spec.Key, "/")
+				to = dns.Synonym{Service: project + "/" + service, Network: network}
+			}
+			// Of a name that is given twice the last one counts, as in Docker.
+			name := dns.Canonical(y.Name)
+			out[name] = append(slices.DeleteFunc(out[name], func(s dns.Synonym) bool { return s.Network == network }), to)
 		}
-		out[dns.Canonical(y.Name)] = to
+	}
+	add(e.Spec.Synonyms, "")
+	for _, l := range e.Links {
+		add(e.Attachment(l.Network).Links, l.NetworkID)
 	}
 	return out
 }

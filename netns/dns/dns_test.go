@@ -251,11 +251,13 @@ func TestSynonyms(t *testing.T) {
 		{Names: []string{"box"}, IPv4: addr("10.0.0.4")},
 		{Names: []string{"hidden"}, IPv4: addr("10.0.0.5")},
 	})
-	v := &View{Networks: []Network{{"net", "n"}}, Synonyms: map[string]Synonym{
-		"db": {Service: "app/pg1"}, "ext": {Name: "Box"}, "gone": {Name: "nobody"}, "hidden": {Name: "box"}, "none": {Service: "app/none"},
+	v := &View{Networks: []Network{{"net", "n"}, {"net2", "n2"}}, Synonyms: map[string][]Synonym{
+		"db": {{Service: "app/pg1"}}, "ext": {{Name: "Box"}}, "gone": {{Name: "nobody"}}, "hidden": {{Name: "box"}}, "none": {{Service: "app/none"}},
+		"here": {{Name: "box", Network: "n"}}, "there": {{Name: "box", Network: "elsewhere"}}, "second": {{Name: "nobody"}, {Name: "box", Network: "n"}},
 	}}
 	for name, want := range map[string]string{
 		"db": "10.0.0.1", "ext": "10.0.0.4", "hidden": "10.0.0.4", "gone": "", "none": "", "app/pg1": "", "box": "10.0.0.4",
+		"here": "10.0.0.4", "there": "", "second": "10.0.0.4",
 	} {
 		found, known, inside := v.lookup(oneZone{z}, name)
 		switch {

@@ -77,7 +77,7 @@ func FuzzRespond(f *testing.F) {
 	}
 	s := &Server{Zones: oneZone{NewZone(records)}, Forward: NewForwarder()}
 	v := &View{
-		Networks: []Network{{"net", "n"}}, Synonyms: map[string]Synonym{"db": {Service: "app/web"}, "gone": {Name: "nobody"}},
+		Networks: []Network{{"net", "n"}}, Synonyms: map[string][]Synonym{"db": {{Service: "app/web"}}, "gone": {{Name: "nobody"}}},
 		Subnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Gateway4: addr("10.0.0.254"), Gateway6: addr("fd00::fe"),
 	}
 	known[v.Gateway4.String()], known[v.Gateway6.String()] = true, true

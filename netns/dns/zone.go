@@ -84,14 +84,15 @@ type Zones interface {
 // Network is a network of a client.
 type Network struct{ Name, ID string }
 
-// Synonym is a name that a client has for others on its networks: those of a
-// service, or else those of another name.
-type Synonym struct{ Service, Name string }
+// Synonym is a name that a client has for others on its networks, or on the one with
+// an ID: those of a service, or else those of another name.
+type Synonym struct{ Service, Name, Network string }
 
 // View is what one client sees. It is immutable.
 type View struct {
-	// Synonyms are found before all other names, by their canonical ones.
-	Synonyms map[string]Synonym
+	// Synonyms are found before all other names, by their canonical ones; of several for
+	// a name the first that stands for anybody.
+	Synonyms map[string][]Synonym
 	// Networks are those of the client, the first one with a name wins.
 	Networks []Network
 	Subnets  []netip.Prefix
@@ -123,10 +124,14 @@ func (v *View) lookup(zones Zones, name string) (found []Record, known, inside b
 	if isHostName(name) {
 		return []Record{{IPv4: v.Gateway4, IPv6: v.Gateway6}}, true, false
 	}
-	if s, ok := v.Synonyms[name]; ok {
+	if all, ok := v.Synonyms[name]; ok {
 		// Whom it stands for may not run, or be on none of the networks. It is no name
 		// for the world even then.
-		found = v.synonym(zones, s)
+		for _, s := range all {
+			if found = v.synonym(zones, s); len(found) > 0 {
+				break
+			}
+		}
 		return found, len(found) > 0, true
 	}
 	for _, n := range v.Networks {
@@ -151,7 +156,7 @@ func (v *View) lookup(zones Zones, name string) (found []Record, known, inside b
 func (v *View) synonym(zones Zones, s Synonym) []Record {
 	for _, n := range v.Networks {
 		z := zones.Zone(n.ID)
-		if z == nil {
+		if z == nil || s.Network != "" && s.Network != n.ID {
 			continue
 		}
 		found := z.find(Canonical(s.Name))

@@ -57,6 +57,7 @@ type Network struct {
 type Attachment struct {
 	Network     string            `json:"network"` // Network.Name
 	Aliases     []string          `json:"aliases,omitempty"`
+	Links       []Synonym         `json:"links,omitempty"` // answered to this container alone, on this network
 	IPv4        netip.Addr        `json:"ipv4,omitzero"`
 	IPv6        netip.Addr        `json:"ipv6,omitzero"`
 	LinkLocal   []netip.Addr      `json:"linkLocal,omitempty"`

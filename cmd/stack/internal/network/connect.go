@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/runspec"
 	"github.com/stack-run/stack/netns"
 )
 
@@ -45,7 +46,6 @@ func newConnectCmd(a *cli.App, runF func(context.Context, *cli.App, *connectOpti
 	f.StringVar(&o.IP6, "ip6", "", `IPv6 address (e.g., "2001:db8::33")`)
 	f.StringArrayVar(&o.Link, "link", nil, "Add link to another container")
 	f.StringSliceVar(&o.LinkLocalIP, "link-local-ip", nil, "Add a link-local address for the container")
-	cli.Ignore(f, "link")
 	return cmd
 }
 
@@ -67,6 +67,13 @@ func (o *connectOptions) attachment() (netns.Attachment, error) {
 			return at, err
 		}
 		at.LinkLocal = append(at.LinkLocal, ip)
+	}
+	for _, text := range o.Link {
+		link, err := runspec.Link(text)
+		if err != nil {
+			return at, fmt.Errorf("invalid --link %q: %w", text, err)
+		}
+		at.Links = append(at.Links, link)
 	}
 	return at, nil
 }

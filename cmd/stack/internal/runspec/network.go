@@ -2,6 +2,7 @@ package runspec
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,6 +15,18 @@ import (
 
 // DefaultNetwork is what a container without --network is on, as in Docker.
 const DefaultNetwork = "bridge"
+
+// Link reads a value of --link.
+func Link(text string) (netns.Synonym, error) {
+	target, alias, ok := strings.Cut(text, ":")
+	if !ok {
+		alias = target
+	}
+	if target == "" || alias == "" {
+		return netns.Synonym{}, errors.New("write CONTAINER or CONTAINER:ALIAS")
+	}
+	return netns.Synonym{Name: alias, Of: target}, nil
+}
 
 // network fills in the container's endpoint.
 func (b *builder) network(s *engine.Spec) {
@@ -43,14 +56,11 @@ func (b *builder) network(s *engine.Spec) {
 		e.Networks = []netns.Attachment{{Network: DefaultNetwork}}
 	}
 	for _, text := range f.Link {
-		target, alias, ok := strings.Cut(text, ":")
-		if !ok {
-			alias = target
+		link, err := Link(text)
+		if err != nil {
+			b.fail("link", text, "%v", err)
 		}
-		if target == "" || alias == "" {
-			b.fail("link", text, "write CONTAINER or CONTAINER:ALIAS")
-		}
-		e.Synonyms = append(e.Synonyms, netns.Synonym{Name: alias, Of: target})
+		e.Synonyms = append(e.Synonyms, link)
 	}
 	if e.Mode != "" && len(e.Synonyms) > 0 {
 		b.fail("link", f.Link[0], "a container with --network %s has no names of its own", e.Mode)
