@@ -209,18 +209,18 @@ func TestSubnetsAvoidTheHost(t *testing.T) {
 func TestCreate(t *testing.T) {
 	l := newLab(t)
 	ctx := context.Background()
-	first := l.network(NetworkSpec{Name: "a", Hosts: 500})
+	first := l.network(NetworkSpec{Name: "own", Hosts: 500})
 	if first.IPv4.Bits() > 22 || len(first.Bridge) > 15 || len(first.ID) != 64 {
 		t.Errorf("network %+v", first)
 	}
-	if again, err := l.Create(ctx, NetworkSpec{Name: "a"}); err != nil || again.ID != first.ID {
+	if again, err := l.Create(ctx, NetworkSpec{Name: "own"}); err != nil || again.ID != first.ID {
 		t.Errorf("the same again: %+v, %v", again, err)
 	}
-	if got, err := l.Get(first.ID); err != nil || got.Name != "a" {
+	if got, err := l.Get(first.ID); err != nil || got.Name != "own" {
 		t.Errorf("by ID: %+v, %v", got, err)
 	}
-	// A name may look like the start of another network's ID.
-	for _, name := range []string{"b", first.ID[:1], first.ID[:12]} {
+	// A name may look like the start of another network's ID; "own" cannot.
+	for _, name := range []string{"none", first.ID[:1], first.ID[:12]} {
 		if _, err := l.Get(name); !errors.Is(err, ErrNotFound) {
 			t.Errorf("no such network as %s: %v", name, err)
 		}
@@ -231,7 +231,7 @@ func TestCreate(t *testing.T) {
 	pool := func(s string) []Pool { return []Pool{{Subnet: netip.MustParsePrefix(s)}} }
 	l.network(NetworkSpec{Name: "fixed", Pools: pool("10.77.0.0/24")})
 	for want, spec := range map[string]NetworkSpec{
-		"exists already":                         {Name: "a", Internal: true},
+		"exists already":                         {Name: "own", Internal: true},
 		"overlaps 10.77.0.0/24 of network fixed": {Name: "x", Pools: pool("10.77.0.128/25")},
 		`driver "overlay" is not supported`:      {Name: "x", Driver: "overlay"},
 		"it has no name":                         {},
