@@ -115,9 +115,13 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(img compose.Image) bool {
-		return !keep(img) || len(img.Names) == 0 && (restricted && !dangling || !restricted && !o.All) || restricted && dangling && len(img.Names) > 0
-	})
+	hidden := func(untagged bool) bool {
+		if restricted {
+			return untagged != dangling
+		}
+		return untagged && !o.All
+	}
+	all = slices.DeleteFunc(all, func(img compose.Image) bool { return !keep(img) || hidden(len(img.Names) == 0) })
 	if drawn {
 		return drawImages(ctx, a, v, all, o.Tree, f["reference"])
 	}
