@@ -8,6 +8,8 @@ const (
 	LabelProject         = LabelPrefix + "project"
 	LabelService         = LabelPrefix + "service"
 	LabelContainerNumber = LabelPrefix + "container-number"
+	LabelHook            = LabelPrefix + "hook"
+	LabelHookIndex       = LabelPrefix + "hook-index"
 	LabelOneOff          = LabelPrefix + "oneoff"
 	LabelSlug            = LabelPrefix + "slug"
 	LabelConfigHash      = LabelPrefix + "config-hash"

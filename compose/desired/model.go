@@ -106,6 +106,9 @@ type Service struct {
 	// Once (x-once: true) is of a job that, once it has succeeded, is not run again
 	// before it changes.
 	Once bool `json:"once,omitempty"`
+	// PreStart are the containers that run, one after the other and to their ends,
+	// before the service's own where none of those runs.
+	PreStart []Step `json:"preStart,omitempty"`
 	// PostStart and PreStop are the lifecycle hooks.
 	PostStart []Hook `json:"postStart,omitempty"`
 	PreStop   []Hook `json:"preStop,omitempty"`
@@ -161,6 +164,13 @@ type Dependency struct {
 	Implicit bool `json:"implicit,omitempty"`
 }
 
+// Step is a container that runs before those of a service.
+type Step struct {
+	Hook    int            `json:"hook"`              // of pre_start, from 0
+	Replica int            `json:"replica,omitempty"` // whose number it runs for, 0 for all
+	Spec    container.Spec `json:"spec"`
+}
+
 // Hook is a lifecycle hook.
 type Hook struct {
 	Command    []string `json:"command"`
@@ -204,6 +214,11 @@ func (d *Project) Images(which string, services ...string) []string {
 		for _, r := range svc.Replicas {
 			if (which == "all" || which == "local" && svc.HasBuild) && !slices.Contains(out, r.Spec.Image) {
 				out = append(out, r.Spec.Image)
+			}
+		}
+		for _, s := range svc.PreStart {
+			if which == "all" && !slices.Contains(out, s.Spec.Image) {
+				out = append(out, s.Spec.Image)
 			}
 		}
 	}

@@ -127,10 +127,12 @@ type computer struct {
 	recreated map[string]bool // services
 	bounced   map[string]bool // services with a container that is recreated or restarted
 
-	stops  map[string]*Op   // by container ID
-	made   map[string][]*Op // creates, by service
-	starts map[string][]*Op // by service
-	waits  map[string]*Op   // by service and condition
+	stops map[string]*Op   // by container ID
+	made  map[string][]*Op // creates, by service
+	// prepared are the operations after which pre_start of a service is done.
+	prepared map[string][]*Op
+	starts   map[string][]*Op // by service
+	waits    map[string]*Op   // by service and condition
 
 	oneOff *container.Spec // a container outside the graph, which needs networks and volumes
 }
@@ -182,7 +184,8 @@ func newComputer(wanted *desired.Project, observed Observed, o Options) (*comput
 		inScope: map[string]bool{}, targets: map[string]bool{},
 		networkOps: map[string]*Op{}, volumeOps: map[string]*Op{}, onNetwork: map[string][]*Op{}, onVolume: map[string]*Op{},
 		decisions: map[string][]*decision{}, recreated: map[string]bool{}, bounced: map[string]bool{},
-		stops: map[string]*Op{}, made: map[string][]*Op{}, starts: map[string][]*Op{}, waits: map[string]*Op{},
+		prepared: map[string][]*Op{},
+		stops:    map[string]*Op{}, made: map[string][]*Op{}, starts: map[string][]*Op{}, waits: map[string]*Op{},
 	}
 	all := slices.Sorted(maps.Keys(wanted.Services))
 	for name, s := range wanted.Services {

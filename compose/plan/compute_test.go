@@ -197,6 +197,25 @@ create worker 1,2
 `,
 		},
 		{
+			name: "what runs before a service runs before anything of it is stopped",
+			yaml: strings.Replace(shop, "command: migrate\n", "command: migrate\n    pre_start: [{command: a}, {command: b, image: tool}]\n", 1),
+			want: "run pre_start[0] of service migrate\nrun pre_start[1] of service migrate\nrecreate migrate: pre_start added: 88facb4bb978\n",
+			graph: `[1] wait for db: service_healthy
+[2] create container shop-migrate-pre_start-0: pre_start[0] of service migrate
+[3] start container shop-migrate-pre_start-0: pre_start[0] of service migrate [after 1 2]
+[4] wait for shop-migrate-pre_start-0: service_completed_successfully [after 3]
+[5] remove container shop-migrate-pre_start-0: pre_start[0] of service migrate [after 4]
+[6] create container shop-migrate-pre_start-1: pre_start[1] of service migrate
+[7] start container shop-migrate-pre_start-1: pre_start[1] of service migrate [after 5 6]
+[8] wait for shop-migrate-pre_start-1: service_completed_successfully [after 7]
+[9] remove container shop-migrate-pre_start-1: pre_start[1] of service migrate [after 8]
+[10] create container shop-migrate-1 as mi00mi00mi00_shop-migrate-1: pre_start added: 88facb4bb978
+[11] remove container shop-migrate-1: replaced [after 10]
+[12] rename container shop-migrate-1: replaces mi00mi00mi00 [after 11]
+[13] start container shop-migrate-1 [after 9 12]
+`,
+		},
+		{
 			name: "a password is not printed",
 			yaml: strings.Replace(shop, "DB_PASSWORD: one", "DB_PASSWORD: two", 1),
 			want: "recreate web: environment.DB_PASSWORD\n",

@@ -107,6 +107,10 @@ func specFields(s *container.Spec) map[string]string {
 		}
 		c.Health = &copied
 	}
+	if c.PreStart != "" {
+		out["pre_start"] = short(c.PreStart)
+		c.PreStart = ""
+	}
 	flatten(out, "", c)
 	return out
 }

@@ -72,6 +72,7 @@ func sharePorts(a, b *container.Spec) bool {
 func (c *computer) emit() {
 	c.emitRemovals()
 	for _, name := range c.order {
+		c.emitPreStart(c.desired.Services[name])
 		var rolling []*decision
 		for _, d := range c.decisions[name] {
 			if c.rolls(d) {
@@ -255,12 +256,7 @@ func (c *computer) leftoversGone(d *decision) []*Op {
 
 func (c *computer) emitCreate(d *decision, temp string, after ...*Op) *Op {
 	s := &d.replica.Spec
-	for _, a := range s.Network.Networks {
-		after = append(after, c.networkOps[a.Network])
-	}
-	for _, m := range s.Mounts {
-		after = append(after, c.volumeOps[m.Source])
-	}
+	after = append(after, c.resources(s)...)
 	for _, service := range sharedServices(c.desired.Services[d.service]) {
 		after = append(after, c.made[service]...)
 	}
@@ -331,6 +327,9 @@ func (c *computer) emitStart(d *decision, made *Op, after *Op) {
 
 // ready are the operations after which a service may start.
 func (c *computer) ready(service string) []*Op {
+	if done := c.prepared[service]; done != nil {
+		return slices.Clone(done)
+	}
 	var ops []*Op
 	s := c.desired.Services[service]
 	for _, name := range dependencyNames(c.desired, service) {

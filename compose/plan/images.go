@@ -73,6 +73,16 @@ func Images(d *desired.Project, o ImageOptions, local func(image, platform strin
 		case BuildImage:
 			builds = addImageOp(builds, op)
 		}
+		for _, step := range svc.PreStart {
+			sp := step.Spec
+			here, err := local(sp.Image, sp.Platform)
+			if err != nil {
+				return nil, err
+			}
+			if svc.PullPolicy != "never" && (!here.Present || svc.PullPolicy == "always") && !builtHere(d, sp.Image) {
+				pulls = addImageOp(pulls, ImageOp{Kind: PullImage, Image: sp.Image, Platform: sp.Platform, Services: []string{name}, Cause: fmt.Sprintf("of pre_start[%d]", step.Hook)})
+			}
+		}
 		for _, m := range sp.Mounts {
 			if m.Type != volume.TypeImage {
 				continue

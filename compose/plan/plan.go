@@ -94,6 +94,9 @@ type Op struct {
 	Index   int    `json:"index,omitempty"`
 	Name    string `json:"name"`
 	Key     string `json:"key,omitempty"`
+	// Step says that the operation is about a container that runs before those of
+	// Service: Step-1 in its PreStart.
+	Step int `json:"step,omitempty"`
 	// OneOff says that CreateContainer makes Request.OneOff and no replica.
 	OneOff bool `json:"oneOff,omitempty"`
 	// ContainerID is the observed container that is acted on. With 0 in Creates

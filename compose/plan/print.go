@@ -123,6 +123,12 @@ func (p *Plan) changes() []change {
 		if what == "" || op.OneOff {
 			what = op.Name
 		}
+		if op.Step > 0 {
+			if op.Kind == CreateContainer {
+				add("run", op.Cause, "", "", 0)
+			}
+			continue
+		}
 		switch op.Kind {
 		case CreateNetwork, CreateVolume:
 			kind := strings.TrimPrefix(string(op.Kind), "create ")

@@ -32,6 +32,9 @@ func (p *Plan) Recover(done func(op int) bool, made map[int]string, gaveUp bool)
 	out := &Plan{KeepGoing: true, replicas: p.replicas}
 	rolling := map[string][]*replacement{}
 	for _, op := range p.Ops {
+		if op.Step > 0 && op.Kind == CreateContainer && made[op.ID] != "" && !p.stepGone(op, done) {
+			out.endStep(op, made[op.ID], gaveUp)
+		}
 		if made[op.ID] == "" || op.Replaces == "" || op.TempName == "" {
 			continue
 		}
@@ -52,6 +55,25 @@ func (p *Plan) Recover(done func(op int) bool, made map[int]string, gaveUp bool)
 		return &Plan{Outcome: []string{err.Error()}}
 	}
 	return out
+}
+
+func (p *Plan) stepGone(create *Op, done func(int) bool) bool {
+	return slices.ContainsFunc(p.Ops, func(op *Op) bool {
+		return op.Kind == RemoveContainer && op.Creates == create.ID && done(op.ID)
+	})
+}
+
+// endStep stops a container that was to run before others. One that has failed stays,
+// to be looked at, until the next attempt.
+func (p *Plan) endStep(create *Op, id string, gaveUp bool) {
+	op := func(kind OpKind) *Op {
+		return &Op{Kind: kind, Service: create.Service, Index: create.Index, Name: create.Name, ContainerID: id, OneOff: true, Step: create.Step, Cause: "pre_start failed", kept: true}
+	}
+	stopped := p.add(op(StopContainer))
+	if gaveUp {
+		gone := p.add(op(RemoveContainer), stopped)
+		gone.Volumes, gone.Anyway = true, true
+	}
 }
 
 // replacement finds out how far one has come.

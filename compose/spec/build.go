@@ -304,9 +304,6 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		b.fail(path+".provider", "provider services are not supported; run the external component by hand and remove the service, or set profiles: [never] on it")
 		return
 	}
-	if len(s.PreStart) > 0 {
-		b.fail(path+".pre_start", "pre_start is not supported yet; make it a service of its own and wait for it with depends_on: {condition: service_completed_successfully}")
-	}
 	if s.UseAPISocket {
 		b.fail(path+".use_api_socket", "there is no Docker API socket to hand into a container; remove the attribute")
 	}
@@ -359,6 +356,7 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 	if len(out.Replicas) > 1 {
 		b.portRanges(out, path)
 	}
+	out.PreStart = b.preStart(d, s, out.Replicas)
 	d.Services[s.Name] = out
 }
 

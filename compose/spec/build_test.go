@@ -345,7 +345,6 @@ func TestFaultsNamePlaceAndFix(t *testing.T) {
 		{"missing secret file", service("secrets: [a]") + "secrets:\n  a:\n    file: ./none\n", `compose.yaml:7: secrets.a.file: cannot read secret "a": file `},
 		{"unset secret", service("secrets: [a]") + "secrets:\n  a:\n    environment: NONE\n", `compose.yaml:7: secrets.a.environment: cannot read secret "a": environment variable NONE is not set; set it, or use file`},
 		{"overlay", service("command: a") + "networks:\n  default:\n    driver: overlay\n", `compose.yaml:7: networks.default.driver: network driver "overlay" is not supported; use bridge, macvlan, ipvlan, host or none`},
-		{"pre_start", service("pre_start:\n  - command: a"), `compose.yaml:4: services.web.pre_start: pre_start is not supported yet`},
 		{"failure action", service("deploy: {update_config: {failure_action: rollbak}}"), `compose.yaml:4: services.web.deploy.update_config.failure_action: invalid failure_action "rollbak"; use one of pause, continue, rollback`},
 		{"failure action of a rollback", service("deploy: {update_config: {}, rollback_config: {failure_action: rollback}}"), `compose.yaml:4: services.web.deploy.rollback_config.failure_action: invalid failure_action "rollback"; use one of pause, continue`},
 		{"ports of replicas", service("scale: 3\nports: [\"80-81:80\"]"), `compose.yaml:5: services.web.ports[0]: the host port range 80-81 has 2 ports for 3 replicas; make it larger`},

@@ -25,6 +25,8 @@ const (
 	LabelProject         = desired.LabelProject
 	LabelService         = desired.LabelService
 	LabelContainerNumber = desired.LabelContainerNumber
+	LabelHook            = desired.LabelHook
+	LabelHookIndex       = desired.LabelHookIndex
 	LabelOneOff          = desired.LabelOneOff
 	LabelSlug            = desired.LabelSlug
 	LabelConfigHash      = desired.LabelConfigHash

@@ -190,7 +190,10 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, req *ApplyReque
 			made[op.Name] = true
 		case plan.CreateContainer:
 			var sp engine.Spec
-			if op.OneOff && oneOff != nil {
+			if step := stepOf(req.Desired, op); op.Step > 0 && step != nil {
+				sp = step.Spec
+				sp.Network.Owner = "service " + op.Service
+			} else if op.OneOff && oneOff != nil {
 				sp = oneOff.Spec
 			} else if rep := replica(req.Desired, op.Service, op.Index); rep != nil {
 				sp = rep.Spec

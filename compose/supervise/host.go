@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/machine"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
@@ -150,13 +151,16 @@ func (h *host) CreateContainer(ctx context.Context, op *plan.Op) (string, error)
 		return "", err
 	}
 	h.s.insert(c)
-	if op.OneOff && h.created != nil {
+	if op.OneOff && op.Step == 0 && h.created != nil {
 		h.created(c.ID)
 	}
 	return c.ID, nil
 }
 
 func (h *host) createOptions(op *plan.Op) (engine.CreateOptions, error) {
+	if step := stepOf(h.d, op); step != nil {
+		return engine.CreateOptions{Spec: step.Spec, Project: h.d.Project, Service: op.Service, OneOff: true}, nil
+	}
 	if h.oneOff != nil && op.OneOff {
 		o := engine.CreateOptions{
 			Spec: h.oneOff.Spec, Hash: h.oneOff.Hash, Project: h.oneOff.Project, Service: h.oneOff.Service, OneOff: h.oneOff.Service != "",
@@ -185,6 +189,14 @@ func (h *host) createOptions(op *plan.Op) (engine.CreateOptions, error) {
 // startBound is how long a container that is to be run and then removed is kept for
 // whoever made it to start it.
 const startBound = 30 * time.Second
+
+// stepOf is the step of pre_start that an operation is about, nil if it is about none.
+func stepOf(d *spec.Desired, op *plan.Op) *desired.Step {
+	if svc := d.Services[op.Service]; svc != nil && op.Step > 0 && op.Step <= len(svc.PreStart) {
+		return &svc.PreStart[op.Step-1]
+	}
+	return nil
+}
 
 func replica(d *spec.Desired, service string, index int) *spec.Replica {
 	svc := d.Services[service]
@@ -388,7 +400,7 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 	})
 	switch {
 	case errors.Is(err, errCondition):
-		return h.conditionFailed(culprit, called(op, culprit), why, op.Condition)
+		return h.conditionFailed(op, culprit, why)
 	case err != nil && waiting != "":
 		return fmt.Errorf("%w: %s", err, waiting)
 	}
@@ -426,16 +438,18 @@ func (h *host) isAbout(op *plan.Op, v *view) bool {
 
 // conditionFailed builds the error of a container that failed, with the last lines
 // of its log, which usually say why.
-func (h *host) conditionFailed(v *view, name, why, condition string) error {
-	text := fmt.Sprintf("dependency failed to start: container %s %s", name, why)
-	lines := 10
-	switch condition {
-	case machine.ConditionUp:
-		text, lines = fmt.Sprintf("container %s %s", name, why), 20
-	case machine.ConditionProven:
-		text, lines = fmt.Sprintf("cannot update service %s: container %s %s", v.Service, name, why), 20
-		h.r.event("Container", name, "Error", why, true)
-	default:
+func (h *host) conditionFailed(op *plan.Op, v *view, why string) error {
+	name := called(op, v)
+	text, lines := fmt.Sprintf("container %s %s", name, why), 20
+	switch {
+	case op.Step > 0:
+		text = fmt.Sprintf("cannot start service %s: its pre_start[%d], container %s, %s", op.Service, stepOf(h.d, op).Hook, name, why)
+	case op.Condition == plan.Proven:
+		text = fmt.Sprintf("cannot update service %s: %s", v.Service, text)
+	case op.Condition != plan.Up:
+		text, lines = "dependency failed to start: "+text, 10
+	}
+	if op.Condition != plan.Up {
 		h.r.event("Container", name, "Error", why, true)
 	}
 	if tail := h.s.lastLines(v.ID, lines); tail != "" {

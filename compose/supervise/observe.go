@@ -10,6 +10,7 @@ import (
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/volumes"
 )
@@ -74,8 +75,14 @@ func PinImages(e *engine.Engine, d *spec.Desired, services []string, noDeps bool
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 		svc := d.Services[name]
+		var specs []*container.Spec
 		for i := range svc.Replicas {
-			sp := &svc.Replicas[i].Spec
+			specs = append(specs, &svc.Replicas[i].Spec)
+		}
+		for i := range svc.PreStart {
+			specs = append(specs, &svc.PreStart[i].Spec)
+		}
+		for _, sp := range specs {
 			f := resolve(sp.Image, sp.Platform)
 			sp.ImageID = f.id
 			for j := range sp.Mounts {

@@ -51,6 +51,8 @@ type Spec struct {
 	StopSignal string        `json:"stopSignal,omitempty"`
 	StopGrace  time.Duration `json:"stopGrace,omitempty"` // default 10 s
 	AutoRemove bool          `json:"autoRemove,omitempty"`
+	// PreStart is a fingerprint of what runs before the container starts first.
+	PreStart string `json:"preStart,omitempty"`
 
 	Log LogConfig `json:"log"`
 }
