@@ -150,6 +150,8 @@ type LogOptions struct {
 	// NewContainers makes Follow include containers of the same services that
 	// appear later (recreated, scaled).
 	NewContainers bool
+	// Details fills in LogLine.Details.
+	Details bool
 	// Ended is called when a followed container ends, with its exit code.
 	Ended func(c engine.Container, code int)
 }
@@ -163,6 +165,8 @@ type LogLine struct {
 	Partial   bool
 	// Unfinished says of a Partial line that its container ended without finishing it.
 	Unfinished bool
+	// Details are what the container's logging options say about each line.
+	Details string
 }
 
 // EngineEvent is one line of "stack events", in Docker's shape.

@@ -34,6 +34,7 @@ func (c *Client) Logs(ctx context.Context, s Selector, o LogOptions, line func(L
 // history reads what is there, one line at a time, however much it is.
 func (c *Client) history(ctx context.Context, containers []engine.Container, o LogOptions, line func(LogLine) error) error {
 	var present []engine.Container
+	var details []string
 	var readers []*logs.Reader
 	for _, r := range containers {
 		reader, err := logs.Open(c.Engine.LogDir(r.ID))
@@ -44,11 +45,26 @@ func (c *Client) history(ctx context.Context, containers []engine.Container, o L
 			return err
 		}
 		defer reader.Close()
-		present, readers = append(present, r), append(readers, reader)
+		about, err := c.logDetails(&r, o)
+		if err != nil {
+			return err
+		}
+		present, details, readers = append(present, r), append(details, about), append(readers, reader)
 	}
 	return logs.Merge(ctx, readers, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail)}, func(i int, e logs.Entry) error {
-		return line(LogLine{Container: present[i], Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial, Unfinished: e.Unfinished})
+		return line(logLine(present[i], details[i], e))
 	})
+}
+
+func (c *Client) logDetails(r *engine.Container, o LogOptions) (string, error) {
+	if !o.Details {
+		return "", nil
+	}
+	return c.Engine.LogDetails(r)
+}
+
+func logLine(c engine.Container, details string, e logs.Entry) LogLine {
+	return LogLine{Container: c, Details: details, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial, Unfinished: e.Unfinished}
 }
 
 // follower follows the logs of a changing set of containers. One merger reads
@@ -58,6 +74,7 @@ type follower struct {
 	options LogOptions
 	merger  *logs.Merger
 	sources []engine.Container // by the merger's number
+	details []string           // of each
 	seen    map[string]bool
 	readers []*logs.Reader
 	finish  chan struct{} // closed: read to the end and stop
@@ -79,9 +96,9 @@ func (f *follower) run(ctx context.Context, s Selector, first []engine.Container
 	defer put()
 	f.merger = logs.NewMerger(watcher, func(source int, e logs.Entry) error {
 		mu.Lock()
-		c := f.sources[source]
+		c, about := f.sources[source], f.details[source]
 		mu.Unlock()
-		return line(LogLine{Container: c, Stream: e.Stream.String(), Time: e.Time, Text: e.Data, Partial: e.Partial, Unfinished: e.Unfinished})
+		return line(logLine(c, about, e))
 	})
 	add := func(containers []engine.Container) error {
 		mu.Lock()
@@ -132,7 +149,11 @@ func (f *follower) add(ctx context.Context, containers []engine.Container) error
 		}
 		f.seen[r.ID] = true
 		f.readers = append(f.readers, reader)
-		f.sources = append(f.sources, r)
+		about, err := f.client.logDetails(&r, f.options)
+		if err != nil {
+			return err
+		}
+		f.sources, f.details = append(f.sources, r), append(f.details, about)
 		o := f.options
 		f.merger.Add(ctx, len(f.sources)-1, reader, logs.ReadOptions{Since: o.Since, Until: o.Until, Tail: tail(o.Tail), Follow: true, UntilExit: !o.NewContainers, Finish: f.finish, Gap: func(uint64) {
 			f.client.Engine.Warnf("container %s prints faster than its log is read: lines were deleted before they could be shown; raise max-size or max-file of its logging", r.Spec.Name)

@@ -325,3 +325,41 @@ func TestCrashLoop(t *testing.T) {
 
 // impatient is how many signals end a command whose container goes on.
 const impatient = 3
+
+// What logging options name is said of each line where it is asked for.
+func TestLogDetails(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		services:
+			web:
+				image: busybox
+				command: sh -c 'echo one; printf two'
+				labels: {team: "a b", app.kind: web, other: x}
+				environment: [STAGE=live, STAGE_NAME=x, SECRET=no]
+				logging:
+					driver: json-file
+					options: {labels: "team,none", labels-regex: "^app", env: STAGE, env-regex: "_NAME$$", tag: "{{.Name}}/{{.ImageName}}", max-size: 1m}
+			plain: {image: busybox, command: echo three}
+	`)
+	if r := b.stack(t, "up"); r.code != 0 || strings.Contains(r.stderr, "no effect") {
+		t.Errorf("%v", r)
+	}
+	const about = "STAGE=live,STAGE_NAME=x,app.kind=web,tag=app-web-1%2Fbusybox,team=a+b "
+	if out := b.ok(t, "container", "logs", "--details", "app-web-1"); out != about+"one\n"+about+"two" {
+		t.Errorf("%q", out)
+	}
+	if out := b.ok(t, "container", "logs", "--details", "--follow", "--timestamps", "--tail", "1", "app-web-1"); !strings.HasSuffix(out, "Z "+about+"two") {
+		t.Errorf("%q", out)
+	}
+	if out := b.ok(t, "container", "logs", "--details", "app-plain-1"); out != " three\n" {
+		t.Errorf("%q", out)
+	}
+	b.ok(t, "down")
+	b.compose(t, `
+		services:
+			web: {image: busybox, logging: {options: {env-regex: "["}}}
+	`)
+	if r := b.fails(t, "up", "-d"); !strings.Contains(r.stderr, "compose.yaml:2: services.web.logging: cannot use logging option env-regex: error parsing regexp") {
+		t.Errorf("%v", r)
+	}
+}

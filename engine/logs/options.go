@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"text/template"
 )
 
 // Budget is how much of a log is kept.
@@ -76,7 +78,16 @@ func ParseOptions(driver string, options map[string]string) (b Budget, warnings 
 			if value == "non-blocking" {
 				warnings = append(warnings, "logging option mode=non-blocking has no effect: a log never blocks on its readers, and no line is dropped")
 			}
-		case slices.Contains([]string{"compress", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag"}, name):
+		case name == "labels" || name == "env": // for "logs --details", which looks at them
+		case name == "labels-regex" || name == "env-regex":
+			if _, err := regexp.Compile(value); err != nil {
+				return b, nil, fmt.Errorf("cannot use logging option %s: %w", name, err)
+			}
+		case name == "tag":
+			if _, err := template.New(name).Parse(value); err != nil {
+				return b, nil, fmt.Errorf("cannot use logging option tag: %w", err)
+			}
+		case name == "compress" || name == "max-buffer-size":
 			if value != "" && value != "false" {
 				warnings = append(warnings, fmt.Sprintf("logging option %s has no effect", name))
 			}

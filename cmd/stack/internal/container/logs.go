@@ -38,7 +38,6 @@ func newContainerLogsCmd(a *cli.App, runF func(context.Context, *cli.App, *logsO
 	f.StringVarP(&o.Tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
 	cli.TimestampsFlag(f, &o.Timestamps)
 	f.StringVar(&o.Until, "until", "", `Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
-	cli.Ignore(f, "details")
 	return cmd
 }
 
@@ -51,6 +50,7 @@ func runContainerLogs(ctx context.Context, a *cli.App, o *logsOptions) error {
 	if err != nil {
 		return err
 	}
+	lo.Details = o.Details
 	return plainLogs(ctx, a, v, compose.Selector{IDs: o.Services, All: true}, lo, o)
 }
 
@@ -187,6 +187,9 @@ func plainLogs(ctx context.Context, a *cli.App, v compose.API, sel compose.Selec
 		var line []byte
 		if o.Timestamps && !middle[l.Stream] {
 			line = append(l.Time.UTC().AppendFormat(line, logview.TimeFormat), ' ')
+		}
+		if o.Details && !middle[l.Stream] { // as Docker, with a space where there are none
+			line = append(append(line, l.Details...), ' ')
 		}
 		line = append(line, l.Text...)
 		if !l.Partial {
