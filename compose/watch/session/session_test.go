@@ -278,13 +278,15 @@ func TestRebuild(t *testing.T) {
 	write(t, dir, "conf", "2") // done by the replacement
 	write(t, dir, "static/c", "1")
 	h.until(t, "copy /static/c in 1")
+	write(t, dir, "static/e", "1")
+	h.until(t, "copy /static/e in 1") // the batch before has been asked for in full
 	goOn <- nil
 	got := h.until(t, "replace web")
 	if slices.ContainsFunc(got, func(c string) bool { return strings.HasPrefix(c, "warn") }) {
 		t.Errorf("%q", got)
 	}
 	// The new container gets what has been copied before.
-	got = h.until(t, `say: Syncing service "web" after 4 changes were detected`)
+	got = h.until(t, `say: Syncing service "web" after 5 changes were detected`)
 	for _, want := range []string{"copy /static/a in 3", "copy /static/b in 3", "copy /static/c in 3"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("no %q in %q", want, got)
