@@ -18,6 +18,7 @@ type report struct {
 	rows     []row
 	userNS   []row // by user namespace instead of side
 	memories []memoryRow
+	watches  []watchRow
 	failures []string
 	began    time.Time
 }
@@ -66,6 +67,11 @@ func (r *report) compare(name string, results map[string][]result) {
 	}
 	r.userNS = append(r.userNS, line)
 	fmt.Fprintf(os.Stderr, "%-42s host %-26s auto %-26s ratio %s\n", name, line.cell(hostUserNS), line.cell(autoUserNS), line.ratio(autoUserNS, hostUserNS))
+}
+
+func (r *report) watch(row watchRow) {
+	r.watches = append(r.watches, row)
+	fmt.Fprintf(os.Stderr, "%-42s %-6s median %s, p99 %s, %d watches, idle CPU %s\n", watchName, row.who, ms(percentile(row.times, 50)), ms(percentile(row.times, 99)), row.watches, row.idle)
 }
 
 func (r *report) memory(row memoryRow) {
@@ -127,6 +133,13 @@ func (r *report) markdown() string {
 		out.WriteString("\nMemory of the engine's own processes while the containers idle (PSS, `/proc/PID/smaps_rollup`):\n\n| | | containers | processes | MiB |\n|---|---|---:|---:|---:|\n")
 		for _, m := range r.memories {
 			fmt.Fprintf(&out, "| %s | %s | %d | %d | %.1f |\n", m.what, m.who, m.containers, m.processes, mib(m.bytes))
+		}
+	}
+	if len(r.watches) > 0 {
+		fmt.Fprintf(&out, "\n`watch` of a tree of %d files: from a write on the host to the byte in the container, in milliseconds, and what it takes while nothing happens:\n\n", watchDirs*filesPerDir)
+		fmt.Fprintf(&out, "| | median | p99 | max | n | inotify watches | CPU in %v |\n|---|---:|---:|---:|---:|---:|---:|\n", watchIdle)
+		for _, w := range r.watches {
+			fmt.Fprintf(&out, "| %s | %s | %s | %s | %d | %d | %v |\n", w.who, ms(percentile(w.times, 50)), ms(percentile(w.times, 99)), ms(percentile(w.times, 100)), len(w.times), w.watches, w.idle)
 		}
 	}
 	if len(r.userNS) > 0 {

@@ -93,7 +93,7 @@ func (b *bench) all(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(b.userNamespaces(ctx), b.build(ctx), b.pull(ctx), ctx.Err())
+	return errors.Join(b.watch(ctx), b.userNamespaces(ctx), b.build(ctx), b.pull(ctx), ctx.Err())
 }
 
 // settle lets the file system and the daemons come to rest: they remove things
