@@ -1,11 +1,13 @@
 package netns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/stack-run/stack/netns/link"
 	"github.com/stack-run/stack/netns/nft"
@@ -66,7 +68,10 @@ func ids(endpoints []*Endpoint) []string {
 
 // together are the elements of endpoints that may share ports.
 func together(endpoints ...*Endpoint) []nft.Element {
-	slices.SortStableFunc(endpoints, func(a, b *Endpoint) int { return compareKeys(a.Spec.Key, b.Spec.Key) })
+	// The order must not depend on who asks: old and new of one replica have one key.
+	endpoints = slices.SortedFunc(slices.Values(endpoints), func(a, b *Endpoint) int {
+		return cmp.Or(compareKeys(a.Spec.Key, b.Spec.Key), strings.Compare(a.Spec.ID, b.Spec.ID))
+	})
 	type place struct {
 		host  netip.Addr
 		port  uint16
@@ -118,8 +123,7 @@ func (m *Manager) swap(before, after []*Endpoint) error {
 			from, to = nft.Unshared(from), nft.Unshared(to)
 		}
 	}
-	add, remove := nft.Difference(from, to)
-	return m.table.Swap(remove, add)
+	return m.table.Replace(from, to)
 }
 
 // Drained returns when nobody outside the endpoint has a TCP connection to a port on

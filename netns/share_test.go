@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stack-run/stack/netns/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,6 +54,42 @@ func whoAnswers(t *testing.T, address string) map[string]int {
 		_ = c.Close()
 	}
 	return got
+}
+
+// A start of the old container may meet that of the new one: both are one replica. Who
+// comes first and who goes first must not matter.
+func TestOldAndNewShareAPort(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "a"})
+	for _, ids := range [][2]string{{"b", "a"}, {"a", "b"}} {
+		for _, first := range []int{0, 1} {
+			var both [2]*Endpoint
+			for i, id := range ids {
+				both[i] = l.attach(EndpointSpec{ID: id, Key: "p/web/1", Networks: on("a"), Ports: []Port{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
+				l.serveName(both[i], ":80")
+			}
+			if got := whoAnswers(t, "127.0.0.1:8080"); got["a"] != 12 || got["b"] != 12 {
+				t.Errorf("%v", got)
+			}
+			if err := l.Unpublish(context.Background(), both[first]); err != nil {
+				t.Fatal(err)
+			}
+			if got := whoAnswers(t, "127.0.0.1:8080"); got[ids[1-first]] != 24 {
+				t.Errorf("%v without %s: %v", ids, ids[first], got)
+			}
+			if err := l.Publish(context.Background(), both[first]); err != nil {
+				t.Errorf("%v: %s again: %v", ids, ids[first], err)
+			}
+			for _, e := range both {
+				if err := l.Detach(context.Background(), e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if all, err := l.table.Elements(); err != nil || slices.ContainsFunc(all, func(e nft.Element) bool { _, ok := e.Target(); return ok }) {
+				t.Errorf("left: %v, %v", all, err)
+			}
+		}
+	}
 }
 
 func TestReplicasShareAPort(t *testing.T) {

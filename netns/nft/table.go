@@ -112,25 +112,48 @@ func (t *Table) Add(elements []Element) error {
 	return flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetAddElements, "extend")
 }
 
-// Swap removes elements and adds others in one transaction, so that no packet meets
-// anything between, unless they are thousands. What is to be removed may be gone
-// already.
-func (t *Table) Swap(remove, add []Element) error {
+// Replace has the elements of after where those of before, or others in the same places,
+// are, in one transaction, so that no packet meets anything between, unless they are
+// thousands. What the tables have decides, not what they should have.
+func (t *Table) Replace(before, after []Element) error {
+	concerned := map[string]bool{}
+	for _, e := range slices.Concat(before, after) {
+		concerned[e.place()] = true
+	}
+	have, err := t.like(slices.Concat(before, after))
+	if err != nil {
+		return err
+	}
+	have = slices.DeleteFunc(have, func(e Element) bool { return !concerned[e.place()] })
+	add, remove := Difference(have, after)
 	if len(remove)+len(add) > perTransaction {
 		return errors.Join(t.Delete(remove), t.Add(add))
 	}
 	c, together := &nftables.Conn{}, func(int) error { return nil }
-	err := queue(c, t.rulesets(), remove, (*nftables.Conn).SetDeleteElements, "change", together)
+	err = queue(c, t.rulesets(), remove, (*nftables.Conn).SetDeleteElements, "change", together)
 	if err == nil {
 		err = queue(c, t.rulesets(), add, (*nftables.Conn).SetAddElements, "change", together)
 	}
 	if err == nil {
 		err = commit(c, t.rules.Table, "change")
 	}
-	if errors.Is(err, unix.ENOENT) {
-		err = errors.Join(t.Delete(remove), t.Add(add))
-	}
 	return err
+}
+
+// like lists what the sets have that some elements are of.
+func (t *Table) like(elements []Element) ([]Element, error) {
+	c := &nftables.Conn{}
+	var have []Element
+	for r, s := range t.sets() {
+		if slices.ContainsFunc(elements, func(e Element) bool { return e.Set == s.Name }) {
+			found, err := r.elements(c, s)
+			if err != nil {
+				return nil, err
+			}
+			have = append(have, found...)
+		}
+	}
+	return have, nil
 }
 
 // Balance makes shared ports possible. An error says that the kernel cannot count
@@ -159,16 +182,9 @@ func Unshared(elements []Element) []Element {
 // Delete removes elements. Those that are not there, and map elements that have
 // another value by now, are left alone.
 func (t *Table) Delete(elements []Element) error {
-	c := &nftables.Conn{}
-	var have []Element
-	for r, s := range t.sets() {
-		if slices.ContainsFunc(elements, func(e Element) bool { return e.Set == s.Name }) {
-			found, err := r.elements(c, s)
-			if err != nil {
-				return err
-			}
-			have = append(have, found...)
-		}
+	have, err := t.like(elements)
+	if err != nil {
+		return err
 	}
 	there := map[string]bool{}
 	for _, e := range have {
@@ -205,9 +221,9 @@ func (t *Table) Forget(elements []Element) error {
 	return err
 }
 
-func (e Element) identity() string {
-	return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.KeyEnd) + "\x00" + string(e.Value)
-}
+func (e Element) identity() string { return e.place() + "\x00" + string(e.Value) }
+
+func (e Element) place() string { return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.KeyEnd) }
 
 func (t *Table) delete(elements []Element) error {
 	err := flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetDeleteElements, "shorten")
