@@ -84,10 +84,16 @@ func TestBuildSurroundings(t *testing.T) {
 }
 
 func TestKilledBuilder(t *testing.T) {
+	for _, mode := range []string{"host", "auto"} {
+		t.Run("userns "+mode, func(t *testing.T) { killBuilder(t, mode) })
+	}
+}
+
+func killBuilder(t *testing.T, mode string) {
 	b := newBuildBox(t)
 	before := snap(t, b)
 	b.write(t, "Dockerfile", "FROM busybox\nRUN echo started && sleep 4242\n")
-	build := b.start(t, "image", "build", "--progress", "plain", ".")
+	build := b.start(t, "image", "build", "--progress", "plain", "--userns", mode, ".")
 	eventually(t, 20*time.Second, func() error {
 		if !strings.Contains(build.out.String(), " started\n") {
 			return fmt.Errorf("the command does not run: %s", build.out.String())
@@ -116,6 +122,7 @@ func TestKilledBuilder(t *testing.T) {
 	t.Run("what the killed one had is gone after the next has left", func(t *testing.T) {
 		b.awaitBuilder(t)
 		b.ok(t, "system", "check")
+		b.noRanges(t)
 		eventually(t, 5*time.Second, func() error {
 			for _, look := range []machine.Look{machine.Processes, machine.Mounts, machine.Links, machine.Tables, machine.Cgroups} {
 				for _, l := range now(t, look) {

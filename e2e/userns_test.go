@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -307,4 +308,104 @@ func TestUserNamespacesOutliveAllElse(t *testing.T) {
 	b.ok(t, "kill", "--signal", "TERM")
 	b.eventuallyState(t, "app-box-1", "exited")
 	b.ok(t, "down", "--volumes")
+}
+
+// The commands of a build run in a user namespace as containers do, and the image is the
+// same that a build without makes.
+func TestBuildsInUserNamespaces(t *testing.T) {
+	b := newBox(t, "busybox:latest", "probe").with("STACK_BUILDER_IDLE=100ms", "SOURCE_DATE_EPOCH=1000000000")
+	b.write(t, "secret", "hidden")
+	socket := filepath.Join(b.root, "agent")
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	defer l.Close()
+	b.write(t, "Dockerfile", unindent(`
+		FROM busybox AS one
+		RUN mkdir -p /d/sub && echo x >/d/f && touch /d/sub/gone && chown -R 5:6 /d && chmod 4750 /d/f && mkfifo /d/fifo && ln /d/f /d/g
+		FROM busybox AS two
+		COPY --from=one --chown=7:8 /d /d
+		RUN rm /d/g && mv /d/f /d/h && mkdir /d/new && touch -h -d @5 /d/h && rm -r /d/sub && mkdir /d/sub && chown 65534 /d/sub
+		FROM two
+		COPY --from=probe /probe /probe
+		RUN ["/probe", "grant", "/probe"]
+		RUN --mount=type=secret,id=s,uid=9,gid=10,mode=0400 test $(stat -c %u:%g:%a /run/secrets/s) = 9:10:400 && test $(cat /run/secrets/s) = hidden
+		RUN --mount=type=ssh,uid=3 test -S $SSH_AUTH_SOCK && test $(stat -c %u $SSH_AUTH_SOCK) = 3
+		RUN --mount=type=cache,target=/cache,uid=11 test $(stat -c %u /cache) = 11 && touch /cache/mine && test $(stat -c %u /cache/mine) = 0
+		RUN --mount=type=cache,target=/cache,uid=11 test $(stat -c %u /cache/mine) = 0 && chown 12 /cache/mine && rm /cache/mine
+		RUN --mount=type=cache,id=from,target=/cache,from=one test $(stat -c %u:%g /cache/d/f) = 5:6 && echo y >/cache/d/f
+		RUN --mount=type=bind,from=one,target=/one test $(stat -c %u:%g /one/d/f) = 5:6 && ! touch /one/x
+		RUN --mount=type=bind,from=one,source=/d,target=/one,rw test $(stat -c %u /one/f) = 5 && touch /one/x && chown 3 /one/f
+		RUN --mount=type=tmpfs,target=/t test $(stat -c %u /t) = 0 && touch /t/x
+		RUN nslookup localhost | grep -q 127.0.0.11 && ip -o addr show | grep -q eth0 && test $(stat -c %u /etc/hosts /etc/resolv.conf | sort -u) = 0
+		RUN --network=none test $(ip -o link show | wc -l) = 1
+		USER 70:71
+		WORKDIR /work/below
+		RUN touch mine && test $(stat -c %u:%g mine) = 70:71
+	`))
+	build := func(t *testing.T, name string, args ...string) string {
+		t.Helper()
+		args = append([]string{"image", "build", "--no-cache", "--provenance", "mode=max", "--secret", "id=s,src=secret", "--ssh", "default", "-o", "type=image,rewrite-timestamp=true,name=" + name}, append(args, ".")...)
+		b.with("SSH_AUTH_SOCK="+socket).ok(t, args...)
+		return b.ok(t, "image", "inspect", "-f", "{{.Id}}", name)
+	}
+	want := build(t, "plain")
+	for _, mode := range []string{"auto", "nomap", "300000:65536"} {
+		t.Run(mode, func(t *testing.T) {
+			if got := build(t, "own", "--userns", mode); got != want {
+				t.Errorf("the image is %s, without a user namespace %s", got, want)
+			}
+		})
+	}
+	mapping := func(t *testing.T, text string) (uid int) {
+		t.Helper()
+		_, after, _ := strings.Cut(text, "the map:")
+		if fields := strings.Fields(after); len(fields) > 1 {
+			uid, _ = strconv.Atoi(fields[1])
+		} else {
+			t.Errorf("no map in %q", text)
+		}
+		return uid
+	}
+	const tell = "RUN echo the  map:$(cat /proc/self/uid_map)" // which looks otherwise when it is shown
+	t.Run("its root is nobody, and may not what needs the host's", func(t *testing.T) {
+		b.write(t, "Dockerfile", "FROM busybox\n"+tell+"\nRUN ! mknod /null c 1 3 && ! mount -t tmpfs none /mnt\n")
+		if uid := mapping(t, b.stack(t, "image", "build", "--no-cache", "--progress", "plain", "--userns", "auto", ".").stderr); uid < 1<<20 {
+			t.Errorf("it is %d", uid)
+		}
+		for _, args := range [][]string{{"--userns", "keep-id"}, {"--userns", "some"}, {"--userns", "auto", "--network", "host", "--no-cache"}} {
+			if r := b.fails(t, append(append([]string{"image", "build"}, args...), ".")...); !strings.Contains(r.stderr, "userns") {
+				t.Error(r)
+			}
+		}
+	})
+	t.Run("commands that run at a time share a cache that is made of an image", func(t *testing.T) {
+		b.write(t, "Dockerfile", unindent(`
+			FROM busybox AS a
+			RUN --mount=type=cache,id=both,target=/c,from=busybox touch /c/a; until test -e /c/b; do sleep 0.1; done; touch /made
+			FROM busybox AS b
+			RUN --mount=type=cache,id=both,target=/c,from=busybox touch /c/b; until test -e /c/a; do sleep 0.1; done; touch /made
+			FROM a
+			COPY --from=b /made /too
+		`))
+		b.ok(t, "image", "build", "--no-cache", "--userns", "auto", ".")
+	})
+	t.Run("a project's builds have the IDs of its containers", func(t *testing.T) {
+		b.compose(t, `
+			name: app
+			services:
+				web: {build: {dockerfile_inline: "FROM busybox\n`+strings.ReplaceAll(tell, "$", "$$")+`\n", no_cache: true}, userns_mode: keep-id, command: sleep infinity}
+				own: {build: {dockerfile_inline: "FROM busybox\nRUN true\n`+strings.ReplaceAll(tell, "$", "$$")+`\n", no_cache: true}, userns_mode: "400000:65536"}
+		`)
+		b.ok(t, "up", "--detach", "--build", "web")
+		running := mapping(t, "the map:"+b.ok(t, "exec", "-T", "web", "cat", "/proc/self/uid_map"))
+		if uid := mapping(t, b.stack(t, "build", "--progress", "plain", "web").stderr); uid != running || uid < 1<<20 {
+			t.Errorf("a build has %d, a container %d", uid, running)
+		}
+		if uid := mapping(t, b.stack(t, "build", "--progress", "plain", "own").stderr); uid != 400000 {
+			t.Errorf("a build with a range has %d", uid)
+		}
+		b.ok(t, "down")
+	})
+	b.awaitBuilder(t)
+	b.noRanges(t)
 }

@@ -300,7 +300,7 @@ func (e *Engine) StopSignal(c *Container) string {
 // It is safe to call again after it failed, and on a container that was only half made.
 func (e *Engine) Remove(ctx context.Context, c *Container, k FDs, anonymous, rest bool) error {
 	ctx = detached(ctx)
-	errs := []error{e.release(ctx, c, k), e.leaveRange(ctx, c)}
+	errs := []error{e.release(ctx, c, k), e.leaveRanges(ctx, c)}
 	if h, err := e.Cgroups(); err == nil {
 		if g, err := h.Open(e.cgroupPath(c)); err == nil {
 			errs = append(errs, e.endGroup(ctx, g))

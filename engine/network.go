@@ -216,7 +216,7 @@ func (e *Engine) SweepNetworks(ctx context.Context) error {
 		}
 	}
 	return nets.Sweep(ctx, func(id string) bool {
-		if strings.HasPrefix(id, BuildEndpoint) {
+		if isBuild(id) {
 			return builds
 		}
 		return e.endpointLives(id)
@@ -226,11 +226,13 @@ func (e *Engine) SweepNetworks(ctx context.Context) error {
 // endpointLives tells whether an endpoint belongs to a container that has a
 // record, or to a builder that runs.
 func (e *Engine) endpointLives(id string) bool {
-	if strings.HasPrefix(id, BuildEndpoint) {
+	if isBuild(id) {
 		return e.builderLives()
 	}
 	return e.Records.Exists(id)
 }
+
+func isBuild(id string) bool { return strings.HasPrefix(id, BuildEndpoint) }
 
 // BuildEndpoint starts the IDs of endpoints that are the builder's: they belong
 // to no container, and end with it.

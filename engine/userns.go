@@ -122,7 +122,7 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 		return nil, err
 	}
 	if ids == nil {
-		if ids, err = e.idRange(ctx, c); err != nil {
+		if ids, err = e.idRange(ctx, rangeKey(c), c.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -214,7 +214,8 @@ func (e *Engine) networkThere(c *Container, ids runtime.IDs) (*os.File, error) {
 }
 
 // Which ranges are taken is in the run root: a directory "FIRST.KEY" for each, with a file
-// for each container that has it. All is done under a lock on the directory of these.
+// for each container, and each command of a build, that has it. All is done under a lock
+// on the directory of these.
 
 const rangesDir = "ids"
 
@@ -224,18 +225,18 @@ func (e *Engine) lockRanges(ctx context.Context) (*lock.Held, error) {
 	return lock.Exclusive(ctx, e.rangesPath(), lock.MakeDir(), lock.Patiently())
 }
 
-// idRange returns the IDs that a container has together with the others of its key.
-func (e *Engine) idRange(ctx context.Context, c *Container) (runtime.IDs, error) {
+// idRange returns the IDs that id, a container or a command of a build, has together with
+// the others of its key.
+func (e *Engine) idRange(ctx context.Context, key, id string) (runtime.IDs, error) {
 	held, err := e.lockRanges(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer held.Unlock()
-	all, err := e.ranges()
+	all, err := e.ranges(e.endpointLives)
 	if err != nil {
 		return nil, err
 	}
-	key := rangeKey(c)
 	first, have := all[key]
 	if !have {
 		var taken []span
@@ -252,33 +253,37 @@ func (e *Engine) idRange(ctx context.Context, c *Container) (runtime.IDs, error)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, c.ID), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, id), nil, 0o600); err != nil {
 		return nil, err
 	}
 	return runtime.IDs{{HostID: first, Size: idsPerRange}}, nil
 }
 
-// leaveRange gives back what idRange gave, if it did.
-func (e *Engine) leaveRange(ctx context.Context, c *Container) error {
+// leaveRanges gives back what a container has of idRange, if it has.
+func (e *Engine) leaveRanges(ctx context.Context, c *Container) error {
 	if kind, ids, err := parseUserNS(c.Spec.Isolation.UserNSMode); err != nil || kind == "" || ids != nil {
 		return nil //nolint:nilerr // one that cannot be read has never had any
 	}
+	return e.leaveRange(ctx, rangeKey(c), c.ID)
+}
+
+// leaveRange gives back what idRange gave, if it did.
+func (e *Engine) leaveRange(ctx context.Context, key, id string) error {
 	held, err := e.lockRanges(ctx)
 	if err != nil {
 		return err
 	}
 	defer held.Unlock()
-	all, err := e.ranges()
+	all, err := e.ranges(e.endpointLives)
 	if err != nil {
 		return err
 	}
-	key := rangeKey(c)
 	first, have := all[key]
 	if !have {
 		return nil
 	}
 	dir := e.rangeDir(first, key)
-	if err := os.Remove(filepath.Join(dir, c.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(filepath.Join(dir, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
@@ -291,9 +296,8 @@ func (e *Engine) rangeDir(first uint32, key string) string {
 	return filepath.Join(e.rangesPath(), fmt.Sprintf("%d.%s", first, url.PathEscape(key)))
 }
 
-// ranges reads the first ID of each key's range, and drops those of containers that are
-// no more.
-func (e *Engine) ranges() (map[string]uint32, error) {
+// ranges reads the first ID of each key's range, and drops those of whoever does not live.
+func (e *Engine) ranges(lives func(id string) bool) (map[string]uint32, error) {
 	entries, err := os.ReadDir(e.rangesPath())
 	if err != nil {
 		return nil, err
@@ -313,7 +317,7 @@ func (e *Engine) ranges() (map[string]uint32, error) {
 		}
 		left := len(ids)
 		for _, id := range ids {
-			if !e.Records.Exists(id.Name()) && os.Remove(filepath.Join(dir, id.Name())) == nil {
+			if !lives(id.Name()) && os.Remove(filepath.Join(dir, id.Name())) == nil {
 				left--
 			}
 		}

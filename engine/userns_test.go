@@ -24,6 +24,23 @@ func TestParseUserNS(t *testing.T) {
 	}
 }
 
+func TestBuildUserNS(t *testing.T) {
+	for mode, want := range map[string][2]string{ // of a service, and asked for
+		"": {"", ""}, "host": {"", ""}, "auto": {"auto", "auto"}, "nomap": {"auto", "auto"}, "keep-id": {"auto", "error"},
+		"5:6": {"5:6", "5:6"}, "0:6": {"error", "error"}, "some": {"error", "error"},
+	} {
+		for i, read := range []func(string) (string, error){BuildUserNS, AskedBuildUserNS} {
+			got, err := read(mode)
+			if err != nil {
+				got = "error"
+			}
+			if got != want[i] {
+				t.Errorf("%q is %q, want %q (%v)", mode, got, want[i], err)
+			}
+		}
+	}
+}
+
 func TestFreeRange(t *testing.T) {
 	choose := func(subuid, subgid string, taken ...span) (uint32, error) {
 		return freeRange("project a", []string{subuid, subgid}, taken)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 
+	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/build/request"
 )
 
@@ -80,6 +81,7 @@ func (b *builder) target(s types.ServiceConfig, o TargetOptions) request.Target 
 		Secrets:       b.buildSecrets(path, c.Secrets),
 		SSH:           b.buildSSH(path, c.SSH, o.SSH),
 		Network:       b.buildNetwork(path, c.Network),
+		UserNS:        b.buildUserNS(s),
 		ShmSize:       int64(c.ShmSize),
 		ExtraHosts:    b.buildHosts(path, c.ExtraHosts),
 		NoCache:       c.NoCache || o.NoCache,
@@ -88,6 +90,9 @@ func (b *builder) target(s types.ServiceConfig, o TargetOptions) request.Target 
 		Platforms:     platforms(s, o.Platform),
 		Entitlements:  b.entitlements(path, c),
 		Attestations:  b.attestations(path, c, o),
+	}
+	if t.UserNS != "" {
+		t.Project = b.project.Name
 	}
 	switch {
 	case t.Context == "":
@@ -286,6 +291,15 @@ func (b *builder) cache(list []request.Entry, path, value string, export bool) [
 		return list
 	}
 	return append(list, e)
+}
+
+// buildUserNS has an image built in a user namespace where its containers run in one.
+func (b *builder) buildUserNS(s types.ServiceConfig) string {
+	mode, err := engine.BuildUserNS(s.UserNSMode)
+	if err != nil {
+		b.fail("services."+s.Name+".userns_mode", "%w", err)
+	}
+	return mode
 }
 
 func platforms(s types.ServiceConfig, fallback string) []string {

@@ -3,6 +3,7 @@ package spec_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -251,5 +252,24 @@ func TestOnce(t *testing.T) {
 		case err != nil || !d.Services["a"].Once:
 			t.Errorf("%s: %v", yaml, err)
 		}
+	}
+}
+
+func TestTargetsInUserNamespaces(t *testing.T) {
+	for mode, want := range map[string]string{"": "", "host": "", "auto": "auto", "nomap": "auto", "keep-id": "auto", "200000:1000": "200000:1000"} {
+		got, _, err := targets(t, fmt.Sprintf("name: shop\nservices: {a: {build: ., userns_mode: %q}}\n", mode), spec.TargetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		project := ""
+		if want != "" {
+			project = "shop"
+		}
+		if got[0].UserNS != want || got[0].Project != project {
+			t.Errorf("%q: %q in project %q, want %q", mode, got[0].UserNS, got[0].Project, want)
+		}
+	}
+	if _, _, err := targets(t, "name: shop\nservices: {a: {build: ., userns_mode: some}}\n", spec.TargetOptions{}); err == nil || !strings.Contains(err.Error(), "services.a.userns_mode") {
+		t.Error(err)
 	}
 }

@@ -140,6 +140,7 @@ type example struct {
 	errors []string
 	times  bool
 	alone  bool // the peer cannot build it
+	hosts  bool // it cannot be built in a user namespace of its own
 	images map[string][]string
 }
 
@@ -179,6 +180,8 @@ func readCase(t *testing.T, file string) example {
 			e.errors = append(e.errors, value)
 		case key == "peer":
 			e.alone = strings.HasPrefix(value, "no;")
+		case key == "userns":
+			e.hosts = strings.HasPrefix(value, "no;")
 		case key == "times":
 			e.times = value == "yes"
 		case key == "images":
@@ -249,6 +252,12 @@ func TestDockerfiles(t *testing.T) {
 			}
 			if diff := cmp.Diff(string(want), b.buildOurs(t, e)); diff != "" {
 				t.Errorf("(-docker +stack):\n%s", diff)
+			}
+			e.flags = append(e.flags, "--no-cache", "--userns", "auto")
+			if e.hosts {
+				b.mustFail(t, e)
+			} else if diff := cmp.Diff(string(want), b.buildOurs(t, e)); diff != "" {
+				t.Errorf("(-docker +stack in a user namespace):\n%s", diff)
 			}
 		})
 	}

@@ -26,6 +26,7 @@ func verbs() map[string]func([]string) error {
 		"blob":    blob,    // blob BYTES: one line of that length
 		"tty":     tty,     // tty: print window sizes as they change
 		"listen":  listen,  // listen NETWORK ADDR: take an address and keep it
+		"grant":   grant,   // grant FILE: whoever runs it may bind to low ports
 		"payload": payload, // payload [-name N] [-code N] …: a service that leaves facts, see payload.go
 	}
 }

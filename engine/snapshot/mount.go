@@ -122,11 +122,32 @@ func (s *Store) View(diffIDs []digest.Digest, userNS *os.File) (*os.File, error)
 func (s *Store) view(st stack, userNS *os.File) (*os.File, error) {
 	o := s.overlay(st)
 	o.attrs, o.userNS = unix.MOUNT_ATTR_RDONLY, userNS
-	if len(o.lower) == 1 {
-		// Without an upper directory overlayfs wants two lower ones.
+	return s.mount(s.stacked(o), "image")
+}
+
+// stacked adds a directory with nothing in it to a single one that nobody writes to:
+// without an upper directory overlayfs wants two lower ones.
+func (s *Store) stacked(o overlay) overlay {
+	if len(o.lower) == 1 && o.upper == "" {
 		o.lower = append([]string{s.layers + "/" + emptyDir + "/under"}, o.lower...)
 	}
-	return s.mount(o, "image")
+	return o
+}
+
+// Dirs are directories to mount on top of each other: the builder's, which are none of a
+// Store's layers.
+type Dirs struct {
+	Lower       []string // lowest first
+	Upper, Work string   // of one parent; "" for a mount that nobody writes to
+	UserXattr   bool     // overlayfs has its own attributes in user.*
+}
+
+// MountDirs is [Store.Mount] for directories of somebody else's.
+func (s *Store) MountDirs(d Dirs, opts MountOptions) (*os.File, error) {
+	return s.mount(s.stacked(overlay{
+		lower: d.Lower, upper: d.Upper, work: d.Work, userXattr: d.UserXattr,
+		attrs: opts.Attrs, userNS: opts.UserNS, root: opts.Root,
+	}), "directories")
 }
 
 // containerOverlay is the overlay of a container's image over the mount points.
@@ -218,15 +239,27 @@ func (o overlay) mountMapped() (fd int, err error) {
 // mapped clones the mount that has dir, with the owners of its files mapped. Overlayfs
 // itself cannot map them, but takes layers of mounts that do; before Linux 6.15 these
 // must be attached somewhere.
-func (o overlay) mapped(dir string) (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+func (o overlay) mapped(dir string) (int, error) { return mapped(dir, o.userNS) }
+
+// Mapped clones the mount that has path, a directory or a file. In userNS the owners are
+// what they are on disk.
+func Mapped(path string, userNS *os.File) (*os.File, error) {
+	fd, err := mapped(path, userNS)
 	if err != nil {
-		return -1, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+		return nil, err
 	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(o.userNS.Fd())}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func mapped(path string, userNS *os.File) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userNS.Fd())}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("cannot map the owners of %s for a user namespace: %v; this needs Linux 5.19 and a file system such as ext4, xfs or btrfs; use userns_mode: host, or have the data root on another file system", dir, err)
+		return -1, fmt.Errorf("cannot map the owners of %s for a user namespace: %v; this needs Linux 5.19 and a file system such as ext4, xfs or btrfs; use userns_mode: host, or have the data root on another file system", path, err)
 	}
 	return fd, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/session/sshforward/sshprovider"
 
 	"github.com/stack-run/stack/engine/build"
+	"github.com/stack-run/stack/engine/build/confine"
 	"github.com/stack-run/stack/engine/build/request"
 )
 
@@ -36,7 +37,7 @@ func (s *solve) session(_ context.Context, t *request.Target, around surrounding
 	if err != nil {
 		return err
 	}
-	s.options.Session = append(s.options.Session, secretsprovider.FromMap(store))
+	s.options.Session = append(s.options.Session, secretsprovider.FromMap(store), confine.Confinement{UserNS: t.UserNS, Project: t.Project})
 	if len(t.SSH) > 0 {
 		var agents []sshprovider.AgentConfig
 		for _, a := range t.SSH {

@@ -175,8 +175,8 @@ func newController(ctx context.Context, w *worker, dir string) (*control.Control
 		SessionManager:   sessions,
 		WorkerController: workers,
 		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": builtin,
-			"gateway.v0":    &gatewayFrontend{builtin: builtin, image: gw},
+			"dockerfile.v0": confinedFrontend{builtin},
+			"gateway.v0":    confinedFrontend{&gatewayFrontend{builtin: builtin, image: gw}},
 		},
 		CacheManager: solver.NewCacheManager(ctx, "local", cache, buildworker.NewCacheResultStorage(workers)),
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{

@@ -90,6 +90,7 @@ func newWorker(ctx context.Context, dir string, o Options) (*worker, error) {
 	}
 	w, err := base.NewWorker(ctx, opt)
 	if err == nil {
+		w.CacheMgr = mapping{w.CacheMgr, s.snapshots}
 		err = s.forgetUnrecorded(ctx, opt.LeaseManager, func(id string) bool { _, ok := records.Get(id); return ok })
 	}
 	if err == nil {

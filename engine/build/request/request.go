@@ -53,15 +53,20 @@ type Target struct {
 	// Contexts are additional contexts by name: a directory, a URL,
 	// "docker-image://REF", "oci-layout://DIR", or "target:NAME" for the image
 	// of another target of the same request.
-	Contexts     map[string]string `json:"contexts,omitempty"`
-	Secrets      []Secret          `json:"secrets,omitempty"`
-	SSH          []SSH             `json:"ssh,omitempty"`
-	Network      string            `json:"network,omitempty"` // default, none or host
-	ShmSize      int64             `json:"shmSize,omitempty"` // bytes
-	ExtraHosts   []Host            `json:"extraHosts,omitempty"`
-	Ulimits      []Ulimit          `json:"ulimits,omitempty"`
-	CgroupParent string            `json:"cgroupParent,omitempty"`
-	NoCache      bool              `json:"noCache,omitempty"`
+	Contexts map[string]string `json:"contexts,omitempty"`
+	Secrets  []Secret          `json:"secrets,omitempty"`
+	SSH      []SSH             `json:"ssh,omitempty"`
+	Network  string            `json:"network,omitempty"` // default, none or host
+	// UserNS is the user namespace that commands run in: "" is the host's, else a mode
+	// that engine.BuildUserNS returns. Project has a range of user IDs for auto, which is
+	// one of its own where that is "".
+	UserNS       string   `json:"userNS,omitempty"`
+	Project      string   `json:"project,omitempty"`
+	ShmSize      int64    `json:"shmSize,omitempty"` // bytes
+	ExtraHosts   []Host   `json:"extraHosts,omitempty"`
+	Ulimits      []Ulimit `json:"ulimits,omitempty"`
+	CgroupParent string   `json:"cgroupParent,omitempty"`
+	NoCache      bool     `json:"noCache,omitempty"`
 	// NoCacheStages are the stages that are built anew.
 	NoCacheStages []string `json:"noCacheStages,omitempty"`
 	Pull          bool     `json:"pull,omitempty"` // ask the registry even for images that are here

@@ -10,19 +10,23 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/moby/buildkit/executor"
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/engine"
 )
 
 // bundle is the directory of one command: its root file system, mounted, and the
 // files that are made for it.
 type bundle struct {
-	dir  string
-	root string
-	undo []func() error
+	dir    string
+	root   string
+	runner *Runner
+	users  *engine.BuildNamespaces // nil for the host's
+	undo   []func() error
 }
 
 // bundle makes the bundle of container id and mounts its root.
-func (r *Runner) bundle(ctx context.Context, id string, root executor.Mount) (_ *bundle, err error) {
-	b := &bundle{dir: filepath.Join(r.dir, id)}
+func (r *Runner) bundle(ctx context.Context, id string, root executor.Mount, users *engine.BuildNamespaces) (_ *bundle, err error) {
+	b := &bundle{dir: filepath.Join(r.dir, id), runner: r, users: users}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -43,7 +47,11 @@ func (r *Runner) bundle(ctx context.Context, id string, root executor.Mount) (_ 
 	if release != nil {
 		b.add(release)
 	}
-	b.root, err = b.mount("rootfs", mounts)
+	if users == nil {
+		b.root, err = b.mount("rootfs", mounts)
+	} else {
+		b.root, _, err = b.mountMapped("rootfs", mounts[0])
+	}
 	return b, err
 }
 
@@ -65,19 +73,31 @@ func (b *bundle) mount(name string, mounts []mount.Mount) (string, error) {
 // write makes a file in the bundle.
 func (b *bundle) write(name string, content []byte) (string, error) {
 	path := filepath.Join(b.dir, name)
-	if err := os.WriteFile(path, content, 0o644); err != nil {
+	err := b.asRoot(func() error { return os.WriteFile(path, content, 0o644) })
+	if err != nil {
 		return "", err
 	}
 	return path, os.Chmod(path, 0o644)
 }
 
 // detach returns a detached copy of the root's mount, for the runtime to take.
-func (b *bundle) detach() (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, b.root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+func (b *bundle) detach() (*os.File, error) { return clone(b.root) }
+
+// clone returns a detached copy of a mount.
+func clone(dir string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the root file system: %w", err)
+		return nil, fmt.Errorf("cannot clone the mount at %s: %w", dir, err)
 	}
-	return os.NewFile(uintptr(fd), b.root), nil
+	return os.NewFile(uintptr(fd), dir), nil
+}
+
+// attach mounts a detached mount at path.
+func attach(f *os.File, path string) error {
+	if err := unix.MoveMount(int(f.Fd()), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot mount at %s: %w", path, err)
+	}
+	return nil
 }
 
 // close takes everything back, last first.

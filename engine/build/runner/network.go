@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -39,8 +40,8 @@ type namespace struct {
 	all  []netns.Network
 }
 
-// attach makes the network of container id.
-func (n *networks) attach(ctx context.Context, id string, mode pb.NetMode) (*namespace, error) {
+// attach makes the network of container id, whose namespaces are users', if it has any.
+func (n *networks) attach(ctx context.Context, id string, mode pb.NetMode, users *engine.BuildNamespaces) (*namespace, error) {
 	ns := &namespace{nets: n, mode: mode}
 	spec := netns.EndpointSpec{ID: engine.BuildEndpoint + id, Key: engine.BuildEndpoint + id, Owner: "a build", Hostname: defaultHostname, OwnAddresses: true}
 	switch mode {
@@ -56,8 +57,12 @@ func (n *networks) attach(ctx context.Context, id string, mode pb.NetMode) (*nam
 	default:
 		return nil, fmt.Errorf("cannot run a command with network mode %s: not supported", mode)
 	}
+	var own *os.File
+	if users != nil {
+		own = users.Net
+	}
 	var err error
-	if ns.ep, err = n.m.Attach(ctx, spec); err != nil {
+	if ns.ep, err = n.m.AttachTo(ctx, own, spec); err != nil {
 		return nil, err
 	}
 	if ns.all, err = n.m.List(); err == nil {

@@ -6,8 +6,12 @@
 // an endpoint on the default network, with names answered at 127.0.0.11.
 //
 // The runner lives in a mount namespace of its own, see package build: what it
-// mounts needs no cleaning up after it was killed. Its cgroups and endpoints do;
-// New does that.
+// mounts needs no cleaning up after it was killed. Its cgroups, endpoints and ranges of
+// user IDs do; New does that.
+//
+// Where a build asks for it, its commands run in user namespaces; see package confine.
+// All that they see is mounted so that owners are what they are on disk, which is what
+// ends up in the image.
 package runner
 
 import (
@@ -24,10 +28,12 @@ import (
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/solver/pb"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/build/confine"
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/runtime"
 )
@@ -41,6 +47,7 @@ type Runner struct {
 
 	mu      sync.Mutex
 	running map[string]*container
+	shares  map[string]*share // by the directory that is written to
 }
 
 // Options make a Runner.
@@ -52,7 +59,7 @@ type Options struct {
 
 // New returns a runner, having removed what an earlier one left behind.
 func New(ctx context.Context, o Options) (*Runner, error) {
-	r := &Runner{engine: o.Engine, dir: o.Dir, warn: o.Warn, running: map[string]*container{}}
+	r := &Runner{engine: o.Engine, dir: o.Dir, warn: o.Warn, running: map[string]*container{}, shares: map[string]*share{}}
 	if r.warn == nil {
 		r.warn = func(string) {}
 	}
@@ -128,6 +135,13 @@ func (r *Runner) leave(id string) {
 
 func (r *Runner) run(ctx context.Context, id string, c *container, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, tell func()) (err error) {
 	meta := process.Meta
+	users, err := r.users(ctx, id, meta)
+	if err != nil {
+		return err
+	}
+	if users != nil {
+		defer func() { err = errors.Join(err, users.Close(ctx)) }()
+	}
 	// The network takes longest and needs nothing of the rest.
 	type attached struct {
 		n   *namespace
@@ -135,7 +149,7 @@ func (r *Runner) run(ctx context.Context, id string, c *container, root executor
 	}
 	network := make(chan attached, 1)
 	go func() {
-		n, err := r.nets.attach(ctx, id, meta.NetMode)
+		n, err := r.nets.attach(ctx, id, meta.NetMode, users)
 		network <- attached{n, err}
 	}()
 	net := sync.OnceValue(func() attached { return <-network })
@@ -144,7 +158,7 @@ func (r *Runner) run(ctx context.Context, id string, c *container, root executor
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	b, err := r.bundle(ctx, id, root)
+	b, err := r.bundle(ctx, id, root, users)
 	if err != nil {
 		return err
 	}
@@ -161,6 +175,26 @@ func (r *Runner) run(ctx context.Context, id string, c *container, root executor
 	defer release()
 	spec.Root.Readonly = root.Readonly || meta.ReadonlyRootFS
 	return r.start(ctx, c, b, spec, process, tell)
+}
+
+// users makes the user namespace that a build wants for its commands, nil for the host's.
+func (r *Runner) users(ctx context.Context, id string, meta executor.Meta) (*engine.BuildNamespaces, error) {
+	c := confine.From(ctx)
+	if c.UserNS == "" {
+		return nil, nil
+	}
+	// As with containers.
+	what := ""
+	switch {
+	case meta.NetMode == pb.NetMode_HOST:
+		what = "the host's network"
+	case meta.SecurityMode == pb.SecurityMode_INSECURE:
+		what = "--security=insecure"
+	}
+	if what != "" {
+		return nil, fmt.Errorf("cannot run a command: %s cannot be had in a user namespace of its own; leave it out, or build with userns_mode: host (--userns=host)", what)
+	}
+	return r.engine.BuildNamespaces(ctx, id, c.Project, c.Build, c.UserNS)
 }
 
 // start starts the container's process in a cgroup and waits for its end.
@@ -303,7 +337,7 @@ func exitError(ctx context.Context, valid []int, code int, cause error) error {
 	return e
 }
 
-// sweep removes what a killed runner left behind: cgroups, endpoints, files.
+// sweep removes what a killed runner left behind: cgroups, endpoints, user IDs, files.
 func (r *Runner) sweep(ctx context.Context) error {
 	groups, err := r.engine.Cgroups()
 	if err != nil {
@@ -323,7 +357,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 		}
 		errs = append(errs, r.endGroup(ctx, groups, g))
 	}
-	errs = append(errs, groups.RemoveEmpty(parent), r.nets.sweep(ctx), os.RemoveAll(r.dir), os.MkdirAll(r.dir, 0o700))
+	errs = append(errs, groups.RemoveEmpty(parent), r.nets.sweep(ctx), r.engine.DropBuildRanges(ctx), os.RemoveAll(r.dir), os.MkdirAll(r.dir, 0o700))
 	return errors.Join(errs...)
 }
 

@@ -42,7 +42,7 @@ func (r *Runner) spec(ctx context.Context, id string, b *bundle, n *namespace, m
 		return nil, nil, err
 	}
 	opts := []containerdoci.SpecOpts{oci.WithUIDGID(uid, gid, groups)}
-	spec, release, err := oci.GenerateSpec(ctx, meta, mounts, id, resolv, hosts, n, "", oci.ProcessSandbox, nil, "", false, "", nil, opts...)
+	spec, release, err := oci.GenerateSpec(ctx, meta, b.sources(mounts), id, resolv, hosts, n, "", oci.ProcessSandbox, nil, "", false, "", nil, opts...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -57,13 +57,14 @@ func (r *Runner) spec(ctx context.Context, id string, b *bundle, n *namespace, m
 	if meta.CgroupParent != "" {
 		spec.Linux.CgroupsPath = filepath.Join("/", meta.CgroupParent, id)
 	}
-	if err := b.makeDir(meta.Cwd, int(uid), int(gid)); err != nil {
+	if err := b.makeDir(meta.Cwd, uid, gid); err != nil {
 		return nil, nil, err
 	}
 	if err := b.mountOverlays(spec); err != nil {
 		return nil, nil, err
 	}
 	adapt(spec, meta.SecurityMode)
+	b.confine(spec)
 	return spec, release, nil
 }
 
@@ -105,7 +106,7 @@ func (b *bundle) mountOverlays(spec *specs.Spec) error {
 }
 
 // makeDir makes the working directory, owned by the user, if it is missing.
-func (b *bundle) makeDir(cwd string, uid, gid int) error {
+func (b *bundle) makeDir(cwd string, uid, gid uint32) error {
 	dir, err := fs.RootPath(b.root, cwd)
 	if err != nil {
 		return fmt.Errorf("cannot use the working directory %s: %w", cwd, err)
@@ -113,7 +114,14 @@ func (b *bundle) makeDir(cwd string, uid, gid int) error {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := user.MkdirAllAndChown(dir, 0o755, uid, gid); err != nil {
+	err = b.asRoot(func() error {
+		ids, err := b.hostIDs(uid, gid)
+		if err != nil {
+			return err
+		}
+		return user.MkdirAllAndChown(dir, 0o755, ids[0], ids[1])
+	})
+	if err != nil {
 		return fmt.Errorf("cannot make the working directory %s: %w", cwd, err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/build/request"
 )
 
@@ -112,6 +113,7 @@ func newBuildCmd(a *cli.App, runF func(context.Context, *cli.App, *buildOptions)
 	f.StringArrayVarP(&t.Names, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
 	f.StringVar(&t.Stage, "target", "", "Set the target build stage to build")
 	f.StringArrayVar(&o.Ulimits, "ulimit", nil, "Ulimit options")
+	f.StringVar(&t.UserNS, "userns", "", `User namespace for the "RUN" instructions during build: host, auto, nomap, FIRST:SIZE`)
 	// What BuildKit has no use for.
 	f.String("builder", "", "Override the configured builder instance")
 	f.Bool("compress", false, "Compress the build context using gzip")
@@ -191,6 +193,9 @@ func (o *buildOptions) target(a *cli.App) (request.Target, error) {
 	}
 	if err := request.CheckNetwork(t.Network); err != nil {
 		return t, err
+	}
+	if t.UserNS, err = engine.AskedBuildUserNS(t.UserNS); err != nil {
+		return t, fmt.Errorf("cannot use --userns: %w", err)
 	}
 	t.Args = map[string]string{}
 	if v, ok := a.Env("SOURCE_DATE_EPOCH"); ok {
