@@ -197,6 +197,38 @@ func (b *box) noRanges(t *testing.T) {
 	}
 }
 
+// No two projects have the same users of the host, unless somebody asks for it.
+func TestUserNamespacesOfTwoInstallations(t *testing.T) {
+	boxes := []*box{newBox(t, "busybox:latest"), newBox(t, "busybox:latest")}
+	const service = "name: %s\nservices: {a: {image: busybox, userns_mode: %q, command: sleep infinity, init: true}}\n"
+	const users = "cat /proc/self/uid_map"
+	seen := map[string]bool{}
+	for _, b := range boxes {
+		b.compose(t, fmt.Sprintf(service, "app", "auto"))
+		b.ok(t, "up", "--detach")
+		seen[b.ok(t, "exec", "-T", "a", "sh", "-c", users)] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("both have %v", seen)
+	}
+	for i, b := range boxes {
+		b.compose(t, fmt.Sprintf(service, "own", fmt.Sprintf("%d:1000", 250000+i)))
+		const told = "project own has the user IDs 250001:1000 of the host, of which some are those of project own of the run root "
+		if r := b.stack(t, "up", "--detach", "--scale", "a=2"); r.code != 0 || strings.Count(r.stderr, told) != i {
+			t.Error(r)
+		}
+		if r := b.stack(t, "restart"); r.code != 0 || strings.Contains(r.stderr, told) {
+			t.Error(r)
+		}
+	}
+	for _, b := range boxes {
+		b.ok(t, "down")
+		b.compose(t, fmt.Sprintf(service, "app", "auto"))
+		b.ok(t, "down")
+		b.noRanges(t)
+	}
+}
+
 // Whose the files are that a container makes in a bind mount.
 func TestUserNamespacesOfBindMounts(t *testing.T) {
 	b := newBox(t, "busybox:latest")

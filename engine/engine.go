@@ -45,6 +45,7 @@ type Engine struct {
 	Records *Records
 
 	data, run, instance string
+	sharedRanges        string
 	warn                func(string)
 	warned              sync.Map
 
@@ -69,7 +70,7 @@ func Open(o Options) (*Engine, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(data + "\x00" + run))
-	e := &Engine{data: data, run: run, instance: hex.EncodeToString(sum[:3]), warn: o.Warn, Records: NewRecords(data, run)}
+	e := &Engine{data: data, run: run, instance: hex.EncodeToString(sum[:3]), sharedRanges: sharedRanges, warn: o.Warn, Records: NewRecords(data, run)}
 	e.Records.warn, e.Records.facts = e.Warnf, e.stateFromKernel
 	e.images = sync.OnceValues(func() (*image.Store, error) { return image.Open(data) })
 	e.layers = sync.OnceValues(func() (*snapshot.Store, error) { return snapshot.Open(data) })

@@ -238,12 +238,14 @@ func isBuild(id string) bool { return strings.HasPrefix(id, BuildEndpoint) }
 // to no container, and end with it.
 const BuildEndpoint = "build-"
 
-func (e *Engine) builderLock() string { return filepath.Join(e.run, "builder", "lock") }
+func builderLock(run string) string { return filepath.Join(run, "builder", "lock") }
 
-// builderLives tells whether a builder of this run root is there, who holds a
-// lock all his life.
-func (e *Engine) builderLives() bool {
-	path := e.builderLock()
+func (e *Engine) builderLives() bool { return builderLives(e.run) }
+
+// builderLives tells whether a builder of a run root is there, who holds a lock all his
+// life.
+func builderLives(run string) bool {
+	path := builderLock(run)
 	if _, err := os.Stat(path); err != nil {
 		return false
 	}

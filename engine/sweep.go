@@ -318,7 +318,7 @@ func (e *Engine) sweepBuild(ctx context.Context) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	held, free, err := lock.TryExclusive(e.builderLock())
+	held, free, err := lock.TryExclusive(builderLock(e.run))
 	if errors.Is(err, fs.ErrNotExist) {
 		free = true // it has no directory any more
 	} else if err != nil {

@@ -4,21 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"math"
-	"net/url"
 	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/internal/inode"
-	"github.com/stack-run/stack/internal/lock"
 	"github.com/stack-run/stack/internal/thread"
 	"github.com/stack-run/stack/volumes"
 )
@@ -35,9 +29,6 @@ const (
 	// userNSNoMap is auto, but the files of bind mounts belong to nobody.
 	userNSNoMap = "nomap"
 )
-
-// idsPerRange is how many IDs a container has, as many as /etc/subuid gives a user.
-const idsPerRange = 1 << 16
 
 // parseUserNS reads a UserNSMode. kind is "" for the host's user namespace, and ids are
 // those of a mode that names them.
@@ -121,10 +112,8 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 	if err != nil || kind == "" {
 		return nil, err
 	}
-	if ids == nil {
-		if ids, err = e.idRange(ctx, rangeKey(c), c.ID); err != nil {
-			return nil, err
-		}
+	if ids, err = e.takeRange(ctx, rangeKey(c), c.ID, ids); err != nil {
+		return nil, err
 	}
 	u := &userNamespace{kind: kind, ids: ids}
 	defer func() {
@@ -176,14 +165,6 @@ func (e *Engine) userNamespaceShared(c *Container, ids runtime.IDs) (*os.File, e
 	return nil, nil
 }
 
-// rangeKey is who has a range of IDs together: a project, or one container.
-func rangeKey(c *Container) string {
-	if c.Project != "" {
-		return "project." + c.Project
-	}
-	return "container." + c.ID
-}
-
 // networkThere opens the network namespace that a container has already, or shares
 // with one that has the same IDs; nil for none.
 func (e *Engine) networkThere(c *Container, ids runtime.IDs) (*os.File, error) {
@@ -211,188 +192,6 @@ func (e *Engine) networkThere(c *Container, ids runtime.IDs) (*os.File, error) {
 		return nil, nil
 	}
 	return f, err
-}
-
-// Which ranges are taken is in the run root: a directory "FIRST.KEY" for each, with a file
-// for each container, and each command of a build, that has it. All is done under a lock
-// on the directory of these.
-
-const rangesDir = "ids"
-
-func (e *Engine) rangesPath() string { return filepath.Join(e.run, rangesDir) }
-
-func (e *Engine) lockRanges(ctx context.Context) (*lock.Held, error) {
-	return lock.Exclusive(ctx, e.rangesPath(), lock.MakeDir(), lock.Patiently())
-}
-
-// idRange returns the IDs that id, a container or a command of a build, has together with
-// the others of its key.
-func (e *Engine) idRange(ctx context.Context, key, id string) (runtime.IDs, error) {
-	held, err := e.lockRanges(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer held.Unlock()
-	all, err := e.ranges(e.endpointLives)
-	if err != nil {
-		return nil, err
-	}
-	first, have := all[key]
-	if !have {
-		var taken []span
-		for _, first := range all {
-			taken = append(taken, span{uint64(first), uint64(first) + idsPerRange})
-		}
-		uids, _ := os.ReadFile("/etc/subuid") // which may not be there
-		gids, _ := os.ReadFile("/etc/subgid")
-		if first, err = freeRange(key, []string{string(uids), string(gids)}, taken); err != nil {
-			return nil, err
-		}
-	}
-	dir := e.rangeDir(first, key)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, id), nil, 0o600); err != nil {
-		return nil, err
-	}
-	return runtime.IDs{{HostID: first, Size: idsPerRange}}, nil
-}
-
-// leaveRanges gives back what a container has of idRange, if it has.
-func (e *Engine) leaveRanges(ctx context.Context, c *Container) error {
-	if kind, ids, err := parseUserNS(c.Spec.Isolation.UserNSMode); err != nil || kind == "" || ids != nil {
-		return nil //nolint:nilerr // one that cannot be read has never had any
-	}
-	return e.leaveRange(ctx, rangeKey(c), c.ID)
-}
-
-// leaveRange gives back what idRange gave, if it did.
-func (e *Engine) leaveRange(ctx context.Context, key, id string) error {
-	held, err := e.lockRanges(ctx)
-	if err != nil {
-		return err
-	}
-	defer held.Unlock()
-	all, err := e.ranges(e.endpointLives)
-	if err != nil {
-		return err
-	}
-	first, have := all[key]
-	if !have {
-		return nil
-	}
-	dir := e.rangeDir(first, key)
-	if err := os.Remove(filepath.Join(dir, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	return nil
-}
-
-func (e *Engine) rangeDir(first uint32, key string) string {
-	return filepath.Join(e.rangesPath(), fmt.Sprintf("%d.%s", first, url.PathEscape(key)))
-}
-
-// ranges reads the first ID of each key's range, and drops those of whoever does not live.
-func (e *Engine) ranges(lives func(id string) bool) (map[string]uint32, error) {
-	entries, err := os.ReadDir(e.rangesPath())
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]uint32{}
-	for _, entry := range entries {
-		first, escaped, found := strings.Cut(entry.Name(), ".")
-		n, err := strconv.ParseUint(first, 10, 32)
-		key, keyErr := url.PathUnescape(escaped)
-		if !found || err != nil || keyErr != nil {
-			continue
-		}
-		dir := filepath.Join(e.rangesPath(), entry.Name())
-		ids, err := os.ReadDir(dir)
-		if err != nil {
-			return nil, err
-		}
-		left := len(ids)
-		for _, id := range ids {
-			if !lives(id.Name()) && os.Remove(filepath.Join(dir, id.Name())) == nil {
-				left--
-			}
-		}
-		if left == 0 && os.Remove(dir) == nil {
-			continue
-		}
-		all[key] = uint32(n)
-	}
-	return all, nil
-}
-
-// The IDs of projects, where /etc/subuid has none for the user "stack": a part of what
-// systemd leaves to containers (systemd.io/UIDS-GIDS).
-const (
-	poolFirst = 0x20000000
-	poolEnd   = 0x60000000
-	poolUser  = "stack"
-)
-
-// freeRange chooses a range of IDs for key, the same one again where it can. subids are
-// the contents of /etc/subuid and /etc/subgid.
-func freeRange(key string, subids []string, taken []span) (uint32, error) {
-	pool, others := span{poolFirst, poolEnd}, slices.Clone(taken)
-	for i, file := range subids {
-		own, theirs := parseSubIDs(file)
-		others = append(others, theirs...)
-		if i == 0 {
-			pool = own
-		} else {
-			pool = span{max(pool.first, own.first), min(pool.end, own.end)}
-		}
-	}
-	if pool.end-pool.first < idsPerRange || pool.end < pool.first {
-		return 0, fmt.Errorf("user %q has no %d IDs that are the same in /etc/subuid and /etc/subgid; give it some, or remove its lines", poolUser, idsPerRange)
-	}
-	slots := uint32((pool.end - pool.first) / idsPerRange)
-	h := fnv.New32a()
-	h.Write([]byte(key))
-	for i := range slots {
-		a := pool.first + uint64((h.Sum32()%slots+i)%slots)*idsPerRange
-		if !slices.ContainsFunc(others, span{a, a + idsPerRange}.overlaps) {
-			return uint32(a), nil
-		}
-	}
-	return 0, fmt.Errorf("no range of %d user IDs is free for a user namespace between %d and %d; give user %q more in /etc/subuid and /etc/subgid, or remove projects", idsPerRange, pool.first, pool.end, poolUser)
-}
-
-// span is IDs from first up to, and without, end.
-type span struct{ first, end uint64 }
-
-func (s span) overlaps(o span) bool { return s.first < o.end && o.first < s.end }
-
-// parseSubIDs reads /etc/subuid or /etc/subgid, subuid(5): the largest span of our own, or
-// the pool, and those of others. What is no line of such a file counts for nothing.
-func parseSubIDs(file string) (own span, others []span) {
-	for line := range strings.Lines(file) {
-		fields := strings.Split(strings.TrimSpace(line), ":")
-		if len(fields) != 3 {
-			continue
-		}
-		first, err1 := strconv.ParseUint(fields[1], 10, 32)
-		size, err2 := strconv.ParseUint(fields[2], 10, 32)
-		s := span{first, first + size}
-		switch {
-		case err1 != nil || err2 != nil || first == 0 || s.end > math.MaxUint32:
-		case fields[0] != poolUser:
-			others = append(others, s)
-		case s.end-s.first > own.end-own.first:
-			own = s
-		}
-	}
-	if own == (span{}) {
-		own = span{poolFirst, poolEnd}
-	}
-	return own, others
 }
 
 // owners says how files belong to users for [volumes.Store.Resolve].

@@ -50,14 +50,10 @@ func (e *Engine) BuildNamespaces(ctx context.Context, id, project, build, mode s
 	id = BuildEndpoint + id
 	key := rangeKey(&Container{ID: BuildEndpoint + build, Project: project})
 	_, ids, _ := parseUserNS(mode)
-	n := &BuildNamespaces{leave: func(context.Context) error { return nil }}
-	if ids == nil {
-		if ids, err = e.idRange(ctx, key, id); err != nil {
-			return nil, err
-		}
-		n.leave = func(ctx context.Context) error { return e.leaveRange(ctx, key, id) }
+	if ids, err = e.takeRange(ctx, key, id, ids); err != nil {
+		return nil, err
 	}
-	n.IDs = ids
+	n := &BuildNamespaces{IDs: ids, leave: func(ctx context.Context) error { return e.leaveRange(ctx, key, id) }}
 	if n.User, n.Net, err = runtime.NewUserNamespace(ids, ids, true); err != nil {
 		return nil, errors.Join(err, n.leave(detached(ctx)))
 	}
@@ -84,16 +80,4 @@ func (n *BuildNamespaces) Close(ctx context.Context) error {
 		return fmt.Errorf("cannot give back the user IDs of a build: %w", err)
 	}
 	return nil
-}
-
-// DropBuildRanges gives back the ranges of IDs that a killed builder had; there is no
-// other one.
-func (e *Engine) DropBuildRanges(ctx context.Context) error {
-	held, err := e.lockRanges(ctx)
-	if err != nil {
-		return err
-	}
-	defer held.Unlock()
-	_, err = e.ranges(func(id string) bool { return !isBuild(id) && e.endpointLives(id) })
-	return err
 }

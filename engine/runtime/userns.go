@@ -226,6 +226,26 @@ func parseIDMap(text string) (IDs, error) {
 	return ids, nil
 }
 
+// IDsInUse are the mappings of all processes in sight.
+func IDsInUse() map[specs.LinuxIDMapping]bool {
+	all := map[specs.LinuxIDMapping]bool{}
+	entries, _ := os.ReadDir("/proc") // without it none is in sight
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		for _, file := range []string{"uid_map", "gid_map"} {
+			text, _ := readProc(pid, file) // of one that has ended there is none
+			ids, _ := parseIDMap(string(text))
+			for _, m := range ids {
+				all[m] = true
+			}
+		}
+	}
+	return all
+}
+
 // handOver gives stdio and terminal to the user of a process in a user namespace. The
 // child cannot: their owners are nobody there.
 func (l *launch) handOver(f *processFacts, uid uint32) {
