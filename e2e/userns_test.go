@@ -288,6 +288,50 @@ func TestUserNamespacesOfBindMounts(t *testing.T) {
 	})
 }
 
+// A limit of processes counts the container's, and none of a start's.
+func TestUserNamespacesWithFewProcesses(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for _, c := range []struct {
+		limit string
+		init  bool
+		want  string // of a command that starts another one
+	}{
+		{"1", false, "no\n"}, {"2", false, "yes\n"}, {"2", true, "no\n"}, {"3", true, "yes\n"},
+	} {
+		for _, mode := range []string{"host", "auto"} {
+			t.Run(fmt.Sprintf("%s, limit %s, init %v", mode, c.limit, c.init), func(t *testing.T) {
+				args := []string{"container", "run", "--rm", "--userns", mode, "--pids-limit", c.limit, fmt.Sprintf("--init=%v", c.init), "busybox"}
+				if out := b.ok(t, append(args, "cat", "/proc/self/cmdline")...); !strings.Contains(out, "/proc/self/cmdline") {
+					t.Errorf("%q", out)
+				}
+				r := b.stack(t, append(args, "sh", "-c", "/bin/cat /dev/null && echo yes; :")...)
+				if out := r.stdout; out != strings.ReplaceAll(c.want, "no\n", "") {
+					t.Error(r)
+				}
+			})
+		}
+	}
+}
+
+// A health check has room beside the container's one process, and a restart starts as the
+// first start did.
+func TestUserNamespacesWithFewProcessesAndChecks(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			two: {image: busybox, userns_mode: auto, pids_limit: 2, command: sleep infinity, stop_grace_period: 0s, healthcheck: {test: ["CMD", "true"], interval: 100ms}}
+			one: {image: busybox, userns_mode: auto, pids_limit: 1, command: sleep infinity, stop_grace_period: 0s}
+	`)
+	b.ok(t, "up", "--detach", "--wait")
+	b.ok(t, "restart")
+	b.killKeepers(t, "app", "supervisor")
+	b.eventuallyKept(t, "app")
+	b.ok(t, "up", "--detach", "--wait")
+	b.ok(t, "down")
+	b.noRanges(t)
+}
+
 // What else touches a container's files and processes knows whose they are.
 func TestUserNamespacesOutliveAllElse(t *testing.T) {
 	b := newBox(t, "busybox:latest")

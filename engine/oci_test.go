@@ -251,3 +251,30 @@ func TestWorkingDir(t *testing.T) {
 		}
 	}
 }
+
+func TestWiden(t *testing.T) {
+	limit := func(n int64) *specs.LinuxResources { return &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &n}} }
+	own := Facts{UserNS: "/proc/self/fd/3"}
+	for _, tt := range []struct {
+		limits         *specs.LinuxResources
+		facts          Facts
+		during, narrow int64 // 0 for none
+	}{
+		{&specs.LinuxResources{}, own, 0, 0},
+		{limit(1), Facts{}, 1, 0},
+		{limit(1), own, 2, 1},
+		{limit(2), own, 2, 0},
+		{limit(-1), own, -1, 0},
+	} {
+		value := func(r *specs.LinuxResources) int64 {
+			if r == nil || r.Pids == nil {
+				return 0
+			}
+			return *r.Pids.Limit
+		}
+		narrow := widen(tt.limits, tt.facts)
+		if value(tt.limits) != tt.during || value(narrow) != tt.narrow {
+			t.Errorf("%d, then %d, want %d, then %d", value(tt.limits), value(narrow), tt.during, tt.narrow)
+		}
+	}
+}

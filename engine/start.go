@@ -147,6 +147,7 @@ type prepared struct {
 	mountFDs map[int]*os.File
 	filter   *seccomp.Filter
 	group    *cgroup.Group
+	narrow   *specs.LinuxResources // for the group, before the command runs
 }
 
 // prepare mounts the root file system, resolves user and volumes, opens the
@@ -215,16 +216,30 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, use
 	if userNS != nil {
 		p.facts.UserNS, p.facts.IDs = fmt.Sprintf("/proc/self/fd/%d", userNS.user.Fd()), userNS.ids
 	}
-	p.group, err = e.createGroup(ctx, c, groups, p.facts, back)
+	limits, err := resources(c.Spec, p.facts)
+	if err != nil {
+		return p, err
+	}
+	p.narrow = widen(limits, p.facts)
+	p.group, err = e.createGroup(ctx, c, groups, limits, back)
 	return p, err
 }
 
-// createGroup makes the container's control group with its limits.
-func (e *Engine) createGroup(ctx context.Context, c *Container, groups *cgroup.Hierarchy, f Facts, back *undo) (*cgroup.Group, error) {
-	limits, err := resources(c.Spec, f)
-	if err != nil {
-		return nil, err
+// widen lets a container start that may have one process only: in a user namespace that
+// takes two, of which the first has ended when the second runs the command. What it
+// returns, if anything, is to be in force by then.
+func widen(limits *specs.LinuxResources, f Facts) (narrow *specs.LinuxResources) {
+	if f.UserNS == "" || limits.Pids == nil || *limits.Pids.Limit != 1 {
+		return nil
 	}
+	narrow = &specs.LinuxResources{Pids: limits.Pids}
+	two := int64(2)
+	limits.Pids = &specs.LinuxPids{Limit: &two}
+	return narrow
+}
+
+// createGroup makes the container's control group with its limits.
+func (e *Engine) createGroup(ctx context.Context, c *Container, groups *cgroup.Hierarchy, limits *specs.LinuxResources, back *undo) (*cgroup.Group, error) {
 	path := e.cgroupPath(c)
 	parentMade, err := e.noteParent(groups, path)
 	if err != nil {
@@ -404,10 +419,15 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		Program: e.programKeeper(c.ID),
 		// Written down before the command runs: a supervisor that is killed
 		// right after the start leaves nothing that the next does not find.
-		Created: func(p *runtime.Process) error {
-			c.State.Pid, c.State.StartTicks = p.PID, p.StartTicks
-			if err := p.Pin(e.pinPath(c.ID)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-				e.Warnf("cannot pin process %d: %v", p.PID, err)
+		Created: func(process *runtime.Process) error {
+			if p.narrow != nil {
+				if _, err := p.group.Update(p.narrow); err != nil {
+					return err
+				}
+			}
+			c.State.Pid, c.State.StartTicks = process.PID, process.StartTicks
+			if err := process.Pin(e.pinPath(c.ID)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				e.Warnf("cannot pin process %d: %v", process.PID, err)
 			}
 			return e.Records.SaveState(c)
 		},
