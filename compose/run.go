@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -160,7 +159,7 @@ func (c *Client) attached(ctx context.Context, r *engine.Container, o RunOptions
 		begun, over := sync.OnceFunc(func() { close(running) }), sync.OnceFunc(func() { close(stored) })
 		defer over()
 		var res supervise.WaitResult
-		req := supervise.RunRequest{ID: r.ID, Wait: true, Attached: !start}
+		req := supervise.RunRequest{ID: r.ID, Wait: true, Attached: !start, Feeds: o.Stdin != nil}
 		if ws := terminalSize(o.Stdout); ws != nil && r.Spec.Process.TTY {
 			req.Rows, req.Columns = ws.Row, ws.Col
 		}
@@ -275,23 +274,37 @@ func (c *Client) feed(ctx context.Context, r *engine.Container, o RunOptions, ke
 		_, err = io.Copy(console, &keyReader{r: o.Stdin, keys: keys})
 		return err
 	}
-	pipe, err := os.OpenFile(filepath.Join(c.Engine.Records.RunDir(r.ID), logs.StdinFIFO), os.O_WRONLY, 0)
+	held, err := c.descriptor(ctx, r, engine.StdinName)
 	if err != nil {
+		return err
+	}
+	pipe, err := logs.OpenInputWriter(held)
+	if err := errors.Join(err, held.Close()); err != nil {
 		return err
 	}
 	_, err = io.Copy(pipe, o.Stdin)
 	err = errors.Join(err, pipe.Close())
 	if r.Spec.Process.StdinOnce {
 		// End of input is the last writer's leaving: the guardian's copy goes too.
-		err = errors.Join(err, c.call(ctx, r.Project, "fd", supervise.FDRequest{ID: r.ID, Name: "stdin", Close: true}, nil, nil))
+		err = errors.Join(err, c.callFD(ctx, r.Project, supervise.FDRequest{ID: r.ID, Name: engine.StdinName, Close: true}, nil))
 	}
 	return err
+}
+
+// callFD is the "fd" request. The next supervisor has what one had that was killed.
+func (c *Client) callFD(ctx context.Context, project string, req supervise.FDRequest, res *supervise.FDResult) error {
+	for {
+		err := c.call(ctx, project, "fd", req, res, nil)
+		if !errors.Is(err, supervise.ErrLost) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // descriptor fetches a descriptor that the supervisor keeps, pidfd_getfd(2).
 func (c *Client) descriptor(ctx context.Context, r *engine.Container, name string) (*os.File, error) {
 	var at supervise.FDResult
-	if err := c.call(ctx, r.Project, "fd", supervise.FDRequest{ID: r.ID, Name: name}, &at, nil); err != nil {
+	if err := c.callFD(ctx, r.Project, supervise.FDRequest{ID: r.ID, Name: name}, &at); err != nil {
 		return nil, err
 	}
 	pidfd, err := unix.PidfdOpen(at.Pid, 0)

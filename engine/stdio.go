@@ -37,7 +37,7 @@ func (e *Engine) openStdio(c *Container, k FDs, back *undo) (_ *stdio, err error
 			err = fmt.Errorf("cannot open the standard streams: %w", err)
 		}
 	}()
-	if err := logs.NewFIFOs(dir, c.Spec.Process.Stdin && !c.Spec.Process.TTY); err != nil {
+	if err := logs.NewFIFOs(dir); err != nil {
 		return nil, err
 	}
 	if k == nil || k.Get(HeldName(c.ID, logs.StdoutFIFO)) == nil { // else it has the last run's output
@@ -57,18 +57,7 @@ func (e *Engine) openStdio(c *Container, k FDs, back *undo) (_ *stdio, err error
 		return s, nil
 	}
 	if c.Spec.Process.Stdin {
-		// The write end exists before the process reads, and stays as long as
-		// somebody may want to attach: Docker's stdin_open.
-		w, err := logs.OpenFIFO(filepath.Join(dir, logs.StdinFIFO))
-		if err != nil {
-			return nil, err
-		}
-		err = hold(k, HeldName(c.ID, "stdin"), w)
-		w.Close()
-		if err != nil {
-			return nil, err
-		}
-		if s.stdin, err = logs.OpenContainerStdin(filepath.Join(dir, logs.StdinFIFO)); err != nil {
+		if s.stdin, err = openInput(k, HeldName(c.ID, StdinName)); err != nil {
 			return nil, err
 		}
 	} else if s.stdin, err = os.Open(os.DevNull); err != nil {
@@ -81,6 +70,30 @@ func (e *Engine) openStdio(c *Container, k FDs, back *undo) (_ *stdio, err error
 		return nil, err
 	}
 	return s, nil
+}
+
+// StdinName is for [HeldName] what a container's standard input is written to.
+const StdinName = "stdin"
+
+// openInput opens the container's end of its standard input. The other one stays as long
+// as somebody may want to attach: Docker's stdin_open. What the last run has not read is
+// the next one's.
+func openInput(k FDs, name string) (*os.File, error) {
+	if k != nil {
+		if held := k.Get(name); held != nil {
+			return logs.OpenInput(held)
+		}
+	}
+	f, err := logs.NewInput()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	end, err := logs.OpenInput(f)
+	if err == nil {
+		err = hold(k, name, f)
+	}
+	return end, err
 }
 
 // hold is k.Hold for a k that may be nil.
@@ -99,7 +112,7 @@ func (e *Engine) dropStdio(id string, k FDs) {
 	if k == nil {
 		return
 	}
-	for _, what := range []string{logs.StdoutFIFO, logs.StderrFIFO, "stdin", "tty"} {
+	for _, what := range []string{logs.StdoutFIFO, logs.StderrFIFO, StdinName, "tty"} {
 		k.Drop(HeldName(id, what))
 	}
 }
@@ -119,8 +132,28 @@ func (e *Engine) resumePump(c *Container, t *Task, k FDs) error {
 	var console *os.File
 	if k != nil {
 		console = k.Get(HeldName(c.ID, "tty"))
+		e.resumeInput(c, k)
 	}
 	return e.pump(c, t, console, true)
+}
+
+// resumeInput holds an input again that is to stay open, if who held it was killed. The
+// container's process has its other end, if it has not closed it.
+func (e *Engine) resumeInput(c *Container, k FDs) {
+	name, p := HeldName(c.ID, StdinName), c.Spec.Process
+	if !p.Stdin || p.TTY || p.StdinOnce || k.Get(name) != nil {
+		return
+	}
+	at, err := openPipeOf(c.State.Pid, 0)
+	if err != nil {
+		return
+	}
+	defer at.Close()
+	if f, err := logs.ReopenInput(at); err == nil {
+		if err := errors.Join(k.Hold(name, f), f.Close()); err != nil {
+			e.Warnf("cannot keep the standard input of container %s open: %v", c.Spec.Name, err)
+		}
+	}
 }
 
 func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error {
@@ -162,15 +195,9 @@ func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error
 // not, nothing more is read: a process that is not logged is better than one that
 // nobody sees to.
 func (e *Engine) openHeldFIFO(c *Container, fd int) (*os.File, error) {
-	held := fmt.Sprintf("/proc/%d/fd/%d", c.State.Pid, fd)
-	at, err := os.OpenFile(held, unix.O_PATH, 0)
-	if err == nil {
+	if at, err := openPipeOf(c.State.Pid, fd); err == nil {
 		defer at.Close()
-		// It is the container's: what is there may be anything.
-		var info os.FileInfo
-		if info, err = at.Stat(); err == nil && info.Mode().Type() == fs.ModeNamedPipe {
-			return logs.OpenFIFO(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
-		}
+		return logs.OpenFIFO(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
 	}
 	e.Warnf("container %s: descriptor %d cannot be logged any more: its FIFO was deleted, and the process has it no more; restart the container", c.Spec.Name, fd)
 	if err := os.MkdirAll(e.Records.RunDir(c.ID), 0o711); err != nil {
@@ -182,4 +209,21 @@ func (e *Engine) openHeldFIFO(c *Container, fd int) (*os.File, error) {
 		return nil, err
 	}
 	return logs.OpenFIFO(path)
+}
+
+// openPipeOf opens a descriptor of a container's process, for nothing but to be opened
+// again, if it is a pipe: it is the container's, so what is there may be anything.
+func openPipeOf(pid, fd int) (*os.File, error) {
+	at, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := at.Stat()
+	if err == nil && info.Mode().Type() != fs.ModeNamedPipe {
+		err = errors.New("it is no pipe")
+	}
+	if err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
+	return at, nil
 }

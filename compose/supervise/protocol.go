@@ -143,6 +143,8 @@ type RunRequest struct {
 	Wait          bool   `json:"wait,omitempty"`
 	Attached      bool   `json:"attached,omitempty"`
 	Rows, Columns uint16 `json:",omitempty"`
+	// Feeds says that the client gives the container its input.
+	Feeds bool `json:"feeds,omitempty"`
 }
 
 // StatusRunning is the status of the event that "run" sends when the process

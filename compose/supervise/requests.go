@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -73,6 +74,10 @@ func (s *Supervisor) run(ctx context.Context, req RunRequest, r *reply) (any, er
 		return v.ends > ends || !v.live(), time.Time{}, nil
 	})
 	if err != nil {
+		if req.Feeds && a.view.Load().Spec.Process.StdinOnce && s.ctx.Err() == nil && !s.leaving.Load() && !s.handing.Load() {
+			// Who gave the input is gone and could not say that it ends.
+			err = errors.Join(err, s.keeper.Drop(engine.HeldName(a.id, engine.StdinName)))
+		}
 		return nil, err
 	}
 	r.event("Container", name, StatusEnded, "", false)

@@ -12,7 +12,6 @@ import (
 
 // Names of the FIFOs in a container's run directory.
 const (
-	StdinFIFO  = "stdin"
 	StdoutFIFO = "stdout"
 	StderrFIFO = "stderr"
 )
@@ -26,14 +25,10 @@ const pipeSize = 256 << 10
 // maxPipe is more than any pipe has, bytes.
 const maxPipe = 64 << 20
 
-// NewFIFOs makes the FIFOs of a container's output in dir, and that of its input,
-// if it has one. FIFOs that are there already stay as they are.
-func NewFIFOs(dir string, stdin bool) error {
-	names := []string{StdoutFIFO, StderrFIFO}
-	if stdin {
-		names = append(names, StdinFIFO)
-	}
-	for _, name := range names {
+// NewFIFOs makes the FIFOs of a container's output in dir. FIFOs that are there already
+// stay as they are.
+func NewFIFOs(dir string) error {
+	for _, name := range []string{StdoutFIFO, StderrFIFO} {
 		path := filepath.Join(dir, name)
 		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot make FIFO %s: %w", path, err)
@@ -62,20 +57,45 @@ func OpenContainerEnd(path string) (*os.File, error) {
 	return open(path, unix.O_RDWR)
 }
 
-// OpenContainerStdin opens the container's end of its stdin FIFO: it sees the
-// end of input once nobody has the FIFO open for writing any more. A writer must
-// be open before the container's process reads.
-func OpenContainerStdin(path string) (*os.File, error) {
-	// Nonblocking only for the open itself, which else waits for a writer.
-	f, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK)
+// NewInput makes a container's standard input: a pipe without a name. A process that opens
+// /dev/stdin, which leads to it, sees what is left in the pipe and then its end, while with
+// a FIFO it would wait for a writer when there is none any more, fifo(7).
+//
+// Like OpenFIFO's, it is open for reading, too, and keeps its content while it is open.
+func NewInput() (*os.File, error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	r := os.NewFile(uintptr(ends[0]), "input")
+	defer r.Close()
+	defer unix.Close(ends[1])
+	f, err := ReopenInput(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
+	unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, pipeSize)
 	return f, nil
+}
+
+// ReopenInput opens what NewInput made, by any end of it.
+func ReopenInput(f *os.File) (*os.File, error) { return reopen(f, unix.O_RDWR) }
+
+// OpenInput opens the container's end of its standard input: it sees the end of input once
+// nobody has the pipe open for writing any more.
+func OpenInput(f *os.File) (*os.File, error) { return reopen(f, unix.O_RDONLY) }
+
+// OpenInputWriter opens the end for who gives the input.
+func OpenInputWriter(f *os.File) (*os.File, error) { return reopen(f, unix.O_WRONLY) }
+
+func reopen(f *os.File, flags int) (_ *os.File, err error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var again *os.File
+	controlErr := conn.Control(func(fd uintptr) { again, err = open(fmt.Sprintf("/proc/self/fd/%d", fd), flags) })
+	return again, errors.Join(controlErr, err)
 }
 
 // open is open(2) without what os.OpenFile does beyond it: that makes FIFOs

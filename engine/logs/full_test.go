@@ -49,7 +49,7 @@ func (d smallDisk) ease(t *testing.T) {
 func pumpOn(t *testing.T, dir string, copies bool, budget Budget) (*pumped, chan error) {
 	t.Helper()
 	x := &pumped{dir: dir, run: t.TempDir()}
-	if err := NewFIFOs(x.run, false); err != nil {
+	if err := NewFIFOs(x.run); err != nil {
 		t.Fatal(err)
 	}
 	told := make(chan error, 1000)

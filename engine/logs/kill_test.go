@@ -18,7 +18,7 @@ import (
 func TestKilledPump(t *testing.T) {
 	const n = 600_000
 	run, dir := t.TempDir(), filepath.Join(t.TempDir(), "log")
-	if err := NewFIFOs(run, false); err != nil {
+	if err := NewFIFOs(run); err != nil {
 		t.Fatal(err)
 	}
 	if err := Create(t.Context(), dir); err != nil {
@@ -122,7 +122,7 @@ func (x *numbers) complete(t *testing.T) {
 func TestKilledTTYPump(t *testing.T) {
 	const n = 60_000
 	run, dir := t.TempDir(), filepath.Join(t.TempDir(), "log")
-	if err := NewFIFOs(run, false); err != nil {
+	if err := NewFIFOs(run); err != nil {
 		t.Fatal(err)
 	}
 	via, err := OpenFIFO(filepath.Join(run, StdoutFIFO))

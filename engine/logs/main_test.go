@@ -100,7 +100,7 @@ type pumped struct {
 func newPump(t testing.TB, dir string, budget Budget) *pumped {
 	t.Helper()
 	x := &pumped{dir: dir, run: t.TempDir()}
-	if err := NewFIFOs(x.run, false); err != nil {
+	if err := NewFIFOs(x.run); err != nil {
 		t.Fatal(err)
 	}
 	x.start(t, budget, false)
