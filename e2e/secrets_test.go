@@ -231,6 +231,45 @@ func TestSecretStore(t *testing.T) {
 		}
 		b.ok(t, "down")
 	})
+	t.Run("a replaced one is not there before the container is made anew, also after a boot", func(t *testing.T) {
+		b := b.in(t, "replaced")
+		b.write(t, "old", "firstfirst")
+		b.write(t, "new", "secondsecond")
+		b.ok(t, "secret", "create", "later", "old")
+		b.compose(t, `
+			name: replaced
+			services:
+				web: {image: busybox, command: ["sleep", "infinity"], stop_grace_period: 0s, secrets: [later]}
+				taker: {image: busybox, command: ["sleep", "infinity"], stop_grace_period: 0s, volumes_from: [web]}
+			secrets: {later: {external: true}}
+		`)
+		b.ok(t, "up", "--detach")
+		b.ok(t, "secret", "create", "--replace", "later", "new")
+		seen := func(want string) {
+			t.Helper()
+			for _, service := range []string{"web", "taker"} {
+				if out := b.ok(t, "exec", "-T", service, "cat", "/run/secrets/later"); out != want {
+					t.Errorf("%s has %q, want %q", service, out, want)
+				}
+			}
+		}
+		b.ok(t, "restart")
+		seen("firstfirst")
+		b.ok(t, "stop")
+		must(t, os.Remove(filepath.Join(b.runRoot(), "containers", b.look(t, "replaced-web-1").ID, "secrets.json"))) // memory is empty after a boot
+		b.ok(t, "start")
+		seen("firstfirst")
+		nowhere(t, b, "firstfirst", "secondsecond")
+		if r := b.stack(t, "plan"); r.code != 2 || !strings.Contains(r.stdout, "secrets./run/secrets/later") {
+			t.Error(r)
+		}
+		b.ok(t, "up", "--detach")
+		seen("secondsecond")
+		b.ok(t, "restart")
+		seen("secondsecond")
+		b.ok(t, "down")
+		b.ok(t, "secret", "rm", "later")
+	})
 	t.Run("a missing one is an error with its place and what to do, and nothing changes", func(t *testing.T) {
 		before := b.look(t, "app-web-1").ID
 		r := b.with("WHICH=none").fails(t, "up", "--detach")

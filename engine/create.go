@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"github.com/stack-run/stack/engine/sealed"
 	"github.com/stack-run/stack/engine/snapshot"
 	"github.com/stack-run/stack/healthcheck"
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
 )
@@ -91,7 +93,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	if err := e.Records.Insert(c); err != nil {
 		return nil, err
 	}
-	err = e.keepStored(ctx, c)
+	if err = e.keepStored(ctx, c); err == nil {
+		err = e.copyStored(c)
+	}
 	if err == nil {
 		err = layers.Prepare(ctx, c.ID, diffIDs(img))
 	}
@@ -113,6 +117,45 @@ func (e *Engine) keepStored(ctx context.Context, c *Container) error {
 		}
 	}
 	return nil
+}
+
+// copyStored keeps what a container has from the store of secrets and configs beside its
+// record, sealed. A container is what it was made as until it is made anew: a boot must not
+// give it what its name stands for in the store by then.
+func (e *Engine) copyStored(c *Container) error {
+	if c.Spec.AutoRemove {
+		return nil // no boot finds it
+	}
+	copies := map[string]json.RawMessage{}
+	for _, m := range c.Spec.Mounts {
+		kind, name, ok := m.Stored()
+		if !ok || m.Content == nil {
+			continue
+		}
+		var err error
+		if copies[m.Target], err = e.Sealed().Copy(sealed.Kind(kind), name, m.Content); err != nil {
+			return err
+		}
+	}
+	if len(copies) == 0 {
+		return nil
+	}
+	return durable.WriteJSON(e.Records.sealedPath(c.ID), copies, durable.Synced)
+}
+
+// stored is the content that a container has from the store of secrets and configs.
+func (e *Engine) stored(c *Container, m volumes.Mount, k sealed.Kind, name string) ([]byte, error) {
+	var copies map[string]json.RawMessage
+	err := durable.ReadJSON(e.Records.sealedPath(c.ID), &copies)
+	if kept, ok := copies[m.Target]; ok && err == nil {
+		return e.Sealed().OpenCopy(k, name, kept)
+	}
+	// An earlier version has kept no copy.
+	content, object, err := e.Sealed().Content(k, name)
+	if err == nil && object.Digest != m.ContentDigest {
+		e.Warnf("container %s: %s %q was replaced since the container was made, and only the new content is there; run \"stack up\" so that the container counts as made with it", c.Spec.Name, k, name)
+	}
+	return content, err
 }
 
 // StoredUsers returns a function that names the containers which have an object of

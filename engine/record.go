@@ -70,6 +70,7 @@ func (r *Records) namePath(name string) string  { return filepath.Join(r.data, "
 func (r *Records) configPath(id string) string  { return filepath.Join(r.DataDir(id), "config.json") }
 func (r *Records) finalPath(id string) string   { return filepath.Join(r.DataDir(id), "final.json") }
 func (r *Records) statePath(id string) string   { return filepath.Join(r.RunDir(id), "state.json") }
+func (r *Records) sealedPath(id string) string  { return filepath.Join(r.DataDir(id), "sealed.json") }
 func (r *Records) secretsPath(id string) string { return filepath.Join(r.RunDir(id), "secrets.json") }
 
 // NewID returns a fresh container ID, 64 hex digits.

@@ -342,7 +342,7 @@ func (e *Engine) fillSecrets(c *Container, mounts []volumes.Mount) error {
 			continue
 		}
 		if kind, name, ok := m.Stored(); ok {
-			content, _, err := e.Sealed().Content(sealed.Kind(kind), name)
+			content, err := e.stored(c, *m, sealed.Kind(kind), name)
 			if err != nil {
 				return fmt.Errorf("cannot provide %s: %w", m.Target, err)
 			}

@@ -358,3 +358,35 @@ func TestCreatesAtOnce(t *testing.T) {
 	}
 	want(t, s, Secret, "db", <-made)
 }
+
+func TestCopy(t *testing.T) {
+	s := Open(t.TempDir())
+	if _, err := s.Copy(Secret, "a", []byte("x")); err == nil {
+		t.Error("a copy is sealed without a key")
+	}
+	if _, err := s.Create(t.Context(), Secret, "a", []byte("old"), CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := s.Copy(Secret, "a", []byte("old"))
+	if err != nil || strings.Contains(string(kept), "old") {
+		t.Fatalf("%s, %v", kept, err)
+	}
+	if _, err := s.Create(t.Context(), Secret, "a", []byte("new"), CreateOptions{Replace: true}); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := s.OpenCopy(Secret, "a", kept); err != nil || string(content) != "old" {
+		t.Errorf("%q, %v", content, err)
+	}
+	for what, open := range map[string]func() ([]byte, error){
+		"another name": func() ([]byte, error) { return s.OpenCopy(Secret, "b", kept) },
+		"another kind": func() ([]byte, error) { return s.OpenCopy(Config, "a", kept) },
+		"a damaged one": func() ([]byte, error) {
+			return s.OpenCopy(Secret, "a", []byte(strings.Replace(string(kept), `"sealed":"`, `"sealed":"AAAA`, 1)))
+		},
+		"nothing": func() ([]byte, error) { return s.OpenCopy(Secret, "a", nil) },
+	} {
+		if content, err := open(); err == nil {
+			t.Errorf("%s gives %q", what, content)
+		}
+	}
+}

@@ -113,6 +113,19 @@ func (s *Store) Content(k Kind, name string) ([]byte, Object, error) {
 	if err != nil {
 		return nil, Object{}, err
 	}
+	key, err := s.keyOf(r)
+	if err != nil {
+		return nil, Object{}, err
+	}
+	content, err := key.open(r)
+	if err != nil {
+		return nil, Object{}, s.damaged(k, name, errAltered)
+	}
+	return content, r.Object, nil
+}
+
+// keyOf returns the key that sealed a record.
+func (s *Store) keyOf(r *record) (*key, error) {
 	key, err := s.key()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = &KeyError{s.keyPath(), errMissing}
@@ -121,13 +134,9 @@ func (s *Store) Content(k Kind, name string) ([]byte, Object, error) {
 		err = &KeyError{s.keyPath(), anotherKey(r)}
 	}
 	if err != nil {
-		return nil, Object{}, fmt.Errorf("cannot read %s %q: %w", k, name, err)
+		return nil, fmt.Errorf("cannot read %s %q: %w", r.Kind, r.Name, err)
 	}
-	content, err := key.open(r)
-	if err != nil {
-		return nil, Object{}, s.damaged(k, name, errAltered)
-	}
-	return content, r.Object, nil
+	return key, nil
 }
 
 func anotherKey(r *record) error {
