@@ -86,6 +86,8 @@ type Stored interface {
 	// ID or beginning of an ID.
 	StoredObject(ctx context.Context, k sealed.Kind, ref string) (sealed.Object, error)
 	StoredContent(ctx context.Context, k sealed.Kind, name string) ([]byte, sealed.Object, error)
+	// KeyDigest turns the digest of a secret into what records have of it.
+	KeyDigest(ctx context.Context, digest string) (string, error)
 	// CreateStored's error is a *sealed.ExistsError where the name is taken.
 	CreateStored(ctx context.Context, k sealed.Kind, name string, content []byte, o sealed.CreateOptions) (sealed.Object, error)
 	// RemoveStored returns the name of what it removed, or in a dry run would remove.
@@ -203,6 +205,11 @@ func (c *Client) StoredObject(_ context.Context, k sealed.Kind, ref string) (sea
 // StoredContent is the content of a secret or config.
 func (c *Client) StoredContent(_ context.Context, k sealed.Kind, name string) ([]byte, sealed.Object, error) {
 	return c.Engine.Sealed().Content(k, name)
+}
+
+// KeyDigest keys the digest of a secret.
+func (c *Client) KeyDigest(ctx context.Context, digest string) (string, error) {
+	return c.Engine.Sealed().KeyDigest(ctx, digest)
 }
 
 // CreateStored stores a secret or config.

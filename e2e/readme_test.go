@@ -77,7 +77,7 @@ func TestReadme(t *testing.T) {
 	}
 	b.awaitBuilder(t)
 	// Its cache stays, as images do, and the key for secrets to come.
-	b.nothingLeft(t, clean, "file data/build/", "file run/builder/", "file data/sealed/key")
+	b.nothingLeft(t, clean, "file data/build/", "file run/builder/", "file data/sealed/")
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -2,13 +2,20 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/engine/sealed"
 )
 
 // nowhere makes sure that a secret is in no file of the installation's, and in its
@@ -464,4 +471,94 @@ func TestKilledSecretCreate(t *testing.T) {
 	if got := strings.Join(left, " "); got != "key db" && got != "db key" {
 		t.Errorf("files: %s", got)
 	}
+}
+
+// Records tell contents of secrets apart and do not say what they are, also those that an
+// earlier version has written; and nothing is made anew for that.
+func TestDigestsOfSecrets(t *testing.T) {
+	b := newBox(t, "busybox:latest").with("PIN=4321")
+	b.write(t, "pin", "1234")
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: busybox, command: ["sleep", "infinity"], stop_grace_period: 0s, secrets: [pin, env]}
+			other: {image: busybox, command: ["sleep", "infinity"], stop_grace_period: 0s, secrets: [pin], container_name: other}
+		secrets: {pin: {file: ./pin}, env: {environment: PIN}}
+	`)
+	b.ok(t, "up", "--detach")
+	plain := func(content string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(content))) }
+	clean := func(t *testing.T) {
+		t.Helper()
+		for _, content := range []string{"1234", "4321"} {
+			if where := find(t, b.dataRoot(), plain(content)); where != "" {
+				t.Errorf("the digest of %s stands in %s", content, where)
+			}
+		}
+	}
+	clean(t)
+	before := b.ok(t, "ps", "-q")
+	t.Run("of an earlier version", func(t *testing.T) {
+		ids := strings.Fields(b.ok(t, "ps", "-q", "--no-trunc"))
+		b.killKeepers(t, "app", "warden", "guardian", "supervisor") // none reads what is written now
+		store := sealed.Open(b.dataRoot())
+		hashes := map[string]string{}
+		files := []string{filepath.Join(b.dataRoot(), "projects/app/definition.json")}
+		for _, id := range ids {
+			files = append([]string{filepath.Join(b.dataRoot(), "containers", id, "config.json")}, files...)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			must(t, err)
+			text := string(data)
+			for _, content := range []string{"1234", "4321"} {
+				keyed, err := store.KeyDigest(t.Context(), "sha256:"+plain(content))
+				must(t, err)
+				text = strings.ReplaceAll(text, keyed, "sha256:"+plain(content))
+			}
+			var c struct {
+				Hash string
+				Spec container.Spec
+			}
+			if filepath.Base(file) == "config.json" {
+				must(t, json.Unmarshal([]byte(text), &c))
+				hashes[c.Hash] = desired.Hash(&c.Spec)
+			}
+			for now, then := range hashes {
+				text = strings.ReplaceAll(text, now, then)
+			}
+			if text == string(data) {
+				t.Errorf("%s has no digests", file)
+			}
+			must(t, os.WriteFile(file, []byte(text), 0o600))
+		}
+		if r := b.stack(t, "plan"); r.code != 0 {
+			t.Error(r)
+		}
+		b.ok(t, "up", "--detach", "web") // and other is what it was
+		if r := b.stack(t, "plan"); r.code != 0 {
+			t.Error(r)
+		}
+		if now := b.ok(t, "ps", "-q"); now != before {
+			t.Errorf("%q, before %q", now, before)
+		}
+		clean(t)
+	})
+	t.Run("new content recreates", func(t *testing.T) {
+		b.write(t, "pin", "9999")
+		if r := b.stack(t, "plan"); r.code != 2 || !strings.Contains(r.stdout, "secrets./run/secrets/pin") {
+			t.Error(r)
+		}
+	})
+	t.Run("after a boot there is what there is, with a word", func(t *testing.T) {
+		b.ok(t, "stop")
+		must(t, os.Remove(filepath.Join(b.runRoot(), "containers", b.look(t, "other").ID, "secrets.json"))) // memory is empty after a boot
+		r := b.stack(t, "start", "other")
+		if r.code != 0 || !strings.Contains(r.stderr, "the content of secret /run/secrets/pin is another one") {
+			t.Error(r)
+		}
+		if out := b.ok(t, "exec", "-T", "other", "cat", "/run/secrets/pin"); out != "9999" {
+			t.Errorf("%q", out)
+		}
+	})
+	b.ok(t, "down")
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -363,8 +364,22 @@ func (e *Engine) fillSecrets(c *Container, mounts []volumes.Mount) error {
 		if err != nil {
 			return fmt.Errorf("cannot provide secret %s: %w; run \"stack up\" again, which knows it", m.Target, err)
 		}
+		if !e.isContent(*m) {
+			e.Warnf("container %s: the content of secret %s is another one than when the container was made; run \"stack up\" so that the container counts as made with it", c.Spec.Name, m.Target)
+		}
 	}
 	return nil
+}
+
+// isContent tells whether a mount's content is what its digest stands for, as far as that
+// can be told.
+func (e *Engine) isContent(m volumes.Mount) bool {
+	plain := digest.FromBytes(m.Content).String()
+	if m.ContentDigest == plain {
+		return true
+	}
+	keyed, err := e.Sealed().KeyDigest(context.Background(), plain)
+	return err != nil || m.ContentDigest == keyed
 }
 
 // peer finds the container that a reference of c's means: "service:NAME" is the

@@ -3,7 +3,9 @@ package desired
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/volumes/volume"
@@ -40,7 +42,41 @@ func (d *Project) mapSpecs(change func(*container.Spec)) *Project {
 	return &out
 }
 
+// Digest stands for a content. Of a secret it is to be keyed, for who knows it could
+// guess the content; see KeyDigests.
 func Digest(content []byte) string {
 	sum := sha256.Sum256(content)
-	return "sha256:" + hex.EncodeToString(sum[:])
+	return plainPrefix + hex.EncodeToString(sum[:])
+}
+
+const plainPrefix = "sha256:"
+
+// KeyDigests keys the digests of secrets in a spec that an earlier version has stored with
+// plain ones, and makes its hash anew. changed is false where there are none.
+//
+// Where the hash is not the spec's, which has been changed since, it becomes "": then the
+// fields alone are compared.
+func KeyDigests(s *container.Spec, hash string, key func(digest string) (string, error)) (_ *container.Spec, newHash string, changed bool, err error) {
+	own := *s
+	own.Mounts = slices.Clone(s.Mounts)
+	for i := range own.Mounts {
+		m := &own.Mounts[i]
+		if !m.Secret || !strings.HasPrefix(m.ContentDigest, plainPrefix) {
+			continue
+		}
+		if m.ContentDigest, err = key(m.ContentDigest); err != nil {
+			return s, hash, false, err
+		}
+		changed = true
+	}
+	if !changed {
+		return s, hash, false, nil
+	}
+	if Hash(s) == hash {
+		newHash = Hash(&own)
+	}
+	if own.Labels = maps.Clone(s.Labels); own.Labels[LabelConfigHash] != "" {
+		own.Labels[LabelConfigHash] = newHash
+	}
+	return &own, newHash, true, nil
 }

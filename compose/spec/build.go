@@ -23,6 +23,9 @@ type HostFacts struct {
 	// Stored returns the content of a "secret" or "config" of the store on this
 	// machine, and what stands for it in a hash. nil: there is no store.
 	Stored func(kind, name string) (content []byte, digest string, err error)
+	// KeyDigest turns the digest of a secret into one that tells nothing about it. nil:
+	// it stays as it is.
+	KeyDigest func(digest string) (string, error)
 	// Locate turns a path in the model ("services.web.ports[0]") into
 	// "compose.yaml:12", or "" where it is not known. It may be nil.
 	Locate func(path string) string

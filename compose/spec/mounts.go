@@ -256,6 +256,12 @@ func (b *builder) file(where, kind, objectPath string, obj types.FileObjectConfi
 	m.Content = content
 	m.ContentFrom = from
 	m.ContentDigest = desired.Digest(content)
+	if kind == "secret" && b.host.KeyDigest != nil {
+		if m.ContentDigest, err = b.host.KeyDigest(m.ContentDigest); err != nil {
+			b.fail(objectPath, "cannot compare secret %q with what containers have: %w", ref.Source, err)
+			return volumes.Mount{}, false
+		}
+	}
 	return m, true
 }
 

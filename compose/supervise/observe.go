@@ -22,6 +22,11 @@ func Observe(e *engine.Engine, project string) (plan.Observed, error) {
 	if err != nil {
 		return plan.Observed{}, err
 	}
+	for i := range all {
+		if all[i], _, err = keyDigests(e, all[i]); err != nil {
+			return plan.Observed{}, err
+		}
+	}
 	if project == Singles {
 		for i, c := range all {
 			if RealmOf(c.Project) == Singles {

@@ -15,13 +15,14 @@ import (
 // ProjectStore keeps each project's definition, so that the graph is known
 // without the Compose file: after a crash, at boot, for down.
 type ProjectStore struct {
-	root string
-	warn func(format string, args ...any)
+	engine *engine.Engine
+	root   string
+	warn   func(format string, args ...any)
 }
 
 // NewProjectStore opens the store in the engine's data root.
 func NewProjectStore(e *engine.Engine) *ProjectStore {
-	return &ProjectStore{root: filepath.Join(e.DataRoot(), "projects"), warn: e.Warnf}
+	return &ProjectStore{engine: e, root: filepath.Join(e.DataRoot(), "projects"), warn: e.Warnf}
 }
 
 func (p *ProjectStore) path(project string) string {
@@ -44,14 +45,21 @@ func (p *ProjectStore) Definition(project string) (*spec.Desired, error) {
 }
 
 func (p *ProjectStore) read(project string) (*spec.Desired, error) {
+	d, _, err := p.readKeyed(project)
+	return d, err
+}
+
+// readKeyed is read; keyed tells whether what is stored has plain digests of secrets.
+func (p *ProjectStore) readKeyed(project string) (_ *spec.Desired, keyed bool, err error) {
 	var d spec.Desired
 	if err := durable.ReadVersioned(p.path(project), &d, &d.Version, spec.Version); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := d.Check(); err != nil {
-		return nil, &durable.BrokenError{Path: p.path(project), Err: err}
+		return nil, false, &durable.BrokenError{Path: p.path(project), Err: err}
 	}
-	return &d, nil
+	keyed, err = keyDefinition(p.engine, &d)
+	return &d, keyed, err
 }
 
 // Broken returns what is wrong with the definitions that cannot be read.

@@ -568,6 +568,13 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	var ours []*actor
 	for _, c := range all {
 		if RealmOf(c.Project) == s.realm {
+			c, changed, err := keyDigests(s.engine, c)
+			if err == nil && changed {
+				err = s.engine.Records.SaveConfig(c)
+			}
+			if err != nil {
+				s.warn(err)
+			}
 			a := newActor(s, c)
 			ours = append(ours, a)
 			live[c.ID] = true
@@ -575,6 +582,9 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 			s.actors[c.ID] = a
 			s.mu.Unlock()
 		}
+	}
+	if err := s.keyStored(); err != nil {
+		s.warn(err)
 	}
 	s.dropStale(live)
 	// First know all names, then answer.

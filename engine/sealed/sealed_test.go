@@ -390,3 +390,41 @@ func TestCopy(t *testing.T) {
 		}
 	}
 }
+
+func TestKeyDigest(t *testing.T) {
+	dir := t.TempDir()
+	s := Open(dir)
+	digest := func(of string) string {
+		t.Helper()
+		d, err := s.KeyDigest(t.Context(), of)
+		if err != nil || strings.Contains(d, of) {
+			t.Fatalf("%q, %v", d, err)
+		}
+		return d
+	}
+	var all [8]string
+	var wg sync.WaitGroup
+	for i := range all { // of several at once one makes the key
+		wg.Go(func() { all[i], _ = Open(dir).KeyDigest(t.Context(), "sha256:a") })
+	}
+	wg.Wait()
+	for _, d := range all {
+		if d != digest("sha256:a") || d == digest("sha256:b") {
+			t.Errorf("%q and %q", d, digest("sha256:a"))
+		}
+	}
+	path := filepath.Join(dir, Dir, digestsName)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	before := digest("sha256:a")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if digest("sha256:a") == before || digest("sha256:a") != digest("sha256:a") {
+		t.Error("no other key has taken the place of a damaged one")
+	}
+	if _, err := s.Create(t.Context(), Secret, "a", []byte("x"), CreateOptions{}); err != nil {
+		t.Error(err)
+	}
+}

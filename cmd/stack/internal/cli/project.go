@@ -138,7 +138,7 @@ func (a *App) Separator() string {
 func (a *App) HostFacts(ctx context.Context, l *load.Loaded) (spec.HostFacts, error) {
 	host := spec.HostFacts{
 		Locate: l.Locate, StackVersion: strings.TrimPrefix(Version, "v"), Separator: a.Separator(),
-		Touched: l.Touched, Aside: l.Aside, Stored: a.Stored(ctx),
+		Touched: l.Touched, Aside: l.Aside, Stored: a.Stored(ctx), KeyDigest: a.keyDigest(ctx),
 	}
 	if len(l.Touched) == len(l.Project.Services) {
 		return host, nil
@@ -164,6 +164,17 @@ func (a *App) Stored(ctx context.Context) func(kind, name string) ([]byte, strin
 		}
 		content, object, err := v.StoredContent(ctx, sealed.Kind(kind), name)
 		return content, object.Digest, err
+	}
+}
+
+// keyDigest keys digests of secrets for this machine.
+func (a *App) keyDigest(ctx context.Context) func(digest string) (string, error) {
+	return func(digest string) (string, error) {
+		v, err := a.API(ctx)
+		if err != nil {
+			return "", err
+		}
+		return v.KeyDigest(ctx, digest)
 	}
 }
 
