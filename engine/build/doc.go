@@ -31,6 +31,7 @@
 //
 // This package is what clients import. Package daemon is the server, runner runs
 // the build's commands with the engine's runtime, blobs and export share what the
-// engine has with BuildKit and the other way round, and client asks the daemon.
+// engine has with BuildKit and the other way round, and client asks the daemon. By package
+// confine it says in which user namespace commands run.
 // Package request, which imports nothing heavy, is how stack speaks to the client.
 package build

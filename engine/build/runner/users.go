@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/snapshot"
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // asRoot runs fn so that what it makes belongs to the command's root.
@@ -230,9 +231,14 @@ func (r *Runner) unshare(upper string, s *share) error {
 // give hands a file over that was made for this command, a secret: it is the only one on
 // a tmpfs, which cannot map owners before Linux 6.3.
 func (b *bundle) give(path string) (given bool, err error) {
+	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
 	var fs unix.Statfs_t
 	var st unix.Stat_t
-	if err := errors.Join(unix.Statfs(path, &fs), unix.Stat(path, &st)); err != nil {
+	if err := errors.Join(unix.Fstatfs(int(f.Fd()), &fs), unix.Fstat(int(f.Fd()), &st)); err != nil {
 		return false, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if fs.Type != unix.TMPFS_MAGIC || st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -242,7 +248,7 @@ func (b *bundle) give(path string) (given bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return true, os.Chown(path, ids[0], ids[1])
+	return true, inode.Chown(int(f.Fd()), ids[0], ids[1])
 }
 
 // dirs reads the options of an overlay mount.
