@@ -190,7 +190,7 @@ func (s *Supervisor) precheck(ctx context.Context, p *plan.Plan, req *ApplyReque
 			made[op.Name] = true
 		case plan.CreateContainer:
 			var sp engine.Spec
-			if step := stepOf(req.Desired, op); op.Step > 0 && step != nil {
+			if step := stepOf(req.Desired, op); step != nil {
 				sp = step.Spec
 				sp.Network.Owner = "service " + op.Service
 			} else if op.OneOff && oneOff != nil {

@@ -192,7 +192,10 @@ const startBound = 30 * time.Second
 
 // stepOf is the step of pre_start that an operation is about, nil if it is about none.
 func stepOf(d *spec.Desired, op *plan.Op) *desired.Step {
-	if svc := d.Services[op.Service]; svc != nil && op.Step > 0 && op.Step <= len(svc.PreStart) {
+	if d == nil || op.Step == 0 {
+		return nil
+	}
+	if svc := d.Services[op.Service]; svc != nil && op.Step <= len(svc.PreStart) {
 		return &svc.PreStart[op.Step-1]
 	}
 	return nil
