@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit fuzz e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer vm bench clean
+.PHONY: build setup images example test lint unit fuzz e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer compose-suite vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -78,6 +78,11 @@ peers: setup
 ## peer: exchange images with Docker, podman, skopeo and buildah; compare builds and confinement
 peer: peers
 	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/dockerfiles ./e2e/security -peer
+
+## compose-suite: run docker compose's own tests on Docker and on stack. SUITE="-only stack" runs one side
+compose-suite: build
+	@.ci/setup peers
+	$(GO) run ./e2e/composesuite -stack $(STACK) -write e2e/composesuite/RESULTS.md $(SUITE)
 
 ## faults: kill each command that changes the image store at fifty random moments
 faults: setup

@@ -81,6 +81,9 @@ func waitReady(notify *net.UnixConn) error {
 	}
 }
 
+// Socket is the path at which the daemon listens.
+func (d *Docker) Socket() string { return d.socket }
+
 func (d *Docker) logPath() string { return filepath.Join(d.dir, "dockerd.log") }
 
 // cgroup is the name of the cgroup that Docker's containers are in, in each

@@ -24,8 +24,7 @@ type source struct {
 	flags                string // of the linker
 	tags                 string
 	cgo                  bool
-	// replace has modules that stand in for what a requirement names: another
-	// version, or the name of a stand-in of ours.
+	// replace has the versions that stand in for what a requirement names.
 	replace map[string]string
 	// requirements is the file with what a module requires that has no go.mod.
 	requirements string
@@ -45,10 +44,8 @@ var sources = map[string]source{
 	"docker": {module: "github.com/docker/cli", version: "v29.9.3+incompatible", pkg: "cmd/docker", requirements: "vendor.mod",
 		flags:   "-X github.com/docker/cli/cli/version.Version=29.9.3",
 		replace: map[string]string{"github.com/moby/swarmkit/v2": "github.com/moby/swarmkit/v2@v2.1.3-0.20260828175525-ad0357aedfca"}},
-	// A module that only "publish" uses cannot be fetched.
 	"docker-compose": {module: "github.com/docker/compose/v5", version: "v5.6.0", pkg: "cmd",
-		flags:   "-X github.com/docker/compose/v5/internal.Version=v5.6.0",
-		replace: map[string]string{"github.com/DefangLabs/secret-detector": standIn}},
+		flags: "-X github.com/docker/compose/v5/internal.Version=v5.6.0"},
 	"docker-buildx": {module: "github.com/docker/buildx", version: "v0.38.2", pkg: "cmd/buildx",
 		flags: "-X github.com/docker/buildx/version.Version=v0.38.2"},
 	// BuildKit is the version that stack-builder has.
@@ -178,8 +175,14 @@ func (s source) writeModule(dir string, command func(...string) *exec.Cmd) error
 		_, err := Run(command("mod", "edit", "-replace", old+"="+by))
 		return err
 	}
+	// Without a go.mod, Go takes a module's source for that of long ago, and any
+	// requirement for wanted.
 	if s.requirements != "" {
-		if err := s.copyModule(filepath.Join(dir, "module"), command); err != nil {
+		module := filepath.Join(dir, "module")
+		if err := s.copyModule(module, command); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(module, s.requirements), filepath.Join(module, "go.mod")); err != nil {
 			return err
 		}
 		if err := replace(s.module, "./module"); err != nil {
@@ -187,12 +190,6 @@ func (s source) writeModule(dir string, command func(...string) *exec.Cmd) error
 		}
 	}
 	for old, by := range s.replace {
-		if by == standIn {
-			by = "./" + standIn
-			if err := writeStandIn(filepath.Join(dir, standIn), old); err != nil {
-				return err
-			}
-		}
 		if err := replace(old, by); err != nil {
 			return err
 		}
@@ -200,8 +197,13 @@ func (s source) writeModule(dir string, command func(...string) *exec.Cmd) error
 	return nil
 }
 
-// copyModule makes a copy of a module that lacks a go.mod, with one: without, Go
-// takes its source for that of long ago, and any requirement for wanted.
+// CopyModule makes a copy of the module that a program is built from.
+func CopyModule(ctx context.Context, program, to string) error {
+	return sources[program].copyModule(to, func(args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, "go", args...)
+	})
+}
+
 func (s source) copyModule(to string, command func(...string) *exec.Cmd) error {
 	out, err := Run(command("mod", "download", "-json", s.module+"@"+s.version))
 	if err != nil {
@@ -211,8 +213,5 @@ func (s source) copyModule(to string, command func(...string) *exec.Cmd) error {
 	if err := json.Unmarshal(out, &downloaded); err != nil {
 		return err
 	}
-	if err := os.CopyFS(to, os.DirFS(downloaded.Dir)); err != nil {
-		return err
-	}
-	return os.Rename(filepath.Join(to, s.requirements), filepath.Join(to, "go.mod"))
+	return os.CopyFS(to, os.DirFS(downloaded.Dir))
 }
