@@ -3,6 +3,7 @@ package compose
 import (
 	"context"
 
+	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine/registry"
@@ -11,9 +12,11 @@ import (
 // Registries are where images come from and go to, with the user's settings and
 // credentials in Docker's configuration file.
 type Registries interface {
-	// PlanPulls says which images of a project Pull is to pull.
+	// PlanPulls says which images of a project Pull is to pull, and which not.
 	PlanPulls(ctx context.Context, d *spec.Desired, o plan.PullOptions) ([]plan.ImageOp, error)
-	Pull(ctx context.Context, ops []plan.ImageOp, o PullOptions, p Progress) error
+	// Pull returns the operations that no registry has the image for, and whose
+	// services can build it.
+	Pull(ctx context.Context, ops []plan.ImageOp, o PullOptions, p Progress) ([]plan.ImageOp, error)
 	// PullImage pulls one image; platform "" is this machine's. Its progress is that of
 	// the layers.
 	PullImage(ctx context.Context, ref, platform string, p Progress) (PulledImage, error)
@@ -69,9 +72,19 @@ func (c *Client) PlanPulls(ctx context.Context, d *spec.Desired, o plan.PullOpti
 }
 
 // Pull carries out the pulls among ops.
-func (c *Client) Pull(ctx context.Context, ops []plan.ImageOp, o PullOptions, p Progress) error {
-	_, err := c.pull(ctx, ops, o, p)
-	return err
+func (c *Client) Pull(ctx context.Context, ops []plan.ImageOp, o PullOptions, p Progress) ([]plan.ImageOp, error) {
+	var pulls []plan.ImageOp
+	for _, op := range ops {
+		switch {
+		case op.Kind == plan.PullImage:
+			pulls = append(pulls, op)
+		case op.Image == "":
+			p.tell(apply.Event{Name: op.Services[0], Status: "Skipped", Text: op.Cause, Done: true})
+		default:
+			p.tell(apply.Event{Kind: "Image", Name: op.Image, Status: "Skipped", Text: op.Cause, Done: true})
+		}
+	}
+	return c.pull(ctx, pulls, o, p)
 }
 
 // PullImage pulls an image.

@@ -15,6 +15,7 @@ import (
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/build/request"
 )
 
 const oneService = "services:\n  web:\n    image: shop/web\n"
@@ -363,5 +364,45 @@ func TestCodesOfDocker(t *testing.T) {
 		if _, errOut, code := s.do(t, strings.Fields(tt.line)...); code != tt.want {
 			t.Errorf("%s: exit code %d, want %d: %s", tt.line, code, tt.want, errOut)
 		}
+	}
+}
+
+// Scripts search docker compose's output for what was built: the log is on the
+// standard output, and a line for each image on the standard error.
+func TestBuildSaysWhatIsBuilt(t *testing.T) {
+	dir := lay(t, map[string]string{"compose.yaml": "name: made\nservices:\n  a: {build: {dockerfile_inline: FROM scratch}}\n  b: {build: {dockerfile_inline: FROM scratch}, image: there}\n"})
+	s := newSession(t, dir)
+	fail := ""
+	var asked request.Build
+	s.fake.builder = func(_ context.Context, verb string, ask, result any, _ compose.Streams) error {
+		asked = *ask.(*request.Build)
+		r := result.(*request.Result)
+		for _, t := range asked.Targets {
+			built := request.Built{Name: t.Name, Digest: "sha256:" + t.Name}
+			if t.Name == fail {
+				built = request.Built{Name: t.Name, Error: "broken"}
+			}
+			r.Targets = append(r.Targets, built)
+		}
+		if fail != "" {
+			return cli.ExitError{Code: 1}
+		}
+		return nil
+	}
+	_, said, _ := s.do(t, "build")
+	for _, line := range []string{" Image made-a Building \n", " Image made-a Built \n", " Image there Built \n"} {
+		if !strings.Contains(said, line) {
+			t.Errorf("no line %q in %q", line, said)
+		}
+	}
+	if !asked.ProgressOut {
+		t.Error("the builder is not asked to log on the standard output")
+	}
+	fail = "b"
+	if _, said, _ = s.do(t, "build"); !strings.Contains(said, "made-a Built") || strings.Contains(said, "there Built") {
+		t.Errorf("where b fails: %q", said)
+	}
+	if _, said, _ = s.do(t, "build", "--quiet"); said != "" {
+		t.Errorf("--quiet says %q", said)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stack-run/stack/compose/desired"
@@ -16,12 +17,14 @@ type ImageOpKind string
 const (
 	PullImage  ImageOpKind = "PullImage"
 	BuildImage ImageOpKind = "BuildImage"
+	// SkipImage says why an image that was asked for is not pulled.
+	SkipImage ImageOpKind = "SkipImage"
 )
 
 // ImageOp is an image that must come before containers can be planned.
 type ImageOp struct {
 	Kind     ImageOpKind `json:"kind"`
-	Image    string      `json:"image"`              // as the file names it
+	Image    string      `json:"image"`              // as the file names it; "" of a SkipImage without
 	Platform string      `json:"platform,omitempty"` // "" for this machine's
 	// Services need the image. Those of a BuildImage have a build section.
 	Services []string `json:"services"`
@@ -113,8 +116,8 @@ type PullOptions struct {
 	IgnoreBuildable bool
 }
 
-// Pulls decides which images are pulled where nothing but that is asked for.
-// Each comes once.
+// Pulls decides which images are pulled where nothing but that is asked for, and
+// says of the others why they are not. Each comes once.
 func Pulls(d *desired.Project, o PullOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
 	if err := checkServices(d, o.Services); err != nil {
 		return nil, err
@@ -123,20 +126,34 @@ func Pulls(d *desired.Project, o PullOptions, local func(image, platform string)
 	var ops []ImageOp
 	for _, name := range slices.Sorted(slices.Values(scope)) {
 		s := d.Services[name]
-		if s == nil || len(s.Replicas) == 0 || s.OnlyBuilt || s.HasBuild && o.IgnoreBuildable {
+		if s == nil || !s.OnlyBuilt && len(s.Replicas) == 0 {
 			continue
 		}
-		policy := cmp.Or(o.Policy, s.PullPolicy)
-		if policy == "never" || policy == "build" {
+		skip := func(image, cause string) {
+			ops = append(ops, ImageOp{Kind: SkipImage, Image: image, Services: []string{name}, Cause: cause})
+		}
+		if s.OnlyBuilt {
+			skip("", "No image to be pulled")
 			continue
 		}
 		sp := s.Replicas[0].Spec
-		if policy == "missing" {
+		policy := cmp.Or(o.Policy, s.PullPolicy)
+		switch {
+		case policy == "never", policy == "build":
+			skip(sp.Image, "")
+			continue
+		case s.HasBuild && o.IgnoreBuildable:
+			skip(sp.Image, "Image can be built")
+			continue
+		}
+		// The tag "latest" is expected to move.
+		if policy == "missing" && !isLatest(sp.Image) {
 			here, err := local(sp.Image, sp.Platform)
 			if err != nil {
 				return nil, err
 			}
 			if here.Present {
+				skip(sp.Image, "Image is already present locally")
 				continue
 			}
 		}
@@ -196,10 +213,17 @@ func imageOp(s *desired.Service, here LocalImage, o ImageOptions) ImageOp {
 	return pull("not here")
 }
 
+// isLatest tells whether an image's name has the tag "latest", or none.
+func isLatest(image string) bool {
+	name, _, pinned := strings.Cut(image, "@")
+	_, tag, tagged := strings.Cut(name[strings.LastIndex(name, "/")+1:], ":")
+	return !pinned && (!tagged || tag == "latest")
+}
+
 // addImageOp adds op, or its services to the operation on the same image.
 func addImageOp(ops []ImageOp, op ImageOp) []ImageOp {
 	for i, other := range ops {
-		if other.Image == op.Image && other.Platform == op.Platform {
+		if other.Kind == op.Kind && other.Image == op.Image && other.Platform == op.Platform {
 			ops[i].Services = append(ops[i].Services, op.Services...)
 			// What one of them builds, the others have, too.
 			ops[i].OrBuild = other.OrBuild || op.OrBuild

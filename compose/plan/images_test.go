@@ -89,23 +89,30 @@ func TestPulls(t *testing.T) {
 		return &desired.Service{PullPolicy: policy, HasBuild: built, Replicas: []desired.Replica{{Index: 1, Spec: container.Spec{Image: image}}}}
 	}
 	d := &desired.Project{Services: map[string]*desired.Service{
-		"a": service("here", "", false), "b": service("x", "", true), "c": service("x", "", false),
-		"d": service("y", "never", false), "e": service("z", "build", true), "f": {OnlyBuilt: true},
+		"a": service("here:1", "", false), "b": service("x", "", true), "c": service("x", "", false),
+		"d": service("y", "never", false), "e": service("z", "build", true), "f": {OnlyBuilt: true}, "g": service("reg:1/here", "", false),
 	}}
 	d.Services["a"].DependsOn = map[string]desired.Dependency{"c": {Required: true}}
-	local := func(image, _ string) (LocalImage, error) { return LocalImage{Present: image == "here"}, nil }
+	local := func(image, _ string) (LocalImage, error) {
+		return LocalImage{Present: image == "here:1" || image == "reg:1/here"}, nil
+	}
+	all := []string{"a", "b", "c", "d", "e", "f"}
 	for _, c := range []struct {
 		name string
 		o    PullOptions
 		want string
 	}{
-		{"all, each image once", PullOptions{}, "PullImage here for a, asked for\nPullImage x for b, c, asked for, else build\n"},
-		{"missing", PullOptions{Policy: "missing"}, "PullImage x for b, c, asked for, else build\nPullImage y for d, asked for\nPullImage z for e, asked for, else build\n"},
-		{"not what can be built", PullOptions{IgnoreBuildable: true}, "PullImage here for a, asked for\nPullImage x for c, asked for\n"},
-		{"one", PullOptions{Services: []string{"a"}, NoDeps: true}, "PullImage here for a, asked for\n"},
-		{"one, and what it needs", PullOptions{Services: []string{"a"}}, "PullImage here for a, asked for\nPullImage x for c, asked for\n"},
+		{"all, each image once", PullOptions{}, "PullImage here:1 for a, asked for\nPullImage x for b, c, asked for, else build\nSkipImage y for d, \nSkipImage z for e, \nSkipImage  for f, No image to be pulled\n"},
+		{"missing", PullOptions{Policy: "missing"}, "SkipImage here:1 for a, Image is already present locally\nPullImage x for b, c, asked for, else build\nPullImage y for d, asked for\nPullImage z for e, asked for, else build\nSkipImage  for f, No image to be pulled\n"},
+		{"not what can be built", PullOptions{IgnoreBuildable: true}, "PullImage here:1 for a, asked for\nSkipImage x for b, Image can be built\nPullImage x for c, asked for\nSkipImage y for d, \nSkipImage z for e, \nSkipImage  for f, No image to be pulled\n"},
+		{"missing, but the latest may have moved", PullOptions{Services: []string{"g"}, NoDeps: true, Policy: "missing"}, "PullImage reg:1/here for g, asked for\n"},
+		{"one", PullOptions{Services: []string{"a"}, NoDeps: true}, "PullImage here:1 for a, asked for\n"},
+		{"one, and what it needs", PullOptions{Services: []string{"a"}}, "PullImage here:1 for a, asked for\nPullImage x for c, asked for\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.o.Services == nil {
+				c.o.Services = all
+			}
 			ops, err := Pulls(d, c.o, local)
 			if err != nil {
 				t.Fatal(err)
@@ -115,7 +122,7 @@ func TestPulls(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Pulls(d, PullOptions{Services: []string{"g"}}, local); err == nil {
+	if _, err := Pulls(d, PullOptions{Services: []string{"h"}}, local); err == nil {
 		t.Error("a service that is not there was passed over")
 	}
 }

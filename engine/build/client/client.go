@@ -48,7 +48,11 @@ func (c *Client) Build(ctx context.Context, b *request.Build) (*request.Result, 
 	if err != nil {
 		return nil, err
 	}
-	screen, err := newScreen(c.Err, b.Progress)
+	shown := c.Err
+	if b.ProgressOut {
+		shown = c.Out
+	}
+	screen, err := newScreen(shown, b.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +81,7 @@ func (c *Client) Build(ctx context.Context, b *request.Build) (*request.Result, 
 	case b.Call != "":
 		err = printCalls(c.Out, b, r.calls)
 	case !screen.silent():
-		printWarnings(c.Err, warnings)
+		printWarnings(shown, warnings)
 	}
 	return &request.Result{Targets: r.built}, err
 }

@@ -22,6 +22,9 @@ type Build struct {
 	Targets  []Target `json:"targets"`
 	// Progress is auto, tty, plain, quiet, rawjson or none.
 	Progress string `json:"progress,omitempty"`
+	// ProgressOut has the progress on the standard output: there docker compose
+	// has it, while docker build has it on the standard error.
+	ProgressOut bool `json:"progressOut,omitempty"`
 	// Parallel limits how many targets are built at a time; 0 is no limit.
 	Parallel int `json:"parallel,omitempty"`
 	// Call asks for something else than an image: "check", "outline" or

@@ -9,7 +9,9 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/image"
+	"github.com/stack-run/stack/cmd/stack/internal/progress"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine/build/request"
 )
@@ -100,11 +102,8 @@ func runBuild(ctx context.Context, a *cli.App, o *BuildOptions) error {
 		}
 		return nil
 	}
-	v, err := a.API(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := v.Build(ctx, b, a.Streams()); err != nil || !o.Push || o.Check {
+	b.ProgressOut = true
+	if err := makeImages(ctx, a, b, o.Quiet); err != nil || !o.Push || o.Check {
 		return err
 	}
 	return image.PushImages(ctx, a, namesToPush(a, p.Desired, b.Targets), compose.PushOptions{Parallel: a.Parallel()}, o.Quiet)
@@ -126,8 +125,9 @@ func projectBuild(ctx context.Context, a *cli.App, p *cli.Project, o spec.Target
 	return image.NewBuild(a, targets, mode, quiet)
 }
 
-// buildHook builds services before a project is brought up.
-func buildHook(a *cli.App, p *cli.Project, quiet bool) func(context.Context, []string) error {
+// buildHook builds services before a project is brought up. It tells of it where
+// "build" does, unless the standard output is a command's.
+func buildHook(a *cli.App, p *cli.Project, quiet, out bool) func(context.Context, []string) error {
 	return func(ctx context.Context, services []string) error {
 		if len(services) == 0 {
 			return nil
@@ -136,11 +136,37 @@ func buildHook(a *cli.App, p *cli.Project, quiet bool) func(context.Context, []s
 		if err != nil {
 			return err
 		}
-		v, err := a.API(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = v.Build(ctx, b, a.Streams())
+		b.ProgressOut = out
+		return makeImages(ctx, a, b, quiet)
+	}
+}
+
+// makeImages builds, and says of each image that it is being built and was. A live
+// display comes behind the builder's own: both would draw on the same screen.
+func makeImages(ctx context.Context, a *cli.App, b *request.Build, quiet bool) error {
+	v, err := a.API(ctx)
+	if err != nil {
 		return err
 	}
+	mode, err := a.ProgressMode()
+	if err != nil {
+		return err
+	}
+	show := a.TransferDisplay("Building", quiet)
+	defer show.Done()
+	if mode != progress.TTY && b.Call == "" {
+		for _, t := range b.Targets {
+			show.Event(apply.Event{Kind: "Image", Name: t.Names[0], Status: "Building"})
+		}
+	}
+	r, err := v.Build(ctx, b, a.Streams())
+	if b.Call != "" {
+		return err
+	}
+	for _, t := range b.Targets {
+		if built, _ := r.Of(t.Name); err == nil || built.Digest != "" {
+			show.Event(apply.Event{Kind: "Image", Name: t.Names[0], Status: "Built", Done: true})
+		}
+	}
+	return err
 }

@@ -15,9 +15,9 @@ func ensureImages(ctx context.Context, a *cli.App, v compose.API, d *spec.Desire
 	if o.NoBuild {
 		build = nil
 	}
-	show := a.ImageDisplay(o.QuietPull)
+	show := a.ImageDisplay(false)
 	defer show.Done()
 	return v.EnsureImages(ctx, d, compose.ImageOptions{
 		Services: services, NoDeps: noDeps, Build: build, Parallel: a.Parallel(),
-	}, show.Event)
+	}, pullEvents(show, o.QuietPull))
 }

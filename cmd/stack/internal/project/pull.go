@@ -3,11 +3,14 @@ package project
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
+	"github.com/stack-run/stack/cmd/stack/internal/progress"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
 )
 
@@ -68,18 +71,37 @@ func runPull(ctx context.Context, a *cli.App, o *pullOptions) error {
 	if err != nil {
 		return err
 	}
-	show := a.ImageDisplay(o.Quiet)
+	show := a.ImageDisplay(false)
 	defer show.Done()
 	if a.Global.DryRun {
 		for _, op := range ops {
-			fmt.Fprintf(a.Err, " DRY-RUN MODE -  Image %s  would be pulled\n", op.Image)
+			if op.Kind == plan.PullImage {
+				fmt.Fprintf(a.Err, " DRY-RUN MODE -  Image %s  would be pulled\n", op.Image)
+			}
 		}
 		return nil
 	}
-	err = v.Pull(ctx, ops, compose.PullOptions{KeepGoing: o.IgnorePullFailures, Parallel: a.Parallel()}, show.Event)
+	toBuild, err := v.Pull(ctx, ops, compose.PullOptions{KeepGoing: o.IgnorePullFailures, Parallel: a.Parallel()}, pullEvents(show, o.Quiet))
+	var services []string
+	for _, op := range toBuild {
+		services = append(services, op.Services...)
+	}
+	if len(services) > 0 {
+		a.Warn("Some service image(s) must be built from source by running:\n    stack build %s", strings.Join(services, " "))
+	}
 	if err != nil && o.IgnorePullFailures {
 		a.Warn("%v", err)
 		return nil
 	}
 	return err
+}
+
+// pullEvents shows what becomes of images and, unless it is to be quiet, of their
+// layers.
+func pullEvents(show progress.Display, quiet bool) compose.Progress {
+	return func(e apply.Event) {
+		if !quiet || e.Kind != "" {
+			show.Event(e)
+		}
+	}
 }

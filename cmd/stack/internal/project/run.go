@@ -164,7 +164,7 @@ func runRun(ctx context.Context, a *cli.App, o *runOptions) error {
 		return err
 	}
 	if err := interruptible(ctx, a, func(ctx context.Context) error {
-		return ensureImages(ctx, a, v, d, &o.createOptions, []string{o.Service}, o.NoDeps, buildHook(a, p, o.QuietBuild || o.Quiet))
+		return ensureImages(ctx, a, v, d, &o.createOptions, []string{o.Service}, o.NoDeps, buildHook(a, p, o.QuietBuild || o.Quiet, false))
 	}); err != nil {
 		return err
 	}

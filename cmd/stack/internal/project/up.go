@@ -210,7 +210,7 @@ func (o *createOptions) loadDesired(ctx context.Context, a *cli.App, services []
 		return nil, errors.New("no service selected")
 	}
 	o.apply(p.Desired)
-	o.build = buildHook(a, p, o.QuietBuild)
+	o.build = buildHook(a, p, o.QuietBuild, true)
 	o.rebuild = func(say func(string)) func(context.Context, []string) error {
 		return rebuildHook(a, p, o.QuietBuild, say)
 	}
