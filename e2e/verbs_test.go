@@ -127,3 +127,33 @@ func TestVerbs(t *testing.T) {
 	b.ok(t, "down", "--volumes", "--timeout", "0")
 	b.nothingLeft(t, b.before)
 }
+
+// What inspect says is in Docker's words: a shared namespace by the container's ID, a
+// config as the bind mount that Docker makes, a volume with its mode.
+func TestInspectNamesDonorsAndConfigs(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: seen
+		services:
+			donor: {image: busybox, command: [sleep, infinity], ipc: shareable}
+			app:
+				image: busybox
+				command: [sleep, infinity]
+				network_mode: service:donor
+				ipc: service:donor
+				configs: [{source: c, target: /c}]
+				volumes: [/data]
+		configs: {c: {content: x}}
+	`)
+	b.ok(t, "up", "--detach")
+	want := "container:" + b.look(t, "seen-donor-1").ID
+	for _, field := range []string{"NetworkMode", "IpcMode"} {
+		if got := strings.TrimSpace(b.ok(t, "inspect", "--format", "{{.HostConfig."+field+"}}", "seen-app-1")); got != want {
+			t.Errorf("%s is %q, not %q", field, got, want)
+		}
+	}
+	got := b.ok(t, "inspect", "--format", "{{range .Mounts}}{{.Type}} {{.Destination}} {{.Mode}} {{.RW}} {{.Propagation}};{{end}}", "seen-app-1")
+	if want := "bind /c  false rprivate;volume /data z true ;\n"; got != want {
+		t.Errorf("the mounts are %q, not %q", got, want)
+	}
+}

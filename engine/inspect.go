@@ -28,6 +28,10 @@ func (e *Engine) Inspect(c *Container) container.InspectResponse {
 		argv = []string{""}
 	}
 	const driver = "overlayfs"
+	host := inspectHostConfig(c)
+	host.NetworkMode = container.NetworkMode(e.donorMode(c, string(host.NetworkMode)))
+	host.IpcMode = container.IpcMode(e.donorMode(c, string(host.IpcMode)))
+	host.PidMode = container.PidMode(e.donorMode(c, string(host.PidMode)))
 	return container.InspectResponse{
 		ID:              c.ID,
 		Created:         stamp(c.Created),
@@ -43,12 +47,25 @@ func (e *Engine) Inspect(c *Container) container.InspectResponse {
 		RestartCount:    c.State.RestartCount,
 		Driver:          driver,
 		Platform:        "linux",
-		HostConfig:      inspectHostConfig(c),
+		HostConfig:      host,
 		Storage:         &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: driver}}},
 		Mounts:          e.inspectMounts(c),
 		Config:          e.inspectConfig(c, img, e.Health(c)),
 		NetworkSettings: e.inspectNetwork(c),
 	}
+}
+
+// donorMode names the container whose namespace a mode shares by its ID, as Docker
+// does. One that is gone stays as it was asked for.
+func (e *Engine) donorMode(c *Container, mode string) string {
+	if !isShared(mode) {
+		return mode
+	}
+	donor, err := e.peer(c, mode)
+	if err != nil {
+		return mode
+	}
+	return "container:" + donor.ID
 }
 
 func stamp(t time.Time) string {
@@ -290,8 +307,8 @@ func (e *Engine) inspectMounts(c *Container) []container.MountPoint {
 			if m.Propagation == "" {
 				o.Propagation = mount.PropagationRPrivate
 			}
-		case volumes.TypeFile:
-			continue
+		case volumes.TypeFile: // a config or secret, which Docker binds
+			o.Type, o.Propagation = mount.TypeBind, mount.PropagationRPrivate
 		}
 		out = append(out, o)
 	}
@@ -308,7 +325,7 @@ func (e *Engine) inspectMounts(c *Container) []container.MountPoint {
 }
 
 func (e *Engine) describeVolume(o *container.MountPoint, name string) {
-	o.Name, o.Driver, o.Source = name, "local", ""
+	o.Name, o.Driver, o.Source, o.Mode = name, "local", "", "z" // Docker's mode of all volumes
 	if vols, err := e.Volumes(); err == nil {
 		if v, err := vols.Get(name); err == nil {
 			o.Source = v.Mountpoint

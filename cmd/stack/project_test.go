@@ -406,3 +406,23 @@ func TestBuildSaysWhatIsBuilt(t *testing.T) {
 		t.Errorf("--quiet says %q", said)
 	}
 }
+
+// What config cannot do it says, in docker compose's words.
+func TestConfigOfModelsAndAllServices(t *testing.T) {
+	dir := lay(t, map[string]string{"compose.yaml": "name: m\nservices:\n  a: {image: \"a:${TAG:-1}\", models: [llm]}\n  b: {image: b}\nmodels: {llm: {model: ai/example}}\n"})
+	s := newSession(t, dir)
+	if out, _, _ := s.do(t, "config", "--models"); out != "ai/example\n" {
+		t.Errorf("the models are %q", out)
+	}
+	for flag, want := range map[string]string{
+		"--no-interpolate": "the full model will be rendered", "--variables": "variables from the full model will be rendered",
+	} {
+		_, said, code := s.do(t, "config", flag, "a")
+		if want := "service filtering is not applied when " + flag + " is set, " + want; code != 0 || !strings.Contains(said, want) {
+			t.Errorf("config %s a exits with %d and says %q", flag, code, said)
+		}
+		if _, said, _ = s.do(t, "config", flag); strings.Contains(said, "filtering") {
+			t.Errorf("config %s says %q", flag, said)
+		}
+	}
+}

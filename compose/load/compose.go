@@ -271,11 +271,11 @@ func (c *composer) checkEnvFile(path, file string, required bool) {
 	short := shortName(c.source.cwd, file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && required:
-		hint := ""
+		what, hint := "label file", ""
 		if strings.Contains(path, ".env_file") {
-			hint = ", or write {path: …, required: false}"
+			what, hint = "env file", ", or write {path: …, required: false}"
 		}
-		c.fail(path, fmt.Sprintf("there is no file %s; create it%s", short, hint))
+		c.fail(path, fmt.Sprintf("%s %s not found; create it%s", what, short, hint))
 	case err == nil && info.IsDir():
 		c.fail(path, short+" is a directory; name a file")
 	case err != nil && !errors.Is(err, fs.ErrNotExist):

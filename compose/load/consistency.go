@@ -307,7 +307,7 @@ func (c *consistency) containerNames() {
 			continue
 		}
 		if other, ok := owner[s.ContainerName]; ok {
-			c.fail("services."+name+".container_name", "container name %q is also that of service %q; give each its own", s.ContainerName, other)
+			c.fail("services."+name+".container_name", "container name %q is already in use by service %q; give each its own", s.ContainerName, other)
 		}
 		owner[s.ContainerName] = name
 	}

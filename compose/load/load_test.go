@@ -170,7 +170,7 @@ networks: {back: , unused: }
 		t.Error("a network that nobody uses is kept")
 	}
 	o.Services = []string{"debug"}
-	if _, _, err = loaded(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), "compose.yaml:4: services.debug.env_file[0]: there is no file missing.env") {
+	if _, _, err = loaded(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), "compose.yaml:4: services.debug.env_file[0]: env file missing.env not found") {
 		t.Errorf("naming a service enables its profile: got %v", err)
 	}
 	o.Services, o.OnlyServices = []string{"db"}, true

@@ -68,6 +68,9 @@ func (c *computer) decideAll() error {
 	return nil
 }
 
+// sharing says in docker compose's words what an attribute shares.
+var sharing = map[string]string{"network_mode": "network namespace", "pid": "PID namespace", "ipc": "IPC namespace", "volumes_from": "volume"}
+
 // checkShared refuses a container that is to share namespaces or volumes of a
 // service that has no container for it, before anything is stopped for its sake.
 func (c *computer) checkShared(service string, s *container.Spec, starts bool) error {
@@ -80,7 +83,7 @@ func (c *computer) checkShared(service string, s *container.Spec, starts bool) e
 		attribute := strings.TrimSuffix(attribute, " "+name)
 		existing := c.containers(name)
 		if len(existing) == 0 {
-			return fmt.Errorf("service %q has %s: service:%s, and service %q has no container; start it with \"stack up -d %s\", or leave --no-deps out", service, attribute, name, name, name)
+			return fmt.Errorf("service %q cannot share %s with service %s: container missing; start it with \"stack up -d %s\", or leave --no-deps out", service, sharing[attribute], name, name)
 		}
 		if starts && attribute != "volumes_from" && !slices.ContainsFunc(existing, (*Container).live) {
 			return fmt.Errorf("service %q has %s: service:%s, and service %q does not run; start it with \"stack start %s\", or leave --no-deps out", service, attribute, name, name, name)
@@ -267,7 +270,7 @@ func (c *computer) networks() error {
 		have := existing[name]
 		switch {
 		case want.External && have == nil && name != "host" && name != "none":
-			return fmt.Errorf("network %q is declared external but does not exist; create it with \"stack network create %s\", or remove external: true", name, name)
+			return fmt.Errorf("network %s declared as external, but could not be found; create it with \"stack network create %s\", or remove external: true", name, name)
 		case want.External:
 		case have == nil:
 			c.networkOps[name] = c.plan.add(&Op{Kind: CreateNetwork, Name: name, Key: key, Cause: "does not exist"})
@@ -336,7 +339,7 @@ func (c *computer) volumes() error {
 		i := slices.IndexFunc(c.observed.Volumes, func(v volume.Volume) bool { return v.Name == name })
 		switch {
 		case want.External && i < 0:
-			return fmt.Errorf("volume %q is declared external but does not exist; create it with \"stack volume create %s\", or remove external: true", name, name)
+			return fmt.Errorf("external volume %q not found; create it with \"stack volume create %s\", or remove external: true", name, name)
 		case want.External:
 		case i < 0:
 			c.volumeOps[name] = c.plan.add(&Op{Kind: CreateVolume, Name: name, Key: key, Cause: "does not exist"})

@@ -409,8 +409,8 @@ func TestPlanErrorsSayWhatToDo(t *testing.T) {
 		want    string
 	}{
 		"cycle":            {func(d *spec.Desired) { d.Services["db"].DependsOn = map[string]spec.Dependency{"web": {}} }, plan.Options{}, "dependency cycle: db -> web -> db; remove one of these depends_on"},
-		"external network": {func(d *spec.Desired) { d.Networks["front"].External = true }, plan.Options{}, `network "shop_front" is declared external but does not exist; create it with "stack network create shop_front", or remove external: true`},
-		"external volume":  {func(d *spec.Desired) { d.Volumes["data"].External = true }, plan.Options{}, `volume "shop_data" is declared external but does not exist; create it with "stack volume create shop_data", or remove external: true`},
+		"external network": {func(d *spec.Desired) { d.Networks["front"].External = true }, plan.Options{}, `network shop_front declared as external, but could not be found; create it with "stack network create shop_front", or remove external: true`},
+		"external volume":  {func(d *spec.Desired) { d.Volumes["data"].External = true }, plan.Options{}, `external volume "shop_data" not found; create it with "stack volume create shop_data", or remove external: true`},
 		"unknown service":  {func(*spec.Desired) {}, plan.Options{Services: []string{"wbe"}}, `no such service: "wbe"; did you mean "web"?`},
 		"flags":            {func(*spec.Desired) {}, plan.Options{ForceRecreate: true, NoRecreate: true}, "--force-recreate and --no-recreate exclude each other; use one"},
 	}

@@ -207,7 +207,7 @@ func TestWhatIsSharedMustBeThere(t *testing.T) {
 	app.NetworkOf = "gone"
 	o.Containers = []plan.Container{app}
 	up.ForceRecreate = false
-	want = `service "app" has network_mode: service:db, and service "db" has no container; start it with "stack up -d db", or leave --no-deps out`
+	want = `service "app" cannot share network namespace with service db: container missing; start it with "stack up -d db", or leave --no-deps out`
 	if _, err := plan.Make(up, o); err == nil || err.Error() != want {
 		t.Errorf("gone: %v", err)
 	}

@@ -484,7 +484,7 @@ func (b *builder) checkUnique(d *Desired) {
 	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 		for _, r := range d.Services[name].Replicas {
 			if other, taken := owner[r.Spec.Name]; taken && other != name && b.touched(name) && b.touched(other) {
-				b.fail("services."+name+".container_name", "container name %q is also that of service %q; give each its own", r.Spec.Name, other)
+				b.fail("services."+name+".container_name", "container name %q is already in use by service %q; give each its own", r.Spec.Name, other)
 			}
 			owner[r.Spec.Name] = name
 		}

@@ -153,9 +153,7 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 			}
 		}
 	}
-	if req.Verb == plan.VerbUp {
-		s.reportUnchanged(work, req, r)
-	}
+	s.reportUnchanged(work, req, r)
 	h := newHost(s, req.Desired, r, work)
 	h.oneOff = oneOff
 	h.created = func(id string) { created.ID = id }
@@ -277,16 +275,22 @@ func (s *Supervisor) checkStart(ctx context.Context, specs []engine.Spec, own []
 	return append(slices.DeleteFunc(errs, func(err error) bool { return err == nil }), nets.Check(ctx, want, have)...)
 }
 
-// reportUnchanged tells of the containers that run and stay as they are.
+// reportUnchanged tells of the containers that are as they are to be: those that run
+// where a project is brought up, and those that do not where it is stopped.
 func (s *Supervisor) reportUnchanged(p *plan.Plan, req *ApplyRequest, r *reply) {
+	if req.Verb != plan.VerbUp && req.Verb != plan.VerbStop || len(req.Containers) > 0 {
+		return
+	}
+	status := map[bool]string{true: "Running", false: "Stopped"}
 	touched := map[string]bool{}
 	for _, op := range p.Ops {
 		touched[op.ContainerID], touched[op.Replaces] = true, true
 	}
 	for _, v := range s.views() {
-		if !v.OneOff && v.live() && !touched[v.ID] && req.Desired.Services[v.Service] != nil &&
+		if !v.OneOff && v.live() == (req.Verb == plan.VerbUp) && !touched[v.ID] &&
+			(req.Desired == nil || req.Desired.Services[v.Service] != nil) &&
 			(len(req.Services) == 0 || slices.Contains(req.Services, v.Service)) {
-			r.event("Container", v.Spec.Name, "Running", "", true)
+			r.event("Container", v.Spec.Name, status[v.live()], "", true)
 		}
 	}
 }
@@ -409,10 +413,10 @@ func (s *Supervisor) create(ctx context.Context, req CreateRequest, r *reply) (a
 	return created, nil
 }
 
-// bounded limits a wait, 0 not at all.
-func bounded(ctx context.Context, d time.Duration, what string) (context.Context, context.CancelFunc) {
+// bounded limits a wait for the services to be up, 0 not at all.
+func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if d <= 0 {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeoutCause(ctx, d, fmt.Errorf("timed out after %v waiting for %s", d, what))
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("application not healthy after %v", d))
 }

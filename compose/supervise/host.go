@@ -359,7 +359,7 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 	waiting := ""
 	if op.Timeout != nil {
 		var cancel context.CancelFunc
-		ctx, cancel = bounded(ctx, *op.Timeout, "the services to be up")
+		ctx, cancel = bounded(ctx, *op.Timeout)
 		defer cancel()
 	}
 	err := h.s.await(ctx, func(views []*view) (bool, time.Time, error) {
@@ -405,7 +405,7 @@ func (h *host) Await(ctx context.Context, op *plan.Op) error {
 	case errors.Is(err, errCondition):
 		return h.conditionFailed(op, culprit, why)
 	case err != nil && waiting != "":
-		return fmt.Errorf("%w: %s", err, waiting)
+		return fmt.Errorf("%w: waiting for %s", err, waiting)
 	}
 	return err
 }

@@ -69,7 +69,7 @@ func makeImages(ctx context.Context, at layout) ([]image, error) {
 	alpine := m.layer("alpine", files{
 		"sbin/apk":    {text: "#!/bin/sh\n# All that the tests install is there.\nexit 0\n", mode: 0o755},
 		"bin/ssh-add": {path: at.path("standin")},
-		"usr/bin/env": {link: "/bin/busybox"}, "var/run": {link: "/run"},
+		"usr/bin/env": {link: "/bin/busybox"}, "usr/bin/printenv": {link: "/bin/ssh-add"}, "var/run": {link: "/run"},
 		"usr/local/bin/": {}, "opt/": {}, "srv/": {}, "mnt/": {}, "home/": {}, "usr/bin/": {}, "lib/": {}, "var/lib/": {},
 	})
 	for _, version := range []string{"3.12", "3.13.12", "3.14", "3.15", "3.18", "3.19", "3.20", "3.22", "latest"} {

@@ -9,8 +9,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrNotFound says that no image has the name or ID.
-var ErrNotFound = errors.New("no such image")
+// ErrNotFound says that no image has the name or ID, in the words of Docker's that
+// scripts search for.
+//
+//lint:ignore ST1005 they begin with a capital
+var ErrNotFound = errors.New("No such image")
 
 // canonicalName returns the full form of a name that an image may have:
 // "x" becomes "docker.io/library/x:latest".

@@ -179,7 +179,7 @@ func TestResolve(t *testing.T) {
 	}
 	for _, ref := range []string{"web", "nothing", "web@" + other.Manifest.Digest.String(), strings.Repeat("0", 64), "sha256:" + strings.Repeat("0", 64), "fff0fff0fff0"} {
 		_, err := s.Resolve(t.Context(), ref)
-		if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "no such image: "+ref+"; get it with") {
+		if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "No such image: "+ref+"; get it with") {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}

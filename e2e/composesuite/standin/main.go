@@ -46,6 +46,8 @@ func run(name string, args []string) error {
 		return untilSignal(func() error { return swallow(":24224") })
 	case "curl":
 		return fetch(args[len(args)-1])
+	case "printenv": // Debian's BusyBox lacks it
+		return printVariables(args)
 	case "ssh-add":
 		return listKeys()
 	}
@@ -102,6 +104,20 @@ func fetch(url string) error {
 	}
 	_, err = io.Copy(os.Stdout, answer.Body)
 	return err
+}
+
+func printVariables(names []string) error {
+	for _, name := range names {
+		value, ok := os.LookupEnv(name)
+		if !ok {
+			os.Exit(1)
+		}
+		fmt.Println(value)
+	}
+	if len(names) == 0 {
+		fmt.Println(strings.Join(os.Environ(), "\n"))
+	}
+	return nil
 }
 
 // listKeys prints the keys of the agent as authorized_keys(5) has them.

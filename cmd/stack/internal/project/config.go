@@ -79,7 +79,6 @@ func NewConfigCmd(a *cli.App, runF func(context.Context, *cli.App, *configOption
 	f.BoolVar(&o.ServiceNames, "services", false, "Print the service names, one per line.")
 	f.BoolVar(&o.Variables, "variables", false, "Print model variables and default values.")
 	f.BoolVar(&o.Volumes, "volumes", false, "Print the volume names, one per line.")
-	cli.Ignore(f, "models")
 	return cmd
 }
 
@@ -91,6 +90,14 @@ func runConfig(ctx context.Context, a *cli.App, o *configOptions) error {
 	lo.Services = o.Services
 	lo.NoInterpolate, lo.NoNormalize, lo.NoPathResolution = o.NoInterpolate, o.NoNormalize, o.NoPathResolution
 	lo.NoConsistency, lo.NoEnvResolution = o.NoConsistency, o.NoEnvResolution
+	if len(o.Services) > 0 {
+		switch {
+		case o.NoInterpolate:
+			a.Warn("service filtering is not applied when --no-interpolate is set, the full model will be rendered")
+		case o.Variables:
+			a.Warn("service filtering is not applied when --variables is set, variables from the full model will be rendered")
+		}
+	}
 	switch {
 	case o.Variables:
 		return printVariables(ctx, a, lo, o.Format)
@@ -150,6 +157,9 @@ func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptio
 			return err
 		}
 	case o.Models:
+		for _, m := range l.Project.Models {
+			names = append(names, m.Model)
+		}
 	default: // --quiet: what is wrong with the specs counts too
 		warnings, err := spec.Validate(l.Project, spec.HostFacts{Locate: l.Locate, Separator: a.Separator(), Touched: l.Touched})
 		for _, w := range warnings {
