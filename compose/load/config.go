@@ -89,7 +89,7 @@ func Model(ctx context.Context, o Options) (map[string]any, []Warning, error) {
 	logs, release := silenceCompose()
 	defer release()
 	d := &diagnostics{}
-	s, in, err := prepare(o, d)
+	s, in, err := prepare(ctx, o, d)
 	if err != nil {
 		return nil, nil, err
 	}

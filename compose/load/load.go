@@ -41,7 +41,7 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	logs, release := silenceCompose()
 	defer release()
 	d := &diagnostics{}
-	s, in, err := prepare(o, d)
+	s, in, err := prepare(ctx, o, d)
 	if err != nil {
 		return nil, err
 	}
@@ -67,8 +67,8 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 }
 
 // prepare is steps 1 and 2: discover, read and check the files.
-func prepare(o Options, d *diagnostics) (*source, *inspector, error) {
-	s, err := discover(o, d)
+func prepare(ctx context.Context, o Options, d *diagnostics) (*source, *inspector, error) {
+	s, err := discover(ctx, o, d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,9 +115,9 @@ type Identity struct {
 // as exec and ps do not pay for the whole model. Faults below "name:" are not
 // looked for. Without a Compose file the error is ErrNoFile, unless the name is
 // given by flag, environment or .env.
-func Identify(_ context.Context, o Options) (Identity, error) {
+func Identify(ctx context.Context, o Options) (Identity, error) {
 	d := &diagnostics{}
-	s, err := discover(o, d)
+	s, err := discover(ctx, o, d)
 	if err != nil {
 		named := cmp.Or(o.ProjectName, environValue(o, "COMPOSE_PROJECT_NAME"))
 		if s != nil {

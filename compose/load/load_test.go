@@ -440,3 +440,29 @@ func loaded(ctx context.Context, o Options) (*types.Project, []Warning, error) {
 	}
 	return l.Project, l.Warnings, nil
 }
+
+// A file that is elsewhere is loaded from a copy, whose directory is the project's.
+func TestLoadFetches(t *testing.T) {
+	there := project(t, map[string]string{"app/compose.yml": "services: {web: {image: web, env_file: web.env}}\n", "app/web.env": "A=there\n"}).WorkingDir
+	o := Options{WorkingDir: t.TempDir(), Environ: []string{}, ProjectName: "p", Files: []string{"https://h/app.git#main:app"}}
+	if _, err := Load(t.Context(), o); err == nil || !strings.Contains(err.Error(), "fetch it and name the local file") {
+		t.Errorf("without a way to fetch: %v", err)
+	}
+	o.Fetch = func(_ context.Context, ref string) (string, error) {
+		if ref != o.Files[0] {
+			t.Errorf("asked for %s", ref)
+		}
+		return filepath.Join(there, "app"), nil
+	}
+	l, err := Load(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := l.Project.Services["web"].Environment["A"]; got == nil || *got != "there" || l.Project.WorkingDir != filepath.Join(there, "app") {
+		t.Errorf("A is %v, the directory %s", got, l.Project.WorkingDir)
+	}
+	o.Fetch = func(context.Context, string) (string, error) { return there, nil }
+	if _, err := Load(t.Context(), o); !errors.Is(err, ErrNoFile) {
+		t.Errorf("a directory without a file: %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -36,8 +37,9 @@ type Options struct {
 	OnlyServices bool
 	// AllResources keeps networks, volumes, configs and secrets that no service uses.
 	AllResources bool
-	// Offline refuses remote resources without a look. (None is supported yet.)
-	Offline bool
+	// Fetch has a copy of a file that is elsewhere, see package remote, and returns
+	// its path, or that of its directory. nil refuses such files.
+	Fetch func(ctx context.Context, ref string) (string, error)
 
 	NoInterpolate    bool
 	NoNormalize      bool
@@ -81,13 +83,16 @@ var ErrNoFile = errors.New("no Compose file")
 // may name the files; and once the files are known, the .env beside them counts.
 //
 // With ErrNoFile it returns what it knows without a file.
-func discover(o Options, d *diagnostics) (*source, error) {
+func discover(ctx context.Context, o Options, d *diagnostics) (*source, error) {
 	s, err := surroundings(o, d)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.findFiles(o, d); err != nil {
 		return s, err
+	}
+	if err := s.fetchFiles(ctx, o); err != nil {
+		return nil, err
 	}
 	s.dir = s.directory(o)
 	if err := s.loadDotEnv(d); err != nil {
@@ -263,6 +268,28 @@ func (s *source) findFiles(o Options, d *diagnostics) error {
 	return fmt.Errorf("%w: there is no %s in %s or any directory above; create one, go to the project's directory, or name it with -f", ErrNoFile, fileNames()[0], s.dir)
 }
 
+// fetchFiles replaces the files that are elsewhere by copies of them.
+func (s *source) fetchFiles(ctx context.Context, o Options) error {
+	for i, f := range s.files {
+		if !isRemote(f) || o.Fetch == nil {
+			continue
+		}
+		path, err := o.Fetch(ctx, f)
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			found := existing(path, fileNames())
+			if len(found) == 0 {
+				return fmt.Errorf("%w: there is no %s in %s; name its directory behind #REF:", ErrNoFile, fileNames()[0], f)
+			}
+			path = found[0]
+		}
+		s.files[i] = path
+	}
+	return nil
+}
+
 func existing(dir string, names []string) []string {
 	var found []string
 	for _, n := range names {
@@ -287,7 +314,7 @@ func (s *source) read(o Options, d *diagnostics) {
 	for _, f := range s.files {
 		switch {
 		case isRemote(f):
-			d.fail(Diagnostic{File: f, Text: "remote Compose files (git, OCI) are not supported; fetch it and name the local file"})
+			d.fail(Diagnostic{File: f, Text: "this kind of remote Compose file is not supported; fetch it and name the local file"})
 		case f == "-":
 			in := o.Stdin
 			if in == nil {

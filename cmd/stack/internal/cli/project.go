@@ -13,6 +13,7 @@ import (
 
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/load"
+	"github.com/stack-run/stack/compose/load/remote"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine/sealed"
 )
@@ -44,7 +45,17 @@ func (a *App) LoadOptions() (load.Options, error) {
 	return load.Options{
 		Files: g.Files, ProjectName: g.ProjectName, ProjectDir: g.ProjectDirectory, EnvFiles: g.EnvFiles,
 		Profiles: g.Profiles, AllResources: g.AllResources, Stdin: a.In, Environ: a.Environ, WorkingDir: dir,
+		Fetch: a.fetch,
 	}, nil
+}
+
+// fetch has a copy of a Compose file that is in a git repository.
+func (a *App) fetch(ctx context.Context, ref string) (string, error) {
+	address, ok := remote.ParseGit(ref)
+	if !ok {
+		return "", fmt.Errorf("cannot fetch %s: it is no git repository; fetch it by hand and name the local file", ref)
+	}
+	return remote.Git{Dir: filepath.Join(a.Roots().Data, "remote"), Environ: a.Environ}.Fetch(ctx, address)
 }
 
 // InsideProject reports whether the command line, the environment, .env or the
