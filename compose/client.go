@@ -369,8 +369,22 @@ func (c *Client) Start(ctx context.Context, s Selector, o StartOptions, p Progre
 	return c.each(ctx, s, p, func(project string, ids []string) supervise.ApplyRequest { return startRequest(project, ids, o) })
 }
 
-// Stop stops running containers, dependents first.
+// Stop stops running containers, dependents first. Of a project's it names those that
+// stood still already, too, as docker compose does.
 func (c *Client) Stop(ctx context.Context, s Selector, o StopOptions, p Progress) error {
+	if s.Project != "" {
+		whole := s
+		whole.All = true
+		all, err := c.Containers(ctx, whole)
+		if err != nil {
+			return err
+		}
+		for _, r := range all {
+			if !r.OneOff && (r.State.Phase == engine.Exited || r.State.Phase == engine.Created) {
+				p.tell(apply.Event{Kind: "Container", Name: r.Spec.Name, Status: "Stopped", Done: true})
+			}
+		}
+	}
 	return c.each(ctx, s, p, verbRequest(plan.VerbStop, o))
 }
 

@@ -319,3 +319,17 @@ func TestCopy(t *testing.T) {
 		}
 	})
 }
+
+// What a service does not depend on may lack its image where that service is run.
+func TestRunNeedsNoOtherImages(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: lone
+		services:
+			job: {image: busybox, command: [echo, done]}
+			other: {image: "nobody/has:this"}
+	`)
+	if out := b.ok(t, "run", "--rm", "job"); out != "done\n" {
+		t.Errorf("run prints %q", out)
+	}
+}

@@ -414,6 +414,10 @@ func TestConfigOfModelsAndAllServices(t *testing.T) {
 	if out, _, _ := s.do(t, "config", "--models"); out != "ai/example\n" {
 		t.Errorf("the models are %q", out)
 	}
+	want := "TAG:\n    name: TAG\n    defaultvalue: \"1\"\n    presencevalue: \"\"\n    required: false\n"
+	if out, _, _ := s.do(t, "config", "--variables", "--format", "yaml"); out != want {
+		t.Errorf("the variables are %q", out)
+	}
 	for flag, want := range map[string]string{
 		"--no-interpolate": "the full model will be rendered", "--variables": "variables from the full model will be rendered",
 	} {
@@ -424,5 +428,19 @@ func TestConfigOfModelsAndAllServices(t *testing.T) {
 		if _, said, _ = s.do(t, "config", flag); strings.Contains(said, "filtering") {
 			t.Errorf("config %s says %q", flag, said)
 		}
+	}
+}
+
+// A service's hash needs its own files, and nobody else's.
+func TestConfigHashNeedsNoOtherService(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{"compose.yaml": "name: h\nservices:\n  a: {image: a}\n  b: {image: b, env_file: nosuch.env}\n"}))
+	if out := s.must(t, "config", "--hash", "a"); !strings.HasPrefix(out, "a ") {
+		t.Errorf("the hash is %q", out)
+	}
+	if _, said, code := s.do(t, "config", "--hash", "b"); code == 0 || !strings.Contains(said, "env file nosuch.env not found") {
+		t.Errorf("of b: %d, %q", code, said)
+	}
+	if out := s.must(t, "config", "--no-env-resolution", "--hash", "b"); !strings.HasPrefix(out, "b ") {
+		t.Errorf("without its file the hash is %q", out)
 	}
 }

@@ -40,10 +40,14 @@ func complete(e *engine.Engine, req *ApplyRequest) error {
 		req.Desired = d
 		return nil
 	}
-	if makes(req.Verb) {
-		return PinImages(e, req.Desired, req.Services, req.NoDeps)
+	if !makes(req.Verb) {
+		return nil
 	}
-	return nil
+	services := req.Services
+	if req.OneOff != nil { // what it does not depend on may lack its image
+		services = []string{req.OneOff.Service}
+	}
+	return PinImages(e, req.Desired, services, req.NoDeps)
 }
 
 // makes tells whether a verb makes containers.
@@ -153,7 +157,9 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 			}
 		}
 	}
-	s.reportUnchanged(work, req, r)
+	if req.Verb == plan.VerbUp {
+		s.reportUnchanged(work, req, r)
+	}
 	h := newHost(s, req.Desired, r, work)
 	h.oneOff = oneOff
 	h.created = func(id string) { created.ID = id }
@@ -275,22 +281,16 @@ func (s *Supervisor) checkStart(ctx context.Context, specs []engine.Spec, own []
 	return append(slices.DeleteFunc(errs, func(err error) bool { return err == nil }), nets.Check(ctx, want, have)...)
 }
 
-// reportUnchanged tells of the containers that are as they are to be: those that run
-// where a project is brought up, and those that do not where it is stopped.
+// reportUnchanged tells of the containers that run and stay as they are.
 func (s *Supervisor) reportUnchanged(p *plan.Plan, req *ApplyRequest, r *reply) {
-	if req.Verb != plan.VerbUp && req.Verb != plan.VerbStop || len(req.Containers) > 0 {
-		return
-	}
-	status := map[bool]string{true: "Running", false: "Stopped"}
 	touched := map[string]bool{}
 	for _, op := range p.Ops {
 		touched[op.ContainerID], touched[op.Replaces] = true, true
 	}
 	for _, v := range s.views() {
-		if !v.OneOff && v.live() == (req.Verb == plan.VerbUp) && !touched[v.ID] &&
-			(req.Desired == nil || req.Desired.Services[v.Service] != nil) &&
+		if !v.OneOff && v.live() && !touched[v.ID] && req.Desired.Services[v.Service] != nil &&
 			(len(req.Services) == 0 || slices.Contains(req.Services, v.Service)) {
-			r.event("Container", v.Spec.Name, status[v.live()], "", true)
+			r.event("Container", v.Spec.Name, "Running", "", true)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -128,7 +129,7 @@ func listKeys() error {
 	}
 	keys, err := agent.NewClient(c).List()
 	for _, k := range keys {
-		fmt.Println(k)
+		fmt.Println(k.Format, base64.StdEncoding.EncodeToString(k.Blob), k.Comment)
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/format"
@@ -127,6 +128,9 @@ func runConfig(ctx context.Context, a *cli.App, o *configOptions) error {
 
 // printParts prints one kind of name, one per line, or with --quiet nothing.
 func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptions) error {
+	if o.Hash != "" && o.Hash != "*" && len(o.Services) == 0 {
+		lo.Services = strings.Split(o.Hash, ",") // the faults of others do not count
+	}
 	lo.OnlyServices = len(o.Services) > 0
 	l, err := load.Load(ctx, lo)
 	if err != nil {
@@ -208,16 +212,23 @@ func printVariables(ctx context.Context, a *cli.App, lo load.Options, as string)
 	if err != nil {
 		return err
 	}
-	if as == "json" { // as docker compose has it
-		type variable struct {
-			Name, DefaultValue, PresenceValue string
-			Required                          bool
-		}
-		all := map[string]variable{}
-		for _, v := range variables {
-			all[v.Name] = variable{v.Name, v.Default, v.Alternate, v.Required}
-		}
+	type variable struct { // as docker compose has it
+		Name          string
+		DefaultValue  string `yaml:"defaultvalue"`
+		PresenceValue string `yaml:"presencevalue"`
+		Required      bool
+	}
+	all := map[string]variable{}
+	for _, v := range variables {
+		all[v.Name] = variable{v.Name, v.Default, v.Alternate, v.Required}
+	}
+	switch as {
+	case "json":
 		return format.JSON(a.Out, all, "    ")
+	case "yaml":
+		e := yaml.NewEncoder(a.Out)
+		e.SetIndent(4)
+		return errors.Join(e.Encode(all), e.Close())
 	}
 	rows := make([][]string, len(variables))
 	for i, v := range variables {
