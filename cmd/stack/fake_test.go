@@ -42,6 +42,7 @@ type fakeVerbs struct {
 	mu         sync.Mutex
 	containers []engine.Container
 	definition map[string]*spec.Desired
+	brought    *spec.Desired // what Up was last asked for
 	calls      []string
 	logs       []compose.LogLine
 	stats      []compose.Stats
@@ -123,6 +124,7 @@ func (f *fakeVerbs) PlanImages(context.Context, *spec.Desired, compose.ImageOpti
 
 func (f *fakeVerbs) Up(ctx context.Context, d *spec.Desired, o compose.UpOptions, p compose.Progress) error {
 	f.note("up %s %+v", d.Project, o)
+	f.brought = d
 	if f.up != nil {
 		return f.up(ctx, p)
 	}

@@ -170,7 +170,6 @@ func TestFaultsOfOthers(t *testing.T) {
 		"container name":    "a: {image: a, container_name: x}\n  c: {image: a, container_name: x}",
 		"undefined network": "a: {image: a, networks: [nosuch]}",
 		"cycle":             "a: {image: a, depends_on: [c]}\n  c: {image: a, depends_on: [a]}",
-		"provider":          "a: {provider: {type: x}}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t, lay(t, map[string]string{
@@ -443,4 +442,52 @@ func TestConfigHashNeedsNoOtherService(t *testing.T) {
 	if out := s.must(t, "config", "--no-env-resolution", "--hash", "b"); !strings.HasPrefix(out, "b ") {
 		t.Errorf("without its file the hash is %q", out)
 	}
+}
+
+// A provider is a program: it is run before the services that depend on it are made,
+// which have the variables that it sets, and again when the project goes.
+func TestProviders(t *testing.T) {
+	dir := lay(t, map[string]string{
+		"compose.yaml": "name: cloud\nservices:\n  app: {image: app, depends_on: [db], environment: {REGION: us}}\n  other: {image: other}\n  db: {provider: {type: made-here, options: {size: 1}}}\n",
+		"bin/made-here": `#!/bin/sh
+echo "$@" >>"$CALLS"
+case "$3" in up) echo '{"type": "setenv", "message": "URL=db://"}'; echo '{"type": "rawsetenv", "message": "REGION=eu"}';; esac
+`,
+	})
+	if err := os.Chmod(filepath.Join(dir, "bin/made-here"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(t, dir)
+	calls := filepath.Join(t.TempDir(), "calls")
+	s.Environ = append(s.Environ, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "CALLS="+calls)
+	called := func(want string) {
+		t.Helper()
+		got, _ := os.ReadFile(calls)
+		os.Remove(calls)
+		if want += "\n"; !strings.HasSuffix(string(got), want) && (want != "\n" || len(got) > 0) {
+			t.Errorf("the provider was called with %q, not %q", got, want)
+		}
+	}
+	const up = "compose --project-name=cloud up --size=1 db"
+	_, said, code := s.do(t, "up", "-d")
+	if code != 0 || !strings.Contains(said, `provider "db" overrides environment variable "REGION" in service "app"`) || !strings.Contains(said, " db Created \n") {
+		t.Errorf("up exits with %d and says %q", code, said)
+	}
+	called(up)
+	d := s.fake.brought
+	if env := d.Services["app"].Replicas[0].Spec.Process.Env; !slices.Equal(env, []string{"DB_URL=db://", "REGION=eu"}) {
+		t.Errorf("the service's variables are %q", env)
+	}
+	if d.Services["db"] != nil || d.Providers["db"].Type != "made-here" {
+		t.Errorf("the providers are %+v", d.Providers)
+	}
+	s.must(t, "up", "-d", "db")
+	called(up)
+	s.must(t, "up", "-d", "other")
+	called("")
+	s.must(t, "--dry-run", "up")
+	called("")
+	s.fake.definition["cloud"] = d
+	s.must(t, "down")
+	called("compose --project-name=cloud down --size=1 db")
 }

@@ -4,6 +4,7 @@
 package desired
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,6 +42,9 @@ type Project struct {
 	// Networks and Volumes are by Compose key.
 	Networks map[string]*Network `json:"networks,omitempty"`
 	Volumes  map[string]*Volume  `json:"volumes,omitempty"`
+	// Providers are the services that a program provides and no container, see package
+	// provider.
+	Providers map[string]Provider `json:"providers,omitempty"`
 	// Disabled are the services that an inactive profile or a selection turns
 	// off: their containers are no orphans.
 	Disabled []string `json:"disabled,omitempty"`
@@ -83,6 +87,16 @@ func (d *Project) Check() error {
 		}
 	}
 	return nil
+}
+
+// Provider is what stands for a service without a container.
+type Provider struct {
+	Type    string              `json:"type"`
+	Options map[string][]string `json:"options,omitempty"`
+	// Service is the service as the file has it, for the provider to read.
+	Service json.RawMessage `json:"service,omitempty"`
+	// DependsOn are the services that the provider's depends on.
+	DependsOn []string `json:"dependsOn,omitempty"`
 }
 
 // Service is one service of a project.

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/volumes"
 )
@@ -219,7 +221,7 @@ func (b *builder) touched(service string) bool {
 func (b *builder) putAside(d *Desired) {
 	var missing []string
 	for _, name := range b.project.ServiceNames() {
-		if d.Services[name] != nil {
+		if _, provided := d.Providers[name]; provided || d.Services[name] != nil {
 			continue
 		}
 		if b.host.Earlier == nil || b.host.Earlier.Services[name] == nil {
@@ -304,7 +306,7 @@ const maxReplicas = 10000
 func (b *builder) service(d *Desired, s types.ServiceConfig) {
 	path := "services." + s.Name
 	if s.Provider != nil {
-		b.fail(path+".provider", "provider services are not supported; run the external component by hand and remove the service, or set profiles: [never] on it")
+		b.provider(d, s)
 		return
 	}
 	if s.UseAPISocket {
@@ -376,6 +378,34 @@ func (b *builder) once(s types.ServiceConfig) bool {
 	return once
 }
 
+// provider is a service that a program stands for.
+func (b *builder) provider(d *Desired, s types.ServiceConfig) {
+	path := "services." + s.Name
+	if s.Build != nil {
+		b.warn(path+".build", "has no effect: a provider gets no image")
+	}
+	// The program reads the name of the image, and nothing about building one.
+	whole := s
+	whole.Image, whole.Build = ImageName(b.project.Name, s, b.host.Separator), nil
+	text, err := json.Marshal(whole)
+	if err != nil {
+		b.fail(path, "%v", err)
+		return
+	}
+	p := desired.Provider{Type: s.Provider.Type, Options: s.Provider.Options, Service: text}
+	for name := range s.DependsOn {
+		p.DependsOn = append(p.DependsOn, name)
+		if other, ok := b.project.Services[name]; ok && other.Provider == nil {
+			b.warn(path+".depends_on."+name, "has no effect: providers come before all containers")
+		}
+	}
+	slices.Sort(p.DependsOn)
+	if d.Providers == nil {
+		d.Providers = map[string]desired.Provider{}
+	}
+	d.Providers[s.Name] = p
+}
+
 // dependencies merges depends_on with what shared namespaces, volumes_from and
 // links imply (compose-go has put the latter into DependsOn as well).
 func (b *builder) dependencies(s types.ServiceConfig) map[string]Dependency {
@@ -419,8 +449,9 @@ func (b *builder) dependencies(s types.ServiceConfig) map[string]Dependency {
 		deps[name] = dep
 	}
 	for name, dep := range deps {
-		// What is disabled and not required is no dependency.
-		if _, ok := b.project.Services[name]; !ok && !dep.Required {
+		// What is disabled and not required is no dependency, and what a provider
+		// stands for is there before all containers.
+		if s, ok := b.project.Services[name]; !ok && !dep.Required || s.Provider != nil {
 			delete(deps, name)
 		}
 	}

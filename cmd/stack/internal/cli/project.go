@@ -27,6 +27,8 @@ type LoadRequest struct {
 	NoDeps, NoServices bool
 	// Scale overrides the number of replicas.
 	Scale map[string]int
+	// Provide runs providers, which set variables in the project's services.
+	Provide func(ctx context.Context, p *Project) error
 }
 
 // Project is a loaded Compose project.
@@ -119,7 +121,15 @@ func (a *App) LoadProject(ctx context.Context, r LoadRequest) (*Project, error) 
 	for _, w := range warnings {
 		a.Warn("%s", w)
 	}
-	return &Project{l, d}, nil
+	p := &Project{l, d}
+	if r.Provide == nil || len(d.Providers) == 0 {
+		return p, nil
+	}
+	if err := r.Provide(ctx, p); err != nil {
+		return nil, err
+	}
+	p.Desired, _, err = a.Desired(l, host, r.Scale)
+	return p, err
 }
 
 func (a *App) Desired(l *load.Loaded, host spec.HostFacts, scale map[string]int) (*spec.Desired, []spec.Warning, error) {

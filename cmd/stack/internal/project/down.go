@@ -2,6 +2,7 @@ package project
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/provider"
 )
 
 type downOptions struct {
@@ -72,5 +74,8 @@ func runDown(ctx context.Context, a *cli.App, o *downOptions) error {
 	if d != nil {
 		down.Declared, down.ImageNames = d.VolumeNames(), d.Images(o.RMI, o.Services...)
 	}
-	return a.Watch("Running", func(p compose.Progress) error { return v.Down(ctx, s.Name, down, p) })
+	was, _ := v.Definition(ctx, s.Name) // without one there is no provider either
+	return a.Watch("Running", func(p compose.Progress) error {
+		return errors.Join(v.Down(ctx, s.Name, down, p), endProviders(ctx, a, was, o.Services, provider.Down, p))
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/provider"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -102,7 +103,12 @@ func NewStopCmd(a *cli.App, runF func(context.Context, *cli.App, *stopOptions) e
 
 func runStop(ctx context.Context, a *cli.App, o *stopOptions) error {
 	return act(ctx, a, "stop", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
-		return v.Stop(ctx, s, compose.StopOptions{Timeout: o.Timeout}, p)
+		err := v.Stop(ctx, s, compose.StopOptions{Timeout: o.Timeout}, p)
+		if s.Project == "" {
+			return err
+		}
+		d, _ := v.Definition(ctx, s.Project) // without one there is no provider either
+		return errors.Join(err, endProviders(ctx, a, d, o.Services, provider.Stop, p))
 	})
 }
 

@@ -121,7 +121,11 @@ func NewRunCmd(a *cli.App, runF func(context.Context, *cli.App, *runOptions) err
 }
 
 func runRun(ctx context.Context, a *cli.App, o *runOptions) error {
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: []string{o.Service}, NoDeps: o.NoDeps})
+	var provide func(context.Context, *cli.Project) error
+	if !a.Global.DryRun {
+		provide = providing(a, []string{o.Service}, o.NoDeps)
+	}
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: []string{o.Service}, NoDeps: o.NoDeps, Provide: provide})
 	if err != nil {
 		if strings.Contains(err.Error(), "no such service") {
 			return fmt.Errorf("%w; for a container use \"stack container run %s\"", err, o.Service)

@@ -42,6 +42,8 @@ type createOptions struct {
 	// once the project is loaded.
 	build   func(ctx context.Context, services []string) error
 	rebuild func(say func(string)) func(ctx context.Context, services []string) error
+	// provides runs the project's providers when it is loaded.
+	provides bool
 }
 
 type UpOptions struct {
@@ -197,16 +199,20 @@ func (o *createOptions) apply(d *spec.Desired) {
 
 // loadDesired loads the project as the flags ask for it.
 func (o *createOptions) loadDesired(ctx context.Context, a *cli.App, services []string, noDeps bool) (*spec.Desired, error) {
+	var provide func(context.Context, *cli.Project) error
+	if o.provides && !a.Global.DryRun {
+		provide = providing(a, services, noDeps)
+	}
 	scale, err := parseScale(o.Scale)
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: services, NoDeps: noDeps, Scale: scale})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: services, NoDeps: noDeps, Scale: scale, Provide: provide})
 	if err != nil {
 		return nil, err
 	}
 	// Where no service is declared at all, networks and volumes are meant.
-	if len(p.Desired.Services) == 0 && len(p.Desired.Disabled) > 0 && !a.Global.AllResources {
+	if len(p.Desired.Services) == 0 && len(p.Desired.Providers) == 0 && len(p.Desired.Disabled) > 0 && !a.Global.AllResources {
 		return nil, errors.New("no service selected")
 	}
 	o.apply(p.Desired)
@@ -279,6 +285,7 @@ func (o *UpOptions) askForVolumes(ctx context.Context, a *cli.App, v compose.API
 }
 
 func runUp(ctx context.Context, a *cli.App, o *UpOptions) error {
+	o.provides = !o.NoStart
 	attached := !o.Detach && !o.NoStart && !a.Global.DryRun
 	if !attached {
 		return interruptible(ctx, a, func(ctx context.Context) error { return runUpDetached(ctx, a, o) })
@@ -286,6 +293,10 @@ func runUp(ctx context.Context, a *cli.App, o *UpOptions) error {
 	d, err := o.loadDesired(ctx, a, o.Services, o.NoDeps)
 	if err != nil {
 		return err
+	}
+	var none bool
+	if o.Services, none = withoutProviders(d, o.Services); none {
+		return nil
 	}
 	attach, err := o.attachTo(d)
 	if err != nil {
@@ -316,6 +327,10 @@ func runUpDetached(ctx context.Context, a *cli.App, o *UpOptions) error {
 	d, err := o.loadDesired(ctx, a, o.Services, o.NoDeps)
 	if err != nil {
 		return err
+	}
+	var none bool
+	if o.Services, none = withoutProviders(d, o.Services); none {
+		return nil
 	}
 	v, err := a.API(ctx)
 	if err != nil {
