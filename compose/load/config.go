@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -72,9 +71,6 @@ func Config(ctx context.Context, o Options, c ConfigOptions) ([]byte, []Warning,
 		}
 	default:
 		out, err = p.MarshalYAML()
-	}
-	if err == nil && c.Format == "yaml" {
-		out, err = sortAttributes(out)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot render the project: %w", err)
@@ -153,31 +149,6 @@ func render(model map[string]any, format string) ([]byte, error) {
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
 	err := encoder.Encode(model)
-	return b.Bytes(), err
-}
-
-// sortAttributes puts each service's attributes in the order of their names, as
-// docker compose does; compose-go has them in its own.
-func sortAttributes(out []byte) ([]byte, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(out, &doc); err != nil {
-		return nil, err
-	}
-	for _, top := range entries(doc.Content[0]) {
-		if top.key.Value != "services" {
-			continue
-		}
-		for _, e := range entries(top.value) {
-			s := e.value
-			pairs := slices.Collect(slices.Chunk(s.Content, 2))
-			slices.SortStableFunc(pairs, func(a, b []*yaml.Node) int { return strings.Compare(a[0].Value, b[0].Value) })
-			s.Content = slices.Concat(pairs...)
-		}
-	}
-	var b bytes.Buffer
-	encoder := yaml.NewEncoder(&b)
-	encoder.SetIndent(2)
-	err := encoder.Encode(&doc)
 	return b.Bytes(), err
 }
 

@@ -322,17 +322,17 @@ services:
     networks:
       default: null
   b:
+    restart: always
     command:
       - a
+    image: x
+    networks:
+      default: null
     healthcheck:
       test:
         - CMD
         - "true"
       interval: 5s
-    image: x
-    networks:
-      default: null
-    restart: always
 networks:
   default:
     name: p_default

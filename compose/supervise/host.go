@@ -538,7 +538,7 @@ func (s *Supervisor) runHook(ctx context.Context, a *actor, hook spec.Hook) erro
 		if text == "" {
 			text = "it printed nothing"
 		}
-		return fmt.Errorf("exited with status %d: %s", code, text)
+		return fmt.Errorf("%s hook exited with status %d: %s", v.Service, code, text)
 	}
 	return nil
 }
