@@ -152,6 +152,10 @@ func TestInspectNamesDonorsAndConfigs(t *testing.T) {
 			t.Errorf("%s is %q, not %q", field, got, want)
 		}
 	}
+	image := strings.TrimSpace(b.ok(t, "image", "inspect", "--format", "{{.Id}} {{.Architecture}}", "busybox"))
+	if got := strings.TrimSpace(b.ok(t, "inspect", "--format", `{{index .Config.Labels "com.docker.compose.image"}} {{.ImageManifestDescriptor.Platform.Architecture}}`, "seen-app-1")); got != image {
+		t.Errorf("the image is %q, not %q", got, image)
+	}
 	got := b.ok(t, "inspect", "--format", "{{range .Mounts}}{{.Type}} {{.Destination}} {{.Mode}} {{.RW}} {{.Propagation}};{{end}}", "seen-app-1")
 	if want := "bind /c  false rprivate;volume /data z true ;\n"; got != want {
 		t.Errorf("the mounts are %q, not %q", got, want)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
@@ -52,7 +54,25 @@ func (e *Engine) Inspect(c *Container) container.InspectResponse {
 		Mounts:          e.inspectMounts(c),
 		Config:          e.inspectConfig(c, img, e.Health(c)),
 		NetworkSettings: e.inspectNetwork(c),
+
+		ImageManifestDescriptor: e.manifestOf(c),
 	}
+}
+
+// manifestOf describes the manifest that a container's image has for its platform,
+// nil where the image is gone.
+func (e *Engine) manifestOf(c *Container) *ocispec.Descriptor {
+	images, err := e.Images()
+	if err != nil {
+		return nil
+	}
+	img, err := images.Resolve(context.Background(), c.Spec.ImageID)
+	if err != nil || img.Manifest.Digest == "" {
+		return nil
+	}
+	d := img.Manifest
+	d.Platform = &img.Platform
+	return &d
 }
 
 // donorMode names the container whose namespace a mode shares by its ID, as Docker

@@ -18,7 +18,7 @@ const (
 	LabelConfigFiles     = LabelPrefix + "project.config_files"
 	LabelEnvironmentFile = LabelPrefix + "project.environment_file"
 	LabelVersion         = LabelPrefix + "version"
-	LabelImage           = LabelPrefix + "image" // set by the engine: the image's ID
+	LabelImage           = LabelPrefix + "image" // the image's ID
 	LabelNetwork         = LabelPrefix + "network"
 	LabelVolume          = LabelPrefix + "volume"
 )

@@ -90,6 +90,9 @@ func PinImages(e *engine.Engine, d *spec.Desired, services []string, noDeps bool
 		for _, sp := range specs {
 			f := resolve(sp.Image, sp.Platform)
 			sp.ImageID = f.id
+			if f.err == nil && sp.Labels != nil {
+				sp.Labels[spec.LabelImage] = f.id
+			}
 			for j := range sp.Mounts {
 				// One that is missing is told of when it is mounted, and where.
 				if m := &sp.Mounts[j]; m.Type == volumes.TypeImage {

@@ -19,8 +19,8 @@ var words = map[string]string{"pass": "passes", "fail": "fails", "skip": "skippe
 
 func (t table) add(side string, r results) { t[side] = r }
 
-// reasons say why tests that pass on Docker do not on stack: a test's name and a
-// sentence in each line.
+// reasons say why tests do not pass on stack, or on neither side: a test's name and
+// a sentence in each line.
 //
 //go:embed reasons.txt
 var reasons string
@@ -70,7 +70,7 @@ func (t table) markdown() string {
 			} else if why = reasonFor(name); why == "" {
 				why = s.Said
 			}
-		} else {
+		} else if why = reasonFor(name); why == "" {
 			why = "on Docker: " + d.Said
 		}
 		fmt.Fprintf(&rows, "| %s | %s | %s | %s |\n", name, words[d.Outcome], words[s.Outcome], cell(why))

@@ -40,6 +40,9 @@ func NewBuildCmd(a *cli.App, runF func(context.Context, *cli.App, *BuildOptions)
 		Short: "Build or rebuild services",
 		RunE: a.Run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			o.Services = args
+			if cmd.Flags().Changed("ssh") && o.SSH == "" {
+				o.SSH = "default"
+			}
 			return runF(ctx, a, o)
 		}),
 		ValidArgsFunction: a.CompleteServices,
