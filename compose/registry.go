@@ -25,6 +25,9 @@ type Registries interface {
 	Push(ctx context.Context, names []string, o PushOptions, p Progress) error
 	// PushImage pushes one image; platform "" is all that the name leads to.
 	PushImage(ctx context.Context, name, platform string, p Progress) (PushedImage, error)
+	// PushArtifact and PullArtifact are for what is no image.
+	PushArtifact(ctx context.Context, name string, a Artifact, insecure ...string) (digest string, err error)
+	PullArtifact(ctx context.Context, name, kind string, insecure ...string) (a Artifact, digest string, err error)
 	// Credential is what is kept for a server, the zero value where there is nothing.
 	Credential(ctx context.Context, server string) (Credential, error)
 	// Login tries a credential and keeps it. unsafe is the file where it stands in

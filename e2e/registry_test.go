@@ -311,3 +311,36 @@ func TestPullsAtOnceFetchOnce(t *testing.T) {
 	}
 	b.ok(t, "system", "check")
 }
+
+// A project that was published comes up again from the registry, with its env files and
+// what it extends, and one that is changed and published again is another one.
+func TestPublish(t *testing.T) {
+	b := newBox(t, "busybox:latest").withSettings()
+	r, err := peer.StartRegistry(t.Context(), shared.Registry, filepath.Join(b.root, "registry"), peer.RegistryOptions{})
+	must(t, err)
+	t.Cleanup(func() { must(t, r.Close()) })
+	b.compose(t, `
+		name: mine
+		services:
+			app:
+				extends: {file: base.yaml, service: base}
+				env_file: app.env
+	`)
+	must(t, os.WriteFile(filepath.Join(b.dir, "base.yaml"), []byte("services: {base: {image: busybox, command: [sleep, infinity]}}\n"), 0o644))
+	name := r.Host + "/team/app:1"
+	for _, flavour := range []string{"one", "two"} {
+		must(t, os.WriteFile(filepath.Join(b.dir, "app.env"), []byte("FLAVOUR="+flavour+"\n"), 0o644))
+		b.ok(t, "publish", "--with-env", "--yes", name)
+		must(t, os.Rename(filepath.Join(b.dir, "app.env"), filepath.Join(b.dir, "gone.env")))
+		b.ok(t, "-f", "oci://"+name, "-p", "theirs", "up", "--detach", "--yes")
+		if got := b.ok(t, "-p", "theirs", "exec", "-T", "app", "sh", "-c", "echo $FLAVOUR"); got != flavour+"\n" {
+			t.Errorf("the variable is %q, not %q", got, flavour)
+		}
+	}
+	b.ok(t, "-p", "theirs", "down")
+	b.ok(t, "image", "tag", "busybox", r.Host+"/team/image:1")
+	b.ok(t, "image", "push", r.Host+"/team/image:1")
+	if res := b.fails(t, "-f", "oci://"+r.Host+"/team/image:1", "config"); !strings.Contains(res.stderr, "it is no application/vnd.docker.compose.project") {
+		t.Errorf("%v", res)
+	}
+}

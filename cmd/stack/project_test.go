@@ -491,3 +491,53 @@ case "$3" in up) echo '{"type": "setenv", "message": "URL=db://"}'; echo '{"type
 	s.must(t, "down")
 	called("compose --project-name=cloud down --size=1 db")
 }
+
+// Before a project is published, its user is asked about each thing that others would
+// see; each question reads its own answer.
+func TestPublishAsks(t *testing.T) {
+	dir := lay(t, map[string]string{
+		"compose.yaml": "name: p\nservices:\n  a: {image: a, volumes: [\".:/data\"], environment: {DB_PASSWORD: x}, env_file: a.env}\n",
+		"a.env":        "TOKEN=ghp_1234567890abcdefghijklmnopqrstuvwxyz\n",
+	})
+	s := newSession(t, dir)
+	const published = " test/test published "
+	for _, c := range []struct {
+		line, in string
+		asked    []string
+		code     int
+	}{
+		{"", "", []string{"bind mount"}, 130},
+		{"", "n\n", []string{"bind mount"}, 130},
+		{"", "y\nn\n", []string{"bind mount", "sensitive"}, 130},
+		{"", "y\ny\n", []string{"bind mount", "sensitive", `"a": env_file declared`, `"a": literal value for "DB_PASSWORD"`}, 130},
+		{"", "y\ny\ny\n", []string{"bind mount", "sensitive", "env declarations"}, 0},
+		{"--with-env", "y\ny\n", []string{"bind mount", "Github authentication\n\"TOKEN\": ghp_"}, 0},
+		{"-y", "", nil, 0},
+	} {
+		s.App.In = strings.NewReader(c.in)
+		_, said, code := s.do(t, append(strings.Fields("publish test/test --dry-run"), strings.Fields(c.line)...)...)
+		if code != c.code || strings.Contains(said, published) != (c.code == 0) {
+			t.Errorf("%s with %q exits with %d and says %q", c.line, c.in, code, said)
+		}
+		for _, question := range c.asked {
+			if !strings.Contains(said, question) {
+				t.Errorf("%s with %q does not ask %q: %q", c.line, c.in, question, said)
+			}
+		}
+		if c.asked == nil && strings.Contains(said, "Are you ok") {
+			t.Errorf("%s asks: %q", c.line, said)
+		}
+	}
+	for text, want := range map[string]string{
+		"services: {b: {build: .}}\n":       "only contains a build section for service(s):\n- \"b\"",
+		"include: [a.yaml]\nservices: {}\n": "cannot publish compose file with local includes: a.yaml",
+	} {
+		s := newSession(t, lay(t, map[string]string{"compose.yaml": text, "a.yaml": "services: {c: {image: c}}\n"}))
+		if _, said, code := s.do(t, "publish", "test/test", "--dry-run"); code != 1 || !strings.Contains(said, want) {
+			t.Errorf("%q: %d, %q", text, code, said)
+		}
+	}
+	if _, said, code := s.do(t, "publish", "--app", "test/test"); code != 1 || !strings.Contains(said, "--app") {
+		t.Errorf("--app: %d, %q", code, said)
+	}
+}

@@ -57,6 +57,7 @@ func verbTable() []cli.Verb {
 		{Name: "volumes", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewVolumesCmd(a, nil) }},
 		{Name: "pull", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPullCmd(a, nil) }},
 		{Name: "push", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPushCmd(a, nil) }},
+		{Name: "publish", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPublishCmd(a, nil) }},
 		{Name: "watch", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewWatchCmd(a, nil) }},
 		{Name: "config", Aliases: []string{"convert"}, Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewConfigCmd(a, nil) }},
 		{Name: "ls", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewLsCmd(a, nil) }},

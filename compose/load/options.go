@@ -281,7 +281,7 @@ func (s *source) fetchFiles(ctx context.Context, o Options) error {
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			found := existing(path, fileNames())
 			if len(found) == 0 {
-				return fmt.Errorf("%w: there is no %s in %s; name its directory behind #REF:", ErrNoFile, fileNames()[0], f)
+				return fmt.Errorf("%w: there is no %s in %s; name its directory, as in #main:dir", ErrNoFile, fileNames()[0], f)
 			}
 			path = found[0]
 		}
@@ -380,6 +380,9 @@ func bare(err error) error {
 	}
 	return err
 }
+
+// IsRemote says whether a reference to a Compose file is one to fetch.
+func IsRemote(ref string) bool { return isRemote(ref) }
 
 // isRemote says whether a reference is a git repository or an OCI artifact.
 func isRemote(ref string) bool {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/load"
+	"github.com/stack-run/stack/compose/load/publish"
 	"github.com/stack-run/stack/compose/load/remote"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine/sealed"
@@ -51,13 +52,42 @@ func (a *App) LoadOptions() (load.Options, error) {
 	}, nil
 }
 
-// fetch has a copy of a Compose file that is in a git repository.
+// fetch has a copy of a project that is in a git repository or a registry.
 func (a *App) fetch(ctx context.Context, ref string) (string, error) {
+	dir := filepath.Join(a.Roots().Data, "remote")
+	if name, ok := strings.CutPrefix(ref, "oci://"); ok {
+		return a.fetchPublished(ctx, dir, name)
+	}
 	address, ok := remote.ParseGit(ref)
 	if !ok {
 		return "", fmt.Errorf("cannot fetch %s: it is no git repository; fetch it by hand and name the local file", ref)
 	}
-	return remote.Git{Dir: filepath.Join(a.Roots().Data, "remote"), Environ: a.Environ}.Fetch(ctx, address)
+	return remote.Git{Dir: dir, Environ: a.Environ}.Fetch(ctx, address)
+}
+
+// fetchPublished has a copy of a project that was published in a registry.
+func (a *App) fetchPublished(ctx context.Context, dir, name string) (string, error) {
+	v, err := a.API(ctx)
+	if err != nil {
+		return "", err
+	}
+	artifact, digest, err := v.PullArtifact(ctx, name, publish.ArtifactType, a.Global.Insecure...)
+	if err != nil {
+		return "", err
+	}
+	_, hex, _ := strings.Cut(digest, ":")
+	dir = filepath.Join(dir, hex)
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	docs := make([]publish.Document, len(artifact.Documents))
+	for i, d := range artifact.Documents {
+		docs[i] = publish.Document(d)
+	}
+	if err := publish.UnpackNew(dir, docs); err != nil {
+		return "", fmt.Errorf("cannot use the project %s: %w", name, err)
+	}
+	return dir, nil
 }
 
 // InsideProject reports whether the command line, the environment, .env or the

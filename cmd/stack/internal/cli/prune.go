@@ -1,8 +1,8 @@
 package cli
 
 import (
-	"bufio"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -85,10 +85,36 @@ func (p pruneFilters) Match(created time.Time, labels map[string]string) bool {
 	return (p.until.IsZero() || created.Before(p.until)) && p.Labels("label", labels)
 }
 
+// readLine reads a line and nothing behind it, which may answer the next question.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	for one := make([]byte, 1); ; {
+		n, err := r.Read(one)
+		if n > 0 && one[0] == '\n' {
+			return string(line), nil
+		}
+		line = append(line, one[:n]...)
+		if err != nil {
+			return string(line), err
+		}
+	}
+}
+
+// Refused asks on stderr whether to go on, and tells whether the answer is no.
+func (a *App) Refused(question string) bool {
+	fmt.Fprint(a.Err, question)
+	line, err := readLine(a.In)
+	if err != nil && line == "" {
+		fmt.Fprintln(a.Err)
+	}
+	line = strings.ToLower(strings.TrimSpace(line))
+	return line == "n" || line == "no"
+}
+
 // Confirm asks on stderr and reads the answer from stdin; no answer is a no.
 func (a *App) Confirm(question string) (bool, error) {
 	fmt.Fprint(a.Err, question)
-	line, err := bufio.NewReader(a.In).ReadString('\n')
+	line, err := readLine(a.In)
 	if err != nil && line == "" {
 		fmt.Fprintln(a.Err)
 		return false, nil

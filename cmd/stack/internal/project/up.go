@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/spec"
 )
@@ -286,6 +287,9 @@ func (o *UpOptions) askForVolumes(ctx context.Context, a *cli.App, v compose.API
 
 func runUp(ctx context.Context, a *cli.App, o *UpOptions) error {
 	o.provides = !o.NoStart
+	if err := o.askForVariables(ctx, a); err != nil {
+		return err
+	}
 	attached := !o.Detach && !o.NoStart && !a.Global.DryRun
 	if !attached {
 		return interruptible(ctx, a, func(ctx context.Context) error { return runUpDetached(ctx, a, o) })
@@ -321,6 +325,36 @@ func runUp(ctx context.Context, a *cli.App, o *UpOptions) error {
 		return err
 	}
 	return NewForeground(a, v, d, o, attach).Run(ctx)
+}
+
+// askForVariables asks whether a project that others wrote may have the variables that
+// it asks for.
+func (o *UpOptions) askForVariables(ctx context.Context, a *cli.App) error {
+	if o.Yes || a.Global.DryRun || !slices.ContainsFunc(a.Global.Files, load.IsRemote) {
+		return nil
+	}
+	lo, err := a.LoadOptions()
+	if err != nil {
+		return err
+	}
+	variables, err := load.Variables(ctx, lo)
+	if err != nil || len(variables) == 0 {
+		return err
+	}
+	known := load.Environment(lo)
+	var b strings.Builder
+	b.WriteString("Found the following variables in configuration:\n")
+	for _, v := range variables {
+		value, source := known[v.Name], "environment"
+		if value == "" {
+			value, source = v.Default, "the project"
+		}
+		fmt.Fprintf(&b, "  %s=%q (%s)\n", v.Name, value, source)
+	}
+	if a.Refused(b.String() + "Do you want to proceed with these variables? [Y/n]: ") {
+		return errors.New("operation cancelled by user")
+	}
+	return nil
 }
 
 func runUpDetached(ctx context.Context, a *cli.App, o *UpOptions) error {
