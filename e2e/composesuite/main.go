@@ -50,7 +50,7 @@ func parseFlags() options {
 	flag.StringVar(&o.dir, "dir", "", "where to put data of both (default: a temporary directory)")
 	flag.StringVar(&o.write, "write", "", "write the table to this Markdown file")
 	flag.StringVar(&o.only, "only", "", "run on this side only, Docker or stack, and keep what the table says about the other")
-	flag.StringVar(&o.tests, "run", "", "run only tests that match, and write no table")
+	flag.StringVar(&o.tests, "run", "", "run only tests that match, and keep what the table says about the others")
 	flag.StringVar(&o.logs, "logs", "", "write what the tests say to files in this directory, as test2json does")
 	flag.IntVar(&o.parallel, "parallel", 4, "tests that run at the same time")
 	flag.Parse()
@@ -108,10 +108,10 @@ func run(ctx context.Context) (code int, err error) {
 		if err != nil {
 			return 1, err
 		}
-		table.add(side, found)
+		table.add(side, found, o.tests != "")
 		fmt.Print(summary(side, found))
 	}
-	if o.write == "" || o.tests != "" {
+	if o.write == "" {
 		return 0, nil
 	}
 	return 0, os.WriteFile(o.write, []byte(table.markdown()), 0o644)
@@ -132,3 +132,6 @@ func (l layout) results(side string) string  { return l.path("results-" + side) 
 func (l layout) of(side, name string) string { return filepath.Join(string(l), "on-"+side, name) }
 func (l layout) commands(side string) string { return l.of(side, "bin") }
 func (l layout) home(side string) string     { return l.of(side, "home") }
+
+// temporary is where the tests put files of theirs.
+func (l layout) temporary(side string) string { return l.of(side, "tmp") }

@@ -42,8 +42,10 @@ func work(ctx context.Context, o options, at layout, side string) (err error) {
 	if err := os.WriteFile(filepath.Join(settings, "config.json"), []byte("{}\n"), 0o600); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(at.commands(side), 0o755); err != nil {
-		return err
+	for _, dir := range []string{at.commands(side), at.temporary(side)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 	}
 	setUp := setUpStack
 	if side == onDocker {
@@ -123,7 +125,7 @@ func runSuite(ctx context.Context, o options, at layout, side string) (results, 
 	suite := exec.CommandContext(ctx, at.suite(), args...)
 	suite.Dir = filepath.Join(at.source(), "pkg/e2e")
 	suite.Env = append(os.Environ(), "HOME="+at.home(side), "PATH="+bin+":"+os.Getenv("PATH"),
-		"COMPOSE_E2E_BIN_PATH="+filepath.Join(bin, "docker-compose"), "USER=root")
+		"COMPOSE_E2E_BIN_PATH="+filepath.Join(bin, "docker-compose"), "USER=root", "TMPDIR="+at.temporary(side))
 	log, err := os.Create(at.of(side, "log"))
 	if err != nil {
 		return nil, err

@@ -17,7 +17,13 @@ type table map[string]results
 // words are how the table says an outcome.
 var words = map[string]string{"pass": "passes", "fail": "fails", "skip": "skipped"}
 
-func (t table) add(side string, r results) { t[side] = r }
+// add notes what a run found. What it did not run stays, if it ran some tests only.
+func (t table) add(side string, found results, some bool) {
+	if !some {
+		t[side] = results{}
+	}
+	maps.Copy(t[side], found)
+}
 
 // reasons say why tests do not pass on stack, or on neither side: a test's name and
 // a sentence in each line.
