@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -310,5 +311,40 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("stderr %q", errOut)
 			}
 		})
+	}
+}
+
+// What stops a project in the foreground stops what its providers made, too.
+func TestForegroundUpStopsProviders(t *testing.T) {
+	file, err := os.ReadFile("testdata/shop/compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := lay(t, map[string]string{
+		"compose.yaml": strings.Replace(string(file), "services:\n", "services:\n  mail:\n    provider: {type: mailer}\n", 1),
+		"bin/mailer": `#!/bin/sh
+case "$2" in metadata) echo '{"description": "mails", "stop": {}}'; exit;; esac
+echo "$3" >>"$CALLS"
+`,
+	})
+	if err := os.Chmod(filepath.Join(dir, "bin/mailer"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(t, dir)
+	calls := filepath.Join(t.TempDir(), "calls")
+	s.Environ = append(s.Environ, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "CALLS="+calls)
+	s.fake.up = started
+	s.fake.stop = func(context.Context) error {
+		s.fake.end(0, 143)
+		return nil
+	}
+	s.fake.follow = func(ctx context.Context, o compose.LogOptions, _ func(compose.LogLine) error) error {
+		o.Ended(s.fake.end(3, 0), 0)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	code := run(t.Context(), s.App, []string{"up", "--abort-on-container-exit"})
+	if got, _ := os.ReadFile(calls); code != 0 || string(got) != "up\nstop\n" {
+		t.Errorf("exit code %d, the provider was called for %q", code, got)
 	}
 }

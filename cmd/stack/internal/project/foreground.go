@@ -19,6 +19,7 @@ import (
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/apply"
+	"github.com/stack-run/stack/compose/provider"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 )
@@ -360,7 +361,9 @@ func (f *foreground) over(ctx context.Context, seen map[string]bool) bool {
 
 func (f *foreground) stop(ctx context.Context) error {
 	sel := compose.Selector{Project: f.d.Project, Services: f.o.Services}
-	return f.v.Stop(ctx, sel, compose.StopOptions{Timeout: f.o.Timeout}, func(e apply.Event) { f.show().Event(e) })
+	tell := func(e apply.Event) { f.show().Event(e) }
+	err := f.v.Stop(ctx, sel, compose.StopOptions{Timeout: f.o.Timeout}, tell)
+	return errors.Join(err, endProviders(ctx, f.a, f.d, f.o.Services, provider.Stop, tell))
 }
 
 func (f *foreground) kill(ctx context.Context) error {
