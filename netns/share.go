@@ -149,16 +149,25 @@ func (m *Manager) HandOver(ctx context.Context, to, from *Endpoint) error {
 	}
 	staying := m.fellows(to, ids(leaving)...)
 	before := slices.Concat(staying, leaving)
+	var had []Port
+	stored, err := m.loadEndpoint(to.Spec.ID)
+	published := err == nil && stored.Published
+	if published { // one that never left keeps the ports that were chosen for it
+		had = stored.Ports
+		before = append(before, &stored.Endpoint)
+	}
 	to.Ports = nil
-	err := m.reserveAll(ctx, to, nil, ids(before))
+	err = m.reserveAll(ctx, to, had, ids(before))
 	if err == nil {
 		err = m.saveEndpoint(to, true)
 	}
 	if err == nil {
 		err = m.swap(before, append(slices.Clone(staying), to))
 	}
+	if err != nil && !published {
+		err = errors.Join(err, m.withdraw([]*Endpoint{to}))
+	}
 	if err != nil {
-		m.release(to.Spec.ID)
 		return fmt.Errorf("cannot publish ports of %s: %w", to.Spec.Subject(), err)
 	}
 	m.joins(to)

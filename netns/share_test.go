@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -173,4 +174,44 @@ func TestReplicasShareAPort(t *testing.T) {
 	if _, err := net.DialTimeout("tcp", "127.0.0.1:8080", time.Second); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("when all are gone: %v", err)
 	}
+}
+
+// An update that failed hands back to a predecessor that may never have left.
+func TestHandOverToWhoNeverLeft(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "a"})
+	spec := EndpointSpec{ID: "one", Key: "p/web/1", Networks: on("a"), Ports: []Port{
+		{ContainerPort: 80, Protocol: "tcp"},
+		{HostPort: 9000, HostPortEnd: 9003, ContainerPort: 90, Protocol: "tcp"},
+	}}
+	one := l.attach(spec)
+	spec.ID, spec.Aside = "next", true
+	next := l.attach(spec)
+	ports, elements := fmt.Sprint(one.Ports), l.publishedElements()
+	if err := l.HandOver(context.Background(), one, next); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(one.Ports); got != ports {
+		t.Errorf("its ports are %v, and were %v", got, ports)
+	}
+	if got := l.publishedElements(); got != elements {
+		t.Errorf("the firewall has %s, not %s", got, elements)
+	}
+}
+
+// publishedElements are the elements of published ports that the kernel has.
+func (l *lab) publishedElements() string {
+	l.t.Helper()
+	all, err := l.table.Elements()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var out []string
+	for _, e := range all {
+		if e.Set == nft.MapAny4 || e.Set == nft.MapAny6 {
+			out = append(out, fmt.Sprintf("%s %x:%x", e.Set, e.Key, e.Value))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
 }
