@@ -48,13 +48,7 @@ func (d *decision) starts() bool {
 func portsClash(a, b []endpoint.Port) bool {
 	for _, x := range a {
 		for _, y := range b {
-			if x.HostPort == 0 || y.HostPort == 0 || x.Protocol != y.Protocol {
-				continue
-			}
-			if max(x.HostPort, x.HostPortEnd) < y.HostPort || max(y.HostPort, y.HostPortEnd) < x.HostPort {
-				continue
-			}
-			if !x.HostIP.IsValid() || !y.HostIP.IsValid() || x.HostIP.IsUnspecified() || y.HostIP.IsUnspecified() || x.HostIP == y.HostIP {
+			if portClash(x, y) {
 				return true
 			}
 		}
@@ -62,10 +56,32 @@ func portsClash(a, b []endpoint.Port) bool {
 	return false
 }
 
+func portClash(x, y endpoint.Port) bool {
+	if x.HostPort == 0 || y.HostPort == 0 || x.Protocol != y.Protocol {
+		return false
+	}
+	if max(x.HostPort, x.HostPortEnd) < y.HostPort || max(y.HostPort, y.HostPortEnd) < x.HostPort {
+		return false
+	}
+	return onAllAddresses(x) || onAllAddresses(y) || x.HostIP == y.HostIP
+}
+
+func onAllAddresses(p endpoint.Port) bool { return !p.HostIP.IsValid() || p.HostIP.IsUnspecified() }
+
 // sharePorts says that two replicas may run side by side: of ranges of ports each has
-// its own.
+// its own, and a port is shared only on the same addresses.
 func sharePorts(a, b *container.Spec) bool {
-	return a != nil && !takesFromRange(a) && !takesFromRange(b)
+	if a == nil || takesFromRange(a) || takesFromRange(b) {
+		return false
+	}
+	for _, x := range a.Network.Ports {
+		for _, y := range b.Network.Ports {
+			if portClash(x, y) && onAllAddresses(x) != onAllAddresses(y) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // emit turns decisions into operations.
@@ -321,6 +337,11 @@ func (c *computer) emitStart(d *decision, made *Op, after *Op) {
 	deps := append(c.ready(d.service), after)
 	for _, a := range d.replica.Spec.Network.Networks {
 		deps = append(deps, c.networkOps[a.Network])
+	}
+	for _, x := range d.leftovers {
+		if _, ok := runBeside(x.Spec, &d.replica.Spec); !ok {
+			deps = append(deps, c.stops[x.ID])
+		}
 	}
 	c.starts[d.service] = append(c.starts[d.service], c.plan.add(op, deps...))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -57,6 +58,8 @@ func drawDesired(t *rapid.T, label string) (*desired.Project, map[string]bool) {
 		image := fmt.Sprintf("sha256:%d", draw(name+" image", 2))
 		network := []string{"shop_front", "shop_back"}[draw(name+" network", 2)]
 		port := uint16(draw(name+" port", 3))
+		hostIP := []netip.Addr{{}, netip.MustParseAddr("127.0.0.1")}[draw(name+" host address", 2)]
+		fixed := replicas == 1 && draw(name+" fixed address", 3) == 0
 		share := ""
 		if draw(name+" share", 4) == 0 {
 			for dep := range s.DependsOn {
@@ -74,10 +77,14 @@ func drawDesired(t *rapid.T, label string) (*desired.Project, map[string]bool) {
 			if share != "" {
 				c.Network.Mode = "service:" + share
 			} else {
-				c.Network.Networks = []endpoint.Attachment{{Network: network}}
+				on := endpoint.Attachment{Network: network}
+				if fixed {
+					on.IPv4 = netip.AddrFrom4([4]byte{10, 0, 0, byte(10 + i)})
+				}
+				c.Network.Networks = []endpoint.Attachment{on}
 				// A port that the replicas share, out of a few that services trade.
 				if port > 0 && (index > 1 && len(s.Replicas[0].Spec.Network.Ports) > 0 || !portTaken(d, 8000+port)) {
-					c.Network.Ports = []endpoint.Port{{HostPort: 8000 + port, ContainerPort: 80, Protocol: "tcp"}}
+					c.Network.Ports = []endpoint.Port{{HostIP: hostIP, HostPort: 8000 + port, ContainerPort: 80, Protocol: "tcp"}}
 				}
 			}
 			if draw(name+" volume", 3) == 0 {
@@ -207,9 +214,16 @@ func TestAFailedUpdateCostsNoContainer(t *testing.T) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(d.Services)) {
 			if rapid.Bool().Draw(t, name+" changes") {
+				moves := rapid.Bool().Draw(t, name+" publishes elsewhere")
 				for i := range d.Services[name].Replicas {
 					r := &d.Services[name].Replicas[i]
 					r.Spec.Process.Env = []string{"LEVEL=changed"}
+					r.Spec.Network.Ports = slices.Clone(r.Spec.Network.Ports)
+					for i := range r.Spec.Network.Ports {
+						if p := &r.Spec.Network.Ports[i]; moves {
+							p.HostIP = map[bool]netip.Addr{true: netip.MustParseAddr("127.0.0.1")}[!p.HostIP.IsValid()]
+						}
+					}
 					r.Hash = desired.Hash(&r.Spec)
 				}
 			}
@@ -380,6 +394,9 @@ func TestEveryVerbDoesWhatItSays(t *testing.T) {
 			}
 			spec := d.Services[service].Replicas[0].Spec
 			spec.Name, spec.Network.Ports = "shop-run", nil
+			if len(spec.Network.Networks) > 0 { // the service may have its fixed address
+				spec.Network.Networks = []endpoint.Attachment{{Network: spec.Network.Networks[0].Network}}
+			}
 			w.single, r.OneOff = &spec, &OneOff{Service: service, Spec: spec}
 		}
 		// Restart is asked for whatever else there is; at boot, and for a start,

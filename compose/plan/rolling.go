@@ -20,9 +20,9 @@ func (c *computer) rolls(d *decision) bool {
 		d.old.live() && len(c.onNetwork[d.old.ID]) == 0 && len(c.onVolume) == 0
 }
 
-// startsFirst tells whether a new container can run beside the one that it replaces,
+// runBeside tells whether a container can run beside another one of its service, old,
 // and if not, why.
-func startsFirst(s *container.Spec) (reason string, ok bool) {
+func runBeside(old, s *container.Spec) (reason string, ok bool) {
 	for _, a := range s.Network.Networks {
 		if a.IPv4.IsValid() || a.IPv6.IsValid() || a.MAC != "" {
 			return "two containers cannot have its fixed address on network " + a.Network, false
@@ -36,13 +36,16 @@ func startsFirst(s *container.Spec) (reason string, ok bool) {
 			return "its ports are out of a range, of which each container has its own", false
 		}
 	}
+	if old != nil && !sharePorts(old, s) && portsClash(old.Network.Ports, s.Network.Ports) {
+		return "its ports are published on other addresses than before", false
+	}
 	return "", true
 }
 
 // emitRolling updates replicas of a service.
 func (c *computer) emitRolling(s *desired.Service, list []*decision) {
 	r := &roller{plan: c.plan, service: s.Name, how: *s.Update, total: len(list), timeout: c.opts.StopTimeout}
-	if reason, ok := startsFirst(&list[0].replica.Spec); r.how.StartFirst && !ok {
+	if reason, ok := runBeside(list[0].old.Spec, &list[0].replica.Spec); r.how.StartFirst && !ok {
 		c.plan.warn("service %s is updated stop-first, though its update_config says start-first: %s", s.Name, reason)
 		r.how.StartFirst = false
 	}

@@ -140,6 +140,7 @@ func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) 
 		if from := w.container(op.Replaces); from != nil {
 			from.Aside = true
 		}
+		return w.room(x)
 	case RemoveContainer:
 		if x.live() {
 			return fmt.Errorf("still runs")
@@ -204,10 +205,8 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 		return fmt.Errorf("runs already")
 	}
 	x.RestartPending, x.Aside = false, op.Aside
-	for _, c := range w.Containers {
-		if c.live() && c.Service != x.Service && portsClash(c.Spec.Network.Ports, x.Spec.Network.Ports) {
-			return fmt.Errorf("port in use by %s", c.Name)
-		}
+	if err := w.room(x); err != nil {
+		return err
 	}
 	for _, a := range x.Spec.Network.Networks {
 		if !w.hasNetwork(a.Network) {
@@ -229,6 +228,30 @@ func (w *world) start(d *desired.Project, x *Container, op *Op) error {
 	x.Phase, x.Health = container.Running, health.Healthy
 	if w.oneOff[x.Service] {
 		x.Phase, x.Health, x.ExitCode = container.Exited, "", 0
+	}
+	return nil
+}
+
+// room says what another container has that x needs for itself.
+func (w *world) room(x *Container) error {
+	for _, c := range w.Containers {
+		if !c.live() || c.ID == x.ID {
+			continue
+		}
+		for _, a := range c.Spec.Network.Ports {
+			for _, b := range x.Spec.Network.Ports {
+				if a.HostPort == b.HostPort && (c.Service != x.Service || a.HostIP != b.HostIP && !c.Aside && !x.Aside) {
+					return fmt.Errorf("port %d in use by %s", a.HostPort, c.Name)
+				}
+			}
+		}
+		for _, a := range c.Spec.Network.Networks {
+			for _, b := range x.Spec.Network.Networks {
+				if a.IPv4.IsValid() && a.IPv4 == b.IPv4 {
+					return fmt.Errorf("address %s in use by %s", a.IPv4, c.Name)
+				}
+			}
+		}
 	}
 	return nil
 }
