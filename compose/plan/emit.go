@@ -206,7 +206,11 @@ func (c *computer) emitReplica(d *decision) {
 		made.Replaces, made.Diffs, made.Cause = d.old.ID, d.diffs, joinDiffs(d.diffs)
 		c.emitStart(d, made, made)
 	case restart:
-		stopped := c.stop(d.old, d.service, d.cause)
+		var after []*Op
+		if !c.sharesRolling(d.service) {
+			after = c.rolled(d.service) // it need not be down while they are updated
+		}
+		stopped := c.stop(d.old, d.service, d.cause, after...)
 		stopped.KeepNetwork = len(c.onNetwork[d.old.ID]) == 0
 		c.emitStart(d, nil, stopped)
 	case start:
@@ -318,7 +322,8 @@ func (c *computer) emitRecreate(d *decision) {
 	stopped := c.stop(old, d.service, "replaced", after...)
 	remove := c.op(RemoveContainer, old, d.service, "replaced")
 	remove.Volumes = c.opts.RenewAnonymous
-	removed := c.plan.add(remove, stopped, made)
+	// If an update of those it depends on fails, it is what goes on.
+	removed := c.plan.add(remove, append(c.rolled(d.service), stopped, made)...)
 	c.freeVolumes(old, removed)
 	rename := &Op{Kind: RenameContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, TempName: made.TempName, makes: made, Cause: "replaces " + short(old.ID)}
 	c.emitStart(d, made, c.plan.add(rename, removed))
@@ -406,6 +411,9 @@ func (c *computer) stopBeforeDependencies(name string) {
 				continue
 			}
 			for _, mine := range c.decisions[name] {
+				if mine.action == restart && len(c.rolled(name)) > 0 && !c.sharesRolling(name) {
+					continue
+				}
 				if mine.early && mine.old != nil && c.stops[mine.old.ID] != nil {
 					stop := c.stops[d.old.ID]
 					stop.after = append(stop.after, c.stops[mine.old.ID])

@@ -51,6 +51,9 @@ func (p *Plan) Recover(done func(op int) bool, made map[int]string, gaveUp bool)
 	for _, name := range slices.Sorted(maps.Keys(rolling)) {
 		out.recoverService(p.Rollouts[name], name, rolling[name], gaveUp)
 	}
+	if !gaveUp {
+		out.startOthers(p, rolling, done, made)
+	}
 	if err := out.finish(); err != nil {
 		return &Plan{Outcome: []string{err.Error()}}
 	}
@@ -73,6 +76,45 @@ func (p *Plan) endStep(create *Op, id string, gaveUp bool) {
 	if gaveUp {
 		gone := p.add(op(RemoveContainer), stopped)
 		gone.Volumes, gone.Anyway = true, true
+	}
+}
+
+// startOthers starts again what p had stopped for the sake of an update that failed, such
+// as those who depend on the service with restart: true.
+func (out *Plan) startOthers(p *Plan, rolling map[string][]*replacement, done func(op int) bool, made map[int]string) {
+	stopped, removed := map[string]bool{}, map[string]bool{}
+	created := map[int]*Op{}
+	waits := map[int]bool{} // operations that come after one of such an update
+	for _, op := range p.Ops {
+		waits[op.ID] = rolling[op.Service] != nil || slices.ContainsFunc(op.Deps, func(dep int) bool { return waits[dep] })
+		switch {
+		case op.Kind == CreateContainer:
+			created[op.ID] = op
+		case op.Kind == StopContainer && done(op.ID):
+			stopped[op.ContainerID] = true
+		case op.Kind == RemoveContainer && done(op.ID):
+			removed[op.ContainerID] = true
+		}
+	}
+	after := slices.Clone(out.Ops)
+	for _, op := range p.Ops {
+		if op.Kind != StartContainer || !waits[op.ID] || done(op.ID) {
+			continue
+		}
+		id, had := op.ContainerID, op.ContainerID
+		if create := created[op.Creates]; create != nil {
+			if create.Rolls {
+				continue
+			}
+			if id, had = made[create.ID], create.Replaces; !removed[had] {
+				id = had
+			}
+		}
+		if id == "" || !stopped[had] {
+			continue
+		}
+		start := &Op{Kind: StartContainer, Service: op.Service, Index: op.Index, Name: op.Name, ContainerID: id, Cause: "was stopped for the update", Anyway: true}
+		after = append(after, out.add(start, after...))
 	}
 }
 

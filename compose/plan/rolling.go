@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -75,6 +76,25 @@ func (c *computer) emitRolling(s *desired.Service, list []*decision) {
 		c.starts[s.Name] = append(c.starts[s.Name], c.plan.add(rename, removed))
 		d.started = turns[i].start
 	}
+}
+
+// rolled are the operations after which those that a service depends on are updated.
+func (c *computer) rolled(service string) []*Op {
+	var ops []*Op
+	for _, name := range dependencyNames(c.desired, service) {
+		if _, ok := c.plan.Rollouts[name]; ok {
+			ops = append(ops, c.starts[name]...)
+		}
+	}
+	return ops
+}
+
+// sharesRolling says that a service has the network or the volumes of one that is updated.
+func (c *computer) sharesRolling(service string) bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(sharedServices(c.desired.Services[service]))), func(name string) bool {
+		_, ok := c.plan.Rollouts[name]
+		return ok
+	})
 }
 
 // roller plans that containers take the place of others, some at a time.
