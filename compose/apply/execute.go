@@ -65,6 +65,11 @@ var shown = map[plan.OpKind]words{
 // go on from.
 // parallel bounds the operations under way at once; 0 does not.
 func Execute(ctx context.Context, p *plan.Plan, h Host, tell func(Event), parallel int) error {
+	return execute(ctx, ctx, p, h, tell, parallel)
+}
+
+// execute is Execute where what only waits ends with patience.
+func execute(ctx, patience context.Context, p *plan.Plan, h Host, tell func(Event), parallel int) error {
 	o := Options{Parallel: parallel, KeepGoing: p.KeepGoing, Anyway: func(i int) bool { return p.Ops[i].Anyway }}
 	x := &execution{plan: p, host: h, tell: tell, made: map[int]string{}, failed: map[string]int{}, again: restarts(p)}
 	err := Run(ctx, len(p.Ops), func(i int) []int {
@@ -73,18 +78,29 @@ func Execute(ctx context.Context, p *plan.Plan, h Host, tell func(Event), parall
 			deps[j] = id - 1
 		}
 		return deps
-	}, o, func(ctx context.Context, i int) error { return x.do(ctx, p.Ops[i]) })
+	}, o, func(ctx context.Context, i int) error {
+		if op := p.Ops[i]; op.Kind == plan.WaitFor || op.Kind == plan.Pause {
+			var cancel context.CancelCauseFunc
+			ctx, cancel = context.WithCancelCause(ctx)
+			defer cancel(nil)
+			defer context.AfterFunc(patience, func() { cancel(context.Cause(patience)) })()
+		}
+		return x.do(ctx, p.Ops[i])
+	})
 	if err == nil {
 		return nil
 	}
 	back := p.Recover(func(op int) bool { return slices.Contains(x.done, op) }, x.made, ctx.Err() != nil)
+	if len(back.Ops) > 0 {
+		// What was begun is brought to its end, but a rollback may wait for hours.
+		if undone := execute(context.WithoutCancel(ctx), ctx, back, h, tell, parallel); undone != nil {
+			return errors.Join(err, fmt.Errorf("it was not undone entirely: %w", undone))
+		}
+	}
 	for _, text := range back.Outcome {
 		err = fmt.Errorf("%w\n%s", err, text)
 	}
-	if len(back.Ops) == 0 {
-		return err
-	}
-	return errors.Join(err, Execute(context.WithoutCancel(ctx), back, h, tell, parallel))
+	return err
 }
 
 // restarts are the stops after which nothing but the start of the same container is

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/plan"
 )
 
@@ -202,5 +204,45 @@ func TestExecute(t *testing.T) {
 				t.Errorf("it told\n%s\nand should have\n%s", strings.Join(events, "\n"), strings.Join(tt.events, "\n"))
 			}
 		})
+	}
+}
+
+// waiting is a host on which old containers never come to run again.
+type waiting struct {
+	fakeHost
+	giveUp context.CancelCauseFunc
+}
+
+func (w *waiting) Await(ctx context.Context, op *plan.Op) error {
+	if op.ContainerID != "old1" {
+		return nil
+	}
+	w.giveUp(errors.New("called off"))
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(5 * time.Second):
+		return errors.New("it waits on")
+	}
+}
+
+func TestARollbackCanBeCalledOff(t *testing.T) {
+	p := graph(
+		&plan.Op{Kind: plan.CreateContainer, Service: "web", Name: "web-1", TempName: "old1_web-1", Replaces: "old1", Rolls: true},
+		&plan.Op{Kind: plan.StopContainer, Service: "web", Name: "web-1", ContainerID: "old1", Deps: []int{1}},
+		&plan.Op{Kind: plan.StartContainer, Service: "web", Name: "web-1", Creates: 1, Deps: []int{2}},
+		&plan.Op{Kind: plan.WaitFor, Service: "web", Name: "web-1", Creates: 1, Condition: plan.Proven, Deps: []int{3}},
+		&plan.Op{Kind: plan.CreateContainer, Service: "web", Name: "web-2", TempName: "old2_web-2", Replaces: "old2", Rolls: true, Deps: []int{4}},
+		&plan.Op{Kind: plan.StartContainer, Service: "web", Name: "web-2", Creates: 5, Deps: []int{5}},
+	)
+	p.Rollouts = map[string]plan.Rollouts{"web": {Update: desired.Rollout{FailureAction: desired.Rollback}, Rollback: desired.Rollout{Parallelism: 1}}}
+	ctx, giveUp := context.WithCancelCause(t.Context())
+	h := &waiting{fakeHost{fails: map[string]error{"start new2": errors.New("broken")}}, giveUp}
+	err := Execute(ctx, p, h, func(Event) {}, 0)
+	if text := fmt.Sprint(err); text != "broken\nit was not undone entirely: called off" {
+		t.Errorf("it ends with %q", text)
+	}
+	if want := "remove new2"; !slices.Contains(h.did, want) || slices.Contains(h.did, "remove new1") {
+		t.Errorf("it did %q", h.did)
 	}
 }
