@@ -4,8 +4,10 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stack-run/stack/compose/load"
@@ -374,6 +376,29 @@ services:
 	want := "recreate vpn: --force-recreate\nrestart app: network_mode of service vpn, which is made anew\n"
 	if diff := cmp.Diff(want, p.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s\n%s", diff, p.Graph())
+	}
+}
+
+// One that an interrupted update left aside is watched as long as any other.
+func TestAdmissionIsWatched(t *testing.T) {
+	d := wanted(t, `
+name: home
+services:
+  web: {image: web, deploy: {update_config: {order: start-first, monitor: 7s}}}
+`)
+	o := running(d)
+	next := o.Containers[0]
+	o.Containers[0].Hash = "v1:former"
+	next.ID, next.Name, next.Aside = "next", "0123456789ab_home-web-1", true
+	o.Containers = append(o.Containers, next)
+	p, err := plan.Compute(d, o, plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(p.Ops, func(op *plan.Op) bool {
+		return op.Kind == plan.WaitFor && op.ContainerID == "next" && op.Monitor == 7*time.Second
+	}) {
+		t.Errorf("it is let in at once:\n%s", p.Graph())
 	}
 }
 

@@ -246,6 +246,9 @@ func (c *computer) emitAdmission(d *decision) {
 	const cause = "an interrupted update left it beside its predecessor"
 	proven := c.op(WaitFor, d.old, d.service, cause)
 	proven.Condition = Proven
+	if s.Update != nil {
+		proven.Monitor = s.Update.Monitor
+	}
 	hand := c.op(HandOver, d.old, d.service, cause)
 	c.plan.add(hand, c.plan.add(proven))
 	if stop != nil {
