@@ -228,6 +228,34 @@ func TestRollingUpdateThatFailsHalfWay(t *testing.T) {
 	}
 }
 
+// What a failed update brings back is run with the hooks that it had.
+func TestRollingBackRunsTheFormerHooks(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	file := func(version, hook string) {
+		b.compose(t, fmt.Sprintf(`
+			services:
+				web:
+					image: busybox
+					command: ["sleep", "1000"]
+					init: true
+					environment: {V: %s}
+					post_start: [{command: [sh, -c, "%s"]}]
+					deploy: {update_config: {failure_action: rollback, monitor: 100ms}}
+		`, version, hook))
+	}
+	file("one", "echo one >> /hooks")
+	b.ok(t, "up", "-d", "--wait")
+	file("two", "echo two >> /hooks; false")
+	r := b.fails(t, "up", "-d")
+	if !strings.Contains(r.stderr, "service web is rolled back") {
+		t.Error(r)
+	}
+	if got := b.ok(t, "exec", "-T", "web", "cat", "/hooks"); got != "one\none\n" {
+		t.Errorf("the hooks that ran in it: %q", got)
+	}
+	b.ok(t, "down")
+}
+
 // An update that is cut off anywhere, by the end of its client or of keepers, costs no
 // request, and the next one brings it to its end.
 func TestRollingUpdateIsCutOff(t *testing.T) {

@@ -149,6 +149,7 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 	if err := s.precheck(ctx, work, req, oneOff); err != nil {
 		return created, nil, err
 	}
+	former := s.desired.Load()
 	if makes(req.Verb) && req.Desired != nil {
 		if req.Verb != plan.VerbRun || s.desired.Load() == nil {
 			s.desired.Store(req.Desired)
@@ -161,7 +162,7 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 		s.reportUnchanged(work, req, r)
 	}
 	h := newHost(s, req.Desired, r, work)
-	h.oneOff = oneOff
+	h.oneOff, h.former = oneOff, former
 	h.created = func(id string) { created.ID = id }
 	h.down = req.Verb == plan.VerbDown
 	h.force = makes(req.Verb) || h.down

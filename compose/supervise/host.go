@@ -23,7 +23,10 @@ import (
 type host struct {
 	s *Supervisor
 	d *spec.Desired // what the plan was made for; never nil
-	r *reply
+	// former is what the project was before, nil if nobody knows: containers that come
+	// back when an update fails are of it.
+	former *spec.Desired
+	r      *reply
 	// oneOff is the container of a run, which no service describes.
 	oneOff *CreateRequest
 	// created is told of the container that was made for a run; what the run depends on
@@ -485,7 +488,13 @@ func (s *Supervisor) lastLines(id string, n int) string {
 
 // postStart runs a service's post_start hooks in a container that started.
 func (h *host) postStart(ctx context.Context, a *actor) error {
-	for _, hook := range h.hooks(a, func(svc *spec.Service) []spec.Hook { return svc.PostStart }) {
+	for _, hook := range h.hooks(a, func(svc *spec.Service) []spec.Hook {
+		v := a.view.Load()
+		if h.former != nil && isOf(h.former, v) && !isOf(h.d, v) {
+			svc = h.former.Services[v.Service]
+		}
+		return svc.PostStart
+	}) {
 		if err := h.s.runHook(ctx, a, hook); err != nil {
 			return fmt.Errorf("post_start hook of container %s failed: %w", a.view.Load().Spec.Name, err)
 		}
@@ -518,6 +527,12 @@ func (h *host) hooks(a *actor, pick func(*spec.Service) []spec.Hook) []spec.Hook
 		return nil
 	}
 	return pick(d.Services[v.Service])
+}
+
+// isOf says that a container is as a project wants it.
+func isOf(d *spec.Desired, v *view) bool {
+	r := replica(d, v.Service, v.Index)
+	return r != nil && r.Hash == v.Hash
 }
 
 func (s *Supervisor) runHook(ctx context.Context, a *actor, hook spec.Hook) error {
