@@ -379,8 +379,9 @@ services:
 	}
 }
 
-// One that an interrupted update left aside is watched as long as any other.
-func TestAdmissionIsWatched(t *testing.T) {
+// One that an interrupted update left aside is watched as long as any other, and let
+// in only if it has not failed already.
+func TestAdmissionOfOneLeftAside(t *testing.T) {
 	d := wanted(t, `
 name: home
 services:
@@ -399,6 +400,22 @@ services:
 		return op.Kind == plan.WaitFor && op.ContainerID == "next" && op.Monitor == 7*time.Second
 	}) {
 		t.Errorf("it is let in at once:\n%s", p.Graph())
+	}
+
+	// One that has failed meanwhile never will be: the update begins anew.
+	for name, fails := range map[string]func(c *plan.Container){
+		"restarted": func(c *plan.Container) { c.Restarted = true },
+		"unhealthy": func(c *plan.Container) { c.Health = healthcheck.Unhealthy },
+	} {
+		o.Containers[1] = next
+		fails(&o.Containers[1])
+		p, err := plan.Compute(d, o, plan.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.String(); !strings.Contains(got, "recreate web") || !strings.Contains(got, "remove web: left over") {
+			t.Errorf("%s: the plan is\n%s", name, got)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/engine/container"
+	"github.com/stack-run/stack/healthcheck/health"
 	"github.com/stack-run/stack/volumes/volume"
 )
 
@@ -165,12 +166,15 @@ func (c *computer) choose(d *decision, candidates []*Container) {
 }
 
 // failedBeside says that a container was to replace another one in a rolling update,
-// and does not run while that one still does.
+// and does not run, or has failed to prove itself, while that one still runs.
 func (c *computer) failedBeside(r *desired.Replica, x *Container, all []*Container) bool {
-	if s := c.desired.Services[x.Service]; s == nil || s.Update == nil || x.live() || !isTempName(x.Name, r.Spec.Name) {
+	if s := c.desired.Services[x.Service]; s == nil || s.Update == nil || !isTempName(x.Name, r.Spec.Name) {
 		return false
 	}
-	return slices.ContainsFunc(all, (*Container).live)
+	if x.live() && !(x.Aside && (x.Restarted || x.Health == health.Unhealthy)) {
+		return false
+	}
+	return slices.ContainsFunc(all, func(o *Container) bool { return o != x && o.live() })
 }
 
 func (c *computer) decideReplica(d *decision, shared []FieldDiff) {

@@ -45,6 +45,8 @@ type Container struct {
 	StoppedByUser bool
 	// Aside says that it runs beside the one that it is to replace.
 	Aside bool
+	// Restarted says that it has ended by itself and a restart policy has started it.
+	Restarted bool
 	// Stopping says that a stop is under way, RestartPending that a restart policy
 	// will start it again.
 	Stopping       bool
@@ -87,6 +89,7 @@ func FromRecord(c *container.Record) Container {
 		StoppedByUser: c.State.StoppedByUser,
 		Stopping:      c.State.Stopping,
 		Aside:         c.State.Aside,
+		Restarted:     c.State.RestartCount > 0,
 		Created:       c.Created,
 		StartedAt:     c.State.StartedAt,
 		FinishedAt:    c.State.FinishedAt,
