@@ -71,7 +71,7 @@ func Execute(ctx context.Context, p *plan.Plan, h Host, tell func(Event), parall
 // execute is Execute where what only waits ends with patience.
 func execute(ctx, patience context.Context, p *plan.Plan, h Host, tell func(Event), parallel int) error {
 	o := Options{Parallel: parallel, KeepGoing: p.KeepGoing, Anyway: func(i int) bool { return p.Ops[i].Anyway }}
-	x := &execution{plan: p, host: h, tell: tell, made: map[int]string{}, failed: map[string]int{}, again: restarts(p)}
+	x := &execution{plan: p, host: h, tell: tell, made: map[int]string{}, failed: map[string]map[int]bool{}, again: restarts(p)}
 	err := Run(ctx, len(p.Ops), func(i int) []int {
 		deps := make([]int, len(p.Ops[i].Deps))
 		for j, id := range p.Ops[i].Deps {
@@ -127,7 +127,7 @@ type execution struct {
 	mu     sync.Mutex
 	made   map[int]string // containers, by the operation that made them
 	done   []int
-	failed map[string]int // by service: containers that have not proven themselves
+	failed map[string]map[int]bool // by service and number: what has not proven itself
 }
 
 // do carries out one operation and tells of it.
@@ -202,7 +202,12 @@ func (x *execution) carryOut(ctx context.Context, op *plan.Op) error {
 	}
 	switch op.Kind {
 	case plan.StartContainer:
-		return x.host.StartContainer(ctx, id, op)
+		err := x.host.StartContainer(ctx, id, op)
+		if err != nil && ctx.Err() == nil && x.tolerates(op) {
+			x.goesOn(op, err)
+			return nil
+		}
+		return err
 	case plan.StopContainer:
 		return x.host.StopContainer(ctx, id, op, x.again[op.ID] != 0)
 	case plan.KillContainer:
@@ -233,7 +238,7 @@ func (x *execution) await(ctx context.Context, op *plan.Op) error {
 	}
 	err := x.host.Await(ctx, op)
 	if err != nil && ctx.Err() == nil && x.tolerates(op) {
-		x.event(Event{Kind: "Container", Name: op.Name, Status: "Warning", Text: fmt.Sprintf("the update goes on: %v", err), Done: true})
+		x.goesOn(op, err)
 		return nil
 	}
 	if err != nil && op.Optional && ctx.Err() == nil {
@@ -256,6 +261,10 @@ func (x *execution) container(op *plan.Op) (string, error) {
 	return "", fmt.Errorf("internal error: operation %d has made no container", op.Creates)
 }
 
+func (x *execution) goesOn(op *plan.Op, err error) {
+	x.event(Event{Kind: "Container", Name: op.Name, Status: "Warning", Text: fmt.Sprintf("the update goes on: %v", err), Done: true})
+}
+
 // tolerates counts a container that has not proven itself.
 func (x *execution) tolerates(op *plan.Op) bool {
 	if op.Tolerate == 0 {
@@ -263,8 +272,11 @@ func (x *execution) tolerates(op *plan.Op) bool {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.failed[op.Service]++
-	return x.failed[op.Service] <= op.Tolerate
+	if x.failed[op.Service] == nil {
+		x.failed[op.Service] = map[int]bool{}
+	}
+	x.failed[op.Service][op.Index] = true
+	return len(x.failed[op.Service]) <= op.Tolerate
 }
 
 // Split parts a plan into what is done and the waits for services to be up, which

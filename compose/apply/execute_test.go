@@ -178,6 +178,22 @@ func TestExecute(t *testing.T) {
 			events: []string{"Container web Stopping", "Container web Stopped", "Network net Removing", "Network net Removed", "Container web Starting", "Container web Started"},
 		},
 		{
+			name: "of an update as many may fail as it says, each counted once",
+			plan: graph(
+				&plan.Op{Kind: plan.StartContainer, Service: "web", Index: 1, Name: "web-1", ContainerID: "1", Tolerate: 1},
+				&plan.Op{Kind: plan.WaitFor, Service: "web", Index: 1, Name: "web-1", Condition: plan.Proven, ContainerID: "1", Tolerate: 1, Deps: []int{1}},
+				&plan.Op{Kind: plan.StartContainer, Service: "web", Index: 2, Name: "web-2", ContainerID: "2", Tolerate: 1, Deps: []int{2}},
+				&plan.Op{Kind: plan.WaitFor, Service: "web", Index: 2, Name: "web-2", Condition: plan.Proven, ContainerID: "2", Tolerate: 1, Deps: []int{3}},
+			),
+			fails: map[string]error{"start 1": broken, "await web-1 proven": broken, "await web-2 proven": broken},
+			did:   []string{"start 1", "await web-1 proven", "start 2", "await web-2 proven"},
+			events: []string{
+				"Container web-1 Starting", "Container web-1 Warning the update goes on: broken", "Container web-1 Started",
+				"Container web-1 Warning the update goes on: broken", "Container web-2 Starting", "Container web-2 Started",
+			},
+			err: "broken",
+		},
+		{
 			name: "an optional dependency that fails is told",
 			plan: graph(
 				&plan.Op{Kind: plan.WaitFor, Name: "db", Condition: "service_healthy", Optional: true},

@@ -298,7 +298,12 @@ func (l *lifecycle) remove(x *Container, named bool, after []*Op) *Op {
 }
 
 func (l *lifecycle) op(kind OpKind, x *Container, cause string) *Op {
-	return &Op{Kind: kind, Service: x.Service, Index: x.Index, Name: x.Name, ContainerID: x.ID, OneOff: x.OneOff, Cause: cause}
+	op := &Op{Kind: kind, Service: x.Service, Index: x.Index, Name: x.Name, ContainerID: x.ID, OneOff: x.OneOff, Cause: cause}
+	// What an interrupted update left aside stays there while another one serves.
+	op.Aside = kind == StartContainer && x.Aside && slices.ContainsFunc(l.observed.Containers, func(y Container) bool {
+		return y.Service == x.Service && y.Index == x.Index && y.ID != x.ID && y.live()
+	})
+	return op
 }
 
 func (l *lifecycle) stop(x *Container, cause string, after ...*Op) *Op {

@@ -151,6 +151,7 @@ func (r *roller) roll(turns []turn) []*Op {
 func (r *roller) take(t *turn) *Op {
 	cause := "takes the place of " + short(t.old)
 	t.start = r.op(StartContainer, t, cause)
+	t.start.Tolerate = r.tolerated()
 	t.stop = &Op{Kind: StopContainer, Service: r.service, Index: t.index, Name: t.oldName, ContainerID: t.old, Cause: "replaced", Timeout: r.timeout, kept: true}
 	proven := r.op(WaitFor, t, cause)
 	proven.Condition, proven.Monitor, proven.Tolerate = Proven, r.how.Monitor, r.tolerated()
