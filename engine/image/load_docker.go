@@ -110,6 +110,9 @@ func (a *archive) addLegacy(ctx context.Context, opts LoadOptions) ([]Loaded, er
 	}
 	var all []Loaded
 	for _, id := range slices.Sorted(maps.Keys(names)) {
+		if id == "" {
+			return nil, fmt.Errorf("repositories: %s has no layer", names[id][0])
+		}
 		config, layers, err := a.legacyImage(ctx, id)
 		if err != nil {
 			return nil, err
