@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -254,6 +255,44 @@ func TestRollingBackRunsTheFormerHooks(t *testing.T) {
 		t.Errorf("the hooks that ran in it: %q", got)
 	}
 	b.ok(t, "down")
+}
+
+// A connection that never ends is waited for as long as the file says, but by no down.
+func TestDownDuringADrain(t *testing.T) {
+	b := newBox(t, "probe")
+	port := freePort(t)
+	file := func(version string) {
+		b.compose(t, fmt.Sprintf(`
+			services:
+				web:
+					image: probe
+					command: serve 8080
+					init: true
+					stop_grace_period: 10m
+					environment: {V: "%s"}
+					ports: ["%s:8080"]
+					deploy: {update_config: {order: start-first, monitor: 100ms}}
+		`, version, port))
+	}
+	file("1")
+	b.ok(t, "up", "-d", "--wait")
+	fetch(t, "http://127.0.0.1:"+port+"/env?V")
+	idle, err := net.Dial("tcp", "127.0.0.1:"+port)
+	must(t, err)
+	defer idle.Close()
+	file("2")
+	up := b.start(t, "up", "-d")
+	up.out.until(t, limit, "Container app-web-1 Stopping")
+	eventually(t, soon, func() error {
+		if got := fetch(t, "http://127.0.0.1:"+port+"/env?V"); got != "2" {
+			return fmt.Errorf("version %s answers", got)
+		}
+		return nil
+	})
+	b.ok(t, "down")
+	if code := up.wait(t, limit); code == 0 {
+		t.Error("an up that a down interrupted ends with 0")
+	}
 }
 
 // An update that is cut off anywhere, by the end of its client or of keepers, costs no

@@ -94,6 +94,7 @@ func (s *Supervisor) apply(ctx context.Context, req ApplyRequest, r *reply) (any
 		if interrupt := s.interrupt.Load(); interrupt != nil {
 			(*interrupt)(errInterrupted)
 		}
+		defer s.goingDown.ring()()
 	}
 	// Single containers share a realm and nothing else.
 	release := func() {}

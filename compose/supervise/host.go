@@ -265,6 +265,13 @@ func (h *host) drain(ctx context.Context, a *actor, o stopOptions) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
+	go func() { // whose connections they are goes, too
+		select {
+		case <-h.s.goingDown.rung():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	c := a.view.Load().Container
 	if err := h.s.engine.Drained(ctx, &c); err != nil && ctx.Err() == nil {
 		h.notice(a)(fmt.Sprintf("its connections are not waited for: %v", err))

@@ -63,6 +63,7 @@ type Supervisor struct {
 	leaving  *atomic.Bool
 	// interrupt ends the up that is under way, nil for none.
 	interrupt atomic.Pointer[context.CancelCauseFunc]
+	goingDown bell // rings while a down goes on
 	// handing is set while a hand-over is decided on, handedOver when it was.
 	handing, handedOver atomic.Bool
 	desired             atomic.Pointer[spec.Desired] // nil while the project is not up
