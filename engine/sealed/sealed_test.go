@@ -421,7 +421,7 @@ func TestKeyDigest(t *testing.T) {
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if digest("sha256:a") == before || digest("sha256:a") != digest("sha256:a") {
+	if after := digest("sha256:a"); after == before || digest("sha256:a") != after {
 		t.Error("no other key has taken the place of a damaged one")
 	}
 	if _, err := s.Create(t.Context(), Secret, "a", []byte("x"), CreateOptions{}); err != nil {
