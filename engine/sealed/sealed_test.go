@@ -393,6 +393,7 @@ func TestCopy(t *testing.T) {
 
 func TestKeyDigest(t *testing.T) {
 	dir := t.TempDir()
+	one, another := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
 	s := Open(dir)
 	digest := func(of string) string {
 		t.Helper()
@@ -405,23 +406,23 @@ func TestKeyDigest(t *testing.T) {
 	var all [8]string
 	var wg sync.WaitGroup
 	for i := range all { // of several at once one makes the key
-		wg.Go(func() { all[i], _ = Open(dir).KeyDigest(t.Context(), "sha256:a") })
+		wg.Go(func() { all[i], _ = Open(dir).KeyDigest(t.Context(), one) })
 	}
 	wg.Wait()
 	for _, d := range all {
-		if d != digest("sha256:a") || d == digest("sha256:b") {
-			t.Errorf("%q and %q", d, digest("sha256:a"))
+		if d != digest(one) || d == digest(another) {
+			t.Errorf("%q and %q", d, digest(one))
 		}
 	}
 	path := filepath.Join(dir, Dir, digestsName)
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	before := digest("sha256:a")
+	before := digest(one)
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if after := digest("sha256:a"); after == before || digest("sha256:a") != after {
+	if after := digest(one); after == before || digest(one) != after {
 		t.Error("no other key has taken the place of a damaged one")
 	}
 	if _, err := s.Create(t.Context(), Secret, "a", []byte("x"), CreateOptions{}); err != nil {
