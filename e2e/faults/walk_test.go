@@ -259,6 +259,9 @@ func (w *walk) check() error {
 	return errors.Join(errs...)
 }
 
+// afterFailure is how long what a command has asked for may take once it has failed.
+const afterFailure = time.Second
+
 // opsOn are the commands that may have changed a container.
 func (w *walk) opsOn(project, service string, index int) [][]op {
 	out := make([][]op, len(w.ops))
@@ -268,7 +271,10 @@ func (w *walk) opsOn(project, service string, index int) [][]op {
 				continue
 			}
 			steps := opsOf(d.args, service, index)
+			end := d.end
 			if d.code != 0 {
+				// What it had asked of other containers when one failed goes on.
+				end = end.Add(afterFailure)
 				for i, f := range steps {
 					steps[i] = maybe(f)
 				}
@@ -278,7 +284,7 @@ func (w *walk) opsOn(project, service string, index int) [][]op {
 				}
 			}
 			if len(steps) > 0 {
-				out[c] = append(out[c], op{strings.Join(d.args, " "), d.begin, d.end, steps})
+				out[c] = append(out[c], op{strings.Join(d.args, " "), d.begin, end, steps})
 			}
 		}
 	}
