@@ -49,7 +49,11 @@ func (m *Manager) publish(ctx context.Context, e *Endpoint) error {
 	if err == nil && stored.Published && len(e.Ports) > 0 {
 		// The firewall may have been flushed by somebody else: add again.
 		m.joins(e)
-		return m.table.Add(append(together(append(fellows, e)...), m.anywhere(e.Ports)...))
+		err := m.table.Add(append(together(append(fellows, e)...), m.anywhere(e.Ports)...))
+		if errors.Is(err, nft.ErrTaken) {
+			err = m.joinUnknown(e)
+		}
+		return err
 	}
 	if err == nil {
 		e.Spec.OwnAddresses = e.Spec.OwnAddresses && stored.Spec.OwnAddresses
@@ -68,7 +72,7 @@ func (m *Manager) publish(ctx context.Context, e *Endpoint) error {
 			err = m.table.Add(append(allElements(e), m.anywhere(e.Ports)...))
 		}
 		if errors.Is(err, nft.ErrTaken) {
-			err = m.takenBy(e)
+			err = m.joinUnknown(e)
 		}
 		if err == nil {
 			err = link.ForgetUDP(udpPorts(e.Ports))
@@ -275,7 +279,15 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 	defer m.sharing.Unlock()
 	h := m.holder(e)
 	m.joins(e)
-	h.lenders = ids(m.fellows(e))
+	fellows := m.fellows(e)
+	h.lenders = ids(fellows)
+	if len(fellows) > 0 && m.published(e.Spec.ID) {
+		// They were published when this process knew nothing of e, or with others that a
+		// killed one had.
+		if err := m.swap(fellows, append(slices.Clone(fellows), e)); err != nil {
+			return nil, err
+		}
+	}
 	for key, f := range sockets {
 		if err := h.adopt(key, f); err != nil {
 			return nil, fmt.Errorf("cannot hold port %s of %s: %w", key, e.Spec.Subject(), err)

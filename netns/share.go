@@ -114,6 +114,29 @@ func together(endpoints ...*Endpoint) []nft.Element {
 	return out
 }
 
+// joinUnknown shares the ports of an endpoint with those of its service that this
+// process has not taken over yet. Ports that are another's are an error.
+func (m *Manager) joinUnknown(e *Endpoint) error {
+	all, err := m.endpoints()
+	if err != nil {
+		return err
+	}
+	var fellows []*Endpoint
+	for i := range all {
+		if o := &all[i]; o.Published && o.Spec.ID != e.Spec.ID && o.Spec.Service() == e.Spec.Service() {
+			fellows = append(fellows, &o.Endpoint)
+		}
+	}
+	foreign := slices.ContainsFunc(e.Ports, func(p Port) bool {
+		_, yes := holderOf(p, all, append(ids(fellows), e.Spec.ID))
+		return yes
+	})
+	if foreign || e.Spec.Service() == "" || len(fellows) == 0 {
+		return m.takenBy(e)
+	}
+	return errors.Join(m.swap(fellows, append(slices.Clone(fellows), e)), m.table.Add(m.anywhere(e.Ports)))
+}
+
 // swap brings the firewall from the elements of some endpoints to those of others.
 func (m *Manager) swap(before, after []*Endpoint) error {
 	from, to := together(before...), together(after...)

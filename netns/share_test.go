@@ -93,6 +93,51 @@ func TestOldAndNewShareAPort(t *testing.T) {
 	}
 }
 
+// A successor learns of its endpoints one by one, and one that it does not know yet may
+// have to share with one that it publishes.
+func TestSharedPortsOfASuccessor(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "a"})
+	spec := func(id, key string) EndpointSpec {
+		return EndpointSpec{ID: id, Key: key, Networks: on("a"), Ports: []Port{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}}
+	}
+	var all []*Endpoint
+	for i := range 3 {
+		e := l.attach(spec(fmt.Sprintf("e%d", i), fmt.Sprintf("p/web/%d", i+1)))
+		l.serveName(e, ":80")
+		all = append(all, e)
+	}
+	if err := l.Unpublish(context.Background(), all[2]); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all { // its process is gone
+		l.release(e.Spec.ID)
+	}
+	next := &lab{openLab(t, l.root), t, l.root}
+	if err := next.Publish(context.Background(), all[2]); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all[:2] {
+		if _, err := next.Hold(e, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := whoAnswers(t, "127.0.0.1:8080"); got["e0"] != 8 || got["e1"] != 8 || got["e2"] != 8 {
+		t.Errorf("%v", got)
+	}
+	if err := next.Detach(context.Background(), all[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got := whoAnswers(t, "127.0.0.1:8080"); got["e1"] != 12 || got["e2"] != 12 {
+		t.Errorf("%v", got)
+	}
+	for _, e := range all[1:] {
+		if err := next.Detach(context.Background(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestReplicasShareAPort(t *testing.T) {
 	l := newLab(t)
 	l.network(NetworkSpec{Name: "a"})
