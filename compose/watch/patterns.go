@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/moby/patternmatcher"
 )
@@ -125,6 +126,9 @@ func mayReach(pattern, dir []string) bool {
 // expression that patternmatcher makes of it: two asterisks wherever they stand, what is
 // behind a backslash, and a set that is of all but some or has a range across them.
 func crosses(segment string) bool {
+	if !utf8.ValidString(segment) { // one byte that is no text stands for any other there
+		return true
+	}
 	if strings.Contains(segment, "**") || strings.Contains(segment, `\`) || strings.Contains(segment, "[^") {
 		return true
 	}
