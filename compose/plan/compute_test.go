@@ -359,6 +359,18 @@ recreate db: volume shop_data is made anew
 	}
 }
 
+func TestUpdatesThatCannotBe(t *testing.T) {
+	rolls := strings.Replace(shop, "scale: 2", "environment: {A: b}\n    deploy:\n      replicas: 2\n      update_config: {order: start-first}", 1)
+	p, err := plan.Compute(wanted(t, strings.Replace(rolls, "back: {internal: true}", "back: {internal: false}", 1)), running(wanted(t, shop)), plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"service worker is not updated as its update_config says, but all at once: its network is made anew"}
+	if diff := cmp.Diff(want, p.Warnings); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Who shares a service's namespaces must not be left with those of a container that
 // is gone, though only that service was asked for.
 func TestSharersOfARecreatedService(t *testing.T) {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -15,10 +16,27 @@ import (
 // in recover.go.
 
 // rolls says that a replica is updated as update_config says. There is nothing to
-// keep where the old one does not run, or has to make room first.
+// keep where the old one does not run; where it has to make room first, that is told.
 func (c *computer) rolls(d *decision) bool {
-	return c.desired.Services[d.service].Update != nil && d.action == recreate && !d.early && !c.opts.NoStart &&
-		d.old.live() && len(c.onNetwork[d.old.ID]) == 0 && len(c.onVolume) == 0
+	if c.desired.Services[d.service].Update == nil || d.action != recreate && d.action != replace || c.opts.NoStart || !d.old.live() {
+		return false
+	}
+	why := ""
+	switch {
+	case d.action == replace || len(c.onVolume) > 0:
+		why = "a volume is made anew"
+	case len(c.onNetwork[d.old.ID]) > 0:
+		why = "its network is made anew"
+	case d.early:
+		why = "what it shares with others, or a port that another service wants, has to be free first"
+	default:
+		return true
+	}
+	text := fmt.Sprintf("service %s is not updated as its update_config says, but all at once: %s", d.service, why)
+	if !slices.Contains(c.plan.Warnings, text) {
+		c.plan.Warnings = append(c.plan.Warnings, text)
+	}
+	return false
 }
 
 // runBeside tells whether a container can run beside another one of its service, old,
