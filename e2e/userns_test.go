@@ -474,10 +474,10 @@ func TestBuildsInUserNamespaces(t *testing.T) {
 		`)
 		b.ok(t, "up", "--detach", "--build", "web")
 		running := mapping(t, "the map:"+b.ok(t, "exec", "-T", "web", "cat", "/proc/self/uid_map"))
-		if uid := mapping(t, b.stack(t, "build", "--progress", "plain", "web").stderr); uid != running || uid < 1<<20 {
+		if uid := mapping(t, b.ok(t, "build", "--progress", "plain", "web")); uid != running || uid < 1<<20 {
 			t.Errorf("a build has %d, a container %d", uid, running)
 		}
-		if uid := mapping(t, b.stack(t, "build", "--progress", "plain", "own").stderr); uid != 400000 {
+		if uid := mapping(t, b.ok(t, "build", "--progress", "plain", "own")); uid != 400000 {
 			t.Errorf("a build with a range has %d", uid)
 		}
 		b.ok(t, "down")
