@@ -111,6 +111,11 @@ func (p *patterns) none(dir string) bool {
 // mayReach tells whether a pattern can match something in a directory, or a
 // directory above it.
 func mayReach(pattern, dir []string) bool {
+	// patternmatcher leaves most of what means something in a regular expression as it
+	// is: one with alternatives may match anything.
+	if slices.ContainsFunc(pattern, func(s string) bool { return strings.ContainsAny(s, "|()") }) {
+		return true
+	}
 	for i := range min(len(pattern), len(dir)) {
 		if crosses(pattern[i]) {
 			return true
@@ -126,7 +131,7 @@ func mayReach(pattern, dir []string) bool {
 // expression that patternmatcher makes of it: two asterisks wherever they stand, what is
 // behind a backslash, and a set that is of all but some or has a range across them.
 func crosses(segment string) bool {
-	if !utf8.ValidString(segment) { // one byte that is no text stands for any other there
+	if !utf8.ValidString(segment) || strings.ContainsAny(segment, "{}+^$") { // one byte that is no text stands for any other there
 		return true
 	}
 	if strings.Contains(segment, "**") || strings.Contains(segment, `\`) || strings.Contains(segment, "[^") {
