@@ -36,6 +36,16 @@ func newPatterns(root string, lines []string) (*patterns, error) {
 			text = "./" + strings.TrimPrefix(relative(root, path.Clean(text)), "/")
 		}
 		text = path.Clean(text)
+		if !exception {
+			// So does patternmatcher, for which a path behind a "/" may be blank, or an
+			// exception.
+			if text = strings.TrimSpace(text); text == "" {
+				continue
+			}
+			if text = path.Clean(text); strings.HasPrefix(text, "!") {
+				text = `\` + text
+			}
+		}
 		segments := strings.Split(text, "/")
 		if exception {
 			p.exceptions = append(p.exceptions, segments)
@@ -129,20 +139,10 @@ func mayReach(pattern, dir []string) bool {
 
 // crosses tells whether a path element of a pattern can match slashes, in the regular
 // expression that patternmatcher makes of it: two asterisks wherever they stand, what is
-// behind a backslash, and a set that is of all but some or has a range across them.
+// behind a backslash, sets, which may have a slash, and what means something there. A
+// byte that is no text stands for any other.
 func crosses(segment string) bool {
-	if !utf8.ValidString(segment) || strings.ContainsAny(segment, "{}+^$") { // one byte that is no text stands for any other there
-		return true
-	}
-	if strings.Contains(segment, "**") || strings.Contains(segment, `\`) || strings.Contains(segment, "[^") {
-		return true
-	}
-	for i := 1; i+1 < len(segment); i++ {
-		if segment[i] == '-' && segment[i-1] <= '/' && segment[i+1] >= '/' {
-			return true
-		}
-	}
-	return false
+	return strings.Contains(segment, "**") || strings.ContainsAny(segment, `[]\{}+^$`) || !utf8.ValidString(segment)
 }
 
 // passing tells whether a file is an editor's or a tool's own, made and deleted
