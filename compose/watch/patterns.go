@@ -39,10 +39,16 @@ func newPatterns(root string, lines []string) (*patterns, error) {
 		if !exception {
 			// So does patternmatcher, for which a path behind a "/" may be blank, or an
 			// exception.
-			if text = strings.TrimSpace(text); text == "" {
+			for before := ""; before != text && text != ""; {
+				before = text
+				if text = strings.TrimSpace(text); text != "" {
+					text = path.Clean(text)
+				}
+			}
+			if text == "" {
 				continue
 			}
-			if text = path.Clean(text); strings.HasPrefix(text, "!") {
+			if strings.HasPrefix(text, "!") {
 				text = `\` + text
 			}
 		}
