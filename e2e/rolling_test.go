@@ -257,6 +257,24 @@ func TestRollingBackRunsTheFormerHooks(t *testing.T) {
 	b.ok(t, "down")
 }
 
+// What has no network of its own has nothing to hand over, and leaves nothing of it.
+func TestRollingUpdateInAnothersNetwork(t *testing.T) {
+	b := newBox(t, "probe")
+	for _, version := range []string{"1", "2"} {
+		b.compose(t, fmt.Sprintf(`
+			services:
+				net: {image: probe, command: serve 8080, init: true}
+				with: {image: probe, command: serve 8081, init: true, network_mode: "service:net", environment: {V: "%[1]s"}, deploy: {update_config: {order: start-first, monitor: 100ms}}}
+				none: {image: probe, command: serve 8080, init: true, network_mode: none, environment: {V: "%[1]s"}, deploy: {update_config: {order: start-first, monitor: 100ms}}}
+		`, version))
+		b.ok(t, "up", "-d")
+	}
+	if ids := b.ids(t); len(ids) != 3 {
+		t.Errorf("there are %v", ids)
+	}
+	b.ok(t, "down") // what is left is found in the end
+}
+
 // A connection that never ends is waited for as long as the file says, but by no down.
 func TestDownDuringADrain(t *testing.T) {
 	b := newBox(t, "probe")

@@ -18,9 +18,6 @@ import (
 type holding struct {
 	m  *Manager
 	id string
-	// lenders are the endpoints whose sockets it may have, too, where they are on the
-	// same port.
-	lenders []string
 
 	mu      sync.Mutex
 	sockets map[string]*heldSocket // by key, such as "tcp/0.0.0.0:8080"
@@ -92,9 +89,13 @@ func socketKey(proto string, a netip.AddrPort) string { return proto + "/" + a.S
 
 // reserve opens the sockets of a port and returns it with its host port
 // resolved. had is the port it had before, tried first where the host port is
-// open. Routed ports need no host port.
-func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) (Port, error) {
+// open. Routed ports need no host port. One port that the user has named may be one of
+// lenders', see open.
+func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool, lenders []string) (Port, error) {
 	first, last := p.HostPort, p.Last()
+	if first == 0 || first != last {
+		lenders = nil
+	}
 	p.HostPortEnd = 0
 	if routed {
 		if p.HostPort == 0 {
@@ -104,7 +105,7 @@ func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) 
 	}
 	if had != 0 && (first == 0 || had >= first && had <= last) {
 		p.HostPort = had
-		if err := h.open(ctx, p, first == last && first != 0); err == nil {
+		if err := h.open(ctx, p, lenders); err == nil {
 			return p, nil
 		}
 	}
@@ -126,7 +127,7 @@ func (h *holding) reserve(ctx context.Context, p Port, had uint16, routed bool) 
 	var err error
 	for port := int(first); port <= int(last); port++ {
 		p.HostPort = uint16(port)
-		if err = h.open(ctx, p, first == last); err == nil || !errors.Is(err, unix.EADDRINUSE) {
+		if err = h.open(ctx, p, lenders); err == nil || !errors.Is(err, unix.EADDRINUSE) {
 			return p, err
 		}
 	}
@@ -197,7 +198,7 @@ func (h *holding) openAny(ctx context.Context, p Port) (uint16, error) {
 	key := socketKey(p.Transport(), netip.AddrPortFrom(a, port))
 	h.put(key, s)
 	p.HostPort = port
-	if err := h.open(ctx, p, false); err != nil {
+	if err := h.open(ctx, p, nil); err != nil {
 		h.drop(key)
 		return 0, err
 	}
@@ -227,9 +228,9 @@ func (m *Manager) lent(key string, ids []string) *os.File {
 	return nil
 }
 
-// open opens the sockets of a resolved port that are not open yet, all or none. With
-// share it may be one that a fellow has.
-func (h *holding) open(ctx context.Context, p Port, share bool) error {
+// open opens the sockets of a resolved port that are not open yet, all or none. Where
+// one of lenders, which are endpoints, has the same port, its socket is shared.
+func (h *holding) open(ctx context.Context, p Port, lenders []string) error {
 	var made []string
 	for _, a := range p.Bindings() {
 		key := socketKey(p.Transport(), netip.AddrPortFrom(a, p.HostPort))
@@ -243,8 +244,8 @@ func (h *holding) open(ctx context.Context, p Port, share bool) error {
 		if err != nil && optional(p, a, err) {
 			continue
 		}
-		if errors.Is(err, unix.EADDRINUSE) && share {
-			if f := h.m.lent(key, h.lenders); f != nil {
+		if errors.Is(err, unix.EADDRINUSE) {
+			if f := h.m.lent(key, lenders); f != nil {
 				if err = h.adopt(key, f); err == nil {
 					err = f.Close()
 				}

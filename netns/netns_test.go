@@ -480,7 +480,7 @@ func TestHalfMadeAndSwept(t *testing.T) {
 	}
 	l.release("worse")
 	if els, err := l.table.Elements(); err != nil || slices.ContainsFunc(append(allElements(lost), allElements(worse)...), func(e nft.Element) bool {
-		return slices.ContainsFunc(els, e.Same)
+		return slices.ContainsFunc(els, func(o nft.Element) bool { return o.Place() == e.Place() })
 	}) {
 		t.Errorf("elements of swept endpoints are left: %v", err)
 	}

@@ -22,18 +22,27 @@ func checkPort(p Port) error {
 	return nil
 }
 
+// served is where the container gets what reaches a host address of a published port:
+// the link and its address there. There is none where a listener of ours serves it.
+func served(e *Endpoint, host netip.Addr) (outlet *Link, addr netip.Addr) {
+	outlet = e.Publisher(host.Is6())
+	switch {
+	case outlet == nil || host.IsLoopback() && host.Is6():
+		return nil, addr
+	case host.Is6():
+		return outlet, outlet.IPv6
+	}
+	return outlet, outlet.IPv4
+}
+
 // elements are the firewall's map elements for one resolved port of an endpoint.
 func elements(e *Endpoint, p Port) []nft.Element {
 	var out []nft.Element
 	proto := nft.Protocol(p.Protocol)
 	for _, host := range p.Bindings() {
-		outlet := e.Publisher(host.Is6())
-		if outlet == nil || host.IsLoopback() && host.Is6() {
-			continue // a listener serves these
-		}
-		addr := outlet.IPv4
-		if host.Is6() {
-			addr = outlet.IPv6
+		outlet, addr := served(e, host)
+		if outlet == nil {
+			continue
 		}
 		target := netip.AddrPortFrom(addr, p.ContainerPort)
 		if outlet.Routed(host.Is6()) {
@@ -85,12 +94,10 @@ func everyElement(e *Endpoint) []nft.Element {
 }
 
 func distinct(elements []nft.Element) []nft.Element {
-	type place struct{ set, key, end string }
-	seen := map[place]bool{}
+	seen := map[string]bool{}
 	return slices.DeleteFunc(elements, func(e nft.Element) bool {
-		p := place{e.Set, string(e.Key), string(e.KeyEnd)}
-		again := seen[p]
-		seen[p] = true
+		again := seen[e.Place()]
+		seen[e.Place()] = true
 		return again
 	})
 }

@@ -56,13 +56,9 @@ func continues(p Port, o Port, n int) bool {
 func rangeElements(e *Endpoint, r portRange) []nft.Element {
 	var out []nft.Element
 	for _, host := range r.Bindings() {
-		outlet := e.Publisher(host.Is6())
-		if outlet == nil || host.IsLoopback() && host.Is6() {
+		outlet, addr := served(e, host)
+		if outlet == nil {
 			continue
-		}
-		addr := outlet.IPv4
-		if host.Is6() {
-			addr = outlet.IPv6
 		}
 		each := func(element func(netip.AddrPort, byte) nft.Element) {
 			for port := int(r.HostPort); port <= int(r.last); port++ {

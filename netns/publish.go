@@ -181,7 +181,6 @@ func (m *Manager) withdraw(endpoints []*Endpoint) error {
 // are the endpoints whose ports it may share.
 func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port, fellows []string) error {
 	h := m.holder(e)
-	h.lenders = fellows
 	unnamed := m.hostAddress(e)
 	routed := e.RoutedOnly()
 	loose := unheld(e.Spec.Ports)
@@ -197,7 +196,7 @@ func (m *Manager) reserveAll(ctx context.Context, e *Endpoint, before []Port, fe
 			had = before[i].HostPort
 		}
 		if !let || routed {
-			got, err := h.reserve(ctx, p, had, routed)
+			got, err := h.reserve(ctx, p, had, routed, fellows)
 			if err != nil {
 				return m.explainPort(p, err)
 			}
@@ -280,7 +279,6 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 	h := m.holder(e)
 	m.joins(e)
 	fellows := m.fellows(e)
-	h.lenders = ids(fellows)
 	if len(fellows) > 0 && m.published(e.Spec.ID) {
 		// They were published when this process knew nothing of e, or with others that a
 		// killed one had.
@@ -302,7 +300,7 @@ func (m *Manager) Hold(e *Endpoint, sockets map[string]*os.File) (opened map[str
 		if i < len(e.Spec.Ports) && loose(e.Spec.Ports[i]) {
 			continue
 		}
-		if err := h.open(context.Background(), p, true); err != nil {
+		if err := h.open(context.Background(), p, ids(fellows)); err != nil {
 			return nil, fmt.Errorf("cannot hold port of %s: %w", e.Spec.Subject(), m.explainPort(p, err))
 		}
 	}

@@ -87,17 +87,13 @@ func together(endpoints ...*Endpoint) []nft.Element {
 		}
 		for _, p := range e.Ports {
 			for _, host := range p.Bindings() {
-				outlet := e.Publisher(host.Is6())
-				if outlet == nil || outlet.Routed(host.Is6()) || host.IsLoopback() && host.Is6() {
+				outlet, addr := served(e, host)
+				if outlet == nil || outlet.Routed(host.Is6()) {
 					continue
 				}
 				at := place{host, p.HostPort, p.Transport()}
 				if targets[at] == nil {
 					places = append(places, at)
-				}
-				addr := outlet.IPv4
-				if host.Is6() {
-					addr = outlet.IPv6
 				}
 				targets[at] = append(targets[at], netip.AddrPortFrom(addr, p.ContainerPort))
 			}
@@ -167,7 +163,10 @@ func (m *Manager) HandOver(ctx context.Context, to, from *Endpoint) error {
 			leaving = append(leaving, &r.Endpoint)
 		}
 	}
-	if to.NetNS == "" || to.Shared || len(to.Spec.Ports) == 0 || to.Publisher(false) == nil && to.Publisher(true) == nil {
+	if to.NetNS == "" || to.Shared {
+		return nil // there is no record of it, and nothing in it is its own
+	}
+	if len(to.Spec.Ports) == 0 || to.Publisher(false) == nil && to.Publisher(true) == nil {
 		return m.saveEndpoint(to, false)
 	}
 	staying := m.fellows(to, ids(leaving)...)

@@ -47,8 +47,8 @@ func runBeside(old, s *container.Spec) (reason string, ok bool) {
 			return "two containers cannot have its fixed address on network " + a.Network, false
 		}
 	}
-	if s.Network.Mode == "host" {
-		return "two containers cannot listen on the same port of the host's network", false
+	if mode := s.Network.Mode; mode != "" && mode != "none" {
+		return "two containers cannot listen on the same port of a network that they share (network_mode: " + mode + ")", false
 	}
 	for _, p := range s.Network.Ports {
 		if p.HostPortEnd > p.HostPort {

@@ -25,13 +25,9 @@ type Element struct {
 // String returns what is added in nft(8) syntax.
 func (e Element) String() string { return e.Set + " { " + e.Text + " }" }
 
-// Same reports whether two elements have the same place.
-func (e Element) Same(o Element) bool {
-	return e.Set == o.Set && bytes.Equal(e.Key, o.Key) && bytes.Equal(e.KeyEnd, o.KeyEnd)
-}
-
-// Equal reports whether two elements have the same place and value.
-func (e Element) Equal(o Element) bool { return e.Same(o) && bytes.Equal(e.Value, o.Value) }
+// Place is where an element is: its set and key. Two that differ in value alone have
+// one place.
+func (e Element) Place() string { return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.KeyEnd) }
 
 // Difference is what has to be added and removed to get from one list of elements
 // to another.

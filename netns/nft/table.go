@@ -118,13 +118,13 @@ func (t *Table) Add(elements []Element) error {
 func (t *Table) Replace(before, after []Element) error {
 	concerned := map[string]bool{}
 	for _, e := range slices.Concat(before, after) {
-		concerned[e.place()] = true
+		concerned[e.Place()] = true
 	}
 	have, err := t.like(slices.Concat(before, after))
 	if err != nil {
 		return err
 	}
-	have = slices.DeleteFunc(have, func(e Element) bool { return !concerned[e.place()] })
+	have = slices.DeleteFunc(have, func(e Element) bool { return !concerned[e.Place()] })
 	add, remove := Difference(have, after)
 	if len(remove)+len(add) > perTransaction {
 		return errors.Join(t.Delete(remove), t.Add(add))
@@ -221,9 +221,7 @@ func (t *Table) Forget(elements []Element) error {
 	return err
 }
 
-func (e Element) identity() string { return e.place() + "\x00" + string(e.Value) }
-
-func (e Element) place() string { return e.Set + "\x00" + string(e.Key) + "\x00" + string(e.KeyEnd) }
+func (e Element) identity() string { return e.Place() + "\x00" + string(e.Value) }
 
 func (t *Table) delete(elements []Element) error {
 	err := flush(&nftables.Conn{}, t.rulesets(), elements, (*nftables.Conn).SetDeleteElements, "shorten")
