@@ -305,12 +305,7 @@ func (c *computer) nameHolders(name string, old *Container) []*Op {
 // emitRecreate: create under a temporary name, stop, remove, rename, start.
 func (c *computer) emitRecreate(d *decision) {
 	old := d.old
-	made := c.emitCreate(d, tempName(old, d.replica.Spec.Name))
-	made.Cause = joinDiffs(d.diffs)
-	made.Diffs = d.diffs
-	made.Replaces = old.ID
-	made.KeepVolumes = !c.opts.RenewAnonymous
-	c.abandoned(d)
+	made := c.emitSuccessor(d)
 	var after []*Op
 	switch {
 	case len(c.onNetwork[old.ID]) > 0:
@@ -323,13 +318,28 @@ func (c *computer) emitRecreate(d *decision) {
 		after = append(c.ready(d.service), made)
 	}
 	stopped := c.stop(old, d.service, "replaced", after...)
-	remove := c.op(RemoveContainer, old, d.service, "replaced")
-	remove.Volumes = c.opts.RenewAnonymous
 	// If an update of those it depends on fails, it is what goes on.
-	removed := c.plan.add(remove, append(c.rolled(d.service), stopped, made)...)
-	c.freeVolumes(old, removed)
-	rename := &Op{Kind: RenameContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, TempName: made.TempName, makes: made, Cause: "replaces " + short(old.ID)}
-	c.emitStart(d, made, c.plan.add(rename, removed))
+	c.emitStart(d, made, c.emitSuccession(d, made, append(c.rolled(d.service), stopped, made)...))
+}
+
+// emitSuccessor creates the container that replaces another one, which still has the
+// name.
+func (c *computer) emitSuccessor(d *decision) *Op {
+	made := c.emitCreate(d, tempName(d.old, d.replica.Spec.Name))
+	made.Cause, made.Diffs = joinDiffs(d.diffs), d.diffs
+	made.Replaces, made.KeepVolumes = d.old.ID, !c.opts.RenewAnonymous
+	c.abandoned(d)
+	return made
+}
+
+// emitSuccession removes the old container and gives its name to the one that was made.
+func (c *computer) emitSuccession(d *decision, made *Op, after ...*Op) *Op {
+	remove := c.op(RemoveContainer, d.old, d.service, "replaced")
+	remove.Volumes = c.opts.RenewAnonymous
+	removed := c.plan.add(remove, after...)
+	c.freeVolumes(d.old, removed)
+	rename := &Op{Kind: RenameContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, TempName: made.TempName, makes: made, Cause: "replaces " + short(d.old.ID)}
+	return c.plan.add(rename, removed)
 }
 
 // emitStart starts a container when its own steps are done and its dependencies

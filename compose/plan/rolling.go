@@ -71,27 +71,17 @@ func (c *computer) emitRolling(s *desired.Service, list []*decision) {
 	ready := c.ready(s.Name)
 	var turns []turn
 	for _, d := range list {
-		made := c.emitCreate(d, tempName(d.old, d.replica.Spec.Name))
-		made.Cause, made.Diffs, made.Replaces, made.KeepVolumes = joinDiffs(d.diffs), d.diffs, d.old.ID, !c.opts.RenewAnonymous
+		made := c.emitSuccessor(d)
 		made.Rolls = true
-		c.abandoned(d)
-		after := append(slices.Clone(ready), made)
-		for _, a := range d.replica.Spec.Network.Networks {
-			after = append(after, c.networkOps[a.Network])
-		}
+		after := append(slices.Clone(ready), made) // its networks are there before it is made
 		turns = append(turns, turn{index: d.replica.Index, name: d.replica.Spec.Name, made: made, old: d.old.ID, oldName: d.old.Name, after: after})
 	}
 	ended := r.roll(turns)
 	c.plan.Rollouts[s.Name] = Rollouts{Update: *s.Update, Rollback: *s.Rollback}
 	for i, d := range list {
 		c.stops[d.old.ID] = turns[i].stop
-		remove := c.op(RemoveContainer, d.old, d.service, "replaced")
-		remove.Volumes = c.opts.RenewAnonymous
-		removed := c.plan.add(remove, ended...)
-		c.freeVolumes(d.old, removed)
-		rename := &Op{Kind: RenameContainer, Service: d.service, Index: d.replica.Index, Name: d.replica.Spec.Name, TempName: turns[i].made.TempName, makes: turns[i].made, Cause: "replaces " + short(d.old.ID)}
 		// Who waits for the service waits for its new containers alone.
-		c.starts[s.Name] = append(c.starts[s.Name], c.plan.add(rename, removed))
+		c.starts[s.Name] = append(c.starts[s.Name], c.emitSuccession(d, turns[i].made, ended...))
 		d.started = turns[i].start
 	}
 }
