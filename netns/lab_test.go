@@ -152,6 +152,14 @@ func (l *lab) inside(e *Endpoint, fn func() error) {
 // serveTCP answers connections inside an endpoint with the client's address.
 func (l *lab) serveTCP(e *Endpoint, address string) {
 	l.t.Helper()
+	l.accept(e, address, func(c net.Conn) {
+		_, _ = io.WriteString(c, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().String())
+	})
+}
+
+// accept has connections to an endpoint answered, and closes them.
+func (l *lab) accept(e *Endpoint, address string, answer func(net.Conn)) {
+	l.t.Helper()
 	var ln net.Listener
 	l.inside(e, func() (err error) { ln, err = net.Listen("tcp", address); return err })
 	l.t.Cleanup(func() { _ = ln.Close() })
@@ -161,8 +169,10 @@ func (l *lab) serveTCP(e *Endpoint, address string) {
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().String())
-			_ = c.Close()
+			go func() {
+				answer(c)
+				_ = c.Close()
+			}()
 		}
 	}()
 }

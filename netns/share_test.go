@@ -16,25 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serveName answers connections inside an endpoint with its ID.
+// serveName answers connections inside an endpoint with its ID, and leaves them open
+// until the client has had enough.
 func (l *lab) serveName(e *Endpoint, address string) {
 	l.t.Helper()
-	var ln net.Listener
-	l.inside(e, func() (err error) { ln, err = net.Listen("tcp", address); return err })
-	l.t.Cleanup(func() { _ = ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.WriteString(c, e.Spec.ID)
-				_, _ = io.Copy(io.Discard, c)
-				_ = c.Close()
-			}()
-		}
-	}()
+	l.accept(e, address, func(c net.Conn) {
+		_, _ = io.WriteString(c, e.Spec.ID)
+		_, _ = io.Copy(io.Discard, c)
+	})
 }
 
 // whoAnswers counts, by ID, who answers many connections.

@@ -15,26 +15,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/stack-run/stack/e2e/peer"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	code, err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func main() { peer.RunProgram(run) }
 
 type options struct {
 	runs     int    // of run and exec

@@ -15,24 +15,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/e2e/peer"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	code, err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "composesuite:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func main() { peer.RunProgram(run) }
 
 type options struct {
 	stack    string

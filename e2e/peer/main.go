@@ -20,7 +20,15 @@ func Dir() string { return os.Getenv(dirVariable) }
 // prepare puts what they need into a new directory, which is removed in the end;
 // what it sets in the environment is set inside as well.
 func Main(m interface{ Run() int }, prepare func(ctx context.Context, dir string) error) {
-	code, err := enterAndRun(m, prepare)
+	RunProgram(func(ctx context.Context) (int, error) { return enterAndRun(ctx, m, prepare) })
+}
+
+// RunProgram is the main function of a program that does run, whose context ends with an
+// interrupt, and exits as it says.
+func RunProgram(run func(ctx context.Context) (code int, err error)) {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	code, err := run(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
 		code = max(code, 1)
@@ -28,9 +36,7 @@ func Main(m interface{ Run() int }, prepare func(ctx context.Context, dir string
 	os.Exit(code)
 }
 
-func enterAndRun(m interface{ Run() int }, prepare func(ctx context.Context, dir string) error) (int, error) {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
+func enterAndRun(ctx context.Context, m interface{ Run() int }, prepare func(ctx context.Context, dir string) error) (int, error) {
 	var env []string
 	if Dir() == "" {
 		dir, err := os.MkdirTemp("", "stack-peer-")
