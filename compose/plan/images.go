@@ -76,14 +76,13 @@ func Images(d *desired.Project, o ImageOptions, local func(image, platform strin
 		case BuildImage:
 			builds = addImageOp(builds, op)
 		}
-		for _, step := range svc.PreStart {
-			sp := step.Spec
-			here, err := local(sp.Image, sp.Platform)
+		for _, op := range stepImages(d, svc) {
+			here, err := local(op.Image, op.Platform)
 			if err != nil {
 				return nil, err
 			}
-			if svc.PullPolicy != "never" && (!here.Present || svc.PullPolicy == "always") && !builtHere(d, sp.Image) {
-				pulls = addImageOp(pulls, ImageOp{Kind: PullImage, Image: sp.Image, Platform: sp.Platform, Services: []string{name}, Cause: fmt.Sprintf("of pre_start[%d]", step.Hook)})
+			if svc.PullPolicy != "never" && (!here.Present || svc.PullPolicy == "always") {
+				pulls = addImageOp(pulls, op)
 			}
 		}
 		for _, m := range sp.Mounts {
@@ -104,6 +103,22 @@ func Images(d *desired.Project, o ImageOptions, local func(image, platform strin
 		return slices.ContainsFunc(builds, func(b ImageOp) bool { return b.Image == p.Image && b.Platform == p.Platform })
 	})
 	return append(pulls, builds...), nil
+}
+
+// stepImages are the images of a service's pre_start that are neither its own nor built
+// here.
+func stepImages(d *desired.Project, s *desired.Service) []ImageOp {
+	var ops []ImageOp
+	own := &s.Replicas[0].Spec
+	for _, step := range s.PreStart {
+		sp := &step.Spec
+		seen := func(op ImageOp) bool { return op.Image == sp.Image && op.Platform == sp.Platform }
+		if sp.Image == own.Image && sp.Platform == own.Platform || builtHere(d, sp.Image) || slices.ContainsFunc(ops, seen) {
+			continue
+		}
+		ops = append(ops, ImageOp{Kind: PullImage, Image: sp.Image, Platform: sp.Platform, Services: []string{s.Name}, Cause: fmt.Sprintf("of pre_start[%d]", step.Hook)})
+	}
+	return ops
 }
 
 // PullOptions choose what Pulls brings.
@@ -138,6 +153,17 @@ func Pulls(d *desired.Project, o PullOptions, local func(image, platform string)
 		}
 		sp := s.Replicas[0].Spec
 		policy := cmp.Or(o.Policy, s.PullPolicy)
+		if policy != "never" && policy != "build" {
+			for _, op := range stepImages(d, s) {
+				here, err := local(op.Image, op.Platform)
+				if err != nil {
+					return nil, err
+				}
+				if policy != "missing" || !here.Present || isLatest(op.Image) {
+					ops = addImageOp(ops, op)
+				}
+			}
+		}
 		switch {
 		case policy == "never", policy == "build":
 			skip(sp.Image, "")

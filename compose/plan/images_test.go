@@ -96,6 +96,12 @@ func TestPulls(t *testing.T) {
 	local := func(image, _ string) (LocalImage, error) {
 		return LocalImage{Present: image == "here:1" || image == "reg:1/here"}, nil
 	}
+	step := func(image string, hook int) desired.Step {
+		return desired.Step{Hook: hook, Spec: container.Spec{Image: image}}
+	}
+	d.Services["s"] = service("own", "", false)
+	d.Services["s"].Name = "s"
+	d.Services["s"].PreStart = []desired.Step{step("own", 0), step("tool:1", 1), step("tool:1", 1), step("here:1", 2), step("tool:1", 3)}
 	all := []string{"a", "b", "c", "d", "e", "f"}
 	for _, c := range []struct {
 		name string
@@ -106,6 +112,8 @@ func TestPulls(t *testing.T) {
 		{"missing", PullOptions{Policy: "missing"}, "SkipImage here:1 for a, Image is already present locally\nPullImage x for b, c, asked for, else build\nPullImage y for d, asked for\nPullImage z for e, asked for, else build\nSkipImage  for f, No image to be pulled\n"},
 		{"not what can be built", PullOptions{IgnoreBuildable: true}, "PullImage here:1 for a, asked for\nSkipImage x for b, Image can be built\nPullImage x for c, asked for\nSkipImage y for d, \nSkipImage z for e, \nSkipImage  for f, No image to be pulled\n"},
 		{"missing, but the latest may have moved", PullOptions{Services: []string{"g"}, NoDeps: true, Policy: "missing"}, "PullImage reg:1/here for g, asked for\n"},
+		{"what runs before it", PullOptions{Services: []string{"s"}}, "PullImage tool:1 for s, of pre_start[1]\nPullImage here:1 for s, of pre_start[2]\nPullImage own for s, asked for\n"},
+		{"what is missing of that", PullOptions{Services: []string{"s"}, Policy: "missing"}, "PullImage tool:1 for s, of pre_start[1]\nPullImage own for s, asked for\n"},
 		{"one", PullOptions{Services: []string{"a"}, NoDeps: true}, "PullImage here:1 for a, asked for\n"},
 		{"one, and what it needs", PullOptions{Services: []string{"a"}}, "PullImage here:1 for a, asked for\nPullImage x for c, asked for\n"},
 	} {
