@@ -180,6 +180,12 @@ func (l *lab) accept(e *Endpoint, address string, answer func(net.Conn)) {
 // serveUDP answers datagrams inside an endpoint with the client's address.
 func (l *lab) serveUDP(e *Endpoint, address string) {
 	l.t.Helper()
+	l.receive(e, address, func(from net.Addr) string { return from.(*net.UDPAddr).AddrPort().Addr().Unmap().String() })
+}
+
+// receive has datagrams to an endpoint answered.
+func (l *lab) receive(e *Endpoint, address string, answer func(from net.Addr) string) {
+	l.t.Helper()
 	var c net.PacketConn
 	l.inside(e, func() (err error) { c, err = net.ListenPacket("udp", address); return err })
 	l.t.Cleanup(func() { _ = c.Close() })
@@ -190,7 +196,7 @@ func (l *lab) serveUDP(e *Endpoint, address string) {
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteTo([]byte(from.(*net.UDPAddr).AddrPort().Addr().Unmap().String()), from)
+			_, _ = c.WriteTo([]byte(answer(from)), from)
 		}
 	}()
 }

@@ -29,11 +29,22 @@ func (l *lab) serveName(e *Endpoint, address string) {
 // whoAnswers counts, by ID, who answers many connections.
 func whoAnswers(t *testing.T, address string) map[string]int {
 	t.Helper()
+	return whoAnswersOn(t, "tcp", address)
+}
+
+func whoAnswersOn(t *testing.T, network, address string) map[string]int {
+	t.Helper()
 	got := map[string]int{}
 	for range 24 {
-		c, err := net.DialTimeout("tcp", address, 2*time.Second)
+		c, err := net.DialTimeout(network, address, 2*time.Second)
 		if err != nil {
 			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+		if network == "udp" {
+			if _, err := c.Write([]byte("?")); err != nil {
+				t.Fatal(err)
+			}
 		}
 		b := make([]byte, 100)
 		n, err := c.Read(b)
@@ -129,7 +140,7 @@ func TestSharedPortsOfASuccessor(t *testing.T) {
 
 func TestReplicasShareAPort(t *testing.T) {
 	l := newLab(t)
-	l.network(NetworkSpec{Name: "a"})
+	gateway := l.network(NetworkSpec{Name: "a"}).Gateway6
 	spec := func(id, key string) EndpointSpec {
 		return EndpointSpec{ID: id, Key: key, Networks: on("a"), Ports: []Port{
 			{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"},
@@ -140,8 +151,10 @@ func TestReplicasShareAPort(t *testing.T) {
 	}
 	one := l.attach(spec("one", "p/web/1"))
 	l.serveName(one, ":80")
+	l.receive(one, ":53", func(net.Addr) string { return one.Spec.ID })
 	two := l.attach(spec("two", "p/web/2"))
 	l.serveName(two, ":80")
+	l.receive(two, ":53", func(net.Addr) string { return two.Spec.ID })
 	if one.Ports[3].HostPort != 9000 || two.Ports[3].HostPort != 9001 {
 		t.Errorf("of a range each has its own: %v, %v", one.Ports[3], two.Ports[3])
 	}
@@ -150,9 +163,14 @@ func TestReplicasShareAPort(t *testing.T) {
 	}
 	check := func(what string, want map[string]int) {
 		t.Helper()
-		for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:8443"} {
+		for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:8443", hostPort(gateway, 8080)} {
 			if got := whoAnswers(t, address); fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: %s is answered by %v, not %v", what, address, got, want)
+			}
+		}
+		for _, address := range []string{"127.0.0.1:8053", hostPort(gateway, 8053)} {
+			if got := whoAnswersOn(t, "udp", address); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: UDP %s is answered by %v, not %v", what, address, got, want)
 			}
 		}
 		n := 0
@@ -180,6 +198,7 @@ func TestReplicasShareAPort(t *testing.T) {
 	aside.Aside = true
 	next := l.attach(aside)
 	l.serveName(next, ":80")
+	l.receive(next, ":53", func(net.Addr) string { return next.Spec.ID })
 	check("one stands aside", map[string]int{"one": 12, "two": 12})
 	if err := l.HandOver(context.Background(), next, one); err != nil {
 		t.Fatal(err)
