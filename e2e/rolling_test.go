@@ -104,6 +104,15 @@ func (x *traffic) check(t *testing.T, versions ...string) {
 	}
 }
 
+// version makes a file of a web server of a version on a port, with more attributes.
+func (b *box) version(t *testing.T, version int, port, more string) {
+	t.Helper()
+	b.compose(t, fmt.Sprintf(`
+		services:
+			web: {image: probe, command: serve 8080, init: true, environment: {V: "%d"}, ports: ["%s:8080"], %s}
+	`, version, port, more))
+}
+
 func TestRollingUpdate(t *testing.T) {
 	b := newBox(t, "probe")
 	port := freePort(t)
@@ -279,26 +288,16 @@ func TestRollingUpdateInAnothersNetwork(t *testing.T) {
 func TestDownDuringADrain(t *testing.T) {
 	b := newBox(t, "probe")
 	port := freePort(t)
-	file := func(version string) {
-		b.compose(t, fmt.Sprintf(`
-			services:
-				web:
-					image: probe
-					command: serve 8080
-					init: true
-					stop_grace_period: 10m
-					environment: {V: "%s"}
-					ports: ["%s:8080"]
-					deploy: {update_config: {order: start-first, monitor: 100ms}}
-		`, version, port))
+	file := func(version int) {
+		b.version(t, version, port, "stop_grace_period: 10m, deploy: {update_config: {order: start-first, monitor: 100ms}}")
 	}
-	file("1")
+	file(1)
 	b.ok(t, "up", "-d", "--wait")
 	fetch(t, "http://127.0.0.1:"+port+"/env?V")
 	idle, err := net.Dial("tcp", "127.0.0.1:"+port)
 	must(t, err)
 	defer idle.Close()
-	file("2")
+	file(2)
 	up := b.start(t, "up", "-d")
 	up.out.until(t, limit, "Container app-web-1 Stopping")
 	eventually(t, soon, func() error {
@@ -319,20 +318,9 @@ func TestRollingUpdateIsCutOff(t *testing.T) {
 	b := newBox(t, "probe")
 	port := freePort(t)
 	file := func(version int) {
-		b.compose(t, fmt.Sprintf(`
-			services:
-				web:
-					image: probe
-					command: serve 8080
-					init: true
-					stop_grace_period: 2s
-					environment: {V: "%d"}
-					ports: ["%s:8080"]
-					healthcheck: {test: [CMD, /probe, get, "http://127.0.0.1:8080/healthy"], interval: 100ms, retries: 2}
-					deploy:
-						replicas: 2
-						update_config: {order: start-first, failure_action: rollback}
-		`, version, port))
+		b.version(t, version, port, `stop_grace_period: 2s,
+			healthcheck: {test: [CMD, /probe, get, "http://127.0.0.1:8080/healthy"], interval: 100ms, retries: 2},
+			deploy: {replicas: 2, update_config: {order: start-first, failure_action: rollback}}`)
 	}
 	file(0)
 	b.ok(t, "up", "-d", "--wait")
