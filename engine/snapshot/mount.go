@@ -264,6 +264,59 @@ func mapped(path string, userNS *os.File) (int, error) {
 	return fd, nil
 }
 
+// base is the deepest directory that all directories of an overlay are below, if they are
+// of the same mount, and "" otherwise. It is mapped once for all of them: the kernel waits
+// for all processors when it lets go of a mount.
+func (o overlay) base() string {
+	dirs := slices.Clone(o.lower)
+	if o.upper != "" {
+		dirs = append(dirs, filepath.Dir(o.upper))
+	}
+	base := commonDir(dirs)
+	fd, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	for _, dir := range dirs {
+		p, err := openInMount(fd, base, dir)
+		if err != nil {
+			return ""
+		}
+		unix.Close(p)
+	}
+	return base
+}
+
+// openInMount opens dir, which is below base, by a descriptor of base, if there is no other
+// mount and no link between them.
+func openInMount(fd int, base, dir string) (int, error) {
+	rel, err := filepath.Rel(base, dir)
+	if err != nil {
+		return -1, err
+	}
+	p, err := unix.Openat2(fd, rel, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, &os.PathError{Op: "openat2", Path: dir, Err: err}
+	}
+	return p, nil
+}
+
+// commonDir is the deepest directory that has all of dirs, which are absolute paths, in it
+// or is them.
+func commonDir(dirs []string) string {
+	base := filepath.Clean(dirs[0])
+	for _, dir := range dirs[1:] {
+		for base != "/" && dir != base && !strings.HasPrefix(dir, base+"/") {
+			base = filepath.Dir(base)
+		}
+	}
+	return base
+}
+
 // mount makes the mount with fsopen(2) and its relatives. Each lower directory
 // is a parameter of its own, so that their number is bounded by overlayfs (500)
 // and not by the length of a string.
@@ -282,11 +335,23 @@ func (o overlay) mount() (int, error) {
 			unix.Close(p)
 		}
 	}()
+	base := ""
+	tree := -1 // base, with the owners mapped
+	if o.userNS != nil {
+		if base = o.base(); base != "" {
+			if tree, err = o.mapped(base); err != nil {
+				return -1, overlayError(-1, err)
+			}
+			opened = append(opened, tree)
+		}
+	}
 	// name is what a directory is called for overlayfs.
 	name := func(dir string) (string, error) {
 		var p int
 		var err error
 		switch {
+		case base != "":
+			p, err = openInMount(tree, base, dir)
 		case o.userNS != nil:
 			p, err = o.mapped(dir)
 		case needsAlias(dir):

@@ -40,10 +40,14 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 	if err := unix.Mkdir("m", 0o700); err != nil {
 		return -1, os.NewSyscallError("mkdir", err)
 	}
+	base, err := o.aliasAll()
+	if err != nil {
+		return -1, err
+	}
 	var names []string
 	for i := len(o.lower) - 1; i >= 0; i-- {
 		name := strconv.Itoa(i)
-		if err := o.alias(o.lower[i], name); err != nil {
+		if err := o.alias(base, o.lower[i], name); err != nil {
 			return -1, err
 		}
 		names = append(names, name)
@@ -51,7 +55,7 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 	options := []string{"lowerdir=" + strings.Join(names, ":")}
 	if o.upper != "" {
 		// Both must be of one mount.
-		if err := o.alias(filepath.Dir(o.upper), "c"); err != nil {
+		if err := o.alias(base, filepath.Dir(o.upper), "c"); err != nil {
 			return -1, err
 		}
 		options = append(options, "upperdir=c/"+filepath.Base(o.upper), "workdir=c/"+filepath.Base(o.work))
@@ -90,11 +94,37 @@ func (o overlay) mountInPrivate(at string) (int, error) {
 	return fd, nil
 }
 
-// alias makes name another name of dir: a link, or a mount with the owners mapped.
-func (o overlay) alias(dir, name string) error {
+// mappedBase is where overlay.base is mounted with the owners mapped.
+const mappedBase = "b"
+
+// aliasAll mounts the directory that all others are below with the owners mapped. base is
+// "" where that is not needed, or cannot be.
+func (o overlay) aliasAll() (base string, err error) {
 	if o.userNS == nil {
-		return os.NewSyscallError("symlink", unix.Symlink(dir, name))
+		return "", nil
 	}
+	if base = o.base(); base == "" {
+		return "", nil
+	}
+	return base, o.attachMapped(base, mappedBase)
+}
+
+// alias makes name another name of dir: a link, or a mount with the owners mapped.
+func (o overlay) alias(base, dir, name string) error {
+	switch {
+	case base != "":
+		rel, err := filepath.Rel(base, dir)
+		if err != nil {
+			return err
+		}
+		dir = filepath.Join(mappedBase, rel)
+	case o.userNS != nil:
+		return o.attachMapped(dir, name)
+	}
+	return os.NewSyscallError("symlink", unix.Symlink(dir, name))
+}
+
+func (o overlay) attachMapped(dir, name string) error {
 	fd, err := o.mapped(dir)
 	if err != nil {
 		return err

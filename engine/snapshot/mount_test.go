@@ -151,6 +151,26 @@ func BenchmarkMount(b *testing.B) {
 	}
 }
 
+func TestCommonDir(t *testing.T) {
+	for _, test := range []struct {
+		dirs []string
+		want string
+	}{
+		{[]string{"/a/b"}, "/a/b"},
+		{[]string{"/a/b", "/a/b"}, "/a/b"},
+		{[]string{"/a/b/c", "/a/b"}, "/a/b"},
+		{[]string{"/a/b", "/a/bc"}, "/a"},
+		{[]string{"/a/b/c/d", "/a/x", "/a/b/c"}, "/a"},
+		{[]string{"/a", "/b"}, "/"},
+		{[]string{"/", "/b"}, "/"},
+		{[]string{"/b", "/"}, "/"},
+	} {
+		if got := commonDir(test.dirs); got != test.want {
+			t.Errorf("commonDir(%q) = %q, want %q", test.dirs, got, test.want)
+		}
+	}
+}
+
 func TestLacksAppend(t *testing.T) {
 	for release, want := range map[string]bool{
 		"6.1.0-56-cloud-amd64": true, "5.15.0": true, "6.6.30": true,
@@ -185,21 +205,38 @@ func TestMountForAUserNamespace(t *testing.T) {
 		}
 		return int(st.Uid)
 	}
-	for _, attached := range []bool{false, true} {
+	for i, test := range []struct {
+		attached, apart bool // mounts of layers; layers on a mount of their own
+	}{{}, {attached: true}, {apart: true}, {attached: true, apart: true}} {
 		s := store(t)
-		s.noDetached.Store(attached)
+		s.noDetached.Store(test.attached)
 		layers := unpack(t, s, archiveOf(t, file("f", "f")), archiveOf(t, file("g", "g")))
-		id := fmt.Sprintf("c-%v", attached)
+		if test.apart {
+			if err := unix.Mount(s.layers, s.layers, "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unix.Unmount(s.layers, unix.MNT_DETACH) })
+		}
+		id := fmt.Sprint("c", i)
 		if err := s.Prepare(t.Context(), id, layers); err != nil {
 			t.Fatal(err)
+		}
+		dir, st, err := s.lower(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := s.containerOverlay(st)
+		o.upper = dir + "/upper"
+		if base := o.base(); (base == "") != test.apart {
+			t.Errorf("%+v: all layers are mapped by %q", test, base)
 		}
 		f, err := s.Mount(id, MountOptions{UserNS: userNS, Root: base})
 		root := mounted(t, f, err)
 		if got := owner(root + "/f"); got != base {
-			t.Errorf("attached=%v: the file belongs to %d", attached, got)
+			t.Errorf("%+v: the file belongs to %d", test, got)
 		}
 		if err := os.WriteFile(root+"/nobodys", nil, 0o644); !errors.Is(err, unix.EOVERFLOW) {
-			t.Errorf("attached=%v: the host's root made a file: %v", attached, err)
+			t.Errorf("%+v: the host's root made a file: %v", test, err)
 		}
 		thread.Own(func() {
 			if err = inode.MakeFilesOf(base); err == nil {
@@ -207,18 +244,18 @@ func TestMountForAUserNamespace(t *testing.T) {
 			}
 		})
 		if err != nil {
-			t.Errorf("attached=%v: %v", attached, err)
+			t.Errorf("%+v: %v", test, err)
 		}
 		upper, err := s.upper(id)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := owner(upper + "/made"); got != 0 {
-			t.Errorf("attached=%v: on disk the file belongs to %d", attached, got)
+			t.Errorf("%+v: on disk the file belongs to %d", test, got)
 		}
 		view, err := s.ViewContainer(id)
 		if got := own(t, mounted(t, view, err)); got != "h made" {
-			t.Errorf("attached=%v: without the user namespace there is %q", attached, got)
+			t.Errorf("%+v: without the user namespace there is %q", test, got)
 		}
 	}
 }
