@@ -238,6 +238,53 @@ func TestRollingUpdateThatFailsHalfWay(t *testing.T) {
 	}
 }
 
+// What stands aside is not found by the service's name, not even where the one that it is to
+// replace is not healthy either.
+func TestRollingUpdateOfTheUnhealthy(t *testing.T) {
+	b := newBox(t, "probe", "busybox:latest")
+	file := func(version string) {
+		b.compose(t, fmt.Sprintf(`
+			services:
+				ask: {image: probe, command: serve 8080, init: true}
+				web:
+					image: busybox
+					command: ["sh", "-c", "sleep 1000; true"]
+					init: true
+					stop_signal: SIGKILL
+					environment: {V: %s}
+					volumes: [marks:/marks]
+					healthcheck: {test: [CMD, test, -e, /marks/%[1]s], interval: 100ms, retries: 1000}
+					deploy: {update_config: {order: start-first}}
+			volumes: {marks: {}}
+		`, version))
+	}
+	addresses := func() []string {
+		got := b.lookup(t, "ask", "web").Answers
+		slices.Sort(got)
+		return got
+	}
+	file("one")
+	b.ok(t, "up", "-d")
+	before := addresses()
+	if len(before) == 0 {
+		t.Fatal("the service is not found")
+	}
+	file("two")
+	up := b.start(t, "up", "-d")
+	up.out.until(t, limit, "Started")
+	if got := addresses(); !slices.Equal(got, before) {
+		t.Errorf("with one aside there are %v, %v before", got, before)
+	}
+	b.ok(t, "exec", "-T", "web", "touch", "/marks/two")
+	if code := up.wait(t, limit); code != 0 {
+		t.Errorf("the update ends with %d: %s", code, up.out)
+	}
+	if got := addresses(); len(got) == 0 || slices.Equal(got, before) {
+		t.Errorf("after the update there are %v, %v before", got, before)
+	}
+	b.ok(t, "down", "-v")
+}
+
 // What a failed update brings back is run with the hooks that it had.
 func TestRollingBackRunsTheFormerHooks(t *testing.T) {
 	b := newBox(t, "busybox:latest")

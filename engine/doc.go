@@ -5,8 +5,8 @@
 //
 // # Records
 //
-// A container's record is data-root/containers/ID/config.json, written once
-// when it is created. What changes is State. While the container's boot lasts,
+// A container's record is data-root/containers/ID/config.json, written when it is
+// created, renamed or updated. What changes by itself is State. While the container's boot lasts,
 // State lives in run-root/containers/ID/state.json, which is cheap to write and
 // rightly gone after a reboot; what must outlive a reboot (exit code, times,
 // "stopped by the user") is written to data-root/containers/ID/final.json when

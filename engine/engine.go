@@ -136,8 +136,8 @@ func isOurs(root string) bool {
 		return false
 	}
 	ours := []string{
-		"lost+found", "builder", "containers", "containers-rw", "content", "endpoints", rangesDir, "images", "layers", "locks", "logs", "names", "netns",
-		"networks", "projects", sealed.Dir, "volumes",
+		"lost+found", "build", "builder", "cgroup-parents", "containers", "containers-rw", "content", "endpoints", rangesDir, "images", "layers",
+		"locks", "logs", "names", "netns", "networks", "projects", "remote", sealed.Dir, "volumes", "watch",
 	}
 	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !slices.Contains(ours, e.Name()) })
 }

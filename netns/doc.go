@@ -20,8 +20,8 @@
 //
 // # Packets
 //
-// All rules of an instance (a pair of roots) are in one nftables table, described
-// in package nft. Published ports are map look-ups in the kernel; no process of
+// All rules of an instance (a pair of roots) are in one nftables table, and those
+// for what a container may send on a bridge in a second one, both described in package nft. Published ports are map look-ups in the kernel; no process of
 // ours has to live for them. Sockets are held for them all the same
 // ([Manager.Hold]): nobody else on the host can take the port unnoticed, and what
 // the kernel cannot rewrite goes through them, which is [::1]:PORT, and IPv6

@@ -10,15 +10,15 @@ import (
 	"github.com/stack-run/stack/netns"
 )
 
-// refreshNames gives the resolver the containers that run now.
+// refreshNames gives the resolver the containers that run now, but those that stand aside.
 func (s *Supervisor) refreshNames() {
 	s.naming.Lock()
 	defer s.naming.Unlock()
 	var table []netns.Entry
 	for _, v := range s.views() {
-		if ep := v.State.Endpoint; v.live() && ep != nil {
+		if ep := v.State.Endpoint; v.live() && ep != nil && !v.State.Aside {
 			ready := v.State.Health == healthcheck.None || v.State.Health == healthcheck.Healthy
-			table = append(table, netns.Entry{Endpoint: ep, NotReady: !ready || v.State.Aside})
+			table = append(table, netns.Entry{Endpoint: ep, NotReady: !ready})
 		}
 	}
 	if err := s.runner.Publish(table); err != nil {

@@ -1,7 +1,8 @@
 // Package nft renders and applies the firewall of an instance: one nftables
-// table whose rules never change and whose sets and maps hold all that differs.
+// table whose rules never change and whose sets and maps hold all that differs, and
+// a second one, of the family bridge, for what a container may send ([Ports]).
 //
-// There is one table for all networks of an instance (a pair of data root and
+// There is one for all networks of an instance (a pair of data root and
 // run root), not one for each network or project, because
 //
 //   - the kernel runs every base chain of a hook for every packet and allows

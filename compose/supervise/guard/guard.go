@@ -8,8 +8,8 @@
 // subreapers (PR_SET_CHILD_SUBREAPER, prctl(2)): a container whose parent is
 // killed becomes their child, and they write its wait status to a file that the
 // next supervisor reads. Both keep duplicates of the file descriptors that
-// cannot be opened a second time (the listening socket, DNS sockets, pty
-// masters), handed to them over a control socket, and hand all of them to each
+// cannot be opened a second time (the listening socket, DNS sockets and those that
+// hold ports, pty masters, standard inputs, FIFOs of output), handed to them over a control socket, and hand all of them to each
 // new child. Whoever dies is started again by its parent:
 //
 //	supervisor killed            the guardian starts a new one
