@@ -75,8 +75,12 @@ func bans() []ban {
 			why:  "the runtime takes a resolved specs.Spec: it knows no image, registry or Compose word",
 		},
 		{
-			from: []string{"engine/sealed"}, to: []string{"engine", "volumes/...", "compose/..."},
+			from: []string{"engine/sealed"}, to: []string{"engine", "engine/container", "volumes/...", "compose/..."},
 			why: "what is secret is read by little code, which depends on little",
+		},
+		{
+			from: []string{"compose/provider"}, to: []string{"engine/...", "netns/...", "volumes/...", "healthcheck/...", "compose/supervise/..."}, direct: true,
+			why: "what stands for a service is another program: it has no container",
 		},
 		{
 			from:   []string{"compose/load", "compose/load/...", "compose/spec", "compose/plan", "compose/apply", "healthcheck", "engine/image", "engine/registry/..."},
