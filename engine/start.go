@@ -98,7 +98,12 @@ func (e *Engine) Start(ctx context.Context, c *Container, o StartOptions) (_ *Ta
 	}
 	network := make(chan attached, 1)
 	go func() {
-		ep, err := e.attach(ctx, c, userNS.network(), k)
+		namespace, err := userNS.network()
+		if err != nil {
+			network <- attached{err: err}
+			return
+		}
+		ep, err := e.attach(ctx, c, namespace, k)
 		network <- attached{ep, err}
 	}()
 	plan, prepErr := e.prepare(ctx, c, img, userNS, k, &back)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -82,7 +83,9 @@ type userNamespace struct {
 	kind string
 	ids  runtime.IDs
 	user *os.File
-	net  *os.File   // a network namespace of user's, if the container needs a new one
+	// net is a network namespace of user's, if the container needs a new one. It may be
+	// still in the making.
+	net  func() (*os.File, error)
 	more []*os.File // those that bind mounts are mapped by
 }
 
@@ -90,7 +93,8 @@ func (u *userNamespace) close() {
 	if u == nil {
 		return
 	}
-	for _, f := range append(u.more, u.user, u.net) {
+	net, _ := u.network() // who wanted it knows what failed
+	for _, f := range append(u.more, u.user, net) {
 		if f != nil {
 			f.Close()
 		}
@@ -98,11 +102,11 @@ func (u *userNamespace) close() {
 }
 
 // network is the network namespace to use, nil for any.
-func (u *userNamespace) network() *os.File {
-	if u == nil {
-		return nil
+func (u *userNamespace) network() (*os.File, error) {
+	if u == nil || u.net == nil {
+		return nil, nil
 	}
-	return u.net
+	return u.net()
 }
 
 // userNamespace makes the user namespace of a container, or finds that of the network
@@ -133,16 +137,19 @@ func (e *Engine) userNamespace(ctx context.Context, c *Container) (_ *userNamesp
 	}
 	switch {
 	case u.user != nil && there == nil:
-		u.net, err = runtime.NewNetworkNamespace(u.user)
+		u.net = sync.OnceValues(func() (*os.File, error) { return runtime.NewNetworkNamespace(u.user) })
 	case u.user != nil:
 	case there != nil:
 		if u.user, err = runtime.OwnerOf(there); err != nil || !runtime.InitialUserNamespace(u.user) {
 			break
 		}
 		u.user.Close()
-		u.user, _, err = runtime.NewUserNamespace(ids, ids, false)
+		u.user, err = runtime.NewUserNamespace(ids, ids)
 	default:
-		u.user, u.net, err = runtime.NewUserNamespace(ids, ids, true)
+		var made func() (*os.File, error)
+		if u.user, made, err = runtime.NewUserAndNetwork(ids, ids); err == nil {
+			u.net = sync.OnceValues(made)
+		}
 	}
 	return u, err
 }
@@ -209,7 +216,7 @@ func (e *Engine) owners(c *Container, u *userNamespace, user specs.User) *volume
 			case userNSAuto:
 				return u.user, nil
 			}
-			ns, _, err := runtime.NewUserNamespace(swapped(u.ids[0], uid, user.UID), swapped(u.ids[0], gid, user.GID), false)
+			ns, err := runtime.NewUserNamespace(swapped(u.ids[0], uid, user.UID), swapped(u.ids[0], gid, user.GID))
 			if err == nil {
 				u.more = append(u.more, ns)
 			}

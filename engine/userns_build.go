@@ -54,7 +54,13 @@ func (e *Engine) BuildNamespaces(ctx context.Context, id, project, build, mode s
 		return nil, err
 	}
 	n := &BuildNamespaces{IDs: ids, leave: func(ctx context.Context) error { return e.leaveRange(ctx, key, id) }}
-	if n.User, n.Net, err = runtime.NewUserNamespace(ids, ids, true); err != nil {
+	var network func() (*os.File, error)
+	if n.User, network, err = runtime.NewUserAndNetwork(ids, ids); err == nil {
+		if n.Net, err = network(); err != nil {
+			n.User.Close()
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(err, n.leave(detached(ctx)))
 	}
 	return n, nil

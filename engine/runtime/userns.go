@@ -14,47 +14,155 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewUserNamespace makes a user namespace in which these IDs are known, and
-// with network a network namespace that belongs to it. Both live as long as
-// somebody holds them.
+// NewUserNamespace makes a user namespace in which these IDs are known. It lives as long
+// as somebody holds it.
 //
-// They need a process to be made by, for a program with threads cannot enter a user
+// It needs a process to be made by, for a program with threads cannot enter a user
 // namespace, user_namespaces(7). It is a child that waits until its namespaces are
 // opened, and runs nothing else.
-func NewUserNamespace(uids, gids IDs, network bool) (user, net *os.File, err error) {
-	p := &program{flags: unix.CLONE_NEWUSER}
-	if network {
-		p.flags |= unix.CLONE_NEWNET
-	}
-	p.call("close inherited descriptors", callCloseOthers).with(optional)
-	err = held(p, nil, func(dir string) (err error) {
-		for file, ids := range map[string]IDs{"/uid_map": uids, "/gid_map": gids} {
-			if err := os.WriteFile(dir+file, []byte(ids.String()), 0); err != nil {
-				return fmt.Errorf("cannot map the IDs of a user namespace: %w", err)
-			}
-		}
-		if user, err = os.Open(dir + "/ns/user"); err == nil && network {
-			net, err = os.Open(dir + "/ns/net")
-		}
-		return err
-	})
+func NewUserNamespace(uids, gids IDs) (*os.File, error) {
+	user, child, err := newUserNamespace(uids, gids, false)
 	if err != nil {
-		closeAll(user, net)
+		return nil, err
+	}
+	if err := child.end(); err != nil {
+		user.Close()
+		return nil, fmt.Errorf("cannot make a user namespace: %w", err)
+	}
+	return user, nil
+}
+
+// NewUserAndNetwork is NewUserNamespace with a network namespace that belongs to it, and
+// that is made while the caller goes on. Network waits for it. It is to be called: who has
+// no use for what it returns closes that.
+func NewUserAndNetwork(uids, gids IDs) (user *os.File, network func() (*os.File, error), err error) {
+	user, child, err := newUserNamespace(uids, gids, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	return user, child.network, nil
+}
+
+func newUserNamespace(uids, gids IDs, network bool) (user *os.File, child *holder, err error) {
+	p := &program{flags: unix.CLONE_NEWUSER}
+	p.call("close inherited descriptors", callCloseOthers).with(optional)
+	p.stage()
+	if network {
+		p.makeNetwork()
+	}
+	if child, err = hold(p, nil); err == nil {
+		err = child.reached(func(dir string) (err error) {
+			for file, ids := range map[string]IDs{"/uid_map": uids, "/gid_map": gids} {
+				if err := os.WriteFile(dir+file, []byte(ids.String()), 0); err != nil {
+					return fmt.Errorf("cannot map the IDs of a user namespace: %w", err)
+				}
+			}
+			if user, err = os.Open(dir + "/ns/user"); err == nil && network {
+				_, err = child.release.Write([]byte{0})
+			}
+			return err
+		})
+	}
+	if err != nil {
+		closeAll(user)
 		return nil, nil, fmt.Errorf("cannot make a user namespace: %w%s", err, userNamespaceHint(err))
 	}
-	return user, net, nil
+	return user, child, nil
 }
 
 // NewNetworkNamespace makes a network namespace that belongs to a user namespace.
-func NewNetworkNamespace(user *os.File) (net *os.File, err error) {
+func NewNetworkNamespace(user *os.File) (*os.File, error) {
 	p := &program{}
 	p.call("close inherited descriptors", callCloseOthers).with(optional)
 	p.call("enter the user namespace", unix.SYS_SETNS, p.fd("user"), named(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+	p.makeNetwork()
+	child, err := hold(p, map[string]int{"user": fdOf(user)})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a network namespace: %w", err)
+	}
+	return child.network()
+}
+
+func (p *program) makeNetwork() {
 	p.call("make a network namespace", unix.SYS_UNSHARE, named(unix.CLONE_NEWNET, "CLONE_NEWNET"))
-	err = held(p, map[string]int{"user": fdOf(user)}, func(dir string) (err error) {
+	p.stage()
+}
+
+// stage has a held child say that it has come so far, and wait until it may go on.
+func (p *program) stage() {
+	p.call("say so", callReady)
+	p.call("wait", unix.SYS_READ, p.fd("release"), p.blob([]byte{0}, "buffer"), imm(1)).with(full)
+}
+
+// holder is a child that runs a program with stages, and then is of no more use.
+type holder struct {
+	program         *program
+	report, release *os.File
+	process         *Process
+}
+
+// hold starts a program in a child.
+func hold(p *program, fds map[string]int) (_ *holder, err error) {
+	report, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close() // so that the report ends with the child
+	var pipe [2]int // not os.Pipe's, which does not block
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		report.Close()
+		return nil, err
+	}
+	release := os.NewFile(uintptr(pipe[1]), "release")
+	defer unix.Close(pipe[0])
+	defer func() {
+		if err != nil {
+			closeAll(report, release)
+		}
+	}()
+	all := map[string]int{"release": pipe[0]}
+	maps.Copy(all, fds)
+	region, err := p.link(all, fdOf(w))
+	if err != nil {
+		return nil, err
+	}
+	pid, pidfd, err := fork(region, -1)
+	unix.Munmap(region)
+	if err != nil {
+		return nil, err
+	}
+	return &holder{program: p, report: report, release: release, process: &Process{PID: pid, PidFD: pidfd}}, nil
+}
+
+// reached waits until the child has come to its next stage, and calls look with its
+// directory in /proc. After an error the child is no more.
+func (h *holder) reached(look func(dir string) error) error {
+	var buf [recordSize]byte
+	h.report.SetReadDeadline(time.Now().Add(killBound))
+	_, err := io.ReadFull(h.report, buf[:])
+	if err == nil {
+		o := outcome{program: h.program}
+		if o.add(decodeRecord(buf)); !o.ready {
+			err = o.err()
+		} else {
+			err = look("/proc/" + strconv.Itoa(h.process.PID))
+		}
+	}
+	if err != nil {
+		return errors.Join(err, h.end())
+	}
+	return nil
+}
+
+// network waits for the network namespace that is made at the child's last stage, and
+// ends the child.
+func (h *holder) network() (net *os.File, err error) {
+	if err = h.reached(func(dir string) (err error) {
 		net, err = os.Open(dir + "/ns/net")
 		return err
-	})
+	}); err == nil {
+		err = h.end()
+	}
 	if err != nil {
 		closeAll(net)
 		return nil, fmt.Errorf("cannot make a network namespace: %w", err)
@@ -62,49 +170,12 @@ func NewNetworkNamespace(user *os.File) (net *os.File, err error) {
 	return net, nil
 }
 
-// held runs a program in a child, and calls look with the child's directory in /proc
-// when it is done. Then the child ends.
-func held(p *program, fds map[string]int, look func(dir string) error) error {
-	p.call("say so", callReady)
-	p.call("wait", unix.SYS_READ, p.fd("release"), p.blob([]byte{0}, "buffer"), imm(1)).with(full)
-	report, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer report.Close()
-	defer w.Close()
-	var pipe [2]int // not os.Pipe's, which does not block
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return err
-	}
-	release := os.NewFile(uintptr(pipe[1]), "release")
-	defer release.Close()
-	defer unix.Close(pipe[0])
-	all := map[string]int{"release": pipe[0]}
-	maps.Copy(all, fds)
-	region, err := p.link(all, fdOf(w))
-	if err != nil {
-		return err
-	}
-	pid, pidfd, err := fork(region, -1)
-	unix.Munmap(region)
-	if err != nil {
-		return err
-	}
-	w.Close() // so that the report ends with the child
-	child := &Process{PID: pid, PidFD: pidfd}
-	defer child.Close()
-	var buf [recordSize]byte
-	report.SetReadDeadline(time.Now().Add(killBound))
-	if _, err = io.ReadFull(report, buf[:]); err == nil {
-		o := outcome{program: p}
-		if o.add(decodeRecord(buf)); !o.ready {
-			err = o.err()
-		} else {
-			err = look("/proc/" + strconv.Itoa(pid))
-		}
-	}
-	return errors.Join(err, child.End(killBound))
+// end ends the child, wherever it is.
+func (h *holder) end() error {
+	err := h.process.End(killBound)
+	closeAll(h.report, h.release)
+	h.process.Close()
+	return err
 }
 
 func userNamespaceHint(err error) string {
@@ -230,10 +301,16 @@ func parseIDMap(text string) (IDs, error) {
 func IDsInUse() map[specs.LinuxIDMapping]bool {
 	all := map[specs.LinuxIDMapping]bool{}
 	entries, _ := os.ReadDir("/proc") // without it none is in sight
+	seen := map[string]bool{}         // user namespaces, of which many processes have one
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
 		if err != nil {
 			continue
+		}
+		if ns, err := os.Readlink("/proc/" + entry.Name() + "/ns/user"); err != nil || seen[ns] {
+			continue // it has ended
+		} else {
+			seen[ns] = true
 		}
 		for _, file := range []string{"uid_map", "gid_map"} {
 			text, _ := readProc(pid, file) // of one that has ended there is none

@@ -18,7 +18,9 @@ const idBase = 0x20000000
 func (r *rootfs) inUserNamespace(t testing.TB, s *specs.Spec) func(*Config) {
 	t.Helper()
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: idBase, Size: 65536}}
-	user, net, err := NewUserNamespace(ids, ids, true)
+	user, network, err := NewUserAndNetwork(ids, ids)
+	check(t, err)
+	net, err := network()
 	check(t, err)
 	t.Cleanup(func() { user.Close(); net.Close() })
 	for i, n := range s.Linux.Namespaces {
