@@ -102,12 +102,26 @@ func (c *Client) call(ctx context.Context, project, verb string, body, result an
 	return c.supervisor(project).Call(ctx, verb, body, result, events)
 }
 
-// apply has a verb carried out by the supervisor of its project, or rehearses it.
+// apply has a verb carried out by the supervisor of its project, or rehearses it. Where
+// one is killed, the next one goes on.
 func (c *Client) apply(ctx context.Context, req supervise.ApplyRequest, p Progress) error {
 	if c.rehearse != nil {
 		return c.rehearsed(req)
 	}
-	return c.call(ctx, req.Project, "apply", req, nil, p)
+	for lost := 1; ; lost++ {
+		err := c.call(ctx, req.Project, "apply", req, nil, p)
+		if !errors.Is(err, supervise.ErrLost) || ctx.Err() != nil || lost > patience || !req.Converges() {
+			return err
+		}
+		p.tell(lostOne(req.Project))
+	}
+}
+
+// patience is how many supervisors may be lost in one verb, which may be what ends them.
+const patience = 3
+
+func lostOne(project string) apply.Event {
+	return apply.Event{Kind: "Project", Name: project, Status: "Warning", Text: "its supervisor was lost while it worked; the next one goes on"}
 }
 
 func (c *Client) rehearsed(req supervise.ApplyRequest) error {

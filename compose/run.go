@@ -31,7 +31,7 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 	}
 	o.Spec.Process.StdinOnce = o.Spec.Process.Stdin && !o.Detach
 	req := supervise.CreateRequest{
-		Project: project, Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps, Follows: !o.CreateOnly,
+		ID: engine.NewID(), Project: project, Spec: o.Spec, Service: o.Service, Desired: o.Desired, NoDeps: o.NoDeps, Follows: !o.CreateOnly,
 	}
 	if c.rehearse != nil {
 		whole := req.Apply()
@@ -55,7 +55,7 @@ func (c *Client) Run(ctx context.Context, o RunOptions, p Progress) (int, error)
 		return 0, nil
 	}
 	if o.Detach {
-		err := c.call(ctx, project, "run", supervise.RunRequest{ID: created.ID}, nil, p)
+		err := c.callRun(ctx, project, supervise.RunRequest{ID: created.ID}, nil, p, nil)
 		return exitCode(err), err
 	}
 	r, err := c.Engine.Records.Read(created.ID)
@@ -79,6 +79,10 @@ func (c *Client) create(ctx context.Context, req supervise.CreateRequest, res *s
 		})
 	}
 	err := sv.Call(ctx, "create", req, res, p)
+	for lost := 1; errors.Is(err, supervise.ErrLost) && ctx.Err() == nil && lost <= patience; lost++ {
+		p.tell(lostOne(req.Project))
+		err = sv.Call(ctx, "create", req, res, p) // of that ID there is only one
+	}
 	enough()
 	if made.Wait(); release != nil {
 		release()
@@ -232,7 +236,7 @@ func awaitShort(ctx context.Context, running, stored <-chan struct{}) {
 }
 
 // callRun is the "run" request; told has what is called at events of a status.
-func (c *Client) callRun(ctx context.Context, project string, req supervise.RunRequest, res *supervise.WaitResult, p Progress, told map[string]func()) error {
+func (c *Client) callRun(ctx context.Context, project string, req supervise.RunRequest, res any, p Progress, told map[string]func()) error {
 	for {
 		err := c.call(ctx, project, "run", req, res, func(e apply.Event) {
 			if call := told[e.Status]; call != nil {
@@ -241,11 +245,14 @@ func (c *Client) callRun(ctx context.Context, project string, req supervise.RunR
 				p(e)
 			}
 		})
-		if !req.Wait || !errors.Is(err, supervise.ErrLost) || ctx.Err() != nil {
+		if !errors.Is(err, supervise.ErrLost) || ctx.Err() != nil {
 			return err
 		}
 		// The next supervisor goes on. What has run must not be started again.
 		r, findErr := c.Engine.Records.Read(req.ID)
+		if errors.Is(findErr, engine.ErrNotFound) && !req.Wait {
+			return nil // it has run, and removed itself
+		}
 		if findErr != nil {
 			return err
 		}

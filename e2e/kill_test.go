@@ -436,3 +436,62 @@ func TestRunOutlivesItsKeepers(t *testing.T) {
 		}
 	})
 }
+
+// A command whose supervisor is killed while it works is brought to its end by the next
+// one, and does nothing twice.
+func TestCommandsOutliveTheirSupervisor(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		services:
+			db:
+				image: busybox
+				command: ["sh", "-c", "trap 'sleep 0.4; exit 0' TERM; rm -f /ready; (sleep 0.4; touch /ready) & while :; do sleep 0.1; done"]
+				healthcheck: {test: [CMD, test, -e, /ready], interval: 100ms, retries: 100}
+			web:
+				image: busybox
+				command: ["sleep", "1000"]
+				init: true
+				volumes: [data:/data]
+				depends_on: {db: {condition: service_healthy}}
+		volumes: {data: {}}
+	`)
+	run := []string{"run", "-d", "web", "sh", "-c", "echo once >>/data/log; sleep 1000"}
+	for _, which := range [][]string{{"supervisor"}, {"warden"}, {"warden", "guardian", "supervisor"}} {
+		t.Run("kill -9 of "+strings.Join(which, ", "), func(t *testing.T) {
+			for _, step := range []struct {
+				args    []string
+				at      string // what it says when they are killed
+				running int
+			}{
+				{[]string{"up", "-d"}, "Container app-db-1 Started", 2},
+				{[]string{"stop"}, "Container app-db-1 Stopping", 0},
+				{[]string{"start"}, "Container app-db-1 Started", 2},
+				{[]string{"down", "-v"}, "Container app-db-1 Stopping", 0},
+				{run, "Container app-db-1 Started", 2},
+				{[]string{"down", "-v"}, "Container app-db-1 Stopping", 0},
+			} {
+				j := b.start(t, step.args...)
+				j.out.until(t, limit, step.at)
+				b.killKeepers(t, "app", which...)
+				if code := j.wait(t, limit); code != 0 {
+					t.Errorf("%v ends with %d: %s", step.args, code, j.out)
+				}
+				running := 0
+				for name := range b.ids(t) {
+					if b.look(t, name).State.Status == "running" {
+						running++
+					}
+				}
+				if running != step.running {
+					t.Errorf("after %v %d containers run, not %d: %s", step.args, running, step.running, j.out)
+				}
+				if step.args[0] == "run" {
+					out := b.ok(t, "container", "run", "--rm", "-v", "app_data:/data", "busybox", "cat", "/data/log")
+					if out != "once\n" {
+						t.Errorf("it ran like this: %q", out)
+					}
+				}
+			}
+		})
+	}
+}

@@ -57,6 +57,8 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (*Container, error
 	}
 	if c.ID == "" {
 		c.ID = NewID()
+	} else if !isID(c.ID) {
+		return nil, fmt.Errorf("cannot create container %s: internal error: %q is no ID", o.Spec.Name, c.ID)
 	}
 	c.Spec.ImageID = string(img.ID)
 	base := imageConfig(img)

@@ -27,6 +27,18 @@ const (
 	VerbResume  Verb = "resume" // after a boot or crash of the machine
 )
 
+// Converges tells whether the same request, made once more after it was cut off, does what
+// is left of it and nothing twice.
+func (r *Request) Converges() bool {
+	switch r.Verb {
+	case VerbUp, VerbCreate, VerbScale:
+		return !r.ForceRecreate && !r.RecreateDeps && !r.RenewAnonymous
+	case VerbDown, VerbStart, VerbStop, VerbResume:
+		return true
+	}
+	return false
+}
+
 // Request is all that a verb that changes something was given. It is plain
 // data: what it is answered with depends on it and on what is observed alone, so
 // that a plan that is shown and one that is carried out are the same.

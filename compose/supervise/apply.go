@@ -403,9 +403,11 @@ func (s *Supervisor) create(ctx context.Context, req CreateRequest, r *reply) (a
 		// start looks again, and tells of errors.
 		s.linger(func(ctx context.Context) error { s.engine.PrepareNetworks(ctx, req.Spec.Network); return nil })
 	}
-	created, _, err := s.carryOut(ctx, &whole, &req, r)
-	if err != nil {
-		return nil, err
+	created := CreateResult{ID: req.ID}
+	if _, err := s.lookup(req.ID); err != nil { // else one that is lost has made it
+		if created, _, err = s.carryOut(ctx, &whole, &req, r); err != nil {
+			return nil, err
+		}
 	}
 	if req.Follows {
 		s.expectRequest()

@@ -166,7 +166,7 @@ func (h *host) createOptions(op *plan.Op) (engine.CreateOptions, error) {
 	}
 	if h.oneOff != nil && op.OneOff {
 		o := engine.CreateOptions{
-			Spec: h.oneOff.Spec, Hash: h.oneOff.Hash, Project: h.oneOff.Project, Service: h.oneOff.Service, OneOff: h.oneOff.Service != "",
+			ID: h.oneOff.ID, Spec: h.oneOff.Spec, Hash: h.oneOff.Hash, Project: h.oneOff.Project, Service: h.oneOff.Service, OneOff: h.oneOff.Service != "",
 		}
 		if h.oneOff.Follows && o.Spec.AutoRemove {
 			o.StartWithin = startBound

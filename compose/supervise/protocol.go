@@ -91,6 +91,9 @@ type ContainerRequest struct {
 // CreateRequest is the body of "create": one container outside the graph. With
 // Desired the networks, volumes and dependencies of its service come up first.
 type CreateRequest struct {
+	// ID is the container's, chosen by who asks: where a supervisor is lost, and the next
+	// one is asked, it makes no second one.
+	ID      string        `json:"id,omitempty"`
 	Project string        `json:"project"`
 	Spec    engine.Spec   `json:"spec"`
 	Service string        `json:"service,omitempty"`
