@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/stack-run/stack/engine/build/request"
 	"github.com/stack-run/stack/internal/sock"
 )
@@ -69,10 +71,27 @@ func (c *Client) askCache(ctx context.Context, verb string, q *request.Cache, s 
 func (c *Client) BuildCacheDisk(ctx context.Context, s Streams) (request.Records, error) {
 	conn, err := sock.Dial(ctx, request.Socket(c.Engine.RunRoot()))
 	if err != nil {
-		return request.ReadUsage(c.Engine.DataRoot())
+		return c.notedCacheDisk()
 	}
 	conn.Close()
 	return c.BuildCache(ctx, &request.Cache{}, s)
+}
+
+// notedCacheDisk is what the last builder left, which shares with the images of today.
+func (c *Client) notedCacheDisk() (request.Records, error) {
+	r, err := request.ReadUsage(c.Engine.DataRoot())
+	if err != nil || len(r.Blobs) == 0 {
+		return r, err
+	}
+	images, err := c.Engine.Images()
+	if err != nil {
+		return r, err
+	}
+	r.MarkShared(func(d digest.Digest) bool {
+		_, err := images.Content().Stat(d)
+		return err == nil
+	})
+	return r, nil
 }
 
 // PruneBuildCache prunes the build cache.

@@ -54,6 +54,14 @@ func (s *Store) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.
 	return s.Store.ReaderAt(ctx, desc)
 }
 
+// ReaderAtEngine opens a blob of the engine's without taking it over.
+func (s *Store) ReaderAtEngine(d digest.Digest) (content.ReaderAt, error) {
+	if err := d.Validate(); err != nil {
+		return nil, err
+	}
+	return local.OpenReader(s.engine.Path(d))
+}
+
 // Writer starts to write a blob.
 func (s *Store) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
 	var o content.WriterOpts

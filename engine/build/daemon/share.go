@@ -24,6 +24,7 @@ import (
 const (
 	recordDiffID   = "cache.diffID"
 	recordSnapshot = "cache.snapshot" // "" where it is the record's own ID
+	recordBlob     = "cache.blob"
 	recordBlobSize = "cache.blobsize"
 	recordSize     = "snapshot.size" // of snapshot and blob
 )
@@ -56,10 +57,15 @@ func Share(ctx context.Context, dataRoot string, layers *snapshot.Store) error {
 		return fmt.Errorf("cannot read the build cache: %w", err)
 	}
 	var errs []error
-	sizes := map[string]int64{}
+	sizes, blobs := map[string]int64{}, map[string]digest.Digest{}
 	for _, r := range all {
 		if ctx.Err() != nil {
 			break
+		}
+		if v := r.Get(recordBlob); v != nil {
+			var d digest.Digest
+			errs = append(errs, v.Unmarshal(&d))
+			blobs[r.ID()] = d
 		}
 		size, shared, err := share(ctx, r, dirs, layers)
 		if shared {
@@ -67,12 +73,12 @@ func Share(ctx context.Context, dataRoot string, layers *snapshot.Store) error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, noteSizes(dataRoot, sizes))...)
+	return errors.Join(append(errs, correct(dataRoot, sizes, blobs))...)
 }
 
-// noteSizes corrects what the daemon has noted.
-func noteSizes(dataRoot string, sizes map[string]int64) error {
-	if len(sizes) == 0 {
+// correct completes what the daemon has noted.
+func correct(dataRoot string, sizes map[string]int64, blobs map[string]digest.Digest) error {
+	if len(sizes) == 0 && len(blobs) == 0 {
 		return nil
 	}
 	usage, err := request.ReadUsage(dataRoot)
@@ -84,6 +90,7 @@ func noteSizes(dataRoot string, sizes map[string]int64) error {
 			usage.Records[i].Size = size
 		}
 	}
+	usage.Blobs = blobs
 	return request.WriteUsage(dataRoot, usage)
 }
 

@@ -74,8 +74,25 @@ func openStores(ctx context.Context, dir string, engine *ours.Store, layers stri
 		return nil, err
 	}
 	s.snapshots = containerd.NewSnapshotter(snapshotter, s.db.Snapshotter(snapshotter), namespace, nil)
-	s.content = containerd.NewContentStore(s.db.ContentStore(), namespace)
+	s.content = containerd.NewContentStore(remembering{s.db.ContentStore(), s.blobs}, namespace)
 	return s, nil
+}
+
+// remembering reads blobs of the engine's, too, that the database has let go of: what
+// BuildKit measures, and may prune, depends on the manifests of all images.
+type remembering struct {
+	content.Store
+	blobs *blobs.Store
+}
+
+func (r remembering) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	at, err := r.Store.ReaderAt(ctx, desc)
+	if errdefs.IsNotFound(err) {
+		if at, engineErr := r.blobs.ReaderAtEngine(desc.Digest); engineErr == nil {
+			return at, nil
+		}
+	}
+	return at, err
 }
 
 func emptyDir(dir string) error {

@@ -11,8 +11,10 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	ours "github.com/stack-run/stack/engine/content"
 )
@@ -151,5 +153,43 @@ func TestSnapshotsWithoutARecord(t *testing.T) {
 	}
 	if all, err := manager.List(ctx); err != nil || len(all) != 3 {
 		t.Errorf("leases %v, %v, want three", all, err)
+	}
+}
+
+// What an image of the engine consists of can be read when the database has never heard of
+// it, or does not know it any more: it is not the builder's for that.
+func TestManifestsOfTheEngineCanBeRead(t *testing.T) {
+	ctx := context.Background()
+	engine, err := ours.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := engine.Lease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	d, err := engine.Put(ctx, lease, []byte("manifest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStores(ctx, t.TempDir(), engine, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.file.Close()
+	got, err := content.ReadBlob(ctx, s.content, ocispec.Descriptor{Digest: d, Size: 8})
+	if err != nil || string(got) != "manifest" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := s.content.Info(ctx, d); !errdefs.IsNotFound(err) {
+		t.Errorf("the builder has it: %v", err)
+	}
+	if known, err := s.allKnown(ctx); err != nil || !known {
+		t.Errorf("there is a file that the database does not know: %v", err)
+	}
+	none := ocispec.Descriptor{Digest: digest.FromString("none"), Size: 4}
+	if _, err := content.ReadBlob(ctx, s.content, none); !errdefs.IsNotFound(err) {
+		t.Errorf("what is nowhere: %v", err)
 	}
 }

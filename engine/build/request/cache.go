@@ -1,6 +1,10 @@
 package request
 
-import "time"
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
 
 // Cache asks about the build cache, or, for prune, what to remove of it.
 type Cache struct {
@@ -41,6 +45,19 @@ type Records struct {
 	Records []Record `json:"records"`
 	// Empties says that, for prune, nothing is left in the cache.
 	Empties bool `json:"empties,omitempty"`
+	// Blobs are the compressed layers that records have, by their IDs.
+	Blobs map[string]digest.Digest `json:"blobs,omitempty"`
+}
+
+// MarkShared says which records are shared with images, whose blobs has tells of.
+// BuildKit's own word on records with a blob depends on what it had forgotten, or not
+// found out yet, when it was asked.
+func (r Records) MarkShared(has func(digest.Digest) bool) {
+	for i, x := range r.Records {
+		if d := r.Blobs[x.ID]; d != "" {
+			r.Records[i].Shared = has(d)
+		}
+	}
 }
 
 // Size adds up what the records take by themselves. What they share with images
