@@ -35,6 +35,9 @@ const (
 // idle says that nothing is about to happen to the container: what has not been
 // started then, whoever was to do it has given up.
 func Judge(condition string, st container.State, hasCheck, idle bool, now time.Time) (v Verdict, reason string, again time.Time) {
+	if !idle && !st.Doomed && (st.Phase == container.Created || st.Phase == container.Exited || st.Phase == container.Dead) {
+		return Pending, "to start", again // how its last run ended says nothing of the next
+	}
 	v, reason, again = judge(condition, st, hasCheck, now)
 	if v == Pending && idle && (st.Phase == container.Created || st.Phase == container.Exited) {
 		v, reason = Failed, "was not started"

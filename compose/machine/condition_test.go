@@ -32,7 +32,8 @@ func TestUp(t *testing.T) {
 		if test.stayed {
 			now = started.Add(stayUp)
 		}
-		v, reason, again := Judge(ConditionUp, test.state, test.hasCheck, false, now)
+		idle := test.state.Phase == container.Exited
+		v, reason, again := Judge(ConditionUp, test.state, test.hasCheck, idle, now)
 		if v != test.want || reason != test.reason {
 			t.Errorf("%s: %v, %q", test.name, v, reason)
 		}
@@ -66,6 +67,26 @@ func TestNobodyWaitsForWhatNobodyStarts(t *testing.T) {
 	}
 }
 
+// What is being started again is waited for, however its last run ended.
+func TestTheLastRunSaysNothingOfTheNext(t *testing.T) {
+	started := time.Unix(1, 0)
+	for _, condition := range []string{ConditionStarted, ConditionHealthy, ConditionUp, ConditionCompleted} {
+		for _, st := range []container.State{
+			{Phase: container.Exited, StartedAt: started},
+			{Phase: container.Exited, StartedAt: started, ExitCode: 3},
+			{Phase: container.Dead, StartedAt: started, ExitCode: 3},
+		} {
+			if v, reason, _ := Judge(condition, st, true, false, started.Add(time.Minute)); v != Pending || reason != "to start" {
+				t.Errorf("%s of %+v: %v, %q", condition, st, v, reason)
+			}
+		}
+	}
+	doomed := container.State{Phase: container.Exited, StartedAt: started, ExitCode: 3, Doomed: true}
+	if v, reason, _ := Judge(ConditionHealthy, doomed, true, false, started); v != Failed {
+		t.Errorf("what is being removed is waited for: %v, %q", v, reason)
+	}
+}
+
 func TestProven(t *testing.T) {
 	started := time.Unix(1, 0)
 	const monitor = 10 * time.Second
@@ -85,7 +106,8 @@ func TestProven(t *testing.T) {
 		{"it will be restarted", container.State{Phase: container.Restarting, StartedAt: started, ExitCode: 3}, false, 0, Failed, "exited (3) and was restarted"},
 		{"a job that is done", container.State{Phase: container.Exited, StartedAt: started}, false, 0, Met, ""},
 	} {
-		v, reason, again := Proven(test.state, test.hasCheck, false, monitor, started.Add(test.after))
+		idle := test.state.Phase == container.Exited
+		v, reason, again := Proven(test.state, test.hasCheck, idle, monitor, started.Add(test.after))
 		if v != test.want || reason != test.reason || again.Equal(started.Add(monitor)) != (reason == "to stay up") {
 			t.Errorf("%s: %v, %q, look again at %v", test.name, v, reason, again)
 		}
