@@ -341,6 +341,9 @@ func (in *installation) state() string {
 		})
 		fmt.Fprintf(&out, "  on the machine (%d things):\n    %s\n", len(lines), strings.Join(lines[:min(len(lines), 25)], "\n    "))
 	}
+	for _, args := range [][]string{{"container", "ls", "--all"}, {"logs", "--tail", "12", "postgres"}} {
+		fmt.Fprintf(&out, "  %v\n", in.runWith(nil, args...))
+	}
 	for _, root := range []string{in.RunRoot(), in.DataRoot()} {
 		filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
