@@ -146,6 +146,9 @@ func (c *Client) Up(ctx context.Context, d *spec.Desired, o UpOptions, p Progres
 // Down takes a project away.
 func (c *Client) Down(ctx context.Context, project string, o DownOptions, p Progress) error {
 	if known, err := c.known(project); err != nil || !known && len(o.ImageNames) == 0 {
+		if err == nil { // one that was killed may have left something of it
+			_, err = c.Sweep(ctx, c.rehearse != nil)
+		}
 		return err
 	}
 	if len(o.Services) == 0 {

@@ -495,3 +495,18 @@ func TestCommandsOutliveTheirSupervisor(t *testing.T) {
 		})
 	}
 }
+
+// What a command left that was killed at its very end goes with the same one again, which
+// finds nothing to do.
+func TestNothingToDoSweeps(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `services: {web: {image: busybox, command: [sleep, "1000"]}}`)
+	left := filepath.Join(b.dataRoot(), "logs", strings.Repeat("0a", 32))
+	for _, args := range [][]string{{"rm", "-fs"}, {"down"}, {"down", "--remove-orphans", "-v"}} {
+		must(t, os.MkdirAll(left, 0o700))
+		b.ok(t, args...)
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after %v it is still there: %v", args, err)
+		}
+	}
+}

@@ -78,7 +78,8 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 	}
 	if len(cs) == 0 {
 		fmt.Fprintln(a.Err, "No stopped containers")
-		return nil
+		_, err := v.Sweep(ctx, a.Global.DryRun) // an rm that was killed may have left something of them
+		return err
 	}
 	var ids, names []string
 	for _, c := range cs {
