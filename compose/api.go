@@ -10,6 +10,7 @@ import (
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/schedule"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 )
@@ -193,8 +194,10 @@ type Stats struct {
 
 // ProjectSummary is one row of "stack ls".
 type ProjectSummary struct {
-	Name        string
-	Status      map[engine.Phase]int
+	Name   string
+	Status map[engine.Phase]int
+	// Scheduled is how many jobs run by a schedule.
+	Scheduled   int
 	ConfigFiles []string
 	WorkingDir  string
 }
@@ -228,6 +231,8 @@ type Verbs interface {
 	Containers(ctx context.Context, s Selector) ([]engine.Container, error)
 	Projects(ctx context.Context) ([]ProjectSummary, error)
 	Definition(ctx context.Context, project string) (*spec.Desired, error)
+	// Schedules says what the project's jobs do, and did, by their schedules.
+	Schedules(ctx context.Context, project string) (schedule.Record, error)
 
 	// Watch acts on changes of files as develop.watch of d's services says, until
 	// ctx ends.

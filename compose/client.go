@@ -24,6 +24,7 @@ import (
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/schedule"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/compose/supervise"
 	"github.com/stack-run/stack/engine"
@@ -233,7 +234,11 @@ func (c *Client) Containers(ctx context.Context, s Selector) ([]engine.Container
 	if err := read(); err != nil {
 		return nil, err
 	}
-	if c.reviveAll(ctx, found) {
+	revived := c.reviveAll(ctx, found)
+	if s.Project != "" && c.armed(s.Project) {
+		revived = c.revive(ctx, s.Project) || revived
+	}
+	if revived {
 		if err := read(); err != nil {
 			return nil, err
 		}
@@ -322,6 +327,9 @@ func (c *Client) Projects(context.Context) ([]ProjectSummary, error) {
 		}
 		p := get(name)
 		p.ConfigFiles, p.WorkingDir = d.ConfigFiles, d.WorkingDir
+		if r, err := c.projects.Schedules(name); err == nil {
+			p.Scheduled = len(r.Armed())
+		}
 	}
 	all, err := c.Engine.Records.List()
 	if err != nil {
@@ -351,12 +359,20 @@ func (c *Client) Definition(_ context.Context, project string) (*spec.Desired, e
 
 // each applies a verb to all selected containers, one request a realm.
 func (c *Client) each(ctx context.Context, s Selector, p Progress, request func(project string, ids []string) supervise.ApplyRequest) error {
+	return c.eachOf(ctx, s, p, false, request)
+}
+
+// eachOf is each for a verb that, with schedules, is about those of the project, too.
+func (c *Client) eachOf(ctx context.Context, s Selector, p Progress, schedules bool, request func(project string, ids []string) supervise.ApplyRequest) error {
 	selected, err := c.Containers(ctx, s)
 	if err != nil {
 		return err
 	}
 	var order []string
 	byRealm := map[string][]string{}
+	if schedules && c.scheduled(s.Project) {
+		order, byRealm[s.Project] = []string{s.Project}, []string{}
+	}
 	for _, r := range selected {
 		realm := supervise.RealmOf(r.Project)
 		if byRealm[realm] == nil {
@@ -365,8 +381,35 @@ func (c *Client) each(ctx context.Context, s Selector, p Progress, request func(
 		byRealm[realm] = append(byRealm[realm], r.ID)
 	}
 	return together(order, func(realm string) error {
-		return c.apply(ctx, request(realm, byRealm[realm]), p)
+		req := request(realm, byRealm[realm])
+		req.Schedules = schedules
+		return c.apply(ctx, req, p)
 	})
+}
+
+// whole says that all of a project is selected.
+func (s Selector) whole() bool {
+	return s.Project != "" && len(s.Services)+len(s.IDs)+len(s.Labels)+s.Index == 0
+}
+
+// scheduled says that a project has schedules.
+func (c *Client) scheduled(project string) bool {
+	d, err := c.projects.Definition(project)
+	return err == nil && len(d.Scheduled()) > 0 || c.armed(project)
+}
+
+// armed says that jobs of a project are run by schedules.
+func (c *Client) armed(project string) bool {
+	r, err := c.projects.Schedules(project)
+	return err == nil && len(r.Armed())+len(r.Underway()) > 0
+}
+
+// Schedules returns what is remembered of the jobs of a project that have schedules.
+func (c *Client) Schedules(ctx context.Context, project string) (schedule.Record, error) {
+	if c.armed(project) {
+		c.revive(ctx, project)
+	}
+	return c.projects.Schedules(project)
 }
 
 // together calls do for each name at once and joins the errors.
@@ -383,7 +426,7 @@ func together(names []string, do func(name string) error) error {
 // Start starts stopped containers, in the graph's order.
 func (c *Client) Start(ctx context.Context, s Selector, o StartOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, p, func(project string, ids []string) supervise.ApplyRequest { return startRequest(project, ids, o) })
+	return c.eachOf(ctx, s, p, s.whole(), func(project string, ids []string) supervise.ApplyRequest { return startRequest(project, ids, o) })
 }
 
 // Stop stops running containers, dependents first. Of a project's it names those that
@@ -402,13 +445,13 @@ func (c *Client) Stop(ctx context.Context, s Selector, o StopOptions, p Progress
 			}
 		}
 	}
-	return c.each(ctx, s, p, verbRequest(plan.VerbStop, o))
+	return c.eachOf(ctx, s, p, s.whole(), verbRequest(plan.VerbStop, o))
 }
 
 // Restart stops and starts containers; their networks stay.
 func (c *Client) Restart(ctx context.Context, s Selector, o StopOptions, p Progress) error {
 	s.All = true
-	return c.each(ctx, s, p, verbRequest(plan.VerbRestart, o))
+	return c.eachOf(ctx, s, p, s.whole(), verbRequest(plan.VerbRestart, o))
 }
 
 // Kill sends a signal, SIGKILL by default.
@@ -461,6 +504,15 @@ func (c *Client) Resume(ctx context.Context, p Progress) error {
 	for _, r := range all {
 		if realm := supervise.RealmOf(r.Project); !slices.Contains(realms, realm) {
 			realms = append(realms, realm)
+		}
+	}
+	names, err := c.projects.List()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if c.armed(name) && !slices.Contains(realms, name) {
+			realms = append(realms, name)
 		}
 	}
 	return together(realms, func(realm string) error {

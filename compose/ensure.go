@@ -33,7 +33,7 @@ func (c *Client) EnsureImages(ctx context.Context, d *spec.Desired, o ImageOptio
 	}
 	for _, op := range instead {
 		for _, name := range op.Services {
-			if d.Services[name].HasBuild {
+			if d.All()[name].HasBuild {
 				build = append(build, name)
 			}
 		}

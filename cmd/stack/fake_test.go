@@ -21,6 +21,7 @@ import (
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/schedule"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/healthcheck"
@@ -42,6 +43,7 @@ type fakeVerbs struct {
 	mu         sync.Mutex
 	containers []engine.Container
 	definition map[string]*spec.Desired
+	schedules  map[string]schedule.Record
 	brought    *spec.Desired // what Up was last asked for
 	calls      []string
 	logs       []compose.LogLine
@@ -235,6 +237,10 @@ func (f *fakeVerbs) Projects(context.Context) ([]compose.ProjectSummary, error) 
 		{Name: "blog", Status: map[engine.Phase]int{engine.Exited: 1}, ConfigFiles: []string{"/srv/blog/compose.yaml"}},
 		{Name: "shop", Status: map[engine.Phase]int{engine.Running: 3, engine.Exited: 1}, ConfigFiles: []string{"/srv/shop/compose.yaml", "/srv/shop/compose.override.yaml"}},
 	}, nil
+}
+
+func (f *fakeVerbs) Schedules(_ context.Context, project string) (schedule.Record, error) {
+	return f.schedules[project], nil
 }
 
 func (f *fakeVerbs) Definition(_ context.Context, project string) (*spec.Desired, error) {

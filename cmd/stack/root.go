@@ -52,6 +52,7 @@ func verbTable() []cli.Verb {
 		{Name: "top", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewTopCmd(a, nil) }},
 		{Name: "port", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewPortCmd(a, nil) }},
 		{Name: "stats", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewStatsCmd(a, nil) }},
+		{Name: "jobs", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewJobsCmd(a, nil) }},
 		{Name: "events", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return system.NewEventsCmd(a, nil) }},
 		{Name: "images", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewImagesCmd(a, nil) }},
 		{Name: "volumes", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewVolumesCmd(a, nil) }},

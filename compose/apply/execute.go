@@ -35,6 +35,10 @@ type Host interface {
 	RenameContainer(ctx context.Context, id string, op *plan.Op) error
 	// HandOver lets a container in that stands aside.
 	HandOver(ctx context.Context, id string, op *plan.Op) error
+	// ScheduleJob has a job run by the schedules that the project says, UnscheduleJob
+	// has it run by none.
+	ScheduleJob(ctx context.Context, op *plan.Op) error
+	UnscheduleJob(ctx context.Context, op *plan.Op) error
 	// Await returns when a condition is met, or cannot be met any more.
 	Await(ctx context.Context, op *plan.Op) error
 }
@@ -55,6 +59,8 @@ var shown = map[plan.OpKind]words{
 	plan.PauseContainer:   {"Container", "Pausing", "Paused"},
 	plan.UnpauseContainer: {"Container", "Unpausing", "Unpaused"},
 	plan.RemoveContainer:  {"Container", "Removing", "Removed"},
+	plan.ScheduleJob:      {"Job", "Scheduling", "Scheduled"},
+	plan.UnscheduleJob:    {"Job", "Unscheduling", "Unscheduled"},
 }
 
 // Execute carries out a plan. tell gets an event at the beginning and the end of
@@ -178,6 +184,10 @@ func (x *execution) carryOut(ctx context.Context, op *plan.Op) error {
 		return x.host.CreateVolume(ctx, op)
 	case plan.RemoveVolume:
 		return x.host.RemoveVolume(ctx, op)
+	case plan.ScheduleJob:
+		return x.host.ScheduleJob(ctx, op)
+	case plan.UnscheduleJob:
+		return x.host.UnscheduleJob(ctx, op)
 	case plan.WaitFor:
 		return x.await(ctx, op)
 	case plan.Pause:

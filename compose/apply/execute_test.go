@@ -42,6 +42,12 @@ func (f *fakeHost) CreateVolume(_ context.Context, op *plan.Op) error {
 func (f *fakeHost) RemoveVolume(_ context.Context, op *plan.Op) error {
 	return f.note("remove volume %s", op.Name)
 }
+func (f *fakeHost) ScheduleJob(_ context.Context, op *plan.Op) error {
+	return f.note("schedule %s", op.Name)
+}
+func (f *fakeHost) UnscheduleJob(_ context.Context, op *plan.Op) error {
+	return f.note("unschedule %s", op.Name)
+}
 func (f *fakeHost) CreateContainer(_ context.Context, op *plan.Op) (string, error) {
 	f.mu.Lock()
 	f.made++

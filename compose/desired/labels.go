@@ -18,7 +18,8 @@ const (
 	LabelConfigFiles     = LabelPrefix + "project.config_files"
 	LabelEnvironmentFile = LabelPrefix + "project.environment_file"
 	LabelVersion         = LabelPrefix + "version"
-	LabelImage           = LabelPrefix + "image" // the image's ID
+	LabelImage           = LabelPrefix + "image"   // the image's ID
+	LabelDue             = LabelPrefix + "job.due" // of a job that a schedule runs: RFC 3339
 	LabelNetwork         = LabelPrefix + "network"
 	LabelVolume          = LabelPrefix + "volume"
 )

@@ -45,7 +45,9 @@ type Project struct {
 	// Providers are the services that a program provides and no container, see package
 	// provider.
 	Providers map[string]Provider `json:"providers,omitempty"`
-	// Disabled are the services that an inactive profile or a selection turns
+	// Jobs run when they are told to. No name is of a service and of a job.
+	Jobs map[string]*Job `json:"jobs,omitempty"`
+	// Disabled are the services and jobs that an inactive profile or a selection turns
 	// off: their containers are no orphans.
 	Disabled []string `json:"disabled,omitempty"`
 	// Coming are images that will be pulled or built before anything is created, so
@@ -62,8 +64,17 @@ func (d *Project) Check() error {
 	if d.Project == "" || d.Project == "." || d.Project == ".." || strings.ContainsAny(d.Project, "/\x00") {
 		return fmt.Errorf("a project cannot be named %q", d.Project)
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
-		s := d.Services[name]
+	for _, name := range slices.Sorted(maps.Keys(d.Jobs)) {
+		if d.Jobs[name] == nil {
+			return fmt.Errorf("job %q is empty", name)
+		}
+		if d.Services[name] != nil {
+			return fmt.Errorf("%q is a service and a job", name)
+		}
+	}
+	all := d.All()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		s := all[name]
 		if s == nil {
 			return fmt.Errorf("service %q is empty", name)
 		}
@@ -221,7 +232,7 @@ func (d *Project) VolumeNames() []string {
 // all, with "local" only those that were built, and else none.
 func (d *Project) Images(which string, services ...string) []string {
 	var out []string
-	for name, svc := range d.Services {
+	for name, svc := range d.All() {
 		if len(services) > 0 && !slices.Contains(services, name) {
 			continue
 		}

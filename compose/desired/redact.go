@@ -31,13 +31,23 @@ func withoutSecrets(mounts []volume.Mount) []volume.Mount {
 func (d *Project) mapSpecs(change func(*container.Spec)) *Project {
 	out := *d
 	out.Services = make(map[string]*Service, len(d.Services))
-	for name, s := range d.Services {
+	mapped := func(s *Service) Service {
 		service := *s
 		service.Replicas = slices.Clone(s.Replicas)
 		for i := range service.Replicas {
 			change(&service.Replicas[i].Spec)
 		}
+		return service
+	}
+	for name, s := range d.Services {
+		service := mapped(s)
 		out.Services[name] = &service
+	}
+	out.Jobs = maps.Clone(d.Jobs)
+	for name, j := range d.Jobs {
+		job := *j
+		job.Service = mapped(&j.Service)
+		out.Jobs[name] = &job
 	}
 	return &out
 }

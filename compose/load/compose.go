@@ -19,6 +19,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/compose-spec/compose-go/v2/validation"
 	"github.com/sirupsen/logrus"
+
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/spec"
 	"go.yaml.in/yaml/v4"
 )
@@ -32,6 +34,9 @@ type composer struct {
 	name      string
 	// touched are the services whose faults count, aside others that have some.
 	touched, aside map[string]bool
+	// jobs are all of the project. While it is checked they are services, see
+	// spec.WithJobs.
+	jobs types.Jobs
 }
 
 func (c *composer) details() types.ConfigDetails {
@@ -112,30 +117,34 @@ func (c *composer) project(ctx context.Context) (*types.Project, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if name, found := c.emptyService(); found {
-		err = fmt.Errorf("services.%s must be a mapping", name)
+	if path, found := c.emptyService(); found {
+		err = fmt.Errorf("%s must be a mapping", path)
 	}
 	return nil, c.decorate(err)
 }
 
-// emptyService finds a service without any attribute, which no single file shows
+// emptyService finds a service or job without any attribute, which no single file shows
 // to be wrong (another may fill it) and compose-go does not expect.
-func (c *composer) emptyService() (name string, found bool) {
+func (c *composer) emptyService() (path string, found bool) {
 	filled := map[string]bool{}
 	for _, content := range c.source.contents {
 		var file struct {
 			Services map[string]any `yaml:"services"`
+			Jobs     map[string]any `yaml:"jobs"`
 		}
 		if yaml.Unmarshal(content, &file) != nil {
 			continue // other faults have been told
 		}
-		for name, attributes := range file.Services {
-			filled[name] = filled[name] || attributes != nil
+		for section, all := range map[string]map[string]any{"services": file.Services, "jobs": file.Jobs} {
+			for name, attributes := range all {
+				path := section + "." + name
+				filled[path] = filled[path] || attributes != nil
+			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(filled)) {
-		if !filled[name] {
-			return name, true
+	for _, path := range slices.Sorted(maps.Keys(filled)) {
+		if !filled[path] {
+			return path, true
 		}
 	}
 	return "", false
@@ -161,7 +170,25 @@ func (c *composer) bind(dict map[string]any) (p *types.Project, err error) {
 
 // finish selects services, checks consistency and resolves env files.
 func (c *composer) finish(p *types.Project) (*types.Project, error) {
+	c.jobs = p.AllJobs()
+	for _, name := range slices.Sorted(maps.Keys(c.jobs)) {
+		if _, ok := p.AllServices()[name]; ok {
+			c.fail("jobs."+name, "there is a service of the same name; rename one")
+			return nil, c.report.err()
+		}
+	}
+	p, err := c.finished(spec.WithJobs(p))
+	if err != nil {
+		return nil, err
+	}
+	return spec.WithoutJobs(p, c.jobs), nil
+}
+
+func (c *composer) finished(p *types.Project) (*types.Project, error) {
 	for _, name := range c.options.Services {
+		if _, job := c.jobs[name]; job && !c.options.Jobs {
+			return nil, &Error{Diagnostics: []Diagnostic{{Text: desired.RunOnly(name).Error()}}}
+		}
 		_, enabled := p.Services[name]
 		_, disabled := p.DisabledServices[name]
 		if !enabled && !disabled {
@@ -190,7 +217,13 @@ func (c *composer) finish(p *types.Project) (*types.Project, error) {
 	}
 	if !c.options.NoEnvResolution {
 		registerRawFormat()
+		kept := types.Services{}
 		for _, name := range p.ServiceNames() {
+			if _, job := c.jobs[name]; job && c.options.DiscardEnvFiles {
+				// As docker compose shows them.
+				kept[name] = p.Services[name]
+				continue
+			}
 			c.oneService(name, func() { c.checkEnvFiles(p.Services[name]) })
 			if c.aside[name] {
 				s := p.Services[name]
@@ -201,9 +234,13 @@ func (c *composer) finish(p *types.Project) (*types.Project, error) {
 		if err := c.report.err(); err != nil {
 			return nil, err
 		}
-		if p, err = p.WithServicesEnvironmentResolved(c.options.DiscardEnvFiles); err != nil {
+		rest := *p
+		rest.Services = maps.Clone(p.Services)
+		maps.DeleteFunc(rest.Services, func(name string, _ types.ServiceConfig) bool { _, job := kept[name]; return job })
+		if p, err = rest.WithServicesEnvironmentResolved(c.options.DiscardEnvFiles); err != nil {
 			return nil, c.decorate(err)
 		}
+		maps.Copy(p.Services, kept)
 	}
 	if p, err = p.WithServicesLabelsResolved(false); err != nil {
 		return nil, c.decorate(err)
@@ -239,11 +276,26 @@ func (c *composer) touch(p *types.Project) {
 	case c.options.NoServices:
 		names = nil
 	case len(names) == 0:
-		names = p.ServiceNames()
+		names = slices.DeleteFunc(p.ServiceNames(), c.byHand)
 	}
 	for _, name := range names {
 		add(name)
 	}
+}
+
+// byHand says of a job that nothing but an explicit run makes it run: up and the like
+// work whatever is wrong with it.
+func (c *composer) byHand(name string) bool {
+	j, ok := c.jobs[name]
+	return ok && !c.options.Jobs && (j.Triggers == nil || len(j.Triggers.Schedule) == 0)
+}
+
+// in is the path of a service or job.
+func (c *composer) in(name string) string {
+	if _, job := c.jobs[name]; job {
+		return "jobs." + name
+	}
+	return "services." + name
 }
 
 // oneService runs checks of one service. If faults of it do not count, it is set
@@ -259,10 +311,10 @@ func (c *composer) oneService(name string, check func()) {
 
 func (c *composer) checkEnvFiles(s types.ServiceConfig) {
 	for i, f := range s.EnvFiles {
-		c.checkEnvFile(fmt.Sprintf("services.%s.env_file[%d]", s.Name, i), f.Path, bool(f.Required))
+		c.checkEnvFile(fmt.Sprintf("%s.env_file[%d]", c.in(s.Name), i), f.Path, bool(f.Required))
 	}
 	for i, f := range s.LabelFiles {
-		c.checkEnvFile(fmt.Sprintf("services.%s.label_file[%d]", s.Name, i), f, true)
+		c.checkEnvFile(fmt.Sprintf("%s.label_file[%d]", c.in(s.Name), i), f, true)
 	}
 }
 

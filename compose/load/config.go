@@ -13,6 +13,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/stack-run/stack/compose/spec"
 )
 
 // ConfigOptions are those of "stack config" that are not Options.
@@ -52,6 +54,10 @@ func Config(ctx context.Context, o Options, c ConfigOptions) ([]byte, []Warning,
 		return nil, nil, err
 	}
 	p := l.Project
+	for name, j := range p.Jobs {
+		j.Name = "" // it is the key
+		p.Jobs[name] = j
+	}
 	if c.ResolveDigest != nil || c.LockImageDigests {
 		if p, err = pin(ctx, p, c.ResolveDigest); err != nil {
 			return nil, nil, err
@@ -60,11 +66,7 @@ func Config(ctx context.Context, o Options, c ConfigOptions) ([]byte, []Warning,
 	var out []byte
 	switch {
 	case c.LockImageDigests:
-		images := map[string]any{}
-		for name, s := range p.Services {
-			images[name] = map[string]any{"image": s.Image}
-		}
-		out, err = render(map[string]any{"services": images}, c.Format)
+		out, err = render(lock(p), c.Format)
 	case c.Format == "json":
 		if out, err = p.MarshalJSON(); err == nil {
 			out = append(out, '\n')
@@ -106,7 +108,8 @@ func pin(ctx context.Context, p *types.Project, resolve func(context.Context, st
 	if resolve == nil {
 		return nil, fmt.Errorf("cannot pin images: no registry is available")
 	}
-	pinned, err := p.WithImagesResolved(func(named reference.Named) (digest.Digest, error) {
+	jobs := p.AllJobs()
+	pinned, err := spec.WithJobs(p).WithImagesResolved(func(named reference.Named) (digest.Digest, error) {
 		found, err := resolve(ctx, named.String())
 		if err != nil {
 			return "", err
@@ -116,7 +119,23 @@ func pin(ctx context.Context, p *types.Project, resolve func(context.Context, st
 	if err != nil {
 		return nil, fmt.Errorf("cannot pin images: %w", err)
 	}
-	return pinned, nil
+	return spec.WithoutJobs(pinned, jobs), nil
+}
+
+// lock is a project of nothing but images.
+func lock(p *types.Project) map[string]any {
+	services, jobs := map[string]any{}, map[string]any{}
+	for name, s := range p.Services {
+		services[name] = map[string]any{"image": s.Image}
+	}
+	for name, j := range p.Jobs {
+		jobs[name] = map[string]any{"image": j.Image}
+	}
+	out := map[string]any{"services": services}
+	if len(jobs) > 0 {
+		out["jobs"] = jobs
+	}
+	return out
 }
 
 // pinModel pins the images of a tree that may still have variables in it.
@@ -125,7 +144,13 @@ func pinModel(ctx context.Context, model map[string]any, c ConfigOptions) error 
 		return nil
 	}
 	services, _ := model["services"].(map[string]any)
-	for name, s := range services {
+	jobs, _ := model["jobs"].(map[string]any)
+	all := maps.Clone(services)
+	if all == nil {
+		all = map[string]any{}
+	}
+	maps.Copy(all, jobs)
+	for name, s := range all {
 		service, _ := s.(map[string]any)
 		image, _ := service["image"].(string)
 		if image == "" {

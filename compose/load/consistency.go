@@ -10,6 +10,9 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/errdefs"
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/stack-run/stack/compose/desired"
+	"github.com/stack-run/stack/compose/schedule"
 )
 
 // consistency is step 4: what only the whole project shows. It covers what
@@ -26,14 +29,17 @@ func (c *consistency) fail(path, format string, args ...any) {
 
 func (c *consistency) check() {
 	p := c.project
-	if len(p.AllServices())+len(p.AllJobs())+len(p.Networks)+len(p.Volumes)+len(p.Configs)+len(p.Secrets) == 0 {
+	if len(p.AllServices())+len(p.Networks)+len(p.Volumes)+len(p.Configs)+len(p.Secrets) == 0 {
 		c.report.fail(Diagnostic{File: c.inspector.files[0], Text: "the project has no services; add one below \"services:\""})
 		return
 	}
 	for _, name := range p.ServiceNames() {
 		s := p.Services[name]
-		path := "services." + name
+		path := c.in(name)
 		c.oneService(name, func() {
+			if j, ok := c.jobs[name]; ok {
+				c.triggers(path, j)
+			}
 			c.source(path, s)
 			c.references(path, s)
 			c.dependencies(path, s)
@@ -48,13 +54,24 @@ func (c *consistency) check() {
 			c.fail("secrets."+name, "a secret needs file or environment")
 		}
 	}
-	for name := range p.AllJobs() {
-		if _, ok := p.AllServices()[name]; ok {
-			c.fail("jobs."+name, "there is a service of the same name; rename one")
-		}
-	}
 	c.containerNames()
 	c.cycle()
+}
+
+// triggers checks what a job is triggered by.
+func (c *consistency) triggers(path string, j types.JobConfig) {
+	path += ".triggers"
+	if j.Triggers == nil || j.Triggers.Manual == nil && len(j.Triggers.Schedule) == 0 {
+		c.fail(path, "nothing triggers the job; write manual: true, or a schedule")
+		return
+	}
+	for i, s := range j.Triggers.Schedule {
+		_, err := schedule.Parse(desired.Schedule{Cron: s.Cron, Timezone: s.Timezone})
+		var fault *schedule.Fault
+		if errors.As(err, &fault) {
+			c.fail(index(path+".schedule", i)+"."+fault.Attribute, "%v", fault.Err)
+		}
+	}
 }
 
 // source checks where the image comes from.
@@ -187,11 +204,9 @@ func (c *consistency) dependencies(path string, s types.ServiceConfig) {
 		switch {
 		case errors.Is(err, errdefs.ErrDisabled) && !dep.Required:
 		case err != nil:
-			if _, job := p.AllJobs()[name]; job {
-				c.fail(at, "is a job; a service can only depend on services")
-				continue
-			}
 			missing(at, name)
+		case c.in(name) != "services."+name && c.in(s.Name) == "services."+s.Name:
+			c.fail(at, "is a job; a service can only depend on services")
 		case dep.Condition == types.ServiceConditionHealthy && other.HealthCheck != nil && noCheck(other.HealthCheck):
 			c.fail(at, "condition service_healthy can never be met: service %q has its health check disabled; use service_started, or give it a health check", name)
 		case dep.Condition == types.ServiceConditionCompletedSuccessfully && restartsAlways(other):
@@ -307,7 +322,7 @@ func (c *consistency) containerNames() {
 			continue
 		}
 		if other, ok := owner[s.ContainerName]; ok {
-			c.fail("services."+name+".container_name", "container name %q is already in use by service %q; give each its own", s.ContainerName, other)
+			c.fail(c.in(name)+".container_name", "container name %q is already in use by service %q; give each its own", s.ContainerName, other)
 		}
 		owner[s.ContainerName] = name
 	}
@@ -369,7 +384,7 @@ func (c *consistency) cycle() {
 					}
 					continue
 				}
-				c.fail("services."+name+".depends_on."+dep, "dependency cycle: %s; remove one of these dependencies", strings.Join(circle, " -> "))
+				c.fail(c.in(name)+".depends_on."+dep, "dependency cycle: %s; remove one of these dependencies", strings.Join(circle, " -> "))
 				return true
 			}
 			if state[dep] == unseen && visit(dep) {

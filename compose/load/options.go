@@ -30,6 +30,9 @@ type Options struct {
 	// Services are named on the command line: their profiles are enabled, and only
 	// their faults count and those of what they depend on. Empty: all services.
 	Services []string
+	// Jobs says that Services may name jobs, as for run, and that all jobs count, as
+	// for pull. Else a job is refused, and only those with a schedule count.
+	Jobs bool
 	// NoDeps leaves out the faults of what Services depend on, NoServices those of
 	// all services.
 	NoDeps, NoServices bool

@@ -37,6 +37,7 @@ func Compute(wanted *desired.Project, observed Observed, o Options) (*Plan, erro
 		return nil, err
 	}
 	c.emit()
+	c.schedules()
 	c.waitUp()
 	return c.plan, c.plan.finish()
 }

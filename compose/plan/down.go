@@ -20,7 +20,10 @@ import (
 // is meant, it is what they declare; services that are named go alone. A network
 // or volume goes only if nothing else uses it.
 func makeDown(r Request, o Observed) (*Plan, error) {
-	l := newLifecycle(r, &o)
+	l, err := newLifecycle(r, &o)
+	if err != nil {
+		return nil, err
+	}
 	l.plan.KeepGoing = true
 	d := &down{lifecycle: l, last: map[*Container]*Op{}, gone: map[*Container]*Op{}}
 	if err := d.choose(); err != nil {
@@ -29,6 +32,9 @@ func makeDown(r Request, o Observed) (*Plan, error) {
 	d.containers()
 	d.networks()
 	d.volumes()
+	if len(r.Services) == 0 {
+		l.plan.disarmFirst(o, "down")
+	}
 	for _, op := range l.plan.Ops {
 		op.Anyway = true
 	}

@@ -107,6 +107,9 @@ func checkServices(d *desired.Project, names []string) error {
 		if _, ok := d.Services[name]; ok {
 			continue
 		}
+		if d.Jobs[name] != nil {
+			return desired.RunOnly(name)
+		}
 		if slices.Contains(d.Disabled, name) {
 			return fmt.Errorf("service %q is disabled by its profile; enable the profile with --profile", name)
 		}

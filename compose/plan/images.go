@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +54,9 @@ type ImageOptions struct {
 // by the pull policies of the services that the options choose and by what is
 // here. Pulls come before builds; each image comes once.
 func Images(d *desired.Project, o ImageOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
+	if len(o.Services) == 0 {
+		d = d.WithDue() // when they are due, nobody is there who pulls
+	}
 	if err := checkServices(d, o.Services); err != nil {
 		return nil, err
 	}
@@ -134,6 +138,7 @@ type PullOptions struct {
 // Pulls decides which images are pulled where nothing but that is asked for, and
 // says of the others why they are not. Each comes once.
 func Pulls(d *desired.Project, o PullOptions, local func(image, platform string) (LocalImage, error)) ([]ImageOp, error) {
+	d = d.WithJobs(slices.Collect(maps.Keys(d.Jobs))...)
 	if err := checkServices(d, o.Services); err != nil {
 		return nil, err
 	}
@@ -270,8 +275,11 @@ func builtHere(d *desired.Project, image string) bool {
 }
 
 // InScope are the services that the options of up choose, with what they depend
-// on.
+// on, and the jobs that will be due.
 func InScope(d *desired.Project, services []string, noDeps bool) []string {
+	if len(services) == 0 {
+		d = d.WithDue()
+	}
 	_, scope := inScope(d, services, noDeps)
 	return scope
 }

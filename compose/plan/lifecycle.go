@@ -26,9 +26,16 @@ type lifecycle struct {
 	waits map[string]*Op
 }
 
-func newLifecycle(r Request, o *Observed) *lifecycle {
+func newLifecycle(r Request, o *Observed) (*lifecycle, error) {
+	wanted := knownProject(r.Desired, *o)
+	for _, name := range r.Services {
+		if wanted.Jobs[name] != nil {
+			return nil, desired.RunOnly(name)
+		}
+	}
+	wanted.Services = wanted.All() // they stop before what they depend on
 	l := &lifecycle{
-		request: r, wanted: knownProject(r.Desired, *o), observed: o,
+		request: r, wanted: wanted, observed: o,
 		plan: &Plan{replicas: map[string]int{}}, done: map[string][]*Op{}, waits: map[string]*Op{},
 	}
 	for name, s := range l.wanted.Services {
@@ -42,14 +49,16 @@ func newLifecycle(r Request, o *Observed) *lifecycle {
 		order = all
 	}
 	l.order = order
-	return l
+	return l, nil
 }
 
 func makeLifecycle(r Request, o Observed) (*Plan, error) {
-	l := newLifecycle(r, &o)
+	l, err := newLifecycle(r, &o)
+	if err != nil {
+		return nil, err
+	}
 	var chosen []*Container
 	if r.Verb != VerbResume {
-		var err error
 		if chosen, err = l.selected(); err != nil {
 			return nil, err
 		}
@@ -57,7 +66,16 @@ func makeLifecycle(r Request, o Observed) (*Plan, error) {
 	if len(r.Containers) == 0 && (r.Verb == VerbStart || r.Verb == VerbRestart) {
 		chosen = l.current(chosen)
 	}
-	var err error
+	switch {
+	case r.Schedules && (r.Verb == VerbStart || r.Verb == VerbRestart):
+		chosen = slices.DeleteFunc(chosen, func(x *Container) bool { return l.wanted.Jobs[x.Service] != nil })
+	case r.Schedules && r.Verb == VerbStop:
+		for i := range o.Containers {
+			if x := &o.Containers[i]; x.due() != "" && !slices.Contains(chosen, x) {
+				chosen = append(chosen, x)
+			}
+		}
+	}
 	switch r.Verb {
 	case VerbStart:
 		err = l.start(chosen)
@@ -73,6 +91,14 @@ func makeLifecycle(r Request, o Observed) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Schedules {
+		switch r.Verb {
+		case VerbStart, VerbRestart:
+			l.plan.arm(l.wanted, o)
+		case VerbStop:
+			l.plan.disarmFirst(o, "stop")
+		}
+	}
 	return l.plan, l.plan.finish()
 }
 
@@ -80,7 +106,7 @@ func makeLifecycle(r Request, o Observed) (*Plan, error) {
 func (l *lifecycle) selected() ([]*Container, error) {
 	r := l.request
 	var out []*Container
-	if len(r.Containers) > 0 {
+	if len(r.Containers) > 0 || r.Schedules {
 		for _, id := range r.Containers {
 			x := l.container(id)
 			if x == nil && r.Verb == VerbRemove {
@@ -334,7 +360,7 @@ func (l *lifecycle) unpause(chosen []*Container) {
 
 // start plans to start what does not run, and what that depends on.
 func (l *lifecycle) start(chosen []*Container) error {
-	if len(l.request.Containers) == 0 {
+	if len(l.request.Containers) == 0 && !l.request.Schedules {
 		for _, name := range l.request.Services {
 			if !slices.ContainsFunc(chosen, func(x *Container) bool { return x.Service == name }) {
 				return fmt.Errorf("service %q has no container to start; create it with: stack up -d %s", name, name)

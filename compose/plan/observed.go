@@ -28,6 +28,8 @@ type Observed struct {
 	// is not of this project: "container pg of project db".
 	NetworkUsers map[string][]string
 	VolumeUsers  map[string][]string
+	// Schedules are those that are armed, by job.
+	Schedules map[string][]desired.Schedule
 }
 
 // Container is a container as it exists.
@@ -176,10 +178,10 @@ func Belongs(c *container.Record, d *desired.Project) bool {
 	return declares(d, c.Service) && x.from(d)
 }
 
-// declares says that the project has the service, be it disabled. What belongs to
-// no service is not for files to declare.
+// declares says that the project has the service or job, be it disabled. What belongs
+// to no service is not for files to declare.
 func declares(d *desired.Project, service string) bool {
-	return d.Services[service] != nil || slices.Contains(d.Disabled, service)
+	return d.Services[service] != nil || d.Jobs[service] != nil || slices.Contains(d.Disabled, service)
 }
 
 // tellOthers warns of another application of the same name.

@@ -32,6 +32,9 @@ const (
 	HandOver OpKind = "hand over to container"
 	// Pause lets Timeout pass.
 	Pause OpKind = "pause"
+	// ScheduleJob has a job run by its schedules from now on, UnscheduleJob no more.
+	ScheduleJob   OpKind = "schedule job"
+	UnscheduleJob OpKind = "unschedule job"
 	// WaitFor waits until a service, or a container, meets a condition.
 	WaitFor OpKind = "wait for"
 )
@@ -88,7 +91,7 @@ type Op struct {
 	Anyway bool  `json:"anyway,omitempty"`
 
 	// Service and Index say which container; Name is its name, or the network's
-	// or volume's, or, with WaitFor, the service's. Key is the Compose key of a
+	// or volume's, or, with WaitFor, the service's, or a job's. Key is the Compose key of a
 	// network or volume.
 	Service string `json:"service,omitempty"`
 	Index   int    `json:"index,omitempty"`

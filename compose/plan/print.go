@@ -145,6 +145,9 @@ func (p *Plan) changes() []change {
 			if !recreated[string(CreateVolume)+op.Key] {
 				add("remove", "volume "+op.Name, op.Cause, "", 0)
 			}
+		case ScheduleJob, UnscheduleJob:
+			verb, _, _ := strings.Cut(string(op.Kind), " ")
+			add(verb, "job "+op.Name, op.Cause, "", 0)
 		case CreateContainer:
 			if op.Replaces != "" {
 				add("recreate", what, joinDiffs(op.Diffs), op.Service, op.Index)

@@ -56,6 +56,9 @@ type Request struct {
 	// neither, all are.
 	Services   []string `json:"services,omitempty"`
 	Containers []string `json:"containers,omitempty"`
+	// Schedules says of start, stop and restart that all of the project is meant, with
+	// its schedules; of containers, those of Containers. A job is not started by it.
+	Schedules bool `json:"schedules,omitempty"`
 
 	// NoDeps leaves dependencies, and with restart dependents, alone.
 	NoDeps         bool `json:"noDeps,omitempty"`
@@ -92,11 +95,13 @@ type Request struct {
 	CreateOnly bool    `json:"createOnly,omitempty"`
 }
 
-// OneOff is a container outside the graph: of a service, or of none.
+// OneOff is a container outside the graph: of a service or job, or of none.
 type OneOff struct {
-	Service string         `json:"service,omitempty"`
-	Hash    string         `json:"hash,omitempty"`
-	Spec    container.Spec `json:"spec"`
+	Service string `json:"service,omitempty"`
+	// Due is the time for which a schedule runs the job, zero for a run by hand.
+	Due  time.Time      `json:"due,omitzero"`
+	Hash string         `json:"hash,omitempty"`
+	Spec container.Spec `json:"spec"`
 }
 
 // Make decides what a request means where things are as observed. It is the only

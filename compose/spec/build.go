@@ -80,6 +80,7 @@ func located(where, path, text string) string {
 // builder carries what the translation of one project shares.
 type builder struct {
 	project  *types.Project
+	job      string // what is translated is the job of that name, and no service
 	host     HostFacts
 	warnings []Warning
 	errs     []error
@@ -103,12 +104,22 @@ func (b *builder) where(path string) string {
 	return b.host.Locate(path)
 }
 
+// at is a path in the model: what makes services makes jobs, too.
+func (b *builder) at(path string) string {
+	if rest, ok := strings.CutPrefix(path, "services."+b.job); ok && b.job != "" {
+		return "jobs." + b.job + rest
+	}
+	return path
+}
+
 func (b *builder) fail(path, format string, args ...any) {
+	path = b.at(path)
 	err := fmt.Errorf(format, args...)
 	b.errs = append(b.errs, &Error{Where: b.where(path), Path: path, Text: err.Error(), Cause: err})
 }
 
 func (b *builder) warn(path, format string, args ...any) {
+	path = b.at(path)
 	b.warnings = append(b.warnings, Warning{Where: b.where(path), Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
@@ -172,7 +183,7 @@ func (b *builder) build() *Desired {
 		Services:    map[string]*Service{},
 		Networks:    map[string]*Network{},
 		Volumes:     map[string]*Volume{},
-		Disabled:    p.DisabledServiceNames(),
+		Disabled:    append(p.DisabledServiceNames(), slices.Sorted(maps.Keys(p.DisabledJobs))...),
 		Environment: maps.Clone(p.Environment),
 	}
 	for _, key := range p.NetworkNames() {
@@ -197,7 +208,8 @@ func (b *builder) build() *Desired {
 		}
 	}
 	b.putAside(d)
-	for _, s := range d.Services {
+	b.jobs(d)
+	for _, s := range d.All() {
 		for i := range s.Replicas {
 			r := &s.Replicas[i]
 			if r.Hash != "" {
@@ -451,7 +463,8 @@ func (b *builder) dependencies(s types.ServiceConfig) map[string]Dependency {
 	for name, dep := range deps {
 		// What is disabled and not required is no dependency, and what a provider
 		// stands for is there before all containers.
-		if s, ok := b.project.Services[name]; !ok && !dep.Required || s.Provider != nil {
+		_, job := b.project.Jobs[name]
+		if s, ok := b.project.Services[name]; !ok && !job && !dep.Required || s.Provider != nil {
 			delete(deps, name)
 		}
 	}

@@ -15,6 +15,7 @@ type (
 	Rollout    = desired.Rollout
 	Network    = desired.Network
 	Volume     = desired.Volume
+	Job        = desired.Job
 )
 
 const (
@@ -36,6 +37,7 @@ const (
 	LabelEnvironmentFile = desired.LabelEnvironmentFile
 	LabelVersion         = desired.LabelVersion
 	LabelImage           = desired.LabelImage
+	LabelDue             = desired.LabelDue
 	LabelNetwork         = desired.LabelNetwork
 	LabelVolume          = desired.LabelVolume
 )

@@ -36,6 +36,7 @@ type TargetOptions struct {
 // returned together.
 func Targets(p *types.Project, host HostFacts, o TargetOptions) ([]request.Target, []Warning, error) {
 	b := newBuilder(p, host)
+	p = WithJobs(p)
 	names := slices.Clone(o.Services)
 	if len(names) == 0 {
 		names = p.ServiceNames()
@@ -55,7 +56,11 @@ func Targets(p *types.Project, host HostFacts, o TargetOptions) ([]request.Targe
 			continue
 		}
 		seen[name] = true
+		if _, job := b.project.Jobs[name]; job {
+			b.job = name
+		}
 		t := b.target(s, o)
+		b.job = ""
 		for _, other := range t.Needs() {
 			names, needed[other] = append(names, other), true
 		}

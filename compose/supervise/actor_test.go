@@ -15,6 +15,7 @@ import (
 
 	"github.com/stack-run/stack/compose/machine"
 	"github.com/stack-run/stack/compose/plan"
+	"github.com/stack-run/stack/compose/schedule"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
@@ -177,6 +178,7 @@ func supervisedAs(t *testing.T, f *fakeRunner, sp engine.Spec, st engine.State) 
 		realm: "shop", ctx: ctx, runner: f, events: events, leaving: &atomic.Bool{},
 		applying: make(chan struct{}, 1), actors: map[string]*actor{}, changed: make(chan struct{}), warned: map[string]bool{}, replies: map[*reply]bool{},
 	}
+	s.schedules = newScheduler(s, schedule.Record{})
 	sp.Name = "shop-web-1"
 	a := s.insert(&engine.Container{ID: strings.Repeat("a", 64), Project: "shop", Service: "web", Index: 1, Spec: sp, State: st})
 	t.Cleanup(func() {

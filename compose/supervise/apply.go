@@ -46,6 +46,10 @@ func complete(e *engine.Engine, req *ApplyRequest) error {
 	services := req.Services
 	if req.OneOff != nil { // what it does not depend on may lack its image
 		services = []string{req.OneOff.Service}
+		var err error
+		if req.Desired, err = req.Desired.ForRun(req.OneOff.Service, req.OneOff.Due.IsZero()); err != nil {
+			return err
+		}
 	}
 	return PinImages(e, req.Desired, services, req.NoDeps)
 }
@@ -84,7 +88,17 @@ func (s *Supervisor) exclusive(ctx context.Context, r *reply) (release func(), e
 	}
 }
 
-// errInterrupted ends an up.
+// interruptible lets a down end what is done with the project as a whole.
+func (s *Supervisor) interruptible(ctx context.Context) (_ context.Context, end func()) {
+	ctx, interrupt := context.WithCancelCause(ctx)
+	s.interrupt.Store(&interrupt)
+	return ctx, func() {
+		s.interrupt.CompareAndSwap(&interrupt, nil)
+		interrupt(nil)
+	}
+}
+
+// errInterrupted ends an up, or a run.
 var errInterrupted = errors.New("a down was asked for meanwhile")
 
 // apply carries out a verb.
@@ -104,11 +118,9 @@ func (s *Supervisor) apply(ctx context.Context, req ApplyRequest, r *reply) (any
 			return nil, err
 		}
 		if req.Verb != plan.VerbDown {
-			var interrupt context.CancelCauseFunc
-			ctx, interrupt = context.WithCancelCause(ctx)
-			defer interrupt(nil)
-			s.interrupt.Store(&interrupt)
-			defer s.interrupt.CompareAndSwap(&interrupt, nil)
+			var end func()
+			ctx, end = s.interruptible(ctx)
+			defer end()
 		}
 	}
 	created, waits, err := s.carryOut(ctx, &req, nil, r)
@@ -136,6 +148,7 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 	if err := s.removeLost(ctx, req); err != nil {
 		return created, nil, err
 	}
+	project := req.Desired // without what is made of it for a run
 	all, err := Plan(s.engine, req)
 	if err != nil {
 		return created, nil, err
@@ -151,10 +164,10 @@ func (s *Supervisor) carryOut(ctx context.Context, req *ApplyRequest, oneOff *Cr
 		return created, nil, err
 	}
 	former := s.desired.Load()
-	if makes(req.Verb) && req.Desired != nil {
+	if makes(req.Verb) && project != nil {
 		if req.Verb != plan.VerbRun || s.desired.Load() == nil {
-			s.desired.Store(req.Desired)
-			if err := s.store.Save(req.Desired); err != nil {
+			s.desired.Store(project)
+			if err := s.store.Save(project); err != nil {
 				return created, nil, err
 			}
 		}
@@ -329,7 +342,7 @@ func (s *Supervisor) afterFailure(cause error) error {
 	if len(running) > 0 {
 		return fmt.Errorf("%w\nstill running: %s", cause, strings.Join(running, ", "))
 	}
-	if len(views) == 0 && s.realm != Singles {
+	if len(views) == 0 && s.realm != Singles && !s.schedules.owns() {
 		s.desired.Store(nil)
 		return errors.Join(cause, s.store.Delete(s.realm))
 	}
@@ -343,6 +356,9 @@ func (s *Supervisor) afterDown(ctx context.Context, req *ApplyRequest, r *reply)
 			return err
 		}
 		s.desired.Store(nil)
+		if err := s.schedules.forget(ctx); err != nil {
+			return err
+		}
 	}
 	refs := slices.Clone(req.Images)
 	if req.Desired != nil {
@@ -375,7 +391,7 @@ func (s *Supervisor) removeImages(ctx context.Context, refs []string, r *reply) 
 func (r *CreateRequest) Apply() ApplyRequest {
 	return ApplyRequest{Project: r.Project, Request: plan.Request{
 		Verb: plan.VerbRun, Desired: r.Desired, NoDeps: r.NoDeps, CreateOnly: true,
-		OneOff: &plan.OneOff{Service: r.Service, Hash: r.Hash, Spec: r.Spec},
+		OneOff: &plan.OneOff{Service: r.Service, Due: r.Due, Hash: r.Hash, Spec: r.Spec},
 	}}
 }
 
@@ -392,6 +408,9 @@ func (s *Supervisor) create(ctx context.Context, req CreateRequest, r *reply) (a
 			return nil, err
 		}
 		defer release()
+		var end func()
+		ctx, end = s.interruptible(ctx)
+		defer end()
 	}
 	release, err := s.holdDefaultNetwork(ctx, req.Spec)
 	if err != nil {

@@ -85,6 +85,8 @@ func (*idle) RemoveVolume(context.Context, *plan.Op) error  { return nil }
 func (h *idle) CreateContainer(context.Context, *plan.Op) (string, error) {
 	return strings.Repeat("e", int(h.made.Add(1))), nil
 }
+func (*idle) ScheduleJob(context.Context, *plan.Op) error                 { return nil }
+func (*idle) UnscheduleJob(context.Context, *plan.Op) error               { return nil }
 func (*idle) StartContainer(context.Context, string, *plan.Op) error      { return nil }
 func (*idle) StopContainer(context.Context, string, *plan.Op, bool) error { return nil }
 func (*idle) KillContainer(context.Context, string, *plan.Op) error       { return nil }

@@ -12,6 +12,7 @@ import (
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/engine/image"
+	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -49,7 +50,16 @@ func Observe(e *engine.Engine, project string) (plan.Observed, error) {
 		return plan.Observed{}, err
 	}
 	there, err := vols.List()
-	return plan.Observe(project, all, networks, there), err
+	if err != nil {
+		return plan.Observed{}, err
+	}
+	out := plan.Observe(project, all, networks, there)
+	schedules, err := NewProjectStore(e).Schedules(project)
+	if durable.Broken(err) == nil && err != nil {
+		return plan.Observed{}, err
+	}
+	out.Schedules = schedules.Armed()
+	return out, nil
 }
 
 // PinImages resolves the images of all replicas and pins their IDs, so that what
@@ -78,8 +88,9 @@ func PinImages(e *engine.Engine, d *spec.Desired, services []string, noDeps bool
 	}
 	told := map[key]bool{}
 	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
-		svc := d.Services[name]
+	all := d.All()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		svc := all[name]
 		var specs []*container.Spec
 		for i := range svc.Replicas {
 			specs = append(specs, &svc.Replicas[i].Spec)

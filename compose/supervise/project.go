@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/stack-run/stack/compose/schedule"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/internal/durable"
@@ -86,6 +87,43 @@ func (p *ProjectStore) Save(d *spec.Desired) error {
 		return err
 	}
 	return durable.WriteJSON(path, d.WithoutSecrets(), durable.Synced)
+}
+
+func (p *ProjectStore) schedulesPath(project string) string {
+	return filepath.Join(p.root, project, "schedules.json")
+}
+
+// Schedules returns what is remembered of a project's jobs. What cannot be read is told
+// of and left where it is.
+func (p *ProjectStore) Schedules(project string) (schedule.Record, error) {
+	var r schedule.Record
+	err := durable.ReadVersioned(p.schedulesPath(project), &r, &r.Version, schedule.Version)
+	if broken := durable.Broken(err); broken != nil {
+		return schedule.Record{}, fmt.Errorf("the schedules of project %s are set aside: %w; \"stack up\" arms them again", project, broken)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return schedule.Record{}, err
+	}
+	return r, nil
+}
+
+// SaveSchedules writes that durably. It does not replace one of a later version.
+func (p *ProjectStore) SaveSchedules(project string, r schedule.Record) error {
+	path := p.schedulesPath(project)
+	_, err := p.Schedules(project)
+	if broken := durable.Broken(err); broken != nil && broken.Newer {
+		return fmt.Errorf("cannot store the schedules of project %s: %w", project, broken)
+	}
+	if len(r.Jobs) == 0 {
+		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return durable.WriteJSON(path, r, durable.Synced)
 }
 
 // Delete forgets a project.

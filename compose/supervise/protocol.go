@@ -3,6 +3,7 @@ package supervise
 import (
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/stack-run/stack/compose/apply"
 	"github.com/stack-run/stack/compose/plan"
@@ -97,6 +98,7 @@ type CreateRequest struct {
 	Project string        `json:"project"`
 	Spec    engine.Spec   `json:"spec"`
 	Service string        `json:"service,omitempty"`
+	Due     time.Time     `json:"due,omitzero"` // of a job that a schedule runs
 	Hash    string        `json:"hash,omitempty"`
 	Desired *spec.Desired `json:"desired,omitempty"`
 	NoDeps  bool          `json:"noDeps,omitempty"`

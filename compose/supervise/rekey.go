@@ -25,7 +25,7 @@ func keyDigests(e *engine.Engine, c *engine.Container) (_ *engine.Container, cha
 
 // keyDefinition keys the digests of a definition.
 func keyDefinition(e *engine.Engine, d *spec.Desired) (changed bool, err error) {
-	for _, service := range d.Services {
+	for _, service := range d.All() {
 		for i := range service.Replicas {
 			r := &service.Replicas[i]
 			s, hash, keyed, err := desired.KeyDigests(&r.Spec, r.Hash, keyDigest(e))

@@ -58,10 +58,12 @@ type Supervisor struct {
 	ctx      context.Context
 	events   *eventLog
 	store    *ProjectStore
+	// schedules has jobs run.
+	schedules *scheduler
 
 	applying chan struct{} // 1 slot: one plan of the whole project at a time
 	leaving  *atomic.Bool
-	// interrupt ends the up that is under way, nil for none.
+	// interrupt ends the up or run that is under way, nil for none.
 	interrupt atomic.Pointer[context.CancelCauseFunc]
 	goingDown bell // rings while a down goes on
 	// handing is set while a hand-over is decided on, handedOver when it was.
@@ -146,9 +148,15 @@ func run(ctx context.Context, o Options, leaving *atomic.Bool) error {
 	case !errors.Is(err, os.ErrNotExist):
 		s.warn(err)
 	}
+	schedules, err := s.store.Schedules(o.Realm)
+	if err != nil {
+		s.warn(err)
+	}
+	s.schedules = newScheduler(s, schedules)
 	if err := s.adopt(ctx); err != nil {
 		return err
 	}
+	go s.schedules.run()
 	// What killed processes left goes with the next command on any project.
 	s.background(s.sweep)
 	failed := make(chan error, 1)
@@ -340,12 +348,12 @@ func (s *Supervisor) idleBut(requests int) bool {
 
 // owns tells whether a container runs or is about to.
 func (s *Supervisor) owns() bool {
-	return slices.ContainsFunc(s.all(), func(a *actor) bool { return a.view.Load().busy })
+	return s.schedules.owns() || slices.ContainsFunc(s.all(), func(a *actor) bool { return a.view.Load().busy })
 }
 
 // working tells whether a container has been told something that is not done.
 func (s *Supervisor) working() bool {
-	return slices.ContainsFunc(s.all(), func(a *actor) bool { return a.box.pending() })
+	return s.schedules.box.pending() || slices.ContainsFunc(s.all(), func(a *actor) bool { return a.box.pending() })
 }
 
 func (s *Supervisor) all() []*actor {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/stack-run/stack/compose/spec"
 )
 
 // Findings are what of a project others would see.
@@ -45,8 +47,9 @@ func Look(p *types.Project) (Findings, error) {
 		return Findings{}, err
 	}
 	var f Findings
-	for _, name := range p.ServiceNames() {
-		s := p.Services[name]
+	all := spec.WithJobs(p).Services
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		s := all[name]
 		if s.Build != nil && s.Image == "" {
 			f.BuildOnly = append(f.BuildOnly, name)
 		}

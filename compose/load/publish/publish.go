@@ -140,6 +140,7 @@ func read(p *types.Project) ([]*file, error) {
 	return files, nil
 }
 
+// service is a service or a job.
 type service struct {
 	name string
 	node *yaml.Node
@@ -148,8 +149,10 @@ type service struct {
 func (f *file) services() []service {
 	var all []service
 	for _, doc := range f.docs {
-		for key, value := range pairs(get(doc, "services")) {
-			all = append(all, service{key.Value, deref(value)})
+		for _, section := range []string{"services", "jobs"} {
+			for key, value := range pairs(get(doc, section)) {
+				all = append(all, service{key.Value, deref(value)})
+			}
 		}
 	}
 	return all

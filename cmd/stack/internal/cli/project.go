@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/load/publish"
 	"github.com/stack-run/stack/compose/load/remote"
@@ -23,6 +24,8 @@ import (
 type LoadRequest struct {
 	// Services are named on the command line: their profiles become active.
 	Services []string
+	// Jobs says that Services may be jobs.
+	Jobs bool
 	// NoDeps says that the verb does not look at what Services depend on, and
 	// NoServices that it looks at none: faults of others do not stop it.
 	NoDeps, NoServices bool
@@ -132,7 +135,7 @@ func (a *App) LoadProject(ctx context.Context, r LoadRequest) (*Project, error) 
 	if err != nil {
 		return nil, err
 	}
-	o.Services, o.NoDeps, o.NoServices = r.Services, r.NoDeps, r.NoServices
+	o.Services, o.Jobs, o.NoDeps, o.NoServices = r.Services, r.Jobs, r.NoDeps, r.NoServices
 	l, err := load.Load(ctx, o)
 	if err != nil {
 		return nil, err
@@ -191,7 +194,7 @@ func (a *App) HostFacts(ctx context.Context, l *load.Loaded) (spec.HostFacts, er
 		Locate: l.Locate, StackVersion: strings.TrimPrefix(Version, "v"), Separator: a.Separator(),
 		Touched: l.Touched, Aside: l.Aside, Stored: a.Stored(ctx), KeyDigest: a.keyDigest(ctx),
 	}
-	if len(l.Touched) == len(l.Project.Services) {
+	if len(l.Touched) == len(l.Project.Services)+len(l.Project.Jobs) {
 		return host, nil
 	}
 	v, err := a.API(ctx)
@@ -233,6 +236,7 @@ func (a *App) keyDigest(ctx context.Context) func(digest string) (string, error)
 type scope struct {
 	Name     string
 	Services []string // known ones, sorted
+	Jobs     []string // likewise
 	Quiet    []string // services with attach: false
 }
 
@@ -290,7 +294,7 @@ func (a *App) Declare(ctx context.Context, v compose.API, sel *selection) error 
 }
 
 func scopeOf(d *spec.Desired) scope {
-	s := scope{Name: d.Project, Services: slices.Sorted(maps.Keys(d.Services))}
+	s := scope{Name: d.Project, Services: slices.Sorted(maps.Keys(d.Services)), Jobs: slices.Sorted(maps.Keys(d.Jobs))}
 	for name, service := range d.Services {
 		if service.NoAttach {
 			s.Quiet = append(s.Quiet, name)
@@ -300,14 +304,23 @@ func scopeOf(d *spec.Desired) scope {
 }
 
 // Check complains about services that neither a container nor the project's
-// definition nor the Compose file knows, in the order of what a look costs.
+// definition nor the Compose file knows, in the order of what a look costs, and about
+// jobs where the verb is not for them.
 func (a *App) Check(ctx context.Context, v compose.API, s scope, verb string, names []string) error {
-	known := slices.Clone(s.Services)
+	known := append(slices.Clone(s.Services), s.Jobs...)
 	unknown := func() int {
 		return slices.IndexFunc(names, func(n string) bool { return !slices.Contains(known, n) })
 	}
-	if unknown() < 0 {
+	refused := func(jobs []string) error {
+		for _, name := range names {
+			if slices.Contains(jobs, name) && !forJobs(verb) {
+				return desired.RunOnly(name)
+			}
+		}
 		return nil
+	}
+	if err := refused(s.Jobs); err != nil || unknown() < 0 {
+		return err
 	}
 	cs, err := v.Containers(ctx, compose.Selector{Project: s.Name, All: true, OneOff: true})
 	if err != nil {
@@ -325,12 +338,27 @@ func (a *App) Check(ctx context.Context, v compose.API, s scope, verb string, na
 		if l, err := load.Load(ctx, o); err == nil && l.Project.Name == s.Name {
 			known = append(known, l.Project.ServiceNames()...)
 			known = append(known, l.Project.DisabledServiceNames()...)
+			jobs := slices.Sorted(maps.Keys(l.Project.AllJobs()))
+			if err := refused(jobs); err != nil {
+				return err
+			}
+			known = append(known, jobs...)
 		}
 	}
 	if i := unknown(); i >= 0 {
-		return NoSuchService(verb, names[i], known)
+		return NoSuchService(containerVerb(verb), names[i], known)
 	}
 	return nil
+}
+
+// forJobs says that a verb looks at containers, or takes away those that there are:
+// a job's are as good as others.
+func forJobs(verb string) bool {
+	switch verb {
+	case "start", "stop", "restart", "pause", "unpause", "down":
+		return false
+	}
+	return true
 }
 
 // NoSuchService names what was probably meant and how a container is named.

@@ -37,7 +37,7 @@ func (a *App) Choose(ctx context.Context, v compose.API, verb string, names []st
 	if err != nil {
 		return selection{}, err
 	}
-	if err := a.Check(ctx, v, s, containerVerb(verb), names); err != nil {
+	if err := a.Check(ctx, v, s, verb, names); err != nil {
 		return selection{}, err
 	}
 	return selection{Selector: compose.Selector{Project: s.Name, Services: names}, Scope: s}, nil

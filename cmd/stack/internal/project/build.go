@@ -3,6 +3,8 @@ package project
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -73,13 +75,13 @@ func NewBuildCmd(a *cli.App, runF func(context.Context, *cli.App, *BuildOptions)
 }
 
 func runBuild(ctx context.Context, a *cli.App, o *BuildOptions) error {
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, NoDeps: !o.WithDependencies})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, Jobs: true, NoDeps: !o.WithDependencies})
 	if err != nil {
 		return err
 	}
 	services := o.Services
 	if o.WithDependencies {
-		services = withDependencies(p.Desired, services)
+		services = withDependencies(p.Desired.WithJobs(slices.Collect(maps.Keys(p.Desired.Jobs))...), services)
 	}
 	to := spec.TargetOptions{
 		Services: services, Args: o.BuildArgs, NoCache: o.NoCache, Pull: o.Pull,

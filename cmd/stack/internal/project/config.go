@@ -153,7 +153,7 @@ func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptio
 		names = load.EnvironmentLines(l.Project)
 	case o.Images:
 		separator := a.Separator()
-		for _, s := range l.Project.Services {
+		for _, s := range spec.WithJobs(l.Project).Services {
 			names = append(names, spec.ImageName(l.Project.Name, s, separator))
 		}
 	case o.Hash != "":

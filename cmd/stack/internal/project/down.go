@@ -63,7 +63,7 @@ func runDown(ctx context.Context, a *cli.App, o *downOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Check(ctx, v, s, "", o.Services); err != nil {
+	if err := a.Check(ctx, v, s, "down", o.Services); err != nil {
 		return err
 	}
 	d, err := a.Declared(ctx, v, s.Name)

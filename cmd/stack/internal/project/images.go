@@ -66,7 +66,7 @@ func runImages(ctx context.Context, a *cli.App, o *imagesOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Check(ctx, v, s, "", o.Services); err != nil {
+	if err := a.Check(ctx, v, s, "images", o.Services); err != nil {
 		return err
 	}
 	cs, err := v.Containers(ctx, compose.Selector{Project: s.Name, Services: o.Services, All: true})
@@ -177,7 +177,7 @@ func runVolumes(ctx context.Context, a *cli.App, o *volumesOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Check(ctx, v, s, "", o.Services); err != nil {
+	if err := a.Check(ctx, v, s, "images", o.Services); err != nil {
 		return err
 	}
 	cs, err := v.Containers(ctx, compose.Selector{Project: s.Name, Services: o.Services, All: true})

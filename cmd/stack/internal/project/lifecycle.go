@@ -69,7 +69,8 @@ func runStart(ctx context.Context, a *cli.App, o *startOptions) error {
 				return fmt.Errorf("service %q has no container to start; create it with: stack up -d %s", name, name)
 			}
 		}
-		if len(cs) == 0 {
+		d, _ := v.Definition(ctx, s.Project) // without one there is no schedule either
+		if len(cs) == 0 && (len(o.Services) > 0 || d == nil || len(d.Scheduled()) == 0) {
 			return errors.New("there is no container to start; create some with: stack up -d")
 		}
 		return v.Start(ctx, s, compose.StartOptions{Wait: o.Wait, WaitTimeout: o.WaitTimeout}, p)

@@ -67,10 +67,10 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 	rows := []projectRow{}
 	for _, p := range all {
 		// A network or volume by itself is no project, as for docker.
-		if !o.All && !projectRuns(p) || len(p.Status) == 0 || !filters.Named(p.Name) {
+		if !o.All && !projectRuns(p) || len(p.Status) == 0 && p.Scheduled == 0 || !filters.Named(p.Name) {
 			continue
 		}
-		rows = append(rows, projectRow{Name: p.Name, Status: combinedStatus(p.Status), ConfigFiles: strings.Join(p.ConfigFiles, ",")})
+		rows = append(rows, projectRow{Name: p.Name, Status: combinedStatus(p), ConfigFiles: strings.Join(p.ConfigFiles, ",")})
 	}
 	switch {
 	case o.Quiet:
@@ -96,16 +96,20 @@ func runLs(ctx context.Context, a *cli.App, o *lsOptions) error {
 }
 
 func projectRuns(p compose.ProjectSummary) bool {
-	return p.Status[engine.Running]+p.Status[engine.Paused]+p.Status[engine.Restarting] > 0
+	return p.Status[engine.Running]+p.Status[engine.Paused]+p.Status[engine.Restarting]+p.Scheduled > 0
 }
 
 // combinedStatus is docker compose's "exited(1), running(2)".
-func combinedStatus(count map[engine.Phase]int) string {
+func combinedStatus(p compose.ProjectSummary) string {
+	count := p.Status
 	var parts []string
 	for _, phase := range slices.Sorted(maps.Keys(count)) {
 		if count[phase] > 0 {
 			parts = append(parts, fmt.Sprintf("%s(%d)", phase, count[phase]))
 		}
+	}
+	if p.Scheduled > 0 {
+		parts = append(parts, fmt.Sprintf("scheduled(%d)", p.Scheduled))
 	}
 	return strings.Join(parts, ", ")
 }

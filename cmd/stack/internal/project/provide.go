@@ -51,6 +51,7 @@ func neededProviders(p *cli.Project, services []string, noDeps bool) []string {
 	if len(services) == 0 {
 		services = p.Project.ServiceNames()
 	}
+	all := spec.WithJobs(p.Project).Services
 	var order []string
 	seen := map[string]bool{}
 	var visit func(name string)
@@ -60,7 +61,7 @@ func neededProviders(p *cli.Project, services []string, noDeps bool) []string {
 		}
 		seen[name] = true
 		if !noDeps {
-			for _, other := range slices.Sorted(maps.Keys(p.Project.Services[name].DependsOn)) {
+			for _, other := range slices.Sorted(maps.Keys(all[name].DependsOn)) {
 				visit(other)
 			}
 		}
@@ -74,27 +75,36 @@ func neededProviders(p *cli.Project, services []string, noDeps bool) []string {
 	return order
 }
 
-// setVariables sets what a provider says in the services that depend on its own.
+// setVariables sets what a provider says in the services and jobs that depend on its
+// own.
 func setVariables(a *cli.App, p *types.Project, name string, v provider.Variables) {
 	prefix := strings.ToUpper(name) + "_"
-	for _, dependent := range p.ServiceNames() {
-		s := p.Services[dependent]
-		if _, depends := s.DependsOn[name]; !depends {
-			continue
+	set := func(dependent string, on types.DependsOnConfig, environment types.MappingWithEquals) types.MappingWithEquals {
+		if _, depends := on[name]; !depends {
+			return environment
 		}
-		if s.Environment == nil {
-			s.Environment = types.MappingWithEquals{}
+		if environment == nil {
+			environment = types.MappingWithEquals{}
 		}
 		for key, value := range v.Prefixed {
-			s.Environment[prefix+key] = &value
+			environment[prefix+key] = &value
 		}
 		for key, value := range v.Raw {
-			if was, there := s.Environment[key]; there && (was == nil || *was != value) {
+			if was, there := environment[key]; there && (was == nil || *was != value) {
 				a.Warn("provider %q overrides environment variable %q in service %q", name, key, dependent)
 			}
-			s.Environment[key] = &value
+			environment[key] = &value
 		}
+		return environment
+	}
+	for _, dependent := range p.ServiceNames() {
+		s := p.Services[dependent]
+		s.Environment = set(dependent, s.DependsOn, s.Environment)
 		p.Services[dependent] = s
+	}
+	for dependent, j := range p.Jobs {
+		j.Environment = set(dependent, j.DependsOn, j.Environment)
+		p.Jobs[dependent] = j
 	}
 }
 

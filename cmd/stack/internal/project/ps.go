@@ -92,7 +92,7 @@ func runPs(ctx context.Context, a *cli.App, o *psOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Check(ctx, v, s, "", o.Services); err != nil {
+	if err := a.Check(ctx, v, s, "ps", o.Services); err != nil {
 		return err
 	}
 	services := o.Services

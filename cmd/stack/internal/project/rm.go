@@ -127,7 +127,7 @@ func removeOrphans(ctx context.Context, a *cli.App, v compose.API, project strin
 	}
 	var ids []string
 	for _, c := range cs {
-		if d.Services[c.Service] == nil && !slices.Contains(d.Disabled, c.Service) && !c.OneOff {
+		if d.All()[c.Service] == nil && !slices.Contains(d.Disabled, c.Service) && !c.OneOff {
 			ids = append(ids, c.ID)
 		}
 	}

@@ -55,7 +55,7 @@ func NewRunCmd(a *cli.App, runF func(context.Context, *cli.App, *runOptions) err
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] SERVICE [COMMAND] [ARGS...]",
 		Short: "Run a one-off command on a service",
-		Long:  "Run a one-off command on a service. Where there is no Compose file, SERVICE is an image and the\noptions are those of \"stack container run\".",
+		Long:  "Run a one-off command on a service, or a job. Where there is no Compose file, SERVICE is an image and the\noptions are those of \"stack container run\".",
 		Args:  cli.RequireArgs(1),
 		RunE: a.RunWithSignals(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			f := cmd.Flags()
@@ -125,15 +125,18 @@ func runRun(ctx context.Context, a *cli.App, o *runOptions) error {
 	if !a.Global.DryRun {
 		provide = providing(a, []string{o.Service}, o.NoDeps)
 	}
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: []string{o.Service}, NoDeps: o.NoDeps, Provide: provide})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: []string{o.Service}, Jobs: true, NoDeps: o.NoDeps, Provide: provide})
 	if err != nil {
 		if strings.Contains(err.Error(), "no such service") {
 			return fmt.Errorf("%w; for a container use \"stack container run %s\"", err, o.Service)
 		}
 		return err
 	}
-	d := p.Desired
-	o.apply(d)
+	o.apply(p.Desired)
+	d, err := p.Desired.ForRun(o.Service, true)
+	if err != nil {
+		return err
+	}
 	labels := map[string]string{}
 	for _, l := range o.Labels {
 		key, value, ok := strings.Cut(l, "=")
@@ -164,7 +167,7 @@ func runRun(ctx context.Context, a *cli.App, o *runOptions) error {
 		return err
 	}
 	if a.Global.DryRun {
-		_, err := v.Run(ctx, compose.RunOptions{Spec: s, Project: d.Project, Service: o.Service, Desired: d, NoDeps: o.NoDeps}, nil)
+		_, err := v.Run(ctx, compose.RunOptions{Spec: s, Project: d.Project, Service: o.Service, Desired: p.Desired, NoDeps: o.NoDeps}, nil)
 		return err
 	}
 	if err := interruptible(ctx, a, func(ctx context.Context) error {
@@ -173,7 +176,7 @@ func runRun(ctx context.Context, a *cli.App, o *runOptions) error {
 		return err
 	}
 	r := compose.RunOptions{
-		Spec: s, Project: d.Project, Service: o.Service, Desired: d, NoDeps: o.NoDeps, Detach: o.Detach,
+		Spec: s, Project: d.Project, Service: o.Service, Desired: p.Desired, NoDeps: o.NoDeps, Detach: o.Detach,
 	}
 	container.Connect(a, &r, o.Interactive)
 	if o.RemoveOrphans {

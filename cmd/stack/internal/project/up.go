@@ -184,7 +184,7 @@ func (o *createOptions) check(a *cli.App, f *pflag.FlagSet) error {
 
 // apply puts the image flags into the services, where pull_policy is.
 func (o *createOptions) apply(d *spec.Desired) {
-	for _, s := range d.Services {
+	for _, s := range d.All() {
 		switch o.Pull {
 		case "", "policy":
 		case "if_not_present":
@@ -213,7 +213,7 @@ func (o *createOptions) loadDesired(ctx context.Context, a *cli.App, services []
 		return nil, err
 	}
 	// Where no service is declared at all, networks and volumes are meant.
-	if len(p.Desired.Services) == 0 && len(p.Desired.Providers) == 0 && len(p.Desired.Disabled) > 0 && !a.Global.AllResources {
+	if len(p.Desired.Services) == 0 && len(p.Desired.Providers) == 0 && len(p.Desired.Scheduled()) == 0 && len(p.Desired.Disabled)+len(p.Desired.Jobs) > 0 && !a.Global.AllResources {
 		return nil, errors.New("no service selected")
 	}
 	o.apply(p.Desired)

@@ -71,7 +71,7 @@ func runEvents(ctx context.Context, a *cli.App, o *eventsOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Check(ctx, v, s, "", o.Services); err != nil {
+	if err := a.Check(ctx, v, s, "events", o.Services); err != nil {
 		return err
 	}
 	return v.Events(ctx, compose.Selector{Project: s.Name, Services: o.Services, All: true}, since, until, func(e compose.EngineEvent) error {
