@@ -14,7 +14,7 @@ import (
 // A job runs when it is told to, after what it depends on: services, and jobs to their
 // ends.
 func TestRunJob(t *testing.T) {
-	b := newBox(t, "busybox:latest", "probe")
+	b := newBox(t, "busybox:latest")
 	b.write(t, "job.env", "FROM_FILE=yes\n")
 	b.compose(t, `
 		name: shop
@@ -25,7 +25,7 @@ func TestRunJob(t *testing.T) {
 				init: true
 				stop_signal: SIGKILL
 				healthcheck: {test: [CMD, "true"], interval: 100ms}
-			web: {image: probe, command: [serve]}
+			web: {image: busybox, command: [sleep, "1000"], init: true, stop_signal: SIGKILL}
 		jobs:
 			prepare:
 				image: busybox
@@ -87,7 +87,7 @@ func TestRunJob(t *testing.T) {
 	if got := strings.Join(names, ", "); got != "shop-db-1 running, shop-prepare-1 exited" {
 		t.Errorf("then there are %s", got)
 	}
-	if r := b.fails(t, "run", "--rm", "-T", "broken"); !strings.Contains(r.stderr, "shop-fails-1 exited (9)") {
+	if r := b.fails(t, "run", "--rm", "-T", "broken"); !strings.Contains(r.stderr, "shop-fails-1 didn't complete successfully: exit 9") {
 		t.Errorf("run of a job that depends on one that fails: %v", r)
 	}
 	if out := b.ok(t, "run", "--rm", "-T", "profiled"); out != "profiled\n" {
@@ -107,14 +107,15 @@ func TestRunJob(t *testing.T) {
 	if r := b.stack(t, "up", "-d", "web"); r.code != 0 || strings.Contains(r.stderr, "orphan") {
 		t.Errorf("up: %v", r)
 	}
-	if r := b.stack(t, "config", "--images"); r.stdout != "busybox\nprobe\n" {
+	if r := b.stack(t, "config", "--images"); r.stdout != "busybox\n" {
 		t.Errorf("images: %v", r)
 	}
 	if out := b.ok(t, "config", "--services"); out != "db\nweb\n" {
 		t.Errorf("services: %q", out)
 	}
-	b.write(t, "again/compose.yaml", b.ok(t, "config"))
-	if out := b.in(t, "again").ok(t, "config"); !strings.Contains(out, "0 3 1 * *") {
+	again := b.in(t, "again")
+	again.write(t, "compose.yaml", b.ok(t, "config"))
+	if out := again.ok(t, "config"); !strings.Contains(out, "0 3 1 * *") {
 		t.Errorf("config of config: %s", out)
 	}
 	b.ok(t, "down", "-v")
@@ -166,7 +167,7 @@ func once(t *testing.T, runs []string) int {
 const scheduled = `
 	name: shop
 	services:
-		db: {image: probe, command: [serve]}
+		db: {image: busybox, command: [sleep, "1000"], init: true, stop_signal: SIGKILL}
 	jobs:
 		backup:
 			image: busybox
@@ -178,7 +179,7 @@ const scheduled = `
 
 // A job with a schedule runs when it is due, for as long as the project is up.
 func TestScheduledJob(t *testing.T) {
-	b := newBox(t, "busybox:latest", "probe")
+	b := newBox(t, "busybox:latest")
 	b.compose(t, scheduled)
 	must(t, os.Mkdir(filepath.Join(b.dir, "data"), 0o777))
 	if r := b.stack(t, "plan"); r.code != 2 || !strings.Contains(r.stdout, "schedule job backup: @every 2s\n") {
@@ -293,7 +294,7 @@ func TestScheduledJobsDoNotOverlap(t *testing.T) {
 func TestScheduledJobOutlivesKeepers(t *testing.T) {
 	for _, which := range [][]string{{"supervisor"}, {"supervisor", "guardian", "warden"}} {
 		t.Run(fmt.Sprint(len(which)), func(t *testing.T) {
-			b := newBox(t, "busybox:latest", "probe")
+			b := newBox(t, "busybox:latest")
 			b.compose(t, scheduled)
 			must(t, os.Mkdir(filepath.Join(b.dir, "data"), 0o777))
 			b.ok(t, "up", "-d")
