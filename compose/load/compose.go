@@ -287,7 +287,7 @@ func (c *composer) touch(p *types.Project) {
 // work whatever is wrong with it.
 func (c *composer) byHand(name string) bool {
 	j, ok := c.jobs[name]
-	return ok && !c.options.Jobs && (j.Triggers == nil || len(j.Triggers.Schedule) == 0)
+	return ok && !c.options.Jobs && j.Triggers != nil && j.Triggers.Manual != nil && len(j.Triggers.Schedule) == 0
 }
 
 // in is the path of a service or job.

@@ -100,6 +100,10 @@ func (c *checker) check(n *yaml.Node, s *shape, schemaPath, path string) {
 		c.checkAlternatives(n, alternatives, schemaPath, path)
 		return
 	}
+	if len(s.Type) == 0 && len(s.AllOf) > 0 && n.Kind != yaml.MappingNode && n.ShortTag() != "!!null" {
+		c.report(n, path, typeFault(n, []string{"object"})) // which its parts are
+		return
+	}
 	if len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(t string) bool { return hasType(n, t) }) {
 		c.report(n, path, typeFault(n, s.Type))
 		return

@@ -216,6 +216,34 @@ scarce() {
 	done
 }
 
+# jobs is a project of jobs alone. What tick leaves is flushed.
+jobs() {
+	mkdir -p /app /var/lib/stack/ticks
+	cd /app
+	cat >compose.yaml <<-'Y'
+		jobs:
+		  tick:
+		    image: box
+		    command: sh -c 'echo tick >>/ticks/all; sync /ticks/all'
+		    volumes: ["/var/lib/stack/ticks:/ticks"]
+		    triggers: {schedule: [{cron: "* * * * *", timezone: Europe/Paris}]}
+		  long:
+		    image: box
+		    command: sleep 100000
+		    triggers: {schedule: ["* * * * *"]}
+	Y
+}
+
+# ticked waits for that many ticks.
+ticked() {
+	for i in $(seq 300); do
+		[ "$(cat /var/lib/stack/ticks/all 2>/dev/null | wc -l)" -ge "$1" ] && break
+		sleep 1
+	done
+	[ "$(wc -l </var/lib/stack/ticks/all)" -ge "$1" ]
+	is "$1 runs of a job" $? 0
+}
+
 boot=$(sed -n 's/.*boot=\([0-9]*\).*/\1/p' /proc/cmdline)
 case $(cat /proc/cmdline) in
 *stage=cut*)
@@ -250,6 +278,40 @@ case $(cat /proc/cmdline) in
 	cat /var/lib/stack/volumes/app_data/_data/n
 	echo "stage done" # the power goes off now, or while the writer goes on
 	sleep 1000
+	;;
+*stage=jobs1*)
+	jobs
+	stack image import /img.tar box --change 'CMD ["sh"]'
+	stack --progress plain up -d
+	is "up of jobs" $? 0
+	ticked 1
+	for i in $(seq 60); do # until it is known how it ended, and the other one runs
+		[ "$(stack jobs --history | grep -c 'exited (0)\|running')" = 2 ] && break
+		sleep 1
+	done
+	is "what is known of them" "$(stack jobs --history --format '{{.Job}} {{.Status}}' | sort | tr '\n' ' ')" "long running tick exited (0) "
+	echo "stage done"
+	sleep 1000
+	;;
+*stage=jobs2*)
+	jobs
+	is "nothing runs before resume" "$(ls /run/stack/projects 2>/dev/null | wc -l)" 0
+	n=$(wc -l </var/lib/stack/ticks/all)
+	stack system resume
+	is resume $? 0
+	ticked $((n + 2))
+	stack stop -t 1
+	is stop $? 0
+	is "they are not scheduled any more" "$(stack jobs | grep -c 'not scheduled')" 2
+	is "due times with two runs" "$(stack jobs --history --format '{{.Job}} {{.Due}}' | sort | uniq -d)" ""
+	is "each run is known" "$(stack jobs --history --format '{{.Job}} {{.Status}}' | grep -c 'tick exited (0)')" "$(wc -l </var/lib/stack/ticks/all)"
+	is "what ran when the power failed" "$(stack jobs --history long --format '{{.Status}}' | grep -c 'running')" 0
+	stack --progress plain down
+	is down $? 0
+	is "what is left of the project" "$(ls /var/lib/stack/projects /run/stack/projects 2>/dev/null | grep -c app)" 0
+	stack jobs --history
+	echo "stage done"
+	poweroff -f
 	;;
 *stage=second*)
 	check

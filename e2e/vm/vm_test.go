@@ -56,6 +56,18 @@ func TestOldKernelAndPowerLoss(t *testing.T) {
 	}
 }
 
+// Jobs go on by their schedules after the power has failed, none twice for one time.
+func TestJobsAfterPowerLoss(t *testing.T) {
+	if !*withVM {
+		t.Skip("needs -vm")
+	}
+	m := newMachine(t)
+	m.boot(t, "jobs1")
+	if checks := m.boot(t, "jobs2"); len(checks) < 8 {
+		t.Errorf("only %d things were looked at", len(checks))
+	}
+}
+
 // newMachine puts together a machine with stack in it.
 func newMachine(t *testing.T) machine {
 	t.Helper()
