@@ -56,26 +56,24 @@ func (c *Client) removeBroken(ctx context.Context, s Selector) (Selector, error)
 	return s, errors.Join(errs...)
 }
 
-// BrokenDefinition is a project's definition that cannot be read.
-type BrokenDefinition struct {
-	Project string
-	Err     error
+// BrokenFile is a project's definition, or record of its schedules, that cannot be read.
+type BrokenFile struct {
+	supervise.BrokenFile
 	Removed bool
 }
 
-// BrokenDefinitions lists the definitions that cannot be read; repair removes
-// them, but for those of a later version. The next "stack up" of the project
-// writes it again.
-func (c *Client) BrokenDefinitions(repair bool) ([]BrokenDefinition, error) {
+// BrokenFiles lists what of projects cannot be read; repair removes it, but for what is
+// of a later version. The next "stack up" of the project writes it again.
+func (c *Client) BrokenFiles(repair bool) ([]BrokenFile, error) {
 	broken, err := c.projects.Broken()
-	var out []BrokenDefinition
-	for project, b := range broken {
-		d := BrokenDefinition{Project: project, Err: b}
-		if repair && !b.Newer {
-			deleteErr := c.projects.Delete(project)
-			d.Removed, err = deleteErr == nil, errors.Join(err, deleteErr)
+	var out []BrokenFile
+	for _, b := range broken {
+		f := BrokenFile{BrokenFile: b}
+		if repair && !b.Err.Newer {
+			removeErr := c.projects.Remove(b)
+			f.Removed, err = removeErr == nil, errors.Join(err, removeErr)
 		}
-		out = append(out, d)
+		out = append(out, f)
 	}
 	return out, err
 }

@@ -230,9 +230,9 @@ func (c *Client) Check(ctx context.Context, o engine.CheckOptions) (engine.Check
 	if err != nil {
 		return report, err
 	}
-	definitions, err := c.BrokenDefinitions(o.Repair)
-	for _, d := range definitions {
-		p := engine.Problem{Kind: "project definition", Subject: d.Project, Error: d.Err.Error()}
+	broken, err := c.BrokenFiles(o.Repair)
+	for _, d := range broken {
+		p := engine.Problem{Kind: d.Kind, Subject: d.Project, Error: d.Err.Error()}
 		if d.Removed {
 			p.Repaired = "removed"
 		}

@@ -28,6 +28,8 @@ var damages = []struct {
 const corruptible = `
 services:
   web: {image: busybox, command: [sleep, inf], stop_grace_period: 0s, volumes: ["data:/data"]}
+jobs:
+  yearly: {image: busybox, command: ["true"], triggers: {schedule: [{cron: "@yearly"}]}}
 volumes: {data: {}}
 `
 
@@ -71,6 +73,7 @@ func TestCorruption(t *testing.T) {
 		{name: "endpoint", untold: true, path: func() string { return filepath.Join(b.runRoot(), "endpoints", container("bad-web-1")+".json") }},
 		{name: "volume", path: func() string { return filepath.Join(b.dataRoot(), "volumes", "bad_data", "volume.json") }},
 		{name: "definition", path: func() string { return filepath.Join(b.dataRoot(), "projects", "bad", "definition.json") }},
+		{name: "schedules", path: func() string { return filepath.Join(b.dataRoot(), "projects", "bad", "schedules.json") }},
 	}
 	for _, kind := range kinds {
 		for _, d := range damages {

@@ -4,6 +4,7 @@
 package schedule
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -114,6 +115,16 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// Check tells what keeps a record that was decoded from being used.
+func (r Record) Check() error {
+	for _, name := range slices.Sorted(maps.Keys(r.Jobs)) {
+		if r.Jobs[name] == nil {
+			return fmt.Errorf("job %q is empty", name)
+		}
+	}
+	return nil
 }
 
 func (r Record) clone() Record {

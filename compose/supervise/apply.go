@@ -352,13 +352,13 @@ func (s *Supervisor) afterFailure(cause error) error {
 // afterDown forgets the project and removes what else was asked for.
 func (s *Supervisor) afterDown(ctx context.Context, req *ApplyRequest, r *reply) error {
 	if len(req.Services) == 0 && len(s.views()) == 0 {
+		if err := s.schedules.forget(ctx); err != nil {
+			return err
+		}
 		if err := s.store.Delete(s.realm); err != nil {
 			return err
 		}
 		s.desired.Store(nil)
-		if err := s.schedules.forget(ctx); err != nil {
-			return err
-		}
 	}
 	refs := slices.Clone(req.Images)
 	if req.Desired != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/stack-run/stack/engine"
 	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/engine/image"
-	"github.com/stack-run/stack/internal/durable"
 	"github.com/stack-run/stack/volumes"
 )
 
@@ -55,11 +54,8 @@ func Observe(e *engine.Engine, project string) (plan.Observed, error) {
 	}
 	out := plan.Observe(project, all, networks, there)
 	schedules, err := NewProjectStore(e).Schedules(project)
-	if durable.Broken(err) == nil && err != nil {
-		return plan.Observed{}, err
-	}
 	out.Schedules = schedules.Armed()
-	return out, nil
+	return out, err
 }
 
 // PinImages resolves the images of all replicas and pins their IDs, so that what

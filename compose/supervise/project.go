@@ -63,17 +63,39 @@ func (p *ProjectStore) readKeyed(project string) (_ *spec.Desired, keyed bool, e
 	return &d, keyed, err
 }
 
-// Broken returns what is wrong with the definitions that cannot be read.
-func (p *ProjectStore) Broken() (map[string]*durable.BrokenError, error) {
+// BrokenFile is a definition or a record of schedules that cannot be read.
+type BrokenFile struct {
+	Kind, Project string
+	Err           *durable.BrokenError
+}
+
+// Broken returns what cannot be read.
+func (p *ProjectStore) Broken() ([]BrokenFile, error) {
 	names, err := p.List()
-	out := map[string]*durable.BrokenError{}
+	var out []BrokenFile
 	for _, project := range names {
-		_, err := p.read(project)
-		if broken := durable.Broken(err); broken != nil {
-			out[project] = broken
+		_, definition := p.read(project)
+		_, schedules := p.readSchedules(project)
+		if broken := durable.Broken(definition); broken != nil {
+			out = append(out, BrokenFile{"project definition", project, broken})
+		}
+		if broken := durable.Broken(schedules); broken != nil {
+			out = append(out, BrokenFile{"schedules of project", project, broken})
 		}
 	}
 	return out, err
+}
+
+// Remove removes a file that cannot be read, but for one of a later version.
+func (p *ProjectStore) Remove(b BrokenFile) error {
+	if b.Err.Newer {
+		return b.Err
+	}
+	if err := os.RemoveAll(b.Err.Path); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(b.Err.Path)) // stays if there is more in it
+	return nil
 }
 
 // Save writes a definition durably. It does not replace one of a later version.
@@ -93,15 +115,33 @@ func (p *ProjectStore) schedulesPath(project string) string {
 	return filepath.Join(p.root, project, "schedules.json")
 }
 
-// Schedules returns what is remembered of a project's jobs. What cannot be read is told
-// of and left where it is.
+// Schedules returns what is remembered of a project's jobs: nothing where that cannot be
+// read, which is told.
 func (p *ProjectStore) Schedules(project string) (schedule.Record, error) {
+	r, err := p.readSchedules(project)
+	if broken := durable.Broken(err); broken != nil {
+		todo := "\"stack up\" arms them again"
+		if broken.Newer {
+			todo = "until then they are left alone"
+		}
+		p.warn("the schedules of project %s are set aside: %v; %s", project, broken, todo)
+		return schedule.Record{}, nil
+	}
+	return r, err
+}
+
+func (p *ProjectStore) readSchedules(project string) (schedule.Record, error) {
 	var r schedule.Record
 	err := durable.ReadVersioned(p.schedulesPath(project), &r, &r.Version, schedule.Version)
-	if broken := durable.Broken(err); broken != nil {
-		return schedule.Record{}, fmt.Errorf("the schedules of project %s are set aside: %w; \"stack up\" arms them again", project, broken)
+	if errors.Is(err, fs.ErrNotExist) {
+		return schedule.Record{}, nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		if fault := r.Check(); fault != nil {
+			err = &durable.BrokenError{Path: p.schedulesPath(project), Err: fault}
+		}
+	}
+	if err != nil {
 		return schedule.Record{}, err
 	}
 	return r, nil
@@ -110,7 +150,7 @@ func (p *ProjectStore) Schedules(project string) (schedule.Record, error) {
 // SaveSchedules writes that durably. It does not replace one of a later version.
 func (p *ProjectStore) SaveSchedules(project string, r schedule.Record) error {
 	path := p.schedulesPath(project)
-	_, err := p.Schedules(project)
+	_, err := p.readSchedules(project)
 	if broken := durable.Broken(err); broken != nil && broken.Newer {
 		return fmt.Errorf("cannot store the schedules of project %s: %w", project, broken)
 	}
