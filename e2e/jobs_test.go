@@ -300,6 +300,67 @@ func TestScheduledJobsDoNotOverlap(t *testing.T) {
 	b.ok(t, "down")
 }
 
+// A project of nothing but jobs is up as long as their schedules are armed: after a boot,
+// too.
+func TestJobsAlone(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: shop
+		jobs:
+			tick: {image: busybox, command: ["true"], triggers: {schedule: ["@every 2s"]}}
+			long: {image: busybox, command: [sleep, "1000"], init: true, triggers: {manual: true}}
+	`)
+	if r := b.stack(t, "up", "-d"); r.code != 0 || !strings.Contains(r.stderr, `"stack run JOB" runs one: long`) {
+		t.Errorf("up: %v", r)
+	}
+	b.eventuallyRan(t, "tick", 1)
+	b.killKeepers(t, "shop", "supervisor", "guardian", "warden")
+	n := len(b.eventuallyRan(t, "tick", 1)) // which brings them back
+	b.eventuallyKept(t, "shop")
+	b.killKeepers(t, "shop", "supervisor", "guardian", "warden")
+	b.ok(t, "system", "resume")
+	b.eventuallyKept(t, "shop")
+	b.eventuallyRan(t, "tick", n+1)
+	if out := b.ok(t, "ls"); !strings.Contains(out, "scheduled(1)") {
+		t.Errorf("ls: %s", out)
+	}
+	b.ok(t, "run", "-d", "--name", "by-hand", "long")
+	b.ok(t, "kill", "long")
+	if code := strings.TrimSpace(b.ok(t, "container", "wait", "by-hand")); code != "137" {
+		t.Errorf("a job that was killed ended with %s", code)
+	}
+	b.ok(t, "rm", "-f", "long")
+	if _, err := b.tryLook(t, "by-hand"); err == nil {
+		t.Error("rm of a job leaves what run has made")
+	}
+	b.ok(t, "restart")
+	if out := b.ok(t, "plan"); !strings.Contains(out, "Nothing to do") {
+		t.Errorf("the plan after restart: %s", out)
+	}
+	b.ok(t, "stop")
+	b.ok(t, "start")
+	b.eventuallyRan(t, "tick", len(b.eventuallyRan(t, "tick", 1))+1)
+	b.ok(t, "down")
+	if out := b.ok(t, "ls", "--all", "--quiet"); out != "" {
+		t.Errorf("ls after down: %q", out)
+	}
+}
+
+// The end of an up in the foreground ends the schedules, too.
+func TestForegroundUpOfJobs(t *testing.T) {
+	b := backups(t)
+	up := b.start(t, "up", "--menu=false")
+	b.eventuallyRan(t, "backup", 1)
+	up.signal(t, os.Interrupt)
+	if code := up.wait(t, 30*time.Second); code != 130 {
+		t.Errorf("it ended with %d", code)
+	}
+	if out := b.ok(t, "jobs"); !strings.Contains(out, "not scheduled") {
+		t.Errorf("then: %s", out)
+	}
+	b.ok(t, "down")
+}
+
 // A due time has one run, whoever is killed meanwhile, and whenever.
 func TestScheduledJobOutlivesKeepers(t *testing.T) {
 	for _, which := range [][]string{{"supervisor"}, {"supervisor", "guardian", "warden"}} {

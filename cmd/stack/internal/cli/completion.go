@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -24,26 +25,49 @@ func (a *App) CompleteFirstService(cmd *cobra.Command, args []string, word strin
 	return a.CompleteServices(cmd, args, word)
 }
 
+// CompleteFirstToRun is CompleteFirstService with the project's jobs.
+func (a *App) CompleteFirstToRun(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	names, directive := a.CompleteFirstService(cmd, args, word)
+	if len(args) == 0 {
+		_, jobs := a.declared(context.Background())
+		names = append(names, jobs...)
+	}
+	return names, directive
+}
+
+// CompleteJobs offers the project's jobs.
+func (a *App) CompleteJobs(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	_, jobs := a.declared(context.Background())
+	return slices.DeleteFunc(jobs, func(n string) bool { return slices.Contains(args, n) }), cobra.ShellCompDirectiveNoFileComp
+}
+
 func (a *App) names() []string {
 	ctx := context.Background()
 	if !a.InsideProject() {
 		return a.containerNames(ctx)
 	}
+	services, _ := a.declared(ctx)
+	return services
+}
+
+// declared are the services and jobs of the project, or those that it was last brought
+// up with.
+func (a *App) declared(ctx context.Context) (services, jobs []string) {
 	if o, err := a.LoadOptions(); err == nil {
 		o.NoServices = true
 		if l, err := load.Load(ctx, o); err == nil {
-			return l.Project.ServiceNames()
+			return l.Project.ServiceNames(), slices.Sorted(maps.Keys(l.Project.Jobs))
 		}
 	}
 	v, err := a.API(ctx)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	s, err := a.Scope(ctx, v)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return s.Services
+	return s.Services, s.Jobs
 }
 
 func (a *App) containerNames(ctx context.Context) []string {

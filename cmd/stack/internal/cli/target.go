@@ -40,7 +40,9 @@ func (a *App) Choose(ctx context.Context, v compose.API, verb string, names []st
 	if err := a.Check(ctx, v, s, verb, names); err != nil {
 		return selection{}, err
 	}
-	return selection{Selector: compose.Selector{Project: s.Name, Services: names}, Scope: s}, nil
+	// Of a job there is nothing but what run has made.
+	job := slices.ContainsFunc(names, func(name string) bool { return slices.Contains(s.Jobs, name) })
+	return selection{Selector: compose.Selector{Project: s.Name, Services: names, OneOff: job}, Scope: s}, nil
 }
 
 // containerVerb is the verb when there is one of that name for containers.

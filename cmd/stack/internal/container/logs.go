@@ -134,8 +134,6 @@ func runLogs(ctx context.Context, a *cli.App, o *logsOptions) error {
 	}
 	sel.Index = o.Index
 	sel.All = true
-	// Of a job there is nothing else to see.
-	sel.OneOff = slices.ContainsFunc(o.Services, func(name string) bool { return slices.Contains(sel.Scope.Jobs, name) })
 	if len(o.Services) == 0 && len(sel.Scope.Quiet) > 0 {
 		for _, s := range sel.Scope.Services {
 			if !slices.Contains(sel.Scope.Quiet, s) {

@@ -88,7 +88,7 @@ func runConfig(ctx context.Context, a *cli.App, o *configOptions) error {
 	if err != nil {
 		return err
 	}
-	lo.Services = o.Services
+	lo.Services, lo.Jobs = o.Services, len(o.Services) > 0
 	lo.NoInterpolate, lo.NoNormalize, lo.NoPathResolution = o.NoInterpolate, o.NoNormalize, o.NoPathResolution
 	lo.NoConsistency, lo.NoEnvResolution = o.NoConsistency, o.NoEnvResolution
 	if len(o.Services) > 0 {

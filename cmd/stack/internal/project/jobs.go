@@ -39,7 +39,7 @@ containers of a job's last runs stay, for "stack logs JOB"; the last %d runs are
 			o.Jobs = args
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: a.CompleteJobs,
 	}
 	f := cmd.Flags()
 	cli.FormatFlag(f, &o.Format)

@@ -85,7 +85,7 @@ func NewRunCmd(a *cli.App, runF func(context.Context, *cli.App, *runOptions) err
 			}
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: a.CompleteFirstService,
+		ValidArgsFunction: a.CompleteFirstToRun,
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
