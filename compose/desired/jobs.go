@@ -88,7 +88,7 @@ func (d *Project) ForRun(name string, byHand bool) (*Project, error) {
 	if byHand && job.NotByHand {
 		return nil, fmt.Errorf("job %q is declared with manual: false, it cannot be run manually", name)
 	}
-	names := d.withJobs(name)
+	names := d.needed(name)
 	for _, other := range names[1:] {
 		if byHand && d.Jobs[other].NotByHand {
 			return nil, fmt.Errorf("job %q is declared with manual: false, it cannot be triggered even as a dependency of another job", other)
@@ -97,8 +97,8 @@ func (d *Project) ForRun(name string, byHand bool) (*Project, error) {
 	return d.WithJobs(names...), nil
 }
 
-// withJobs adds the jobs that jobs depend on, directly or not.
-func (d *Project) withJobs(names ...string) []string {
+// needed adds the jobs that jobs depend on, directly or not.
+func (d *Project) needed(names ...string) []string {
 	for i := 0; i < len(names); i++ {
 		for _, dep := range slices.Sorted(maps.Keys(d.Jobs[names[i]].DependsOn)) {
 			if d.Jobs[dep] != nil && !slices.Contains(names, dep) {
@@ -111,7 +111,7 @@ func (d *Project) withJobs(names ...string) []string {
 
 // WithDue is the project with the jobs that will be due, and those that they need, as
 // services.
-func (d *Project) WithDue() *Project { return d.WithJobs(d.withJobs(d.Scheduled()...)...) }
+func (d *Project) WithDue() *Project { return d.WithJobs(d.needed(d.Scheduled()...)...) }
 
 // Scheduled are the jobs that have a schedule.
 func (d *Project) Scheduled() []string {

@@ -102,7 +102,7 @@ func sundays(field string) (string, error) {
 			if err == nil && stepped {
 				every, err = strconv.Atoi(step)
 			}
-			if err != nil || first < 0 || first > 7 || every < 1 {
+			if err != nil || first < 0 || first > 7 || every < 1 || every > 7 {
 				return "", fmt.Errorf("cannot read the days of the week %q%s", field, usage)
 			}
 			var list []string
@@ -137,7 +137,8 @@ func (t Timetable) Next(after time.Time) time.Time {
 			return wall
 		}
 		next := wall.Add(-time.Duration(offset) * time.Second)
-		if end.IsZero() || next.Before(end) {
+		// Package time computes some bounds far ahead that lie behind.
+		if end.IsZero() || !end.After(at) || next.Before(end) {
 			return next.UTC()
 		}
 		// From there on another offset holds.
@@ -191,7 +192,7 @@ func (t Timetable) Last(after, until time.Time) time.Time {
 		return next.Add(until.Sub(next) / t.every * t.every)
 	}
 	// There may be a year of minutes between them.
-	for back := time.Minute; ; back *= 2 {
+	for back := time.Minute; back < century; back *= 2 {
 		from := until.Add(-back)
 		if from.Before(after) {
 			from = after
@@ -204,4 +205,8 @@ func (t Timetable) Last(after, until time.Time) time.Time {
 			return last
 		}
 	}
+	return next
 }
+
+// century is more than lies between two due times.
+const century = 100 * 365 * 24 * time.Hour

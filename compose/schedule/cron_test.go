@@ -55,6 +55,7 @@ func TestNext(t *testing.T) {
 		{"hours pass one after the other: longer", "@hourly", "Europe/Berlin", "2026-10-25T01:00:00+02:00", []string{"2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"}},
 		{"quarters of an hour where clocks go back", "*/15 * * * *", "Europe/Berlin", "2026-10-25T02:45:00+02:00", []string{"2026-10-25T02:00:00+01:00", "2026-10-25T02:15:00+01:00"}},
 		{"half an hour, on Lord Howe", "15 2 * * *", "Australia/Lord_Howe", "2026-10-03T12:00:00+10:30", []string{"2026-10-04T02:30:00+11:00", "2026-10-05T02:15:00+11:00"}},
+		{"far ahead", "* 2 * * *", "Australia/Lord_Howe", "3052-12-30T19:25:28Z", []string{"3053-01-01T02:00:00+11:00"}},
 		{"west of Greenwich", "30 1 * * *", "America/New_York", "2026-10-31T12:00:00-04:00", []string{"2026-11-01T01:30:00-04:00", "2026-11-02T01:30:00-05:00"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
