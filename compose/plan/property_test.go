@@ -97,7 +97,15 @@ func drawDesired(t *rapid.T, label string) (*desired.Project, map[string]bool) {
 		}
 		d.Services[name] = s
 	}
-	// A job that nobody waits for would be run by each up.
+	d.Jobs = map[string]*desired.Job{}
+	for i := range draw("jobs", 3) {
+		j := &desired.Job{Service: desired.Service{Name: fmt.Sprintf("j%d", i)}}
+		if cron := []string{"", "@daily", "@hourly"}[draw(j.Name+" schedule", 3)]; cron != "" {
+			j.Schedules = []desired.Schedule{{Cron: cron}}
+		}
+		d.Jobs[j.Name] = j
+	}
+	// A service that ends and that nobody waits for would be run by each up.
 	for name := range oneOff {
 		awaited := false
 		for _, s := range d.Services {

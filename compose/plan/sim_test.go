@@ -26,7 +26,9 @@ type world struct {
 	failed int
 }
 
-func newWorld() *world { return &world{Observed: Observed{Project: "shop"}, oneOff: map[string]bool{}} }
+func newWorld() *world {
+	return &world{Observed: Observed{Project: "shop", Schedules: map[string][]desired.Schedule{}}, oneOff: map[string]bool{}}
+}
 
 func (w *world) container(id string) *Container {
 	for i := range w.Containers {
@@ -151,6 +153,16 @@ func (w *world) run(d *desired.Project, op *Op, id string, made map[int]string) 
 			return fmt.Errorf("name in use")
 		}
 		x.Name = op.Name
+	case ScheduleJob:
+		if slices.Equal(w.Schedules[op.Name], d.Jobs[op.Name].Schedules) {
+			return fmt.Errorf("is armed so")
+		}
+		w.Schedules[op.Name] = d.Jobs[op.Name].Schedules
+	case UnscheduleJob:
+		if w.Schedules[op.Name] == nil {
+			return fmt.Errorf("is not armed")
+		}
+		delete(w.Schedules, op.Name)
 	case WaitFor:
 		about := *op
 		about.ContainerID = id
