@@ -320,7 +320,7 @@ func TestDownLeavesNothing(t *testing.T) {
 		if err := w.apply(d, p, -1, order); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.Containers)+len(w.Networks)+len(w.Volumes) > 0 {
+		if len(w.Containers)+len(w.Networks)+len(w.Volumes)+len(w.Schedules) > 0 {
 			t.Fatalf("left: %v", w.Observed)
 		}
 	})

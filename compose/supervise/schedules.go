@@ -2,7 +2,9 @@ package supervise
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"sync/atomic"
 	"time"
@@ -23,14 +25,14 @@ type scheduler struct {
 	view atomic.Pointer[schedule.Record] // never changes
 
 	// Of the goroutine alone:
-	record    schedule.Record
-	alarm     *alarm
-	starting  map[schedule.Start]context.CancelCauseFunc
-	unwatched bool // nobody waits for a run by hand to end
+	record   schedule.Record
+	alarm    *alarm
+	starting map[schedule.Start]context.CancelCauseFunc
+	watching bool // somebody waits for a run by hand to end
 }
 
 func newScheduler(s *Supervisor, record schedule.Record) *scheduler {
-	x := &scheduler{s: s, box: newMailbox(), record: record, starting: map[schedule.Start]context.CancelCauseFunc{}, unwatched: true}
+	x := &scheduler{s: s, box: newMailbox(), record: record, starting: map[schedule.Start]context.CancelCauseFunc{}}
 	x.publish()
 	return x
 }
@@ -55,7 +57,7 @@ func (x *scheduler) owns() bool {
 func (x *scheduler) run() {
 	<-x.s.adopted
 	record, starts := x.record.Resume(x.found, engine.BootID(), x.s.now())
-	x.keep(record)
+	x.note(record)
 	for _, start := range starts {
 		x.begin(start)
 	}
@@ -66,16 +68,29 @@ func (x *scheduler) run() {
 }
 
 // keep makes record the one that holds, once it is stored.
-func (x *scheduler) keep(record schedule.Record) {
+func (x *scheduler) keep(record schedule.Record) error {
 	if reflect.DeepEqual(record, x.record) || len(record.Jobs)+len(x.record.Jobs) == 0 {
-		return
+		return nil
 	}
 	if err := x.s.store.SaveSchedules(x.s.realm, record); err != nil {
-		x.s.warn(err)
+		return err
 	}
 	x.record = record
 	x.publish()
+	return nil
 }
+
+// note is keep for what has happened, whether it can be stored or not.
+func (x *scheduler) note(record schedule.Record) {
+	if err := x.keep(record); err != nil {
+		x.s.warn(err)
+		x.record = record
+		x.publish()
+	}
+}
+
+// retryAfter is how long after a decision that could not be stored the next one comes.
+const retryAfter = 10 * time.Second
 
 // decide begins what is due, and sets the alarm for what comes next.
 func (x *scheduler) decide() {
@@ -83,7 +98,10 @@ func (x *scheduler) decide() {
 		return
 	}
 	record, starts, next := x.record.Decide(x.byHand, x.s.now())
-	x.keep(record)
+	if err := x.keep(record); err != nil {
+		x.s.warn(fmt.Errorf("no job is started by its schedule: %w", err))
+		starts, next = nil, x.s.now().Add(retryAfter)
+	}
 	for _, start := range starts {
 		x.begin(start)
 	}
@@ -118,19 +136,19 @@ func (x *scheduler) byHand(job string) bool {
 
 // awaitByHand decides again when a run by hand has ended that something due waits for.
 func (x *scheduler) awaitByHand() {
-	if !x.unwatched {
+	if x.watching {
 		return
 	}
 	for name, j := range x.record.Jobs {
 		if j.Queued.IsZero() || !x.byHand(name) {
 			continue
 		}
-		x.unwatched = false
+		x.watching = true
 		go func() {
 			// An error is the supervisor's end.
 			_ = x.s.await(x.s.ctx, func([]*view) (bool, time.Time, error) { return !x.byHand(name), time.Time{}, nil })
 			x.box.post(func() {
-				x.unwatched = true
+				x.watching = false
 				x.decide()
 			})
 		}()
@@ -171,7 +189,7 @@ func (x *scheduler) begin(start schedule.Start) {
 		}
 		x.box.post(func() {
 			delete(x.starting, start)
-			x.keep(x.record.Ended(start, ended))
+			x.note(x.record.Ended(start, ended))
 			x.decide()
 		})
 	}()
@@ -219,8 +237,10 @@ func (x *scheduler) prepared(ctx context.Context, start schedule.Start) (*actor,
 		return a, nil
 	}
 	err := x.do(ctx, func() error {
-		x.keep(x.record.Begin(start, v.Spec.Name, engine.BootID(), x.s.now()))
-		return ctx.Err()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return x.keep(x.record.Begin(start, v.Spec.Name, engine.BootID(), x.s.now()))
 	})
 	if err != nil {
 		return nil, err
@@ -230,9 +250,16 @@ func (x *scheduler) prepared(ctx context.Context, start schedule.Start) (*actor,
 
 // dueRequest is what run asks for, for a job that is due.
 func (s *Supervisor) dueRequest(start schedule.Start) (CreateRequest, error) {
-	d := s.desired.Load()
-	if d == nil {
-		d = &spec.Desired{Project: s.realm}
+	d := &spec.Desired{Project: s.realm}
+	if known := s.desired.Load(); known != nil {
+		// What is planned is changed, and others read this one.
+		text, err := json.Marshal(known)
+		if err == nil {
+			err = json.Unmarshal(text, d)
+		}
+		if err != nil {
+			return CreateRequest{}, fmt.Errorf("internal error: cannot copy the project: %w", err)
+		}
 	}
 	whole, err := d.ForRun(start.Job, false)
 	if err != nil {
@@ -264,14 +291,9 @@ func (x *scheduler) do(ctx context.Context, what func() error) error {
 // change stores what a verb wants of the schedules.
 func (x *scheduler) change(ctx context.Context, to func(schedule.Record) schedule.Record) error {
 	return x.do(ctx, func() error {
-		record := to(x.record)
-		if err := x.s.store.SaveSchedules(x.s.realm, record); err != nil {
-			return err
-		}
-		x.record = record
-		x.publish()
+		err := x.keep(to(x.record))
 		x.decide()
-		return nil
+		return err
 	})
 }
 
@@ -305,7 +327,7 @@ func (x *scheduler) forget(ctx context.Context) error {
 func (h *host) ScheduleJob(ctx context.Context, op *plan.Op) error {
 	j := h.d.Jobs[op.Service]
 	if j == nil {
-		return errors.New("internal error: no job " + op.Service + " in the project")
+		return fmt.Errorf("internal error: no job %q in the project", op.Service)
 	}
 	return h.s.schedules.arm(ctx, op.Service, j.Schedules)
 }

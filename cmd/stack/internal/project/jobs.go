@@ -185,7 +185,8 @@ func runStatus(r schedule.Run) string {
 	case schedule.Exited:
 		return fmt.Sprintf("exited (%d)", r.ExitCode)
 	case schedule.Failed:
-		return "failed: " + r.Error
+		why, _, _ := strings.Cut(r.Error, "\n")
+		return "failed: " + why
 	case schedule.Skipped:
 		return "skipped" + times + ": the run before it had not ended"
 	}
