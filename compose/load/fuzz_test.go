@@ -23,6 +23,7 @@ func FuzzLoad(f *testing.F) {
 		"x-a: &a {environment: {A: b}}\nservices:\n  web: {<<: *a, image: x, ports: [\"1-2:1-2\", {target: 80, published: 8080}]}\n",
 		"services: {a: {extends: b, image: x}, b: {image: ${X:-y}, tmpfs: /a, ulimits: {nofile: 5}}}\nnetworks: {n: {ipam: {config: [{subnet: 10.0.0.0/8}]}}}\n",
 		"services: {a: {image: x, volumes: [a:/b, {type: bind, source: ., target: /x}], secrets: [s], depends_on: {a: {condition: service_healthy}}}}\nvolumes: {a: }\nsecrets: {s: {file: x}}\n",
+		"services: {db: {image: x}}\njobs: {a: {image: x, depends_on: [db, b], env_file: f, triggers: {schedule: ['0 3 * * 7', {cron: '@daily', timezone: UTC}]}}, b: {image: x, profiles: [p], triggers: {manual: true}}, c: , d: {triggers: {}}}\n",
 		"a: &a [*a]\n", "services: *x\n", "? [a]\n: b\n", "services:\n  a: !reset null\n", "include: [compose.yaml]\n", "services: {a: {image: x, healthcheck: {test: []}}}",
 	} {
 		f.Add(seed)
