@@ -245,7 +245,11 @@ func (x *scheduler) prepared(ctx context.Context, start schedule.Start) (*actor,
 	if err != nil {
 		return nil, err
 	}
-	return a, a.startIt(ctx, false, nil)
+	// From here on it counts as begun.
+	if err := a.startIt(x.s.ctx, false, nil); err != nil || ctx.Err() == nil {
+		return a, err
+	}
+	return a, a.stopIt(x.s.ctx, stopOptions{}) // its schedule was ended at that moment
 }
 
 // dueRequest is what run asks for, for a job that is due.
