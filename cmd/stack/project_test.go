@@ -430,6 +430,49 @@ func TestConfigOfModelsAndAllServices(t *testing.T) {
 	}
 }
 
+// What config lists is all that docker compose lists.
+func TestConfigLists(t *testing.T) {
+	files := map[string]string{"compose.yaml": `name: l
+services:
+  a: {image: a, pre_start: [{image: early, command: "true"}, {command: "true"}]}
+  b: {build: ., init: "${INIT}", scale: 0}
+jobs:
+  j: {image: nightly, triggers: {manual: true}}
+  k: {build: ., triggers: {manual: true}}
+`}
+	s := newSession(t, lay(t, files))
+	s.Environ = append(s.Environ, "INIT=true")
+	for line, want := range map[string]string{
+		"config --images":                    "a\nearly\nl-b\nl-k\nnightly\n",
+		"config --services --no-interpolate": "a\nb\n",
+		"config --explain b.init":            "services.b.init: true\n  compose.yaml:4: ${INIT}\n    INIT is true, of the environment\n",
+	} {
+		out, said, code := s.do(t, strings.Fields(line)...)
+		if code != 0 || out != want {
+			t.Errorf("%s: %d, %q, %q", line, code, out, said)
+		}
+	}
+	if out := s.must(t, "--compatibility", "config"); strings.Contains(out, "dockerfile") || strings.Contains(out, "networks:") {
+		t.Errorf("with --compatibility defaults are filled in:\n%s", out)
+	}
+	if out := s.must(t, "config", "--hash", "b"); !strings.HasPrefix(out, "b ") {
+		t.Errorf("a service that is scaled to 0 has the hash %q", out)
+	}
+	if out := s.must(t, "config", "--explain", "b.init", "--format", "json"); !strings.Contains(out, `"where": "compose.yaml:4"`) {
+		t.Errorf("got %s", out)
+	}
+	for line, want := range map[string]string{
+		"config --explain b.inti":                  `services.b has no "inti"; did you mean "init"?`,
+		"config --explain b.init --format toml":    `unknown format "toml"`,
+		"config --explain b.init --no-interpolate": "give one of them",
+		"build --print":                            "without bake",
+	} {
+		if _, said, code := s.do(t, strings.Fields(line)...); code == 0 || !strings.Contains(said, want) {
+			t.Errorf("%s: %d, %q", line, code, said)
+		}
+	}
+}
+
 // A service's hash needs its own files, and nobody else's.
 func TestConfigHashNeedsNoOtherService(t *testing.T) {
 	s := newSession(t, lay(t, map[string]string{"compose.yaml": "name: h\nservices:\n  a: {image: a}\n  b: {image: b, env_file: nosuch.env}\n"}))

@@ -29,6 +29,9 @@ type inspector struct {
 	warned    map[string]bool   // attributes that were warned about, by schema path
 	extended  map[string]bool   // FILE#SERVICE
 	parsed    map[string]*document
+	// envFiles are the files that the variables of a Compose file may come from, in
+	// lists of which the first counts; "" is any that is not included.
+	envFiles map[string][][]string
 }
 
 func newInspector(o Options, d *diagnostics, contents map[string][]byte) (*inspector, error) {
@@ -40,6 +43,7 @@ func newInspector(o Options, d *diagnostics, contents map[string][]byte) (*inspe
 		opts: o, report: d, root: root, contents: contents,
 		positions: positions{extends: map[string]base{}},
 		unset:     map[string]bool{}, warned: map[string]bool{}, extended: map[string]bool{}, parsed: map[string]*document{},
+		envFiles: map[string][][]string{},
 	}, nil
 }
 
@@ -420,7 +424,9 @@ func (in *inspector) includes(file string, root *yaml.Node, dir string, env type
 				}
 			}
 			before := len(in.report.errors)
-			in.file(p, includeDir, in.includedEnv(env, includeDir, dir, envFiles), chain)
+			own := includedEnvFiles(includeDir, dir, envFiles)
+			in.envFiles[p] = append(slices.Clone(in.envFilesOf(file)), own)
+			in.file(p, includeDir, includedEnv(env, own), chain)
 			if doc, seen := in.parsed[p]; seen && doc == nil && len(in.report.errors) > before {
 				e := &in.report.errors[len(in.report.errors)-1]
 				e.Text += fmt.Sprintf(" (included by %s:%d)", shortName(in.report.base, file), item.Line)
@@ -429,9 +435,16 @@ func (in *inspector) includes(file string, root *yaml.Node, dir string, env type
 	}
 }
 
-// includedEnv adds the defaults of an included project's env_file or .env. What
-// cannot be read is compose-go's to report.
-func (in *inspector) includedEnv(env types.Mapping, includeDir, dir string, envFiles []string) types.Mapping {
+func (in *inspector) envFilesOf(file string) [][]string {
+	if lists, ok := in.envFiles[file]; ok {
+		return lists
+	}
+	return in.envFiles[""]
+}
+
+// includedEnvFiles are the files with the defaults of an included project: of its
+// env_file, or its .env.
+func includedEnvFiles(includeDir, dir string, envFiles []string) []string {
 	var files []string
 	for _, f := range envFiles {
 		if f == "/dev/null" {
@@ -445,6 +458,12 @@ func (in *inspector) includedEnv(env types.Mapping, includeDir, dir string, envF
 	if len(envFiles) == 0 {
 		files = existing(includeDir, []string{".env"})
 	}
+	return files
+}
+
+// includedEnv adds the defaults of an included project. What cannot be read is
+// compose-go's to report.
+func includedEnv(env types.Mapping, files []string) types.Mapping {
 	values, err := dotenv.GetEnvFromFile(env, files)
 	if err != nil {
 		return env

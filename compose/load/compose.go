@@ -79,31 +79,60 @@ func (c *composer) model(ctx context.Context) (dict map[string]any, err error) {
 		}
 	}()
 	dict, err = loader.LoadModelWithContext(ctx, c.details(), c.loaderOptions())
-	if err == nil && !c.options.NoInterpolate {
-		err = validation.Validate(asWritten(dict))
+	if err == nil {
+		err = validation.Validate(c.checked(dict))
 	}
 	delete(dict, "version")
 	return dict, err
 }
 
-// asWritten leaves out the content that compose-go has given configs whose source
-// is a variable, and which it takes for a second source afterwards.
-func asWritten(dict map[string]any) map[string]any {
-	configs, ok := dict["configs"].(map[string]any)
-	if !ok {
-		return dict
-	}
-	configs = maps.Clone(configs)
-	for name, value := range configs {
-		if config, ok := value.(map[string]any); ok && config["environment"] != nil {
-			config = maps.Clone(config)
+// checked is the tree as compose-go's checks expect it. Configs whose source is a
+// variable have got content, which they take for a second source, and addresses of
+// ports, and what is external, may still be variables.
+func (c *composer) checked(dict map[string]any) map[string]any {
+	dict = maps.Clone(dict)
+	replaceEach(dict, "configs", func(config map[string]any) {
+		if config["environment"] != nil {
 			delete(config, "content")
-			configs[name] = config
+		}
+	})
+	if c.options.NoInterpolate {
+		replaceEach(dict, "services", func(service map[string]any) {
+			delete(service, "ports")
+		})
+		for _, section := range []string{"volumes", "configs", "secrets"} {
+			if all, ok := dict[section].(map[string]any); ok {
+				all = maps.Clone(all)
+				maps.DeleteFunc(all, func(_ string, value any) bool { return isVariable(value, "external") })
+				dict[section] = all
+			}
 		}
 	}
-	dict = maps.Clone(dict)
-	dict["configs"] = configs
 	return dict
+}
+
+// isVariable says whether an attribute is a string yet and may become anything.
+func isVariable(value any, attribute string) bool {
+	m, _ := value.(map[string]any)
+	_, text := m[attribute].(string)
+	return text
+}
+
+// replaceEach replaces the mappings of a section by copies that are changed.
+func replaceEach(dict map[string]any, section string, change func(map[string]any)) {
+	all, ok := dict[section].(map[string]any)
+	if !ok {
+		return
+	}
+	all = maps.Clone(all)
+	for name, value := range all {
+		if m, ok := value.(map[string]any); ok {
+			m = maps.Clone(m)
+			change(m)
+			all[name] = m
+		}
+	}
+	dict[section] = all
 }
 
 func (c *composer) project(ctx context.Context) (*types.Project, error) {

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/errdefs"
 	"github.com/compose-spec/compose-go/v2/types"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/compose/schedule"
@@ -46,6 +48,7 @@ func (c *consistency) check() {
 			c.values(path, s)
 			c.mounts(path, s)
 			c.ports(path, s)
+			c.doubledPorts(name)
 		})
 	}
 	for _, name := range p.SecretNames() {
@@ -354,6 +357,66 @@ func (c *consistency) ports(path string, s types.ServiceConfig) {
 			c.fail(index(path+".ports", i), "host port %s/%s is already published by another entry of the service; choose another host port", p.Published, p.Protocol)
 		}
 	}
+}
+
+// doubledPorts warns of ports that a file adds to those of another though it may mean
+// to replace them: lists of ports are joined.
+func (c *consistency) doubledPorts(name string) {
+	type source struct {
+		where, published string
+	}
+	earlier := map[string]source{} // by container port and protocol
+	add := func(doc *document, path string) {
+		list := doc.value(path)
+		if list == nil || list.Kind != yaml.SequenceNode {
+			return
+		}
+		if list.Tag == "!override" {
+			clear(earlier)
+		}
+		own := map[string]source{}
+		for i, item := range list.Content {
+			item = resolve(item)
+			where := Diagnostic{File: doc.file, Line: item.Line, Column: item.Column, Path: index(path, i)}
+			told := false
+			for _, p := range c.portsOf(item) {
+				key := fmt.Sprintf("%d/%s", p.Target, p.Protocol)
+				published := strings.TrimPrefix(p.HostIP+":"+p.Published, ":")
+				own[key] = source{c.report.place(where).Where(), published}
+				other, ok := earlier[key]
+				if !ok || other.published == published || told {
+					continue
+				}
+				told = true
+				where.Text = fmt.Sprintf("container port %s is published by %s (%s), too, as ports of several files are joined; if these are to replace those, write \"ports: !override\"", key, other.where, cmp.Or(other.published, "any port"))
+				c.report.warn(where)
+			}
+		}
+		maps.Copy(earlier, own)
+	}
+	for _, b := range c.inspector.positions.bases(name) {
+		add(b.doc, "services."+b.service+".ports")
+	}
+	for _, doc := range c.inspector.positions.docs {
+		add(doc, "services."+name+".ports")
+	}
+}
+
+// portsOf reads one entry of ports. What is wrong with it has been told.
+func (c *consistency) portsOf(item *yaml.Node) []types.ServicePortConfig {
+	value := func(key string) string { return c.inspector.expand(text(child(item, key)), c.composer.source.env) }
+	if item.Kind != yaml.MappingNode {
+		ports, err := types.ParsePortConfig(c.inspector.expand(text(item), c.composer.source.env))
+		if err != nil {
+			return nil
+		}
+		return ports
+	}
+	target, err := strconv.ParseUint(value("target"), 10, 16)
+	if err != nil {
+		return nil
+	}
+	return []types.ServicePortConfig{{Target: uint32(target), Protocol: cmp.Or(value("protocol"), "tcp"), Published: value("published"), HostIP: value("host_ip")}}
 }
 
 func anyAddress(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }

@@ -24,6 +24,44 @@ func project(t testing.TB, files map[string]string) Options {
 	return Options{WorkingDir: dir, Environ: []string{"HOME=/root"}}
 }
 
+// Ports that a file adds to those of another are often meant to replace them.
+func TestDoubledPortsAreWarnedOf(t *testing.T) {
+	const base = "services:\n  web:\n    image: nginx\n    ports: [\"8080:80\", \"443:443\"]\n"
+	for name, tt := range map[string]struct {
+		override string
+		want     []string
+	}{
+		"another host port": {"services:\n  web:\n    ports: [\"9090:80\"]\n", []string{
+			`compose.override.yaml:3: services.web.ports[0]: container port 80/tcp is published by compose.yaml:4 (8080), too, as ports of several files are joined; if these are to replace those, write "ports: !override"`}},
+		"long syntax":       {"services:\n  web:\n    ports: [{target: 443, published: 8443}]\n", []string{`compose.override.yaml:3: services.web.ports[0]: container port 443/tcp is published by compose.yaml:4 (443), too`}},
+		"a range":           {"services:\n  web:\n    ports: [\"7078-7081:78-81\"]\n", []string{`container port 80/tcp is published by compose.yaml:4 (8080), too`}},
+		"an address":        {"services:\n  web:\n    ports: [\"127.0.0.1:9090:80\"]\n", []string{`container port 80/tcp is published by`}},
+		"the same":          {"services:\n  web:\n    ports: [\"8080:80\"]\n", nil},
+		"another protocol":  {"services:\n  web:\n    ports: [\"9090:80/udp\"]\n", nil},
+		"another container": {"services:\n  web:\n    ports: [\"9090:90\"]\n", nil},
+		"replaced":          {"services:\n  web:\n    ports: !override [\"9090:80\"]\n", nil},
+		"extended": {"services:\n  other:\n    extends: {file: base.yaml, service: b}\n    ports: [\"6060:60\"]\n", []string{
+			`compose.override.yaml:4: services.other.ports[0]: container port 60/tcp is published by base.yaml:4 (any port), too`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := project(t, map[string]string{"compose.yaml": base, "compose.override.yaml": tt.override,
+				"base.yaml": "services:\n  b:\n    image: b\n    ports: [\"60\"]\n"})
+			_, warnings, err := loaded(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(warnings) != len(tt.want) {
+				t.Fatalf("got %v, want %v", warnings, tt.want)
+			}
+			for i, w := range warnings {
+				if !strings.Contains(w.String(), tt.want[i]) {
+					t.Errorf("got\n%s\nwant\n%s", w, tt.want[i])
+				}
+			}
+		})
+	}
+}
+
 func TestBadInputNamesPlaceAndFix(t *testing.T) {
 	const web = "services:\n  web:\n    image: nginx\n"
 	tests := []struct {

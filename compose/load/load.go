@@ -23,6 +23,7 @@ type Loaded struct {
 	Touched, Aside []string
 
 	positions *positions
+	scope     scope
 	base      string
 }
 
@@ -62,6 +63,7 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 		Warnings:  unique(d.warnings),
 		EnvFiles:  s.envFiles,
 		positions: &in.positions,
+		scope:     scope{base: s.cwd, flagName: o.ProjectName, name: name, env: s.env, shell: s.shell, envFiles: in.envFiles},
 		base:      s.cwd,
 	}, nil
 }
@@ -81,6 +83,7 @@ func prepare(ctx context.Context, o Options, d *diagnostics) (*source, *inspecto
 		return nil, nil, err
 	}
 	in.partial = len(s.files) > 1
+	in.envFiles[""] = s.dotEnv
 	env := s.env.Clone()
 	if name, err := s.projectName(o, ""); err == nil {
 		env["COMPOSE_PROJECT_NAME"] = name

@@ -66,6 +66,10 @@ type source struct {
 	contents map[string][]byte
 	env      types.Mapping
 	envFiles []string // given with --env-file
+	// shell are the variables of the environment alone, dotEnv the files that env has
+	// the others from, in lists of which the first counts.
+	shell    types.Mapping
+	dotEnv   [][]string
 	profiles []string
 }
 
@@ -136,6 +140,7 @@ func surroundings(o Options, d *diagnostics) (*source, error) {
 		environ = os.Environ()
 	}
 	s.env = types.Mapping(utils.GetAsEqualsMap(environ))
+	s.shell = s.env.Clone()
 	if _, ok := s.env["PWD"]; !ok {
 		s.env["PWD"] = s.cwd
 	}
@@ -207,6 +212,7 @@ func (s *source) loadDotEnv(d *diagnostics) error {
 		return envFileError(d, files, err)
 	}
 	s.env.Merge(values)
+	s.dotEnv = append(s.dotEnv, files)
 	return nil
 }
 

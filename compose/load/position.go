@@ -1,6 +1,7 @@
 package load
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -52,6 +53,21 @@ func (p *positions) find(path string) (file string, line, column int) {
 		}
 	}
 	return file, line, column
+}
+
+// bases are what a service extends, what it extends directly last.
+func (p *positions) bases(name string) []base {
+	var list []base
+	for range 16 { // extends of extends
+		b, ok := p.extends[name]
+		if !ok || slices.Contains(list, b) {
+			break
+		}
+		list = append(list, b)
+		name = b.service
+	}
+	slices.Reverse(list)
+	return list
 }
 
 // findItem finds "PATH[i]…" by counting the items of PATH through all files.

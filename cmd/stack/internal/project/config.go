@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
 
@@ -22,6 +23,7 @@ import (
 type configOptions struct {
 	Services            []string // arguments
 	Environment         bool
+	Explain             string
 	Format              string
 	Hash                string
 	Images              bool
@@ -62,6 +64,7 @@ func NewConfigCmd(a *cli.App, runF func(context.Context, *cli.App, *configOption
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Environment, "environment", false, "Print environment used for interpolation.")
+	f.StringVar(&o.Explain, "explain", "", "Print where a value of the model comes from, such as web.environment.URL")
 	f.StringVar(&o.Format, "format", "", "Format the output. Values: [yaml | json]")
 	f.StringVar(&o.Hash, "hash", "", "Print the service config hash, one per line.")
 	f.BoolVar(&o.Images, "images", false, "Print the image names, one per line.")
@@ -91,6 +94,9 @@ func runConfig(ctx context.Context, a *cli.App, o *configOptions) error {
 	lo.Services, lo.Jobs = o.Services, len(o.Services) > 0
 	lo.NoInterpolate, lo.NoNormalize, lo.NoPathResolution = o.NoInterpolate, o.NoNormalize, o.NoPathResolution
 	lo.NoConsistency, lo.NoEnvResolution = o.NoConsistency, o.NoEnvResolution
+	if a.Global.Compatibility { // as docker compose
+		lo.NoNormalize = true
+	}
 	if len(o.Services) > 0 {
 		switch {
 		case o.NoInterpolate:
@@ -100,6 +106,8 @@ func runConfig(ctx context.Context, a *cli.App, o *configOptions) error {
 		}
 	}
 	switch {
+	case o.Explain != "":
+		return explain(ctx, a, lo, o)
 	case o.Variables:
 		return printVariables(ctx, a, lo, o.Format)
 	case o.Quiet, o.ServiceNames, o.Volumes, o.Networks, o.Models, o.Profiles, o.Images, o.Environment, o.Hash != "":
@@ -126,12 +134,39 @@ func runConfig(ctx context.Context, a *cli.App, o *configOptions) error {
 	return err
 }
 
+// explain prints where the values at and below a path come from.
+func explain(ctx context.Context, a *cli.App, lo load.Options, o *configOptions) error {
+	if o.NoInterpolate {
+		return errors.New("--explain tells where variables come from, which --no-interpolate leaves out; give one of them")
+	}
+	all, warnings, err := load.Explain(ctx, lo, o.Explain)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		a.Warn("%s", w)
+	}
+	switch o.Format {
+	case "json":
+		return format.JSON(a.Out, all, "  ")
+	case "", "yaml":
+		for _, e := range all {
+			fmt.Fprint(a.Out, e)
+		}
+		return nil
+	}
+	return fmt.Errorf("unknown format %q for --explain; use json, or none", o.Format)
+}
+
 // printParts prints one kind of name, one per line, or with --quiet nothing.
 func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptions) error {
 	if o.Hash != "" && o.Hash != "*" && len(o.Services) == 0 {
-		lo.Services = strings.Split(o.Hash, ",") // the faults of others do not count
+		lo.Services, lo.NoDeps = strings.Split(o.Hash, ","), true // the faults of others do not count
 	}
 	lo.OnlyServices = len(o.Services) > 0
+	if o.ServiceNames && o.NoInterpolate {
+		return printUninterpolatedServices(ctx, a, lo)
+	}
 	l, err := load.Load(ctx, lo)
 	if err != nil {
 		return err
@@ -152,10 +187,7 @@ func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptio
 	case o.Environment:
 		names = load.EnvironmentLines(l.Project)
 	case o.Images:
-		separator := a.Separator()
-		for _, s := range spec.WithJobs(l.Project).Services {
-			names = append(names, spec.ImageName(l.Project.Name, s, separator))
-		}
+		names = imageNames(l.Project, a.Separator())
 	case o.Hash != "":
 		if names, err = hashes(ctx, a, l, o); err != nil {
 			return err
@@ -178,12 +210,50 @@ func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptio
 	return nil
 }
 
+// imageNames are the images of services, of what runs before them, and of jobs.
+func imageNames(p *types.Project, separator string) []string {
+	var names []string
+	for _, s := range spec.WithJobs(p).Services {
+		names = append(names, spec.ImageName(p.Name, s, separator))
+		for _, hook := range s.PreStart {
+			if hook.Image != "" {
+				names = append(names, hook.Image)
+			}
+		}
+	}
+	return names
+}
+
+// printUninterpolatedServices prints the names of services whose attributes may be of
+// no use before variables are substituted.
+func printUninterpolatedServices(ctx context.Context, a *cli.App, lo load.Options) error {
+	model, warnings, err := load.Model(ctx, lo)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		a.Warn("%s", w)
+	}
+	services, _ := model["services"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		fmt.Fprintln(a.Out, name)
+	}
+	return nil
+}
+
 func hashes(ctx context.Context, a *cli.App, l *load.Loaded, o *configOptions) ([]string, error) {
 	host, err := a.HostFacts(ctx, l)
 	if err != nil {
 		return nil, err
 	}
-	d, _, err := a.Desired(l, host, nil)
+	// Those that are scaled to nothing have a hash, too.
+	scale := map[string]int{}
+	for name, s := range l.Project.Services {
+		if s.GetScale() == 0 {
+			scale[name] = 1
+		}
+	}
+	d, _, err := a.Desired(l, host, scale)
 	if err != nil {
 		return nil, err
 	}
