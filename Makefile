@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit fuzz e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer compose-suite vm bench clean
+.PHONY: build setup images example test lint unit fuzz e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer compat compose-suite vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -78,6 +78,10 @@ peers: setup
 ## peer: exchange images with Docker, podman, skopeo and buildah; compare builds and confinement
 peer: peers
 	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/dockerfiles ./e2e/security -peer
+
+## compat: compare config and flags with docker compose's; COMPAT="-seed 1000 -projects 5000" draws other projects
+compat: setup
+	$(GO) test -count=1 -v -timeout 4h ./e2e/compat -peer $(COMPAT)
 
 ## compose-suite: run docker compose's own tests on Docker and on stack. SUITE="-only stack" runs one side
 compose-suite: build

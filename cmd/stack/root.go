@@ -190,7 +190,7 @@ func addGlobalFlags(f *pflag.FlagSet, g *cli.GlobalOptions) {
 	f.StringVarP(&g.ProjectName, "project-name", "p", "", "Project name")
 	f.BoolVar(&g.Verbose, "verbose", false, "Show more output")
 	f.BoolVarP(&g.Version, "version", "v", false, "Show the version information")
-	f.StringVar(&g.WorkDir, "workdir", "", "DEPRECATED! USE --project-directory INSTEAD.")
+	f.StringVar(&g.WorkDir, "workdir", "", "DEPRECATED! USE --project-directory INSTEAD.\nSpecify an alternate working directory\n(default: the path of the, first specified, Compose file)")
 	for _, name := range []string{"insecure-registry", "no-ansi", "verbose", "version", "workdir"} {
 		f.Lookup(name).Hidden = true
 	}

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"debug/buildinfo"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,9 +27,14 @@ type source struct {
 	cgo                  bool
 	// replace has the versions that stand in for what a requirement names.
 	replace map[string]string
+	// main is the source of a program that imports the package.
+	main string
 	// requirements is the file with what a module requires that has no go.mod.
 	requirements string
 }
+
+//go:embed composeflags.txt
+var composeFlags string
 
 // The current releases of what stack is compared with. Moby's own tags of the 29
 // line are not tags of its Go module, whose versions go beside them.
@@ -46,6 +52,7 @@ var sources = map[string]source{
 		replace: map[string]string{"github.com/moby/swarmkit/v2": "github.com/moby/swarmkit/v2@v2.1.3-0.20260828175525-ad0357aedfca"}},
 	"docker-compose": {module: "github.com/docker/compose/v5", version: "v5.6.0", pkg: "cmd",
 		flags: "-X github.com/docker/compose/v5/internal.Version=v5.6.0"},
+	"composeflags": {module: "github.com/docker/compose/v5", version: "v5.6.0", pkg: "cmd/compose", main: composeFlags},
 	"docker-buildx": {module: "github.com/docker/buildx", version: "v0.38.2", pkg: "cmd/buildx",
 		flags: "-X github.com/docker/buildx/version.Version=v0.38.2"},
 	// BuildKit is the version that stack-builder has.
@@ -139,10 +146,17 @@ func (s source) build(ctx context.Context, path string) error {
 	if s.pkg != "" {
 		pkg += "/" + s.pkg
 	}
+	program := pkg
+	if s.main != "" {
+		program = "."
+		if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(s.main), 0o644); err != nil {
+			return err
+		}
+	}
 	made := filepath.Join(dir, "program")
 	for _, args := range [][]string{
 		{"get", pkg + "@" + s.version},
-		{"build", "-trimpath", "-tags", s.tags, "-ldflags", strings.TrimSpace("-s -w " + s.flags), "-o", made, pkg},
+		{"build", "-trimpath", "-tags", s.tags, "-ldflags", strings.TrimSpace("-s -w " + s.flags), "-o", made, program},
 	} {
 		if _, err := Run(command(args...)); err != nil {
 			return err

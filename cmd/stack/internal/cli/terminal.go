@@ -11,13 +11,8 @@ import (
 
 // NormalizeTTY accepts the former name of --no-tty.
 func NormalizeTTY(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-	switch name {
-	case "no-TTY":
+	if name == "no-TTY" {
 		name = "no-tty"
-	case "volumes":
-		name = "volume"
-	case "labels":
-		name = "label"
 	}
 	return pflag.NormalizedName(name)
 }

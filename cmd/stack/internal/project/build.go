@@ -2,6 +2,7 @@ package project
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,6 +24,7 @@ type BuildOptions struct {
 	BuildArgs        []string
 	Check            bool
 	NoCache          bool
+	Print            bool
 	Progress         string
 	Provenance, SBOM string
 	Pull             bool
@@ -45,6 +47,9 @@ func NewBuildCmd(a *cli.App, runF func(context.Context, *cli.App, *BuildOptions)
 			if cmd.Flags().Changed("ssh") && o.SSH == "" {
 				o.SSH = "default"
 			}
+			if o.Print {
+				return errors.New("--print is not supported: stack builds by itself, without bake; \"stack config\" prints what is built")
+			}
 			return runF(ctx, a, o)
 		}),
 		ValidArgsFunction: a.CompleteServices,
@@ -59,6 +64,7 @@ func NewBuildCmd(a *cli.App, runF func(context.Context, *cli.App, *BuildOptions)
 	f.BoolVar(&o.NoCache, "no-cache", false, "Do not use cache when building the image")
 	f.Bool("no-rm", false, "Do not remove intermediate containers after a successful build. DEPRECATED")
 	f.Bool("parallel", true, "Build images in parallel. DEPRECATED")
+	f.BoolVar(&o.Print, "print", false, "Print equivalent bake file")
 	f.StringVar(&o.Progress, "progress", "", "Set type of ui output (auto, tty, plain, json, quiet)")
 	f.StringVar(&o.Provenance, "provenance", "", "Add a provenance attestation")
 	f.BoolVar(&o.Pull, "pull", false, "Always attempt to pull a newer version of the image")

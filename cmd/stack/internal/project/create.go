@@ -42,6 +42,7 @@ func NewCreateCmd(a *cli.App, runF func(context.Context, *cli.App, *createCmdOpt
 	cli.RemoveOrphansFlag(f, &o.RemoveOrphans)
 	cli.ScaleFlag(f, &o.Scale)
 	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
+	f.SetNormalizeFunc(assumeYes)
 	return cmd
 }
 

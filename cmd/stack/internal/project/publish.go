@@ -57,11 +57,9 @@ func NewPublishCmd(a *cli.App, runF func(context.Context, *cli.App, *publishOpti
 	f.StringVar(&o.OCIVersion, "oci-version", "", "OCI image/artifact specification version (automatically determined by default)")
 	f.BoolVar(&o.ResolveImageDigests, "resolve-image-digests", false, "Pin image tags to digests")
 	f.BoolVar(&o.WithEnv, "with-env", false, "Include environment variables in the published OCI artifact")
-	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts and run non-interactively`)
+	f.BoolVarP(&o.Yes, "yes", "y", false, `Assume "yes" as answer to all prompts`)
 	f.SetNormalizeFunc(assumeYes)
-	for _, name := range []string{"app", "insecure-registry"} {
-		f.Lookup(name).Hidden = true
-	}
+	f.Lookup("insecure-registry").Hidden = true
 	return cmd
 }
 

@@ -48,10 +48,9 @@ func NewPullCmd(a *cli.App, runF func(context.Context, *cli.App, *pullOptions) e
 	f.BoolVar(&o.IncludeDeps, "include-deps", false, "Also pull services declared as dependencies")
 	f.StringVar(&o.Policy, "policy", "", `Apply pull policy ("missing"|"always")`)
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "Pull without printing progress information")
-	for _, name := range []string{"parallel", "no-parallel"} {
-		f.Bool(name, true, "DEPRECATED")
-		f.Lookup(name).Hidden = true
-	}
+	f.Bool("parallel", true, "DEPRECATED pull multiple images in parallel")
+	f.Bool("no-parallel", true, "DEPRECATED disable parallel pulling")
+	f.Lookup("parallel").Hidden, f.Lookup("no-parallel").Hidden = true, true
 	cli.Ignore(f, "parallel", "no-parallel")
 	return cmd
 }

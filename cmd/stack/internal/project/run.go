@@ -8,6 +8,7 @@ import (
 
 	"github.com/mattn/go-shellwords"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/cmd/stack/internal/container"
@@ -116,7 +117,13 @@ func NewRunCmd(a *cli.App, runF func(context.Context, *cli.App, *runOptions) err
 	f.StringArrayVarP(&o.Volumes, "volume", "v", nil, "Bind mount a volume")
 	cli.WorkdirFlag(f, &o.Workdir)
 	f.Lookup("tty").Hidden = true
-	f.SetNormalizeFunc(cli.NormalizeTTY)
+	f.SetNormalizeFunc(func(f *pflag.FlagSet, name string) pflag.NormalizedName {
+		switch name {
+		case "volumes", "labels": // former names
+			name = strings.TrimSuffix(name, "s")
+		}
+		return cli.NormalizeTTY(f, name)
+	})
 	return cmd
 }
 
