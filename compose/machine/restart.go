@@ -25,13 +25,13 @@ type ended struct {
 
 // restartAfter decides whether and after which delay a container starts again.
 func restartAfter(r container.Restart, e ended) (again bool, delay time.Duration) {
-	if e.StoppedByUser {
+	if e.StoppedByUser || r.MaxRetries > 0 && e.Restarts >= r.MaxRetries {
 		return false, 0
 	}
 	switch r.Policy {
 	case "always", "unless-stopped":
 	case "on-failure":
-		if e.ExitCode == 0 || r.MaxRetries > 0 && e.Restarts >= r.MaxRetries {
+		if e.ExitCode == 0 {
 			return false, 0
 		}
 	default:

@@ -25,6 +25,8 @@ func TestRestartPolicies(t *testing.T) {
 		{"on-failure after success", container.Restart{Policy: "on-failure"}, ended{}, false, 0},
 		{"on-failure after failure", container.Restart{Policy: "on-failure"}, ended{ExitCode: 3}, true, 100 * time.Millisecond},
 		{"on-failure used up", container.Restart{Policy: "on-failure", MaxRetries: 2}, ended{ExitCode: 3, Restarts: 2}, false, 0},
+		{"always, with attempts left", container.Restart{Policy: "always", MaxRetries: 2}, ended{Restarts: 1}, true, 100 * time.Millisecond},
+		{"always used up", container.Restart{Policy: "always", MaxRetries: 2}, ended{Restarts: 2}, false, 0},
 		{"a fixed delay", container.Restart{Policy: "always", Delay: 2 * time.Second}, ended{LastDelay: 2 * time.Second}, true, 2 * time.Second},
 	}
 	for _, tt := range tests {
