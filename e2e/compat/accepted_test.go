@@ -158,7 +158,7 @@ var accepted = []rule{
 		name:   "types of what is not interpolated",
 		reason: "docker compose checks a variable as if it were the value, and refuses it, or ends with a panic, where a number, a truth or one of some words is wanted",
 		applies: func(c call, ours, theirs outcome) bool {
-			return c.has("--no-interpolate") && !ours.failed && theirs.failed && (strings.Contains(theirs.said, "validating ") || strings.Contains(theirs.said, "panic: "))
+			return c.has("--no-interpolate") && !ours.failed && theirs.failed && slices.ContainsFunc([]string{"validating ", "panic: ", "invalid ip address: $"}, func(text string) bool { return strings.Contains(theirs.said, text) })
 		},
 	},
 }

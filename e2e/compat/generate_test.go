@@ -59,7 +59,7 @@ var exclusive = [][2]string{
 	{"deploy", "cpus"}, {"deploy", "mem_limit"}, {"deploy", "mem_reservation"}, {"deploy", "pids_limit"},
 	{"platform", "build"}, {"provider", "image"}, {"provider", "build"},
 	{"tmpfs", "volumes"}, {"mac_address", "networks"}, {"gpus", "deploy"},
-	{"mem_limit", "mem_reservation"}, {"memswap_limit", "mem_limit"},
+	{"cpus", "cpu_quota"}, {"cpus", "cpu_period"}, {"mem_limit", "mem_reservation"}, {"memswap_limit", "mem_limit"},
 }
 
 // pools are the names that values refer to, by kind and by where they are declared.
