@@ -30,7 +30,7 @@ import (
 // D-Bus, which takes longer than all the rest, and at shutdown systemd would end
 // the scope before the containers, which are in groups beside its own, too.)
 type Shelter struct {
-	unified *os.File  // the directory, for CLONE_INTO_CGROUP
+	unified *unified  // nil without v2
 	tasks   []taskDir // v1
 	groups  []string  // see Groups
 	room    int       // how many threads may still be started in it, -1 for any number
@@ -39,6 +39,34 @@ type Shelter struct {
 // taskDir is what a thread of v1 writes "0" to so as to move, there and back.
 type taskDir struct {
 	shelter, own string
+	make         func() error // makes the group
+}
+
+// unified is the group of v2.
+type unified struct {
+	dir  *os.File // for CLONE_INTO_CGROUP
+	make func() error
+}
+
+// Who was in the group of that name before may be about to remove it: who enters
+// makes it again then. More often than this, others cannot have left it meanwhile.
+const enterTries = 10
+
+// isGone says whether an error is that of a group that was removed.
+func isGone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) }
+
+// enter calls a function that enters a group, again after each time it was removed.
+func enter(again, enter func() error) error {
+	err := enter()
+	for range enterTries {
+		if !isGone(err) {
+			return err
+		}
+		if err = again(); err == nil {
+			err = enter()
+		}
+	}
+	return err
 }
 
 // NewShelter makes the group name at the root of the hierarchies. One that is
@@ -68,24 +96,45 @@ func NewShelter(name string) (*Shelter, error) {
 // leave makes the group in one hierarchy.
 func (s *Shelter) leave(p place, name string) error {
 	dir := filepath.Join(p.point, name)
-	if err := unix.Mkdir(dir, 0o755); err != nil && err != unix.EEXIST {
+	again := func() error { return makeShelter(p, name) }
+	if err := enter(again, again); err != nil {
 		return err
-	}
-	if slices.Contains(p.controllers, "cpuset") && !p.v2 {
-		if err := inheritCPUSet(p.point, name); err != nil {
-			return errors.Join(err, unix.Rmdir(dir))
-		}
 	}
 	s.groups = append(s.groups, dir, filepath.Join(p.first, "cgroup.procs"))
 	if !p.v2 {
-		s.tasks = append(s.tasks, taskDir{filepath.Join(dir, "tasks"), filepath.Join(p.own, "tasks")})
+		s.tasks = append(s.tasks, taskDir{filepath.Join(dir, "tasks"), filepath.Join(p.own, "tasks"), again})
 		return nil
 	}
-	fd, err := openFD(dir, unix.O_PATH|unix.O_DIRECTORY)
-	if err == nil {
-		s.unified = os.NewFile(uintptr(fd), dir)
+	s.unified = &unified{make: again}
+	return enter(again, func() error { return s.unified.open(dir) })
+}
+
+func makeShelter(p place, name string) error {
+	dir := filepath.Join(p.point, name)
+	if err := unix.Mkdir(dir, 0o755); err != nil && err != unix.EEXIST {
+		return err
+	}
+	if p.v2 || !slices.Contains(p.controllers, "cpuset") {
+		return nil
+	}
+	err := inheritCPUSet(p.point, name)
+	if err != nil && !isGone(err) {
+		return errors.Join(err, unix.Rmdir(dir))
 	}
 	return err
+}
+
+// open opens the directory, which may be another one of the same name now.
+func (u *unified) open(dir string) error {
+	fd, err := openFD(dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	if u.dir != nil {
+		u.dir.Close()
+	}
+	u.dir = os.NewFile(uintptr(fd), dir)
+	return nil
 }
 
 // measure finds how many threads the limits on processes leave room for.
@@ -128,8 +177,8 @@ func (s *Shelter) Groups() []string { return s.groups }
 
 // Close closes what is open. The group stays.
 func (s *Shelter) Close() {
-	if s.unified != nil {
-		s.unified.Close()
+	if s.unified != nil && s.unified.dir != nil {
+		s.unified.dir.Close()
 	}
 }
 
@@ -147,7 +196,7 @@ func (s *Shelter) Start(argv0 string, argv []string, attr *syscall.ProcAttr) (pi
 		runtime.LockOSThread()
 		var back []string
 		for _, t := range s.tasks {
-			if err = writeFile(t.shelter, "0"); err != nil {
+			if err = enter(t.make, func() error { return writeFile(t.shelter, "0") }); err != nil {
 				break
 			}
 			back = append(back, t.own)
@@ -166,23 +215,28 @@ func (s *Shelter) Start(argv0 string, argv []string, attr *syscall.ProcAttr) (pi
 	return pid, err
 }
 
-func (s *Shelter) fork(argv0 string, argv []string, attr *syscall.ProcAttr) (int, error) {
-	if s.unified == nil {
+func (s *Shelter) fork(argv0 string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	if s.unified == nil || s.unified.dir == nil {
 		return syscall.ForkExec(argv0, argv, attr)
 	}
-	a, sys := *attr, syscall.SysProcAttr{}
-	if attr.Sys != nil {
-		sys = *attr.Sys
-	}
-	sys.UseCgroupFD, sys.CgroupFD = true, int(s.unified.Fd())
-	a.Sys = &sys
-	pid, err := syscall.ForkExec(argv0, argv, &a)
+	dir := s.unified.dir.Name()
+	again := func() error { return errors.Join(s.unified.make(), s.unified.open(dir)) }
+	err = enter(again, func() error {
+		a, sys := *attr, syscall.SysProcAttr{}
+		if attr.Sys != nil {
+			sys = *attr.Sys
+		}
+		sys.UseCgroupFD, sys.CgroupFD = true, int(s.unified.dir.Fd())
+		a.Sys = &sys
+		pid, err = syscall.ForkExec(argv0, argv, &a)
+		return err
+	})
 	if err == nil || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOMEM) {
 		return pid, err
 	}
 	// Where clone3(2) is refused, the process moves a moment after its birth.
 	if pid, err = syscall.ForkExec(argv0, argv, attr); err == nil {
-		err = writeFile(filepath.Join(s.unified.Name(), "cgroup.procs"), strconv.Itoa(pid))
+		err = enter(s.unified.make, func() error { return writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)) })
 		if errors.Is(err, unix.ESRCH) {
 			err = nil
 		}

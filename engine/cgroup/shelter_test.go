@@ -1,8 +1,13 @@
 package cgroup
 
 import (
+	"fmt"
+	"os"
 	"reflect"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestPlaces(t *testing.T) {
@@ -59,6 +64,49 @@ func TestRoom(t *testing.T) {
 	}{{-1, 1000, true}, {32, 32, true}, {31, 32, false}, {0, 1, false}} {
 		if err := (&Shelter{room: tt.room}).Room(tt.need); (err == nil) != tt.ok {
 			t.Errorf("room for %d, %d needed: %v", tt.room, tt.need, err)
+		}
+	}
+}
+
+// Who was in a group before may remove it while another enters.
+func TestShelterThatOthersRemove(t *testing.T) {
+	var made int
+	gone := []error{unix.ENOENT, unix.ENODEV}
+	err := enter(func() error { made++; return nil }, func() error {
+		if len(gone) == 0 {
+			return nil
+		}
+		err := gone[0]
+		gone = gone[1:]
+		return &os.PathError{Op: "write", Path: "tasks", Err: err}
+	})
+	if err != nil || made != 2 {
+		t.Errorf("%v after it was made %d times", err, made)
+	}
+	if err := enter(func() error { made++; return nil }, func() error { return unix.EPERM }); err != unix.EPERM || made != 2 {
+		t.Errorf("what is not allowed: %v after it was made %d times", err, made)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("the rest needs root")
+	}
+	s, err := NewShelter(fmt.Sprintf("stack-test-shelter-%d", os.Getpid()))
+	if err != nil || len(s.Groups()) == 0 {
+		t.Skipf("there is no group to leave: %v", err)
+	}
+	defer s.Close()
+	RemoveGroups(s.Groups())
+	pid, err := s.Start("/proc/self/exe", []string{"shelter", "-test.run", "^$"}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
+		t.Errorf("%v, %v", err, status)
+	}
+	RemoveGroups(s.Groups())
+	for i := 0; i < len(s.Groups()); i += 2 {
+		if _, err := os.Stat(s.Groups()[i]); err == nil {
+			t.Errorf("%s is left", s.Groups()[i])
 		}
 	}
 }
