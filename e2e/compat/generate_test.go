@@ -499,7 +499,7 @@ var uninterpolated = map[string]bool{
 	"version": true, "include": true, "extends": true, "depends_on": true, "networks": true, "links": true,
 	"volumes_from": true, "network_mode": true, "ipc": true, "pid": true, "profiles": true, "name": true,
 	"secrets": true, "configs": true, "models": true, "env_file": true, "label_file": true,
-	"weight": true, "ulimits": true, "context_size": true, "use_api_socket": true,
+	"weight": true, "ulimits": true, "context_size": true, "use_api_socket": true, "initial_sync": true,
 }
 
 // interpolate writes some values as variables that have them.
