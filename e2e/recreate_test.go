@@ -62,6 +62,18 @@ func TestRecreate(t *testing.T) {
 			t.Errorf("no cause: %v", dry)
 		}
 	})
+	t.Run("a restart keeps what it restarts, and says what has changed", func(t *testing.T) {
+		r := b.with("LEVEL=debug").stack(t, "restart", "web")
+		if want := `environment.LOG_LEVEL "info" → "debug"); to apply it: stack up -d web`; r.code != 0 || !strings.Contains(r.stderr, want) {
+			t.Errorf("want %q: %v", want, r)
+		}
+		if now := b.ids(t); !maps.Equal(now, first) {
+			t.Errorf("a restart has replaced something: %v, was %v", now, first)
+		}
+		if r := b.stack(t, "restart"); r.code != 0 || strings.Contains(r.stderr, "has changed") {
+			t.Errorf("nothing has changed: %v", r)
+		}
+	})
 	t.Run("only the changed service is recreated, and up says why", func(t *testing.T) {
 		r := b.with("LEVEL=debug").stack(t, "up", "--detach")
 		if r.code != 0 || !strings.Contains(r.stdout+r.stderr, `environment.LOG_LEVEL "info" → "debug"`) {

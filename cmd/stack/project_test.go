@@ -430,6 +430,26 @@ func TestConfigOfModelsAndAllServices(t *testing.T) {
 	}
 }
 
+// A restart says what of the Compose file it does not apply.
+func TestRestartTellsWhatChanged(t *testing.T) {
+	s := newSession(t, lay(t, map[string]string{"compose.yaml": "name: shop\nservices:\n  web: {image: web}\n  db: {image: db}\n"}))
+	s.fake.plan = &plan.Plan{Ops: []*plan.Op{
+		{ID: 1, Kind: plan.CreateContainer, Service: "web", Index: 1, Replaces: "old", Diffs: []plan.FieldDiff{{Path: "environment.A", Old: "1", New: "2"}}},
+		{ID: 2, Kind: plan.CreateContainer, Service: "db", Index: 1},
+	}}
+	_, said, code := s.do(t, "restart", "web")
+	if want := "Warning: web was restarted as it was made, but the Compose file has changed (environment.A 1 → 2); to apply it: stack up -d web\n"; code != 0 || said != want {
+		t.Errorf("%d, %q", code, said)
+	}
+	s.fake.plan = nil
+	if _, said, code := s.do(t, "restart"); code != 0 || said != "" {
+		t.Errorf("of nothing that changed: %d, %q", code, said)
+	}
+	if _, said, code := s.do(t, "-p", "other", "restart"); code != 0 || said != "" {
+		t.Errorf("of another project: %d, %q", code, said)
+	}
+}
+
 // What config lists is all that docker compose lists.
 func TestConfigLists(t *testing.T) {
 	files := map[string]string{"compose.yaml": `name: l

@@ -86,6 +86,17 @@ func (p *Plan) String() string {
 	return b.String()
 }
 
+// Outdated says of each service whose containers would be replaced what differs.
+func (p *Plan) Outdated() []string {
+	var lines []string
+	for _, c := range p.changes() {
+		if c.verb == "recreate" && c.service != "" {
+			lines = append(lines, c.service+": "+c.why)
+		}
+	}
+	return lines
+}
+
 func (p *Plan) changes() []change {
 	var list []change
 	add := func(verb, what, why, service string, index int) {

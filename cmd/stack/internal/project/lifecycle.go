@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
+	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/provider"
 	"github.com/stack-run/stack/engine"
 )
@@ -134,10 +136,51 @@ func NewRestartCmd(a *cli.App, runF func(context.Context, *cli.App, *stopOptions
 }
 
 func runRestart(ctx context.Context, a *cli.App, o *stopOptions) error {
-	return act(ctx, a, "restart", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
+	project := ""
+	err := act(ctx, a, "restart", o.Services, func(v compose.API, s compose.Selector, p compose.Progress) error {
 		s.All = true
+		project = s.Project
 		return v.Restart(ctx, s, compose.StopOptions{Timeout: o.Timeout, NoDeps: o.NoDeps}, p)
 	})
+	if err == nil && project != "" && !a.Global.DryRun {
+		tellOutdated(ctx, a, project, o.Services)
+	}
+	return err
+}
+
+// tellOutdated says which services were restarted as they had been made though the
+// Compose file has changed since. One that cannot be read is no reason against a
+// restart.
+func tellOutdated(ctx context.Context, a *cli.App, project string, services []string) {
+	o, err := a.LoadOptions()
+	if err != nil || slices.Contains(o.Files, "-") {
+		return
+	}
+	o.Services, o.NoDeps = services, true
+	l, err := load.Load(ctx, o)
+	if err != nil || l.Project.Name != project {
+		return
+	}
+	host, err := a.HostFacts(ctx, l)
+	if err != nil {
+		return
+	}
+	d, _, err := a.Desired(l, host, nil)
+	if err != nil {
+		return
+	}
+	v, err := a.API(ctx)
+	if err != nil {
+		return
+	}
+	p, err := v.Plan(ctx, d, compose.UpOptions{Services: services, NoDeps: true})
+	if err != nil {
+		return
+	}
+	for _, line := range p.Outdated() {
+		service, differs, _ := strings.Cut(line, ": ")
+		a.Warn("%s was restarted as it was made, but the Compose file has changed (%s); to apply it: stack up -d %s", service, differs, service)
+	}
 }
 
 type killOptions struct {
