@@ -426,6 +426,7 @@ func (in *inspector) includes(file string, root *yaml.Node, dir string, env type
 			before := len(in.report.errors)
 			own := includedEnvFiles(includeDir, dir, envFiles)
 			in.envFiles[p] = append(slices.Clone(in.envFilesOf(file)), own)
+			warnOfDollars(in.report, env, own)
 			in.file(p, includeDir, includedEnv(env, own), chain)
 			if doc, seen := in.parsed[p]; seen && doc == nil && len(in.report.errors) > before {
 				e := &in.report.errors[len(in.report.errors)-1]

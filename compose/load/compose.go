@@ -339,9 +339,14 @@ func (c *composer) oneService(name string, check func()) {
 }
 
 func (c *composer) checkEnvFiles(s types.ServiceConfig) {
+	var expanded []string
 	for i, f := range s.EnvFiles {
 		c.checkEnvFile(fmt.Sprintf("%s.env_file[%d]", c.in(s.Name), i), f.Path, bool(f.Required))
+		if f.Format == "" {
+			expanded = append(expanded, f.Path)
+		}
 	}
+	warnOfDollars(c.report, c.source.env, expanded)
 	for i, f := range s.LabelFiles {
 		c.checkEnvFile(fmt.Sprintf("%s.label_file[%d]", c.in(s.Name), i), f, true)
 	}

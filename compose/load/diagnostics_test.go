@@ -24,6 +24,45 @@ func project(t testing.TB, files map[string]string) Options {
 	return Options{WorkingDir: dir, Environ: []string{"HOME=/root"}}
 }
 
+// A hash of a password loses what looks like a variable, which is said where it stands.
+func TestDollarsInEnvFilesAreWarnedOf(t *testing.T) {
+	for line, want := range map[string]string{
+		`HASH=$2y$10$abc`:                "HASH: $abc is not set and becomes an empty string; to keep each $ put the value between single quotes, or write $$ for a $",
+		`export HASH = "$2y$10$abc$def"`: "HASH: $abc and $def is not set",
+		`HASH='$2y$10$abc'`:              "",
+		`HASH=$$2y$$10$$abc`:             "",
+		`HASH=a # costs $nothing`:        "",
+		`HASH=${abc:-d}`:                 "",
+		`HASH=$SHELL_VAR $FIRST`:         "",
+		"HASH=\"one\nTWO=$abc\"":         "HASH: $abc",
+		"HASH='one\nTWO=$abc'":           "",
+		"# HASH=$abc":                    "",
+	} {
+		text := "FIRST=1\n" + line + "\n"
+		for name, files := range map[string]map[string]string{
+			".env":  {"compose.yaml": minimal, ".env": text},
+			"a.env": {"compose.yaml": minimal + "    env_file: [a.env, {path: raw.env, format: raw}]\n", "a.env": text, "raw.env": "RAW=$abc\n"},
+			"sub/b.env": {"compose.yaml": "include: [{path: sub/compose.yaml, env_file: sub/b.env}]\n" + minimal,
+				"sub/compose.yaml": "services: {sub: {image: a}}\n", "sub/b.env": text},
+		} {
+			o := project(t, files)
+			o.Environ = []string{"SHELL_VAR=x"}
+			_, warnings, err := loaded(t.Context(), o)
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
+				continue
+			}
+			var got string
+			if len(warnings) > 0 {
+				got = warnings[0].String()
+			}
+			if want != "" && !strings.HasPrefix(got, name+":2: "+want) || (want == "") != (got == "") || len(warnings) > 1 {
+				t.Errorf("%s in %s: got %v, want %q", line, name, warnings, want)
+			}
+		}
+	}
+}
+
 // Ports that a file adds to those of another are often meant to replace them.
 func TestDoubledPortsAreWarnedOf(t *testing.T) {
 	const base = "services:\n  web:\n    image: nginx\n    ports: [\"8080:80\", \"443:443\"]\n"

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -198,10 +197,10 @@ func (x *explainer) fromFilesOf(path string) []Step {
 	}
 	var steps []Step
 	for _, f := range files {
-		if line, text, ok := assignment(f, key); ok {
-			step := Step{Where: fmt.Sprintf("%s:%d", shortName(x.base, f), line), Text: text}
-			if isVariable {
-				step.Variables = x.scope.variables(text, x.main())
+		if a, ok := assigned(f, key); ok {
+			step := Step{Where: fmt.Sprintf("%s:%d", shortName(x.base, f), a.line), Text: a.value}
+			if isVariable && a.quote != '\'' {
+				step.Variables = x.scope.variables(a.value, x.main())
 			}
 			steps = append(steps, step)
 		}
@@ -421,8 +420,8 @@ func (s *scope) origin(name, file string) Origin {
 	}
 	for _, list := range lists {
 		for _, f := range slices.Backward(list) {
-			if line, text, ok := assignment(f, name); ok {
-				return Origin{name, text, fmt.Sprintf("%s:%d", shortName(s.base, f), line)}
+			if a, ok := assigned(f, name); ok {
+				return Origin{name, a.value, fmt.Sprintf("%s:%d", shortName(s.base, f), a.line)}
 			}
 		}
 	}
@@ -430,26 +429,6 @@ func (s *scope) origin(name, file string) Origin {
 		return Origin{name, s.name, "the project"}
 	}
 	return Origin{Name: name}
-}
-
-// assignment finds the line of a file that gives a variable its value, and the value as
-// it is written.
-func assignment(file, name string) (line int, value string, found bool) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return 0, "", false
-	}
-	n := 0
-	for text := range strings.Lines(string(content)) {
-		n++
-		text = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(text), "export "))
-		rest, ok := strings.CutPrefix(text, name)
-		if rest = strings.TrimLeft(rest, " \t"); !ok || rest == "" || rest[0] != '=' && rest[0] != ':' {
-			continue
-		}
-		line, value, found = n, strings.TrimSpace(rest[1:]), true
-	}
-	return line, value, found
 }
 
 // String is an explanation for people: the value, the place that it is from, and what

@@ -211,6 +211,7 @@ func (s *source) loadDotEnv(d *diagnostics) error {
 	if err != nil {
 		return envFileError(d, files, err)
 	}
+	warnOfDollars(d, s.env, files)
 	s.env.Merge(values)
 	s.dotEnv = append(s.dotEnv, files)
 	return nil
