@@ -145,6 +145,26 @@ func TestChosenBuildsOneVerb(t *testing.T) {
 	}
 }
 
+// Verbs that docker has at its top are somewhere here, and named.
+func TestVerbsThatAreElsewhere(t *testing.T) {
+	s := newSession(t, "shop")
+	for line, want := range map[string]string{
+		"rmi x":      "write stack image rm",
+		"compose up": "leave the word out",
+		"info":       "write stack system info",
+		"bridge":     "runs the project itself",
+		"upp":        `did you mean "stack up"?`,
+	} {
+		_, said, code := s.do(t, strings.Fields(line)...)
+		if code == 0 || !strings.Contains(said, want) || strings.Contains(said, `"stack rm"`) {
+			t.Errorf("%s: %d, %q", line, code, said)
+		}
+		if verb, ok := strings.CutPrefix(want, "write stack "); ok {
+			s.must(t, append(strings.Fields(verb), "--help")...)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	s := newSession(t, "shop")
 	out := s.must(t, "__complete", "logs", "")

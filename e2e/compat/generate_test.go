@@ -302,7 +302,7 @@ func (g *generator) extend(services *yaml.Node) {
 	switch {
 	case g.some(5) && len(names) > 1:
 		s := get(services, names[len(names)-1])
-		if get(get(services, names[0]), "network_mode") == nil && get(s, "network_mode") == nil {
+		if base := get(services, names[0]); get(base, "network_mode") == nil && get(base, "container_name") == nil && get(s, "network_mode") == nil {
 			set(s, "extends", pick(g, []*yaml.Node{scalar(names[0]), mapping("service", names[0])}))
 		}
 	case g.some(5):

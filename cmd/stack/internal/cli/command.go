@@ -65,9 +65,31 @@ type Verb struct {
 	Build   func(*App) *cobra.Command
 }
 
+// elsewhere says where the verbs of docker and docker compose are that have another
+// name here.
+var elsewhere = map[string]string{
+	"alpha":   `"stack plan --graph" draws what waits for what`,
+	"bridge":  "stack runs the project itself and makes no files for other systems",
+	"compose": "leave the word out: stack up, stack down",
+	"diff":    "write stack container diff",
+	"history": "write stack image history",
+	"import":  "write stack image import",
+	"info":    "write stack system info",
+	"load":    "write stack image load",
+	"rename":  "write stack container rename",
+	"rmi":     "write stack image rm",
+	"save":    "write stack image save",
+	"search":  "stack asks no registry for what it has; pull an image by its name",
+	"tag":     "write stack image tag",
+	"update":  "write stack container update",
+}
+
 // UnknownVerb says what was probably meant.
 func UnknownVerb(parent *cobra.Command, name string) error {
 	text := fmt.Sprintf("unknown command: %q", parent.CommandPath()+" "+name)
+	if right := elsewhere[name]; right != "" && !parent.HasParent() {
+		return fmt.Errorf("%s; %s", text, right)
+	}
 	var names []string
 	for _, c := range parent.Commands() {
 		if c.IsAvailableCommand() {
