@@ -211,6 +211,20 @@ func TestNetworkModes(t *testing.T) {
 			return nil
 		})
 	})
+	t.Run("it is that of the owner's new container, where that alone is made anew", func(t *testing.T) {
+		for _, flags := range [][]string{nil, {"--no-deps"}} {
+			b.ok(t, append([]string{"up", "--detach", "--force-recreate", "--timeout", "0", "main"}, flags...)...)
+			if flags != nil { // nobody has restarted it
+				b.ok(t, "restart", "--no-deps", "--timeout", "0", "sidecar")
+			}
+			eventually(t, 5*time.Second, func() error {
+				if r := b.stack(t, "exec", "-T", "sidecar", "wget", "-q", "-O", "-", "http://127.0.0.1/host"); r.code != 0 {
+					return fmt.Errorf("%v", r)
+				}
+				return nil
+			})
+		}
+	})
 	t.Run("static addresses are kept", func(t *testing.T) {
 		out := sh(t, "static", "ip addr")
 		for _, want := range []string{"10.77.0.9/24", "fd77::9/64"} {

@@ -59,6 +59,13 @@ func (e *Engine) attach(ctx context.Context, c *Container, namespace *os.File, k
 		return nil, err
 	}
 	ep := c.State.Endpoint
+	if ep != nil && isShared(s.Mode) && ep.Spec.Mode != s.Mode {
+		// It is of a container that is gone: another has its place now.
+		if err := e.detachNet(ctx, c, ep, k); err != nil {
+			return nil, err
+		}
+		ep = nil
+	}
 	if ep != nil {
 		own := *ep // others read the one they have
 		own.Warnings = slices.Clone(ep.Warnings)
