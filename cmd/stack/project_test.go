@@ -455,10 +455,11 @@ func TestConfigLists(t *testing.T) {
 	files := map[string]string{"compose.yaml": `name: l
 services:
   a: {image: a, pre_start: [{image: early, command: "true"}, {command: "true"}]}
-  b: {build: ., init: "${INIT}", scale: 0}
+  b: {build: ., init: "${INIT}", scale: 0, volumes: [{type: volume, source: data, target: /data, volume: {subpath: sub}}]}
 jobs:
   j: {image: nightly, triggers: {manual: true}}
   k: {build: ., triggers: {manual: true}}
+volumes: {data: }
 `}
 	s := newSession(t, lay(t, files))
 	s.Environ = append(s.Environ, "INIT=true")
@@ -474,6 +475,11 @@ jobs:
 	}
 	if out := s.must(t, "--compatibility", "config"); strings.Contains(out, "dockerfile") || strings.Contains(out, "networks:") {
 		t.Errorf("with --compatibility defaults are filled in:\n%s", out)
+	}
+	s.must(t, "--compatibility", "config", "--quiet")
+	s.must(t, "config", "--quiet", "--no-interpolate")
+	if out := s.must(t, "config", "--no-normalize", "--hash", "a"); out != s.must(t, "config", "--hash", "a") {
+		t.Errorf("with --no-normalize the hash is %q", out)
 	}
 	if out := s.must(t, "config", "--hash", "b"); !strings.HasPrefix(out, "b ") {
 		t.Errorf("a service that is scaled to 0 has the hash %q", out)

@@ -59,7 +59,7 @@ func calls(seed uint64, p *Project) [][]string {
 		{"--no-consistency"},
 		{"--no-env-resolution"},
 		{"--no-interpolate", "--no-path-resolution", "--no-normalize"},
-		{"--quiet"},
+		{"--quiet"}, {"--quiet", "--no-interpolate"}, {"--quiet", "--no-normalize"},
 		{service}, {service, "--format", "json"}, {"--images", service},
 		{"--output", "out.yaml"},
 	}
@@ -174,7 +174,7 @@ var accepted = []rule{
 
 // unsupported is what stack says of what it does not run.
 var unsupported = regexp.MustCompile(`^\S+: \S+: (.* (is|are) not supported.*|` +
-	"a memory limit of .* is too small to start a process; .*|there is no Docker API socket to hand into a container; .*|" +
+	".* is outside of network .*|a memory limit of .* is too small to start a process; .*|there is no Docker API socket to hand into a container; .*|" +
 	"the swap limit is memory plus swap and needs a memory limit; set that, too)$")
 
 var neverMet = regexp.MustCompile(`^\S+: \S+: condition \w+ can never be met: .*$`)

@@ -164,8 +164,11 @@ func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptio
 		lo.Services, lo.NoDeps = strings.Split(o.Hash, ","), true // the faults of others do not count
 	}
 	lo.OnlyServices = len(o.Services) > 0
-	if o.ServiceNames && o.NoInterpolate {
-		return printUninterpolatedServices(ctx, a, lo)
+	if o.NoInterpolate && (o.ServiceNames || o.Quiet) {
+		return printUninterpolated(ctx, a, lo, o)
+	}
+	if o.Hash != "" {
+		lo.NoNormalize = false // a hash is that of what runs
 	}
 	l, err := load.Load(ctx, lo)
 	if err != nil {
@@ -196,7 +199,10 @@ func printParts(ctx context.Context, a *cli.App, lo load.Options, o *configOptio
 		for _, m := range l.Project.Models {
 			names = append(names, m.Model)
 		}
-	default: // --quiet: what is wrong with the specs counts too
+	default: // --quiet: what is wrong with the specs counts too, where they could run
+		if lo.NoNormalize {
+			return nil
+		}
 		warnings, err := spec.Validate(l.Project, spec.HostFacts{Locate: l.Locate, Separator: a.Separator(), Touched: l.Touched})
 		for _, w := range warnings {
 			a.Warn("%s", w)
@@ -224,15 +230,18 @@ func imageNames(p *types.Project, separator string) []string {
 	return names
 }
 
-// printUninterpolatedServices prints the names of services whose attributes may be of
-// no use before variables are substituted.
-func printUninterpolatedServices(ctx context.Context, a *cli.App, lo load.Options) error {
+// printUninterpolated prints the names of services, or with --quiet nothing, whose
+// attributes may be of no use before variables are substituted.
+func printUninterpolated(ctx context.Context, a *cli.App, lo load.Options, o *configOptions) error {
 	model, warnings, err := load.Model(ctx, lo)
 	if err != nil {
 		return err
 	}
 	for _, w := range warnings {
 		a.Warn("%s", w)
+	}
+	if o.Quiet {
+		return nil
 	}
 	services, _ := model["services"].(map[string]any)
 	for _, name := range slices.Sorted(maps.Keys(services)) {
