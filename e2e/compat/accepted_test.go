@@ -76,7 +76,7 @@ type rule struct {
 var accepted = []rule{
 	{
 		name:   "quotes",
-		reason: "the YAML library of docker compose v5.6, newer than that of the others that stack shares one with, puts words such as yes and N between single quotes instead of double ones",
+		reason: "the YAML library of docker compose v5.6, newer than that of the others that stack shares one with, puts values such as yes, N and 49100:22 between single quotes instead of double ones",
 		applies: func(c call, ours, theirs outcome) bool {
 			return !ours.failed && !theirs.failed && requoted(ours.out) == requoted(theirs.out)
 		},
@@ -239,9 +239,10 @@ func onlyOf(expected *regexp.Regexp, said string) bool {
 	return true
 }
 
-var switches = regexp.MustCompile(`(?i)'(y|n|yes|no|on|off)'`)
+// quoted are values that older YAML would not take for strings.
+var quoted = regexp.MustCompile(`'([\w:.+-]+)'`)
 
-func requoted(text string) string { return switches.ReplaceAllString(text, `"$1"`) }
+func requoted(text string) string { return quoted.ReplaceAllString(text, `"$1"`) }
 
 var hashes = regexp.MustCompile(`(v1:|\b)[0-9a-f]{64}\b`)
 
