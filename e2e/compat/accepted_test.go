@@ -174,28 +174,33 @@ var accepted = []rule{
 
 // unsupported is what stack says of what it does not run.
 var unsupported = regexp.MustCompile(`^\S+: \S+: (.* (is|are) not supported.*|` +
-	".* is outside of network .*|a memory limit of .* is too small to start a process; .*|there is no Docker API socket to hand into a container; .*|" +
+	".* is outside of network .*|network .* has no subnet of its own for .*|a memory limit of .* is too small to start a process; .*|there is no Docker API socket to hand into a container; .*|" +
 	"the swap limit is memory plus swap and needs a memory limit; set that, too)$")
 
 var neverMet = regexp.MustCompile(`^\S+: \S+: condition \w+ can never be met: .*$`)
 
 // withoutHookFiles parses what config printed, without what hooks have from files.
 func withoutHookFiles(text string) (any, error) {
-	return changed(text, func(s map[string]any) {
-		hooks, _ := s["pre_start"].([]any)
-		for _, h := range hooks {
-			if hook, ok := h.(map[string]any); ok {
-				for _, key := range []string{"env_file", "environment", "label_file", "labels"} {
-					delete(hook, key)
-				}
-			}
-		}
-	})
+	return changed(text, dropHookFiles)
 }
 
-// withoutLabels parses what config printed, without the labels of services.
+func dropHookFiles(service map[string]any) {
+	hooks, _ := service["pre_start"].([]any)
+	for _, h := range hooks {
+		if hook, ok := h.(map[string]any); ok {
+			for _, key := range []string{"env_file", "environment", "label_file", "labels"} {
+				delete(hook, key)
+			}
+		}
+	}
+}
+
+// withoutLabels parses what config printed, without the labels of services either.
 func withoutLabels(text string) (any, error) {
-	return changed(text, func(s map[string]any) { delete(s, "labels") })
+	return changed(text, func(service map[string]any) {
+		dropHookFiles(service)
+		delete(service, "labels")
+	})
 }
 
 // changed parses what config printed and changes each service.
