@@ -173,6 +173,18 @@ func (l *lifecycle) numbered(service string) []*Container {
 	})
 }
 
+// superseded are the IDs of a service's containers whose place another one has.
+func (l *lifecycle) superseded(service string) []string {
+	var out []string
+	numbered := l.numbered(service)
+	for i := range l.observed.Containers {
+		if x := &l.observed.Containers[i]; x.Service == service && !x.OneOff && !slices.Contains(numbered, x) {
+			out = append(out, x.ID)
+		}
+	}
+	return out
+}
+
 // current leaves out the containers whose place another one has.
 func (l *lifecycle) current(chosen []*Container) []*Container {
 	return slices.DeleteFunc(chosen, func(x *Container) bool {
@@ -472,7 +484,7 @@ func (l *lifecycle) wait(name string, how desired.Dependency, after []*Op) *Op {
 	key := fmt.Sprint(name, condition(how), how.Required)
 	if l.waits[key] == nil {
 		l.waits[key] = l.plan.add(&Op{
-			Kind: WaitFor, Service: name, Name: name, Condition: condition(how),
+			Kind: WaitFor, Service: name, Name: name, Condition: condition(how), Except: l.superseded(name),
 			Optional: !how.Required, Anyway: !how.Required, Cause: "depends_on",
 		}, after...)
 	}

@@ -119,6 +119,9 @@ type Op struct {
 	// ContainerID alone where that is set. If Optional is set, failing stops nothing.
 	Condition string `json:"condition,omitempty"`
 	Optional  bool   `json:"optional,omitempty"`
+	// Except are the IDs of containers of Service that WaitFor does not wait for: others
+	// have their places.
+	Except []string `json:"except,omitempty"`
 	// Timeout is StopContainer's grace period (nil: the container's own), or the
 	// longest that WaitFor waits (nil: as long as it takes).
 	Timeout *time.Duration `json:"timeout,omitempty"`

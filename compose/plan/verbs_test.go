@@ -377,3 +377,35 @@ func TestVerbs(t *testing.T) {
 		})
 	}
 }
+
+// Whoever waits for a service does not wait for a container of it whose place another has.
+func TestNobodyWaitsForTheSuperseded(t *testing.T) {
+	for _, verb := range []plan.Verb{plan.VerbResume, plan.VerbStart, plan.VerbRestart} {
+		o := running(wanted(t, shop))
+		stopped(&o)
+		for i := range o.Containers {
+			x := &o.Containers[i]
+			spec := *x.Spec
+			spec.Restart.Policy, x.Spec, x.StartedAt = "always", &spec, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		}
+		old := *find(o, "shop-db-1")
+		old.ID, old.Name, old.StartedAt = "old-db-1", "0123456789ab_shop-db-1", old.StartedAt.Add(-time.Hour)
+		o.Containers = append(o.Containers, old)
+		p, err := plan.Make(plan.Request{Verb: verb, Desired: wanted(t, shop)}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits := 0
+		for _, op := range p.Ops {
+			if op.Kind == plan.WaitFor && op.Service == "db" {
+				waits++
+				if op.ContainerID == "" && (len(op.Except) != 1 || op.Except[0] != "old-db-1") || op.ContainerID == "old-db-1" {
+					t.Errorf("%s waits for all of db but %q", verb, op.Except)
+				}
+			}
+		}
+		if waits == 0 {
+			t.Errorf("%s does not wait for db:\n%v", verb, p)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -446,7 +447,7 @@ func (h *host) isAbout(op *plan.Op, v *view) bool {
 	if op.ContainerID != "" {
 		return v.ID == op.ContainerID
 	}
-	return op.Service != "" && v.Project == h.d.Project && v.Service == op.Service && !v.OneOff
+	return op.Service != "" && v.Project == h.d.Project && v.Service == op.Service && !v.OneOff && !slices.Contains(op.Except, v.ID)
 }
 
 // conditionFailed builds the error of a container that failed, with the last lines

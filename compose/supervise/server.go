@@ -140,9 +140,10 @@ func (s *Supervisor) routes(handlers map[string]handler) http.Handler {
 	return mux
 }
 
-// refuseFor is how long a supervisor that cannot work answers those who ask: the
-// next one finds out for itself.
-const refuseFor = 200 * time.Millisecond
+// refuseFor is how long a supervisor that cannot work answers those who ask: who had it
+// started has asked already, and for later ones the next one finds out whether it is
+// still so.
+const refuseFor = 10 * time.Millisecond
 
 // refuse tells those who ask why there is no supervisor.
 func refuse(k *Keeper, why error) {
