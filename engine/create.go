@@ -383,8 +383,10 @@ func (e *Engine) RemoveRest(ctx context.Context, id string) error {
 }
 
 // RemoveLog deletes a container's log once nobody reads it any more who was
-// promised all of it, or when ctx is done.
+// promised all of it, or when ctx is done. What of it is to be sent away is sent before,
+// if the receiver takes it.
 func (e *Engine) RemoveLog(ctx context.Context, id string) error {
+	e.endDelivery(ctx, id)
 	return logs.Remove(ctx, e.LogDir(id))
 }
 

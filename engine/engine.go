@@ -49,14 +49,15 @@ type Engine struct {
 	warn                func(string)
 	warned              sync.Map
 
-	images    func() (*image.Store, error)
-	layers    func() (*snapshot.Store, error)
-	nets      func() (*netns.Manager, error)
-	vols      func() (*volumes.Store, error)
-	cgroups   func() (*cgroup.Hierarchy, error)
-	detaching batcher[[]*netns.Endpoint]
-	removing  batcher[networkRemoval]
-	checks    sync.Map // image ID → *healthcheck.Spec: what an ID stands for never changes
+	images     func() (*image.Store, error)
+	layers     func() (*snapshot.Store, error)
+	nets       func() (*netns.Manager, error)
+	vols       func() (*volumes.Store, error)
+	cgroups    func() (*cgroup.Hierarchy, error)
+	detaching  batcher[[]*netns.Endpoint]
+	removing   batcher[networkRemoval]
+	deliveries deliveries
+	checks     sync.Map // image ID → *healthcheck.Spec: what an ID stands for never changes
 }
 
 // Open opens the engine's roots, making what is missing.

@@ -11,7 +11,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/stack-run/stack/engine/logs"
 	"github.com/stack-run/stack/engine/runtime"
 )
 
@@ -30,12 +29,11 @@ func Faults(s Spec) []Fault {
 			out = append(out, Fault{attribute, err})
 		}
 	}
-	_, err := CheckLog(s.Log)
-	add("logging", err)
+	out = append(out, logFaults(s.Log)...)
 	if s.StopSignal != "" && SignalNumber(s.StopSignal) == 0 {
 		add("stop_signal", fmt.Errorf("unknown signal %q; signal(7) lists them", s.StopSignal))
 	}
-	_, err = parseCPUSet(s.Limits.CpusetCPUs)
+	_, err := parseCPUSet(s.Limits.CpusetCPUs)
 	add("cpuset", err)
 	_, err = parseCPUSet(s.Limits.CpusetMems)
 	add("cpuset_mems", err)
@@ -116,12 +114,6 @@ func unknownMode(mode string, shares bool, known ...string) error {
 		known = append(known, "service:NAME", "container:NAME")
 	}
 	return fmt.Errorf("unknown value %q; use %s", mode, strings.Join(known, ", "))
-}
-
-// CheckLog reads logging options. Warnings tell what has no effect.
-func CheckLog(l LogConfig) (warnings []string, err error) {
-	_, warnings, err = logs.ParseOptions(l.Driver, l.Options)
-	return warnings, err
 }
 
 // parseCPUSet reads the list format of cpuset(7): "0-3,8".

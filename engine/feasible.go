@@ -20,12 +20,15 @@ type machine struct {
 	parameter func(file string) bool
 	// devices finds device nodes.
 	devices func(Isolation) error
+	// target finds the files with which lines are sent away.
+	target func(LogConfig) error
 }
 
 // Feasible tells what keeps containers from starting that can be known before
 // one is made: devices, CPUs and kernel parameters that the host does not have.
 func (e *Engine) Feasible(s Spec) []error {
 	m := machine{
+		target: checkTarget,
 		parameter: func(file string) bool {
 			_, err := os.Lstat(filepath.Join("/proc/sys", file))
 			return err == nil
@@ -63,6 +66,9 @@ func feasible(s Spec, m machine) []error {
 		if err := m.devices(s.Isolation); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if err := m.target(s.Log); err != nil {
+		errs = append(errs, err)
 	}
 	errs = append(errs, feasibleCPUs(s.Limits, m)...)
 	return append(errs, feasibleSysctls(s, m)...)

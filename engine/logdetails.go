@@ -4,60 +4,45 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"path"
-	"regexp"
 	"slices"
 	"strings"
-	"text/template"
+
+	"github.com/stack-run/stack/engine/logs/driver"
 )
+
+// logInfo is what logging drivers tell of a container.
+func (e *Engine) logInfo(c *Container) *driver.Info {
+	base := e.base(c)
+	labels := maps.Clone(nonNil(base.Labels))
+	maps.Copy(labels, c.Spec.Labels)
+	i := &driver.Info{
+		Config: c.Spec.Log.Options, ContainerID: c.ID, ContainerName: "/" + c.Spec.Name, ContainerImageID: c.Spec.ImageID, ContainerImageName: c.Spec.Image,
+		ContainerCreated: c.Created, ContainerEnv: slices.Concat(base.Env, c.Spec.Process.Env), ContainerLabels: labels,
+		LogPath: e.LogDir(c.ID), DaemonName: "stack",
+	}
+	if len(c.Args) > 0 {
+		i.ContainerEntrypoint, i.ContainerArgs = c.Args[0], c.Args[1:]
+	}
+	return i
+}
 
 // LogDetails is what a container's logging options say about each of its lines, for
 // "logs --details": labels and variables that they name, and the tag, as
 // "KEY=VALUE,…". Docker Docs, "Customize log driver output".
 func (e *Engine) LogDetails(c *Container) (string, error) {
-	o := c.Spec.Log.Options
-	if len(o) == 0 {
+	if len(c.Spec.Log.Options) == 0 {
 		return "", nil
 	}
-	base := e.base(c)
-	labels := maps.Clone(base.Labels)
-	if labels == nil {
-		labels = map[string]string{}
+	info := e.logInfo(c)
+	details, err := info.Attributes(nil)
+	if err != nil {
+		return "", fmt.Errorf("cannot use the logging options of container %s: %w", c.Spec.Name, err)
 	}
-	maps.Copy(labels, c.Spec.Labels)
-	env := map[string]string{}
-	for _, line := range slices.Concat(base.Env, c.Spec.Process.Env) {
-		if key, value, ok := strings.Cut(line, "="); ok {
-			env[key] = value
-		}
+	tag, err := info.Tag("")
+	if err != nil {
+		return "", fmt.Errorf("cannot use logging option tag of container %s: %w", c.Spec.Name, err)
 	}
-	details := map[string]string{}
-	for _, from := range []struct {
-		option string
-		values map[string]string
-	}{{"labels", labels}, {"env", env}} {
-		for _, name := range strings.Split(o[from.option], ",") {
-			if v, ok := from.values[name]; ok {
-				details[name] = v
-			}
-		}
-		if text := o[from.option+"-regex"]; text != "" {
-			re, err := regexp.Compile(text)
-			if err != nil {
-				return "", fmt.Errorf("cannot use logging option %s-regex: %w", from.option, err)
-			}
-			for name, v := range from.values {
-				if re.MatchString(name) {
-					details[name] = v
-				}
-			}
-		}
-	}
-	if o["tag"] != "" {
-		tag, err := logTag(o["tag"], c)
-		if err != nil {
-			return "", fmt.Errorf("cannot use logging option tag: %w", err)
-		}
+	if tag != "" {
 		details["tag"] = tag
 	}
 	var out []string
@@ -65,23 +50,4 @@ func (e *Engine) LogDetails(c *Container) (string, error) {
 		out = append(out, url.QueryEscape(key)+"="+url.QueryEscape(details[key]))
 	}
 	return strings.Join(out, ","), nil
-}
-
-// logTag fills in a tag's template.
-func logTag(text string, c *Container) (string, error) {
-	t, err := template.New("tag").Option("missingkey=error").Parse(text)
-	if err != nil {
-		return "", err
-	}
-	short := func(id string) string {
-		id = strings.TrimPrefix(id, "sha256:")
-		return id[:min(12, len(id))]
-	}
-	var b strings.Builder
-	err = t.Execute(&b, map[string]string{
-		"ID": short(c.ID), "FullID": c.ID, "Name": path.Base(c.Spec.Name), "ImageName": c.Spec.Image,
-		"ImageID": short(c.Spec.ImageID), "ImageFullID": c.Spec.ImageID, "DaemonName": "stack",
-		"Command": strings.Join(slices.Concat(c.Spec.Process.Entrypoint, c.Spec.Process.Command), " "),
-	})
-	return b.String(), err
 }

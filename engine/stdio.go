@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/engine/logs"
+	"github.com/stack-run/stack/engine/logs/driver"
 )
 
 // stdio is the container's side of its standard streams for one start.
@@ -157,13 +158,13 @@ func (e *Engine) resumeInput(c *Container, k FDs) {
 }
 
 func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error {
-	budget, _, err := logs.ParseOptions(c.Spec.Log.Driver, c.Spec.Log.Options)
+	how, _, err := driver.Parse(c.Spec.Log.Driver, c.Spec.Log.Options)
 	if err != nil {
 		return fmt.Errorf("cannot use the logging options of container %s: %w", c.Spec.Name, err)
 	}
 	dir := e.Records.RunDir(c.ID)
 	cfg := logs.PumpConfig{
-		Dir: e.LogDir(c.ID), Budget: budget, TTY: console, Adopt: adopt,
+		Dir: e.LogDir(c.ID), Budget: how.Budget, TTY: console, Adopt: adopt,
 		Failed: func(err error) { e.Warnf("cannot store the output of container %s: %v", c.Spec.Name, err) },
 	}
 	open := func(name string, fd int) (*os.File, error) {
@@ -181,13 +182,19 @@ func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error
 			return errors.Join(err, cfg.Stdout.Close())
 		}
 	}
-	if t.pump, err = logs.StartPump(context.Background(), cfg); err != nil {
-		err = errors.Join(err, cfg.Stdout.Close())
+	deliver, err := e.openDelivery(c, how)
+	if err == nil {
+		t.pump, err = logs.StartPump(context.Background(), cfg)
+	}
+	if err != nil {
+		err = errors.Join(err, cfg.Stdout.Close(), e.dropDelivery(c, how))
 		if cfg.Stderr != nil {
 			err = errors.Join(err, cfg.Stderr.Close())
 		}
+		return err
 	}
-	return err
+	deliver()
+	return nil
 }
 
 // openHeldFIFO opens a container's output whose name is gone, as when the run

@@ -51,6 +51,10 @@ type runner interface {
 	StopSignal(c *engine.Container) string
 	// Describe says what a process does that should have ended.
 	Describe(pid int) string
+	// Deliver has the rest of the log of a container that does not run sent to where its
+	// logging driver says, Linger stays for that.
+	Deliver(c *engine.Container) error
+	Linger(id string)
 	// Publish has the names of what runs answered.
 	Publish(table []netns.Entry) error
 }
@@ -270,6 +274,7 @@ func (a *actor) ended(task process, exit engine.Exit) {
 	if err != nil && a.s.ctx.Err() == nil {
 		a.s.warn(err)
 	}
+	a.engine.Linger(a.id)
 	for _, message := range a.later {
 		a.box.post(message)
 	}
@@ -601,6 +606,10 @@ func (a *actor) adopt(ctx context.Context) {
 		}
 		return
 	}
+	if err := a.engine.Deliver(a.c); err != nil {
+		a.s.warn(fmt.Errorf("container %s: %w", a.c.Spec.Name, err))
+	}
+	a.engine.Linger(a.id)
 	// An end that was cut off may have left one, or half of it.
 	if a.record.State.Endpoint != nil && !a.record.Busy() && a.record.Phase() != machine.Gone {
 		if err := a.unplug(); err != nil {

@@ -160,6 +160,8 @@ func (f *fakeRunner) Probe(context.Context, *engine.Container, *healthcheck.Spec
 func (f *fakeRunner) StopSignal(*engine.Container) string { return "SIGTERM" }
 func (f *fakeRunner) Describe(int) string                 { return "state D" }
 func (f *fakeRunner) Publish([]netns.Entry) error         { return nil }
+func (f *fakeRunner) Deliver(*engine.Container) error     { return nil }
+func (f *fakeRunner) Linger(string)                       {}
 
 // supervised returns a supervisor with one container that was created.
 func supervised(t *testing.T, f *fakeRunner, sp engine.Spec) (*Supervisor, *actor) {

@@ -139,6 +139,7 @@ func (s *Supervisor) renameIt(ctx context.Context, a *actor, name string) error 
 	})
 	if err == nil {
 		s.emit(&now, "rename", nil)
+		err = s.engine.DescribeDelivery(&now)
 	}
 	return err
 }

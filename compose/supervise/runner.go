@@ -84,3 +84,14 @@ func (r engineRunner) StopSignal(c *engine.Container) string { return r.s.engine
 func (r engineRunner) Publish(table []netns.Entry) error { return r.s.resolver.SetTable(table) }
 
 func (r engineRunner) Describe(pid int) string { return r.s.engine.DescribeProcess(pid) }
+
+func (r engineRunner) Deliver(c *engine.Container) error { return r.s.engine.ResumeDelivery(c) }
+
+func (r engineRunner) Linger(id string) {
+	if r.s.engine.Undelivered(id) {
+		r.s.linger(func(ctx context.Context) error {
+			r.s.engine.FlushDelivery(ctx, id)
+			return nil
+		})
+	}
+}

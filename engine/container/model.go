@@ -144,9 +144,9 @@ type Restart struct {
 	Window     time.Duration `json:"window,omitempty"` // a run this long resets the count; default 10 s
 }
 
-// LogConfig is the logging driver and its budget.
+// LogConfig is the logging driver with its options, see engine/logs/driver.
 type LogConfig struct {
-	Driver  string            `json:"driver,omitempty"` // "" and "local", "json-file": our store; "none"
+	Driver  string            `json:"driver,omitempty"`
 	Options map[string]string `json:"options,omitempty"`
 }
 

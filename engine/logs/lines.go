@@ -19,6 +19,9 @@ type Entry struct {
 	Partial bool
 	// Unfinished says of a Partial entry that nothing more comes of its line.
 	Unfinished bool
+	// End is where reading goes on behind the entry: zero after a piece of a line,
+	// which reading begins with from its start.
+	End Position
 }
 
 // splitter cuts one stream into lines.
@@ -27,6 +30,7 @@ type splitter struct {
 	pending []byte
 	time    int64
 	emit    func(Entry) error
+	left    int  // bytes behind the line in what was fed
 	skip    bool // what comes before the next newline
 	closing bool // only what the pending line lacks is taken
 }
@@ -55,6 +59,7 @@ func (x *splitter) feed(now int64, b []byte) error {
 			x.pending = append(x.pending, b...)
 			b = nil
 		} else if len(x.pending) == 0 {
+			x.left = len(b) - i - 1
 			if err := x.send(b[:i], false); err != nil {
 				return err
 			}
@@ -64,6 +69,7 @@ func (x *splitter) feed(now int64, b []byte) error {
 			x.pending = append(x.pending, b[:i]...)
 			b = b[i+1:]
 		}
+		x.left = len(b)
 		for len(x.pending) > maxPiece {
 			if err := x.send(x.pending[:maxPiece], true); err != nil {
 				return err

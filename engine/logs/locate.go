@@ -22,6 +22,8 @@ type place struct {
 	cut [2]bool
 	// stop is where what is known ended when the place was looked for.
 	stop mark
+	// gap is how many segments are deleted between what was asked for and the place.
+	gap uint64
 }
 
 // mark is an end in a log's indexes; the zero value is none.
@@ -312,6 +314,18 @@ func (l *locator) place(at spot) (*place, error) {
 		}
 	}
 	return pl, nil
+}
+
+// heads fills in what was stored before a place of lines that end after it.
+func (l *locator) heads(pl *place, streams [2]bool) (err error) {
+	for s, wanted := range streams {
+		if wanted {
+			if pl.pending[s], pl.cut[s], err = l.pending(*pl, Stream(s)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // pending returns the bytes before a place that belong to the stream's

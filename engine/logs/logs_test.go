@@ -395,7 +395,7 @@ func TestFollowEnds(t *testing.T) {
 	for _, o := range []ReadOptions{{Follow: true}, {Follow: true, Lossless: true, UntilExit: true}} {
 		begun := make(chan struct{})
 		once := sync.OnceFunc(func() { close(begun) })
-		o.CaughtUp = func() error { once(); return nil }
+		o.CaughtUp = func(Position) error { once(); return nil }
 		go func() { got <- lines(t, dir, o) }()
 		<-begun
 	}
@@ -542,38 +542,6 @@ func TestMergeFollows(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestParseOptions(t *testing.T) {
-	for _, c := range []struct {
-		driver, name, value string
-		want                Budget
-		bad                 string
-	}{
-		{"", "", "", DefaultBudget(), ""},
-		{"json-file", "max-size", "20m", Budget{20 << 20, 5}, ""},
-		{"local", "max-size", "1.5KB", Budget{1536, 5}, ""},
-		{"local", "max-size", "-1", Budget{-1, 5}, ""},
-		{"local", "max-file", "1", Budget{10 << 20, 1}, ""},
-		{"local", "max-file", "0", Budget{}, "number of at least 1"},
-		{"local", "max-size", "ten", Budget{}, "not a size"},
-		{"local", "max-size", "0", Budget{}, "not a size"},
-		{"local", "max-sizes", "1", Budget{}, "unknown"},
-		{"syslog", "syslog-address", "udp://1.2.3.4", DefaultBudget(), ""},
-		{"sylog", "", "", Budget{}, "unknown"},
-	} {
-		options := map[string]string{}
-		if c.name != "" {
-			options[c.name] = c.value
-		}
-		got, _, err := ParseOptions(c.driver, options)
-		switch {
-		case c.bad == "" && (err != nil || got != c.want):
-			t.Errorf("%+v: %+v, %v", c, got, err)
-		case c.bad != "" && (err == nil || !strings.Contains(err.Error(), c.bad)):
-			t.Errorf("%+v: %v", c, err)
-		}
 	}
 }
 

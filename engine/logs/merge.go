@@ -78,7 +78,7 @@ func (m *Merger) Add(ctx context.Context, id int, r *Reader, o ReadOptions) {
 	m.sources = append(m.sources, s)
 	m.mu.Unlock()
 	o.Watcher = m.watcher
-	o.CaughtUp = func() error {
+	o.CaughtUp = func(Position) error {
 		if err := m.hand(ctx, s); err != nil {
 			return err
 		}

@@ -52,9 +52,11 @@ type ReadOptions struct {
 	Gap func(segments uint64)
 	// Lost, if set, is told that so many bytes could not be stored.
 	Lost func(bytes int64)
-	// CaughtUp, if set, is called whenever all that is there has been read and
-	// the reader begins to wait.
-	CaughtUp func() error
+	// CaughtUp, if set, is called whenever all that is there has been read and the
+	// reader begins to wait or to end, with the place to which it has come.
+	CaughtUp func(Position) error
+	// After, if set, is the place where reading begins, instead of From.
+	After *Position
 }
 
 func (o ReadOptions) streams() [2]bool {
@@ -120,9 +122,9 @@ func (r *Reader) Close() {
 // Read calls f with each entry, in the order of their newlines. It returns when
 // all is read, for Follow when the log ends, or with f's or ctx's error.
 func (r *Reader) Read(ctx context.Context, o ReadOptions, f func(Entry) error) error {
-	out := &lineSink{}
+	out := &lineSink{emit: f}
 	for s := range out.splitters {
-		out.splitters[s] = splitter{stream: Stream(s), emit: f}
+		out.splitters[s] = splitter{stream: Stream(s), emit: out.place}
 	}
 	return r.walk(ctx, o, out)
 }
@@ -134,6 +136,8 @@ func (r *Reader) Raw(ctx context.Context, o ReadOptions, stdout, stderr io.Write
 
 // sink takes what a walk over a log finds.
 type sink interface {
+	// begin is called once, before all else.
+	begin(*cursor)
 	data(Stream, int64, []byte) error
 	// pending takes the beginning of a line that lies before the place where
 	// reading begins.
@@ -151,8 +155,22 @@ type sink interface {
 	end() error
 }
 
-type lineSink struct{ splitters [2]splitter }
+type lineSink struct {
+	splitters [2]splitter
+	cursor    *cursor
+	emit      func(Entry) error
+}
 
+// place tells of an entry where it ends.
+func (l *lineSink) place(e Entry) error {
+	if !e.Partial {
+		e.End = l.cursor.position(recordSize)
+		e.End.At[e.Stream] -= int64(l.splitters[e.Stream].left)
+	}
+	return l.emit(e)
+}
+
+func (l *lineSink) begin(c *cursor)                        { l.cursor = c }
 func (l *lineSink) data(s Stream, t int64, b []byte) error { return l.splitters[s].feed(t, b) }
 func (l *lineSink) pending(s Stream, b []byte)             { l.splitters[s].pending = b }
 func (l *lineSink) cut(s Stream) {
@@ -175,6 +193,7 @@ func (l *lineSink) end() error {
 
 type rawSink [2]io.Writer
 
+func (w rawSink) begin(*cursor) {}
 func (w rawSink) data(s Stream, _ int64, b []byte) error {
 	if w[s] == nil {
 		return nil
@@ -223,6 +242,9 @@ func (r *Reader) locate(o ReadOptions) (pl place, err error) {
 			pl.stop, err = l.known()
 		}
 	}()
+	if o.After != nil {
+		return l.resume(*o.After, o.streams())
+	}
 	deleted := l.list[0] > 1
 	if o.From == Beginning && o.Since.IsZero() && o.Tail == 0 {
 		return place{segment: l.list[0], cut: [2]bool{deleted, deleted}}, nil
@@ -262,14 +284,8 @@ func (r *Reader) locate(o ReadOptions) (pl place, err error) {
 	if o.From == LastRun && o.Tail == 0 && o.Since.IsZero() {
 		return pl, nil
 	}
-	for s, wanted := range o.streams() {
-		if wanted {
-			if pl.pending[s], pl.cut[s], err = l.pending(pl, Stream(s)); err != nil {
-				return pl, err
-			}
-		}
-	}
-	return pl, nil
+	err = l.heads(&pl, o.streams())
+	return pl, err
 }
 
 func untilNano(t time.Time) int64 {
@@ -284,12 +300,17 @@ func (r *Reader) walk(ctx context.Context, o ReadOptions, out sink) (err error) 
 	w := walk{o: o, out: out, streams: o.streams(), until: untilNano(o.Until), live: !o.Follow && pumpRuns(r.dir)}
 	if r.held != nil && o.Lossless {
 		w.c, r.held = r.held, nil
+		out.begin(w.c)
 	} else {
 		c, pl, err := r.begin(o)
 		if err != nil {
 			return err
 		}
+		out.begin(c)
 		w.c, w.stop = c, pl.stop
+		if pl.gap > 0 && o.Gap != nil {
+			o.Gap(pl.gap)
+		}
 		for s, b := range pl.pending {
 			if len(b) > 0 {
 				out.pending(Stream(s), b)
@@ -453,7 +474,7 @@ func (w *walk) follow(ctx context.Context) error {
 			continue // it may have grown before the watch was there
 		}
 		if w.o.CaughtUp != nil {
-			if err := w.o.CaughtUp(); err != nil {
+			if err := w.o.CaughtUp(w.c.position(0)); err != nil {
 				return err
 			}
 		}
@@ -479,7 +500,10 @@ func (w *walk) finish(ctx context.Context) error {
 	if err := w.settle(ctx); err != nil {
 		return err
 	}
-	return w.out.end()
+	if err := w.out.end(); err != nil || w.o.CaughtUp == nil {
+		return err
+	}
+	return w.o.CaughtUp(w.c.position(0))
 }
 
 // available reads the records that are there.

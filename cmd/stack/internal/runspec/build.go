@@ -129,8 +129,11 @@ func (b *builder) spec() engine.Spec {
 		if !ok {
 			flag = strings.ReplaceAll(fault.Attribute, "_", "-")
 		}
-		if strings.HasPrefix(flag, "sysctls.") {
+		switch {
+		case strings.HasPrefix(flag, "sysctls."):
 			flag = "sysctl"
+		case strings.HasPrefix(flag, "logging."):
+			flag = "log-opt"
 		}
 		b.errs = append(b.errs, fmt.Errorf("invalid --%s: %w", flag, fault.Err))
 	}
