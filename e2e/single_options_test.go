@@ -76,7 +76,7 @@ func TestSingleContainerOptions(t *testing.T) {
 		b.nothingLeft(t, clean)
 	})
 	t.Run("a logging driver that is not there is replaced, an unknown one refused", func(t *testing.T) {
-		if r := b.stack(t, "container", "run", "--rm", "--log-driver", "syslog", "busybox", "echo", "hi"); r.code != 0 || r.stdout != "hi\n" || !strings.Contains(r.stderr, "syslog") {
+		if r := b.stack(t, "container", "run", "--rm", "--log-driver", "splunk", "busybox", "echo", "hi"); r.code != 0 || r.stdout != "hi\n" || !strings.Contains(r.stderr, "splunk") {
 			t.Error(r)
 		}
 		if r := b.fails(t, "container", "run", "--log-driver", "sylog", "busybox", "true"); r.code != 125 || !strings.Contains(r.stderr, "json-file") {

@@ -20,15 +20,12 @@ type machine struct {
 	parameter func(file string) bool
 	// devices finds device nodes.
 	devices func(Isolation) error
-	// target finds the files with which lines are sent away.
-	target func(LogConfig) error
 }
 
 // Feasible tells what keeps containers from starting that can be known before
 // one is made: devices, CPUs and kernel parameters that the host does not have.
 func (e *Engine) Feasible(s Spec) []error {
 	m := machine{
-		target: checkTarget,
 		parameter: func(file string) bool {
 			_, err := os.Lstat(filepath.Join("/proc/sys", file))
 			return err == nil
@@ -42,7 +39,11 @@ func (e *Engine) Feasible(s Spec) []error {
 			return strings.TrimSpace(string(b))
 		},
 	}
-	return feasible(s, m)
+	errs := feasible(s, m)
+	if err := checkTarget(s.Log); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
 }
 
 // startRoom is more than a start writes, in bytes: records, links to layers.
@@ -66,9 +67,6 @@ func feasible(s Spec, m machine) []error {
 		if err := m.devices(s.Isolation); err != nil {
 			errs = append(errs, err)
 		}
-	}
-	if err := m.target(s.Log); err != nil {
-		errs = append(errs, err)
 	}
 	errs = append(errs, feasibleCPUs(s.Limits, m)...)
 	return append(errs, feasibleSysctls(s, m)...)

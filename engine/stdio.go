@@ -164,7 +164,7 @@ func (e *Engine) pump(c *Container, t *Task, console *os.File, adopt bool) error
 	}
 	dir := e.Records.RunDir(c.ID)
 	cfg := logs.PumpConfig{
-		Dir: e.LogDir(c.ID), Budget: how.Budget, TTY: console, Adopt: adopt,
+		Dir: e.LogDir(c.ID), Budget: how.Budget, Compress: how.Compress, TTY: console, Adopt: adopt,
 		Failed: func(err error) { e.Warnf("cannot store the output of container %s: %v", c.Spec.Name, err) },
 	}
 	open := func(name string, fd int) (*os.File, error) {

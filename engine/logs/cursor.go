@@ -85,7 +85,7 @@ func (c *cursor) enter(segment uint64) error {
 
 func (c *cursor) openRaw(s Stream) (err error) {
 	if c.raw[s] == nil {
-		c.raw[s], err = openFile(rawPath(c.dir, c.segment, s), unix.O_RDONLY)
+		c.raw[s], err = openRaw(c.dir, c.segment, s)
 	}
 	return err
 }

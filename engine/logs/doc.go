@@ -19,6 +19,9 @@
 //	00000007.out   what was written to stdout, byte for byte
 //	00000007.err   the same of stderr
 //
+// With compress, the raw files of complete segments have ".gz" behind their names, see
+// pack.go. "delivered" says how far the log was sent elsewhere, see [Bookmark].
+//
 // A record says "at this time the file of stdout ended at this offset", so
 // the records' order is the order of the two streams' pieces, and their times
 // are the lines' times. Other records mark the start and the end of a run of

@@ -84,7 +84,7 @@ func (l *locator) page(i int) (*page, error) {
 	}
 	var ends, sizes, mtimes [2]int64
 	for _, s := range []Stream{Stdout, Stderr} {
-		p.raw[s], err = openFile(rawPath(l.dir, n, s), unix.O_RDONLY)
+		p.raw[s], err = openRaw(l.dir, n, s)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

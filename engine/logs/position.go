@@ -74,12 +74,12 @@ func Backlog(dir string, p Position) (n int64) {
 		return 0
 	}
 	for _, segment := range list {
-		for s := range p.At {
-			if st, err := os.Stat(rawPath(dir, segment, Stream(s))); err == nil && segment >= p.Segment {
-				n += st.Size()
-				if segment == p.Segment {
-					n -= min(p.At[s], st.Size())
-				}
+		for s, at := range p.At {
+			switch size := rawSize(dir, segment, Stream(s)); {
+			case segment > p.Segment:
+				n += size
+			case segment == p.Segment:
+				n += size - min(at, size)
 			}
 		}
 	}

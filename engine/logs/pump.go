@@ -32,6 +32,9 @@ type PumpConfig struct {
 	// pump, so that no new run begins.
 	Adopt bool
 
+	// Compress has the parts of the log compressed that are complete.
+	Compress bool
+
 	// Failed, if set, is told why bytes cannot be stored, or what storing waits
 	// for: once, and again after storing has worked for a while. Where something
 	// is scarce, such as room on the disk, the bytes wait in the FIFO, and so in
@@ -112,6 +115,11 @@ func StartPump(ctx context.Context, cfg PumpConfig) (*Pump, error) {
 	}
 	running, stop := context.WithCancel(context.Background())
 	p.stop = stop
+	if cfg.Compress {
+		p.store.rotated = make(chan struct{}, 1)
+		p.store.rotated <- struct{}{}
+		p.done.Go(func() { p.pack(running) })
+	}
 	for _, in := range p.inputs {
 		p.done.Go(func() { p.run(running, in) })
 	}
@@ -137,6 +145,20 @@ func (p *Pump) run(ctx context.Context, in *input) {
 			case <-released:
 			case <-ctx.Done():
 			}
+		}
+	}
+}
+
+// pack compresses what is complete, after each rotation.
+func (p *Pump) pack(ctx context.Context) {
+	for {
+		select {
+		case <-p.store.rotated:
+		case <-ctx.Done():
+			return
+		}
+		if err := packAll(ctx, p.store.dir); err != nil && ctx.Err() == nil && p.failed != nil {
+			p.failed(fmt.Errorf("%w; it stays as it is", err))
 		}
 	}
 }

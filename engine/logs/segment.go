@@ -32,9 +32,9 @@ func segments(dir string) ([]uint64, error) {
 	return list, err
 }
 
-// scan also lists raw files whose index is gone: what a deletion that was
-// killed left behind.
-func scan(dir string) (list []uint64, orphans []string, err error) {
+// scan also lists the segments that have raw files and no index: what a deletion that
+// was killed left behind.
+func scan(dir string) (list, orphans []uint64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("cannot read log %s: %w", dir, err)
@@ -49,7 +49,7 @@ func scan(dir string) (list []uint64, orphans []string, err error) {
 		switch ext {
 		case "idx":
 			list = append(list, n)
-		case "out", "err":
+		case "out", "err", "out" + packedSuffix, "err" + packedSuffix:
 			raws = append(raws, n)
 		}
 	}
@@ -57,7 +57,7 @@ func scan(dir string) (list []uint64, orphans []string, err error) {
 	list = complete(dir, list)
 	for _, n := range raws {
 		if _, ok := slices.BinarySearch(list, n); !ok {
-			orphans = append(orphans, rawPath(dir, n, Stdout), rawPath(dir, n, Stderr))
+			orphans = append(orphans, n)
 		}
 	}
 	return list, orphans, nil
@@ -98,9 +98,7 @@ const maxHole = 10_000
 func removeSegment(dir string, segment uint64) error {
 	err := os.Remove(indexPath(dir, segment))
 	for _, s := range []Stream{Stdout, Stderr} {
-		if e := os.Remove(rawPath(dir, segment, s)); !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
+		err = errors.Join(err, removeRaw(dir, segment, s))
 	}
 	return err
 }

@@ -41,7 +41,8 @@ type store struct {
 	lost     int64   // bytes thrown away and not recorded yet
 	noSplice bool    // the file system cannot
 	buffer   []byte
-	unstored [2][]byte // read by copy, and not written yet
+	unstored [2][]byte     // read by copy, and not written yet
+	rotated  chan struct{} // gets a value with each new segment; nil: nobody asks
 }
 
 // openStore opens a log for writing, makes it if need be, and repairs what a
@@ -105,10 +106,12 @@ func (s *store) recover() error {
 	if err != nil {
 		return err
 	}
-	for _, path := range orphans {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	errs := []error{removeHalfPacked(s.dir)}
+	for _, segment := range orphans {
+		errs = append(errs, removeRaw(s.dir, segment, Stdout), removeRaw(s.dir, segment, Stderr))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	if len(list) == 0 {
 		s.fresh = [2]bool{true, true}
@@ -278,6 +281,10 @@ func (s *store) rotate(force bool) error {
 	whole := [2]bool{s.atLineStart(Stdout), s.atLineStart(Stderr)}
 	if err := s.newSegment(s.current() + 1); err != nil {
 		return err
+	}
+	select {
+	case s.rotated <- struct{}{}:
+	default:
 	}
 	// A record that a stream ends at 0 says that it begins with a line here: who
 	// finds what was before deleted can show the first one. Without it he takes it

@@ -285,7 +285,7 @@ func (d *Delivery) run(ctx context.Context) {
 		}
 	}()
 	in := batches
-	for in != nil || d.sent < len(d.queue) {
+	for in != nil || d.sent < len(d.queue) || d.t.acks != nil && len(d.queue) > 0 {
 		read := in
 		if d.size >= mostQueued {
 			read = nil
@@ -526,7 +526,8 @@ func (d *Delivery) write() error {
 	return err
 }
 
-// pass counts the next n messages as sent and moves the bookmark behind them.
+// pass counts the next n messages as sent and moves the bookmark behind them, unless the
+// receiver acknowledges them.
 func (d *Delivery) pass(n int) {
 	var end logs.Position
 	sent := false
@@ -544,7 +545,7 @@ func (d *Delivery) pass(n int) {
 		sent = sent || len(q.data) > 0
 	}
 	d.sent += n
-	if end != (logs.Position{}) {
+	if end != (logs.Position{}) && d.t.acks == nil {
 		d.mark(end)
 	}
 	if sent && d.tries > 0 {
@@ -562,6 +563,7 @@ func (d *Delivery) mark(p logs.Position) {
 
 // forget lets go of the oldest messages, which have arrived.
 func (d *Delivery) forget(n int) {
+	before := d.settledAt
 	for _, q := range d.queue[:n] {
 		if q.end != (logs.Position{}) {
 			d.settledAt = q.end
@@ -572,6 +574,9 @@ func (d *Delivery) forget(n int) {
 	d.sent -= n
 	if len(d.queue) == 0 {
 		d.queue = nil
+	}
+	if d.t.acks != nil && d.settledAt != before {
+		d.mark(d.settledAt) // what is only sent does not count
 	}
 }
 

@@ -15,13 +15,15 @@
 //   - Our own process: its successor goes on at the bookmark. That moves when a line is
 //     written to the socket, whose content the kernel goes on sending. At most what one
 //     system call was writing comes twice: one line of a datagram driver, 64 KiB of a
-//     stream. A line that a receiver has taken in pieces comes whole again.
+//     stream. With fluentd-request-ack it moves when a line is acknowledged, so those
+//     come twice that were on their way, 1 MiB at most.
 //   - The receiver: what it had not taken from the socket is sent again when it is back.
 //     With TCP that is told by the kernel there, not by the program: what was in its
-//     receive buffer when it died is lost, but for fluentd-request-ack, which loses
-//     nothing. Over a unix socket nothing is lost, and at most what that holds comes
-//     twice. UDP promises nothing; where the port is closed and the host says so, lines
-//     wait.
+//     receive buffer when it died is lost. Over a unix socket nothing is lost but what
+//     the program had read, and at most what that holds comes twice. UDP promises
+//     nothing; where the port is closed and the host says so, lines wait.
+//   - Both at once: what was in the socket is lost, too, but for fluentd-request-ack,
+//     which loses nothing whoever dies.
 //   - The machine's power: the bookmark may be some seconds behind.
 //
 // A container that is removed takes its log along; before, what waits is sent as long as

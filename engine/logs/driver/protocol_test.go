@@ -25,6 +25,7 @@ import (
 	"github.com/fluent/fluent-logger-golang/fluent"
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/e2e/receiver"
 	"github.com/stack-run/stack/engine/logs"
 )
 
@@ -191,7 +192,7 @@ func TestJournalComesBack(t *testing.T) {
 	x.start(t, logs.Budget{}, false)
 	d.Start()
 	fmt.Fprint(x.out, "early\n")
-	told.untilHas(t, "cannot send")
+	untilHas(t, told, "cannot send")
 	must(t, os.Rename(address+"-", address))
 	if got := next()["MESSAGE"]; got != "early" {
 		t.Errorf("%q", got)
@@ -293,21 +294,21 @@ func TestSyslogOverTLS(t *testing.T) {
 	pair := selfSigned(t, cert, key)
 	pool := x509.NewCertPool()
 	pool.AddCert(pair.Leaf)
-	r := newReceiver()
+	r := receiver.New()
 	srv := listen(t, "tcp", "127.0.0.1:0", r, func(c net.Conn, take func(string)) error {
-		return readLines(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}), take)
+		return receiver.Syslog(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}), take)
 	})
 	x := newSource(t)
-	options := fmt.Sprintf("syslog-address=tcp+tls://%s syslog-tls-ca-cert=%s syslog-tls-cert=%s syslog-tls-key=%s syslog-format=rfc5424", srv.l.Addr(), cert, cert, key)
+	options := fmt.Sprintf("syslog-address=tcp+tls://%s syslog-tls-ca-cert=%s syslog-tls-cert=%s syslog-tls-key=%s syslog-format=rfc5424", srv.Address(), cert, cert, key)
 	d, _ := x.deliver(t, "syslog", options)
 	must(t, d.t.Check())
 	x.start(t, logs.Budget{}, false)
 	d.Start()
 	const n = 20_000
-	fmt.Fprint(x.out, numbers(0, n))
+	fmt.Fprint(x.out, receiver.Numbers(0, n))
 	x.end(t)
 	flush(t, d)
-	lines := r.untilHas(t, fmt.Sprintf("number %d.", n-1))
+	lines := untilHas(t, r, fmt.Sprintf("number %d.", n-1))
 	if again, lost := numbered(t, lines, n); again+lost > 0 {
 		t.Errorf("%d lines came twice, %d never", again, lost)
 	}
@@ -351,14 +352,14 @@ func TestSyslogOverUDP(t *testing.T) {
 	must(t, conn.Close())
 	x.start(t, logs.Budget{}, false)
 	d.Start()
-	fmt.Fprint(x.out, numbers(0, 50))
+	fmt.Fprint(x.out, receiver.Numbers(0, 50))
 	x.end(t)
-	told.untilHas(t, "connection refused")
+	untilHas(t, told, "connection refused")
 	conn, err = net.ListenUDP("udp", address)
 	must(t, err)
 	defer conn.Close()
 	var lines []string
-	for b := make([]byte, 1000); !strings.HasSuffix(last(lines), "number 49.\n"); {
+	for b := make([]byte, 1000); len(lines) == 0 || !strings.HasSuffix(lines[len(lines)-1], "number 49.\n"); {
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		n, err := conn.Read(b)
 		must(t, err)
