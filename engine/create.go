@@ -252,13 +252,17 @@ func (e *Engine) LayersOf(ctx context.Context, c *Container) (*snapshot.Store, e
 // removed layers of the image, which are unpacked again.
 func (e *Engine) prepareLayer(ctx context.Context, layers *snapshot.Store, c *Container, img image.Image) error {
 	err := layers.Prepare(ctx, c.ID, diffIDs(img))
-	if !errors.Is(err, snapshot.ErrNotUnpacked) {
+	if errors.Is(err, snapshot.ErrNotUnpacked) {
+		if err := e.unpack(ctx, img); err != nil {
+			return err
+		}
+		err = layers.Prepare(ctx, c.ID, diffIDs(img))
+	}
+	size, sizeErr := storageSize(c.Spec.Limits.StorageOpt)
+	if err := errors.Join(err, sizeErr); err != nil || size == 0 {
 		return err
 	}
-	if err := e.unpack(ctx, img); err != nil {
-		return err
-	}
-	return layers.Prepare(ctx, c.ID, diffIDs(img))
+	return layers.Limit(c.ID, size)
 }
 
 func diffIDs(img image.Image) []digest.Digest {

@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/stack-run/stack/engine/cdi"
 	"github.com/stack-run/stack/engine/runtime"
 )
 
@@ -70,10 +72,33 @@ func Faults(s Spec) []Fault {
 		_, err := parseDeviceRule(rule)
 		add("device_cgroup_rules", err)
 	}
+	_, err = storageSize(s.Limits.StorageOpt)
+	add("storage_opt", err)
+	for i, r := range s.Isolation.DeviceRequests {
+		add(fmt.Sprintf("device_requests[%d]", i), cdi.Request(r).Fault())
+	}
 	for key, err := range sysctlFaults(s) {
 		add("sysctls."+key, err)
 	}
 	return out
+}
+
+// storageSize is how much a container may write, 0 for as much as there is room for.
+func storageSize(options map[string]string) (int64, error) {
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		if name != "size" {
+			return 0, fmt.Errorf("unknown option %q; the only one is size", name)
+		}
+	}
+	text, given := options["size"]
+	if !given {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(text)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("size %q is no size; write it like 10g", text)
+	}
+	return n, nil
 }
 
 func outOfRange(n, low, high int64) error {

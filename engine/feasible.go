@@ -40,10 +40,35 @@ func (e *Engine) Feasible(s Spec) []error {
 		},
 	}
 	errs := feasible(s, m)
+	if s.Limits.CPURealtimeRuntime != 0 || s.Limits.CPURealtimePeriod != 0 {
+		if err := e.checkRealtime(s.Isolation.CgroupParent); err != nil {
+			errs = append(errs, fmt.Errorf("cpu_rt_runtime and cpu_rt_period cannot be set: %w", err))
+		}
+	}
+	if s.Limits.StorageOpt["size"] != "" {
+		layers, err := e.Layers()
+		if err == nil {
+			err = layers.CanLimit()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("storage_opt size cannot be kept to: %w", err))
+		}
+	}
+	if _, err := deviceEdits(s.Isolation); err != nil {
+		errs = append(errs, err)
+	}
 	if err := checkTarget(s.Log); err != nil {
 		errs = append(errs, err)
 	}
 	return errs
+}
+
+func (e *Engine) checkRealtime(parent string) error {
+	groups, err := e.Cgroups()
+	if err != nil {
+		return err
+	}
+	return groups.CheckRealtime(first(parent, e.ownParent()))
 }
 
 // startRoom is more than a start writes, in bytes: records, links to layers.

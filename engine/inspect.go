@@ -259,11 +259,21 @@ func inspectHostConfig(c *Container) *container.HostConfig {
 			BlkioDeviceReadIOps: throttled(l.ReadIOps), BlkioDeviceWriteIOps: throttled(l.WriteIOps),
 			CPUPeriod: l.CPUPeriod, CPUQuota: l.CPUQuota, CPURealtimePeriod: l.CPURealtimePeriod, CPURealtimeRuntime: l.CPURealtimeRuntime,
 			CpusetCpus: l.CpusetCPUs, CpusetMems: l.CpusetMems,
-			Devices: devices, DeviceCgroupRules: iso.DeviceCgroupRules, MemoryReservation: l.MemoryReservation, MemorySwap: swap,
+			Devices: devices, DeviceRequests: deviceRequests(iso), DeviceCgroupRules: iso.DeviceCgroupRules, MemoryReservation: l.MemoryReservation, MemorySwap: swap,
 			MemorySwappiness: l.Swappiness, OomKillDisable: given(l.OOMKillDisable), PidsLimit: given(max(l.PIDs, 0)), Ulimits: ulimits,
 		},
 		MaskedPaths: masked, ReadonlyPaths: readonly,
 	}
+}
+
+func deviceRequests(iso Isolation) (out []container.DeviceRequest) {
+	if len(iso.CDI) > 0 {
+		out = append(out, container.DeviceRequest{Driver: "cdi", DeviceIDs: iso.CDI})
+	}
+	for _, r := range iso.DeviceRequests {
+		out = append(out, container.DeviceRequest{Driver: r.Driver, Count: r.Count, DeviceIDs: r.IDs, Capabilities: [][]string{r.Capabilities}})
+	}
+	return out
 }
 
 func throttled(devices []BlkioDevice) []*blkiodev.ThrottleDevice {

@@ -40,7 +40,12 @@ type Facts struct {
 	// Devices are the resolved extra devices with their cgroup rules.
 	Devices     []specs.LinuxDevice
 	DeviceRules []specs.LinuxDeviceCgroup
-	BlkioDevice func(path string) (major, minor int64, err error)
+	// DeviceSources are where on the host nodes are that have another place in the
+	// container. Env and GIDs are what devices add.
+	DeviceSources map[string]string
+	Env           []string
+	GIDs          []uint32
+	BlkioDevice   func(path string) (major, minor int64, err error)
 }
 
 // args merges entrypoint and command as Docker does: setting the entrypoint
@@ -122,7 +127,7 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 			Terminal:        s.Process.TTY,
 			User:            f.User,
 			Args:            argv,
-			Env:             environment(s.Process, f.Image, f.Hostname, f.Home),
+			Env:             mergeEnv(environment(s.Process, f.Image, f.Hostname, f.Home), f.Env),
 			Cwd:             workingDir(f.Image.WorkingDir, s.Process.WorkingDir),
 			Capabilities:    capabilitySets(caps, f.User.UID),
 			NoNewPrivileges: sec.noNewPrivileges,
@@ -134,6 +139,11 @@ func OCI(s Spec, f Facts) (*specs.Spec, error) {
 			Seccomp:     f.Seccomp,
 			Devices:     f.Devices,
 		},
+	}
+	for _, gid := range f.GIDs {
+		if gid != 0 && !slices.Contains(out.Process.User.AdditionalGids, gid) {
+			out.Process.User.AdditionalGids = append(slices.Clone(out.Process.User.AdditionalGids), gid)
+		}
 	}
 	if s.Limits.OOMScoreAdj != 0 {
 		adj := s.Limits.OOMScoreAdj

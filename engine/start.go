@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/engine/cdi"
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/engine/runtime"
@@ -149,7 +150,8 @@ type prepared struct {
 	mounts *volumes.Resolved
 	stdio  *stdio
 
-	facts    Facts // but the network namespace
+	edits    *cdi.Edits // of devices
+	facts    Facts      // but the network namespace
 	mountFDs map[int]*os.File
 	filter   *seccomp.Filter
 	group    *cgroup.Group
@@ -182,6 +184,9 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, use
 	}
 	back.add(root.Close)
 	p := &prepared{use: use, root: root}
+	if p.edits, err = deviceEdits(c.Spec.Isolation); err != nil {
+		return nil, err
+	}
 	if p.user, p.home, err = resolveUser(root, first(c.Spec.Process.User, img.Config.Config.User), c.Spec.Process.GroupAdd); err != nil {
 		return nil, err
 	}
@@ -436,7 +441,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		Spec: spec, RootFS: p.root, MountFDs: p.mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
 		Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr, Init: c.Spec.Init, Seccomp: p.filter,
 		Warn:    func(w string) { e.Warnf("%s", w) },
-		Program: e.programKeeper(c.ID),
+		Program: e.programKeeper(c.ID), DeviceSources: facts.DeviceSources, Prepared: e.hooks(ctx, c, p.edits, spec),
 		// Written down before the command runs: a supervisor that is killed
 		// right after the start leaves nothing that the next does not find.
 		Created: func(process *runtime.Process) error {
@@ -570,6 +575,9 @@ func (e *Engine) gather(c *Container, img image.Image, p *prepared, v2 bool, bac
 		back.add(shm.Close)
 		fds["/dev/shm"] = shm
 		f.Mounts = append([]specs.Mount{{Destination: "/dev/shm", Type: "bind"}}, f.Mounts...)
+	}
+	if err := applyEdits(p.edits, p.user, f); err != nil {
+		return err
 	}
 	// OCI puts the kernel's file systems before ours; count them to find ours.
 	all := mounts(c.Spec, *f)

@@ -322,7 +322,7 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		return
 	}
 	if s.UseAPISocket {
-		b.fail(path+".use_api_socket", "there is no Docker API socket to hand into a container; remove the attribute")
+		b.fail(path+".use_api_socket", "there is no API server whose socket could be given to a container; remove use_api_socket, or run a Docker daemon and mount its socket with volumes")
 	}
 	out := &Service{
 		Name:      s.Name,

@@ -238,8 +238,8 @@ func (b *builder) isolation(s types.ServiceConfig) engine.Isolation {
 	b.securityOptions(s, &out)
 	for i, device := range s.Devices {
 		at := fmt.Sprintf("%s.devices[%d]", path, i)
-		if device.Source == device.Target && isCDI(device.Source) {
-			b.fail(at, "CDI device %q is not supported; name the device files under /dev", device.Source)
+		if device.Source == device.Target && engine.IsCDI(device.Source) {
+			out.CDI = append(out.CDI, device.Source)
 			continue
 		}
 		d := engine.Device{Source: device.Source, Target: device.Target, Permissions: device.Permissions}
@@ -254,11 +254,16 @@ func (b *builder) isolation(s types.ServiceConfig) engine.Isolation {
 		}
 		out.Devices = append(out.Devices, d)
 	}
-	if len(s.Gpus) > 0 {
-		b.fail(path+".gpus", "GPUs are not supported; remove gpus, or map the device files with devices")
+	for i, r := range s.Gpus {
+		if len(r.Capabilities) == 0 {
+			r.Capabilities = []string{"gpu"}
+		}
+		b.deviceRequest(fmt.Sprintf("%s.gpus[%d]", path, i), r, &out)
 	}
-	if s.Deploy != nil && s.Deploy.Resources.Reservations != nil && len(s.Deploy.Resources.Reservations.Devices) > 0 {
-		b.fail(path+".deploy.resources.reservations.devices", "device reservations are not supported; map the device files with devices")
+	if s.Deploy != nil && s.Deploy.Resources.Reservations != nil {
+		for i, r := range s.Deploy.Resources.Reservations.Devices {
+			b.deviceRequest(fmt.Sprintf("%s.deploy.resources.reservations.devices[%d]", path, i), r, &out)
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Sysctls)) {
 		if strings.HasPrefix(key, "net.") {
@@ -363,12 +368,18 @@ func (b *builder) seccompProfile(path, file string, out *engine.Isolation) {
 	out.SeccompProfile = string(compacted)
 }
 
-// isCDI says whether a device has the form vendor.com/class=name (Container
-// Device Interface specification).
-func isCDI(device string) bool {
-	kind, name, ok := strings.Cut(device, "=")
-	vendor, class, slash := strings.Cut(kind, "/")
-	return ok && slash && name != "" && vendor != "" && class != "" && !strings.HasPrefix(device, "/")
+// deviceRequest takes devices that are asked for by kind. What is wrong with it on any
+// machine is told at its place.
+func (b *builder) deviceRequest(path string, r types.DeviceRequest, out *engine.Isolation) {
+	request := engine.DeviceRequest{Driver: r.Driver, Count: int(r.Count), IDs: slices.Clone(r.IDs), Capabilities: slices.Clone(r.Capabilities)}
+	if err := engine.CheckDeviceRequest(request); err != nil {
+		b.fail(path, "%w", err)
+		return
+	}
+	if len(r.Options) > 0 {
+		b.warn(path+".options", "has no effect: no driver of devices has options here")
+	}
+	out.DeviceRequests = append(out.DeviceRequests, request)
 }
 
 // capabilities puts a list in one form and order: the order has no meaning.
@@ -409,10 +420,6 @@ func (b *builder) limits(s types.ServiceConfig) engine.Limits {
 		OOMKillDisable:     s.OomKillDisable,
 		OOMScoreAdj:        int(s.OomScoreAdj),
 		StorageOpt:         maps.Clone(s.StorageOpt),
-	}
-	path := "services." + s.Name
-	if len(s.StorageOpt) > 0 {
-		b.warn(path+".storage_opt", "storage_opt has no effect: the size of a container's files is not limited")
 	}
 	if s.MemSwappiness != 0 {
 		out.Swappiness = new(int64)

@@ -8,9 +8,9 @@ mkdir -p /dev/pts /dev/shm /var/lib/stack
 mount -t devpts devpts /dev/pts
 mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-for m in virtio_pci virtio_blk ext4 overlay bridge veth nf_tables br_netfilter; do modprobe $m; done
+for m in virtio_pci virtio_blk ext4 quota_v2 overlay bridge veth nf_tables br_netfilter; do modprobe $m; done
 ip link set lo up
-mount -t ext4 /dev/vda /var/lib/stack || echo "not ok the disk"
+mount -t ext4 -o prjquota /dev/vda /var/lib/stack || echo "not ok the disk"
 
 is() { # WHAT GOT WANT
 	if [ "$2" = "$3" ]; then say "ok $1"; else say "not ok $1: got $2, want $3"; fi
@@ -37,6 +37,17 @@ limits() {
 	stack container run --name oom --memory 32m --memory-swap 32m box sh -c 'x=$(yes | head -c 200000000)'
 	is "out of memory" "$(stack inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' oom)" "true 137"
 	stack container rm oom
+}
+
+# storage has containers write more than they may.
+storage() {
+	big='dd if=/dev/zero of=/big bs=64k count=128 2>/dev/null; s=$(stat -c %s /big); [ $s -gt 1000000 ] && [ $s -le 2097152 ] && echo bounded $?'
+	is "files that are limited" "$(stack container run --rm --storage-opt size=2m box sh -c "$big")" "bounded 0"
+	is "in a user namespace" "$(stack container run --rm --userns auto --storage-opt size=2m box sh -c "$big")" "bounded 0"
+	stack container run --name lim --storage-opt size=2m box sh -c "$big" >/dev/null
+	is "over a restart" "$(stack container start -a lim)" "bounded 0"
+	stack container rm lim
+	is "files that are not" "$(stack container run --rm box sh -c 'dd if=/dev/zero of=/big bs=64k count=128 2>/dev/null; stat -c %s /big')" 8388608
 }
 
 usernamespaces() {
@@ -269,6 +280,7 @@ case $(cat /proc/cmdline) in
 	;;
 *stage=first*)
 	limits
+	storage
 	usernamespaces
 	ipvlans
 	vlans

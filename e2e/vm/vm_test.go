@@ -105,7 +105,7 @@ func newMachine(t *testing.T) machine {
 	f, err := os.Create(m.disk)
 	must(t, err)
 	must(t, errors.Join(f.Truncate(1<<30), f.Close()))
-	run(t, "", "mkfs.ext4", "-q", m.disk)
+	run(t, "", "mkfs.ext4", "-q", "-O", "quota,project", m.disk)
 	return m
 }
 

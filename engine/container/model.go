@@ -77,8 +77,12 @@ type Isolation struct {
 	CapDrop     []string `json:"capDrop,omitempty"`
 	SecurityOpt []string `json:"securityOpt,omitempty"` // no-new-privileges, seccomp=…, apparmor=…, label=…, systempaths=unconfined
 	// SeccompProfile is the content of the profile a seccomp= option names.
-	SeccompProfile    string            `json:"seccompProfile,omitempty"`
-	Devices           []Device          `json:"devices,omitempty"`
+	SeccompProfile string   `json:"seccompProfile,omitempty"`
+	Devices        []Device `json:"devices,omitempty"`
+	// CDI are devices by their names, VENDOR/CLASS=NAME, and DeviceRequests ask for some
+	// of a kind, see engine/cdi.
+	CDI               []string          `json:"cdi,omitempty"`
+	DeviceRequests    []DeviceRequest   `json:"deviceRequests,omitempty"`
 	DeviceCgroupRules []string          `json:"deviceCgroupRules,omitempty"`
 	Sysctls           map[string]string `json:"sysctls,omitempty"`
 	Rlimits           map[string]Rlimit `json:"rlimits,omitempty"`      // by ulimit name: nofile, nproc …
@@ -96,6 +100,14 @@ type Device struct {
 	Source      string `json:"source"`
 	Target      string `json:"target"`
 	Permissions string `json:"permissions"`
+}
+
+// DeviceRequest asks for devices of a kind: so many of them, -1 for all, or some by ID.
+type DeviceRequest struct {
+	Driver       string   `json:"driver,omitempty"`
+	Count        int      `json:"count,omitempty"`
+	IDs          []string `json:"ids,omitempty"`
+	Capabilities []string `json:"capabilities,omitempty"`
 }
 
 // Rlimit is a resource limit; -1 is unlimited.

@@ -352,6 +352,7 @@ type processFacts struct {
 	stdio    [3]stdioFact
 	terminal bool // descriptor "terminal" is the slave side
 	wait     bool // descriptor "release" is read before execve
+	prepared bool // and before that, all is told to be mounted
 	step     bool // descriptor "step" executes the command, and writes to "report"
 	bound    bool // the command is not executed if the starter is gone
 	limits   func(resource int) unix.Rlimit

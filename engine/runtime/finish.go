@@ -44,6 +44,9 @@ func (c *compiler) process(p *specs.Process, f processFacts, k kernelFacts, init
 	if len(lacking) > 0 {
 		c.warnings = append(c.warnings, fmt.Sprintf("the process does not get %s: this process does not have it", strings.Join(lacking, ", ")))
 	}
+	if f.prepared {
+		c.call("tell that the root file system is ready", unix.SYS_WRITE, c.fd("report"), c.blob(record{recordPrepared, 0}.bytes(), "prepared"), imm(recordSize)).with(full)
+	}
 	if f.wait {
 		one := c.blob([]byte{0}, "buffer")
 		c.call("start the process: its starter is gone", unix.SYS_READ, c.fd("release"), one, imm(1)).with(full)

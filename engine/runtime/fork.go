@@ -26,6 +26,7 @@ import (
 //	parent                                child
 //	clone3 ─────────────────────────────► makes the calls
 //	caller's Created    ◄ (records: warnings)
+//	caller's Prepared   ◄ record{prepared} if asked for: the root is mounted
 //	release ────────────────────────────► read returns
 //	                    ◄ record{ready}   last thing before execve
 //	end of file = it runs                 execve
@@ -46,6 +47,8 @@ const (
 	recordReady = int32(-1)
 	// recordFork carries the pid of the child that goes on instead of an errno.
 	recordFork = int32(-3)
+	// recordPrepared comes before the wait for the release, where it is asked for.
+	recordPrepared = int32(-4)
 )
 
 // image is the head of the region. Every field is read by the child.

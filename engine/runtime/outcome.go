@@ -27,6 +27,10 @@ func decodeRecord(b [recordSize]byte) record {
 	return record{int32(binary.NativeEndian.Uint32(b[:4])), int32(binary.NativeEndian.Uint32(b[4:]))}
 }
 
+func (r record) bytes() []byte {
+	return binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, uint32(r.op)), uint32(r.errno))
+}
+
 // outcome collects what a child reported.
 type outcome struct {
 	program *program

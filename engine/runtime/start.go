@@ -33,6 +33,11 @@ type Config struct {
 	// or a file. Bind mounts without one are opened by their source path.
 	MountFDs map[int]*os.File
 
+	// DeviceSources are where on this host device nodes are, by their place in the
+	// container; for a process that may not make any. /dev/char and /dev/block have
+	// the others by number.
+	DeviceSources map[string]string
+
 	// CgroupFD is a cgroup v2 directory to be born in, or nil.
 	CgroupFD *os.File
 	// CgroupProcs are files to write "0" into: "tasks" of cgroup v1 hierarchies.
@@ -54,6 +59,10 @@ type Config struct {
 	// Created is called when the process exists but does not run its command
 	// yet: the place to record it. An error stops it from running.
 	Created func(p *Process) error
+	// Prepared is called after Created, once the root file system is mounted and all
+	// namespaces are made, and before anything of the container runs: the moment for
+	// hooks. May be nil; it needs Created.
+	Prepared func(p *Process) error
 	// Program gets the program of system calls that the process is going to run before
 	// the command, in words. May be nil.
 	Program func(text string)
@@ -76,7 +85,7 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 	if len(cfg.CgroupProcs) > 0 && namespaced(s, specs.CgroupNamespace) {
 		k.hierarchies = joined(k.hierarchies, cfg.CgroupProcs)
 	}
-	l := &launch{fds: map[string]int{}, warn: cfg.Warn, created: cfg.Created, cgroup: cfg.CgroupFD}
+	l := &launch{fds: map[string]int{}, warn: cfg.Warn, created: cfg.Created, prepared: cfg.Prepared, cgroup: cfg.CgroupFD}
 	defer l.close()
 	root, err := l.root(cfg)
 	if err != nil {
@@ -103,7 +112,7 @@ func Start(ctx context.Context, cfg *Config) (*Process, error) {
 		}
 	}
 	if facts.bindDevices {
-		if err := l.devices(s); err != nil {
+		if err := l.devices(s, cfg.DeviceSources); err != nil {
 			return nil, err
 		}
 	}
@@ -167,9 +176,11 @@ type launch struct {
 	cgroup  *os.File
 	warn    func(string)
 	created func(*Process) error
-	console *os.File // the master side, until the process has it
-	pidns   *os.File // to clone into, nil for the present one
-	release *os.File // the write end of the pipe that lets the child run
+	// prepared is called on a record of its own, and only then the child is released.
+	prepared func(*Process) error
+	console  *os.File // the master side, until the process has it
+	pidns    *os.File // to clone into, nil for the present one
+	release  *os.File // the write end of the pipe that lets the child run
 	// stalled is asked now and then whether a child that does not get ready
 	// should go on, and loosen is called before a child is killed. Both may be nil.
 	stalled func(*Process) error
@@ -332,13 +343,16 @@ func (l *launch) owned(s *specs.Spec) (foreignNet bool, err error) {
 }
 
 // devices opens the device nodes for a process that may not make any.
-func (l *launch) devices(s *specs.Spec) error {
+func (l *launch) devices(s *specs.Spec, sources map[string]string) error {
 	paths := map[string]string{}
 	for _, d := range defaultDevices {
 		paths["/dev/"+d.name] = "/dev/" + d.name
 	}
 	for _, d := range s.Linux.Devices {
 		paths[path.Clean(d.Path)] = fmt.Sprintf("/dev/%s/%d:%d", map[bool]string{true: "block", false: "char"}[d.Type == "b"], d.Major, d.Minor)
+		if source := sources[path.Clean(d.Path)]; source != "" {
+			paths[path.Clean(d.Path)] = source
+		}
 	}
 	for target, source := range paths {
 		f, err := openTree(source, false)
@@ -384,7 +398,7 @@ func (l *launch) process(profile *specs.LinuxSeccomp, filter *seccomp.Filter, st
 		l.keep("release", os.NewFile(uintptr(fds[0]), "release"))
 		l.release = os.NewFile(uintptr(fds[1]), "release")
 		l.own = append(l.own, l.release)
-		f.wait = true
+		f.wait, f.prepared = true, l.prepared != nil
 	}
 	return f, nil
 }
@@ -542,7 +556,9 @@ func (l *launch) watch(ctx context.Context, p *Process, r *os.File, outcome *out
 		if err := l.created(p); err != nil {
 			return err
 		}
-		l.release.Write([]byte{0})
+		if l.prepared == nil {
+			l.release.Write([]byte{0})
+		}
 	}
 	if err := l.listen(ctx, p, r, outcome); err != nil {
 		return err
@@ -580,7 +596,15 @@ func (l *launch) listen(ctx context.Context, p *Process, r *os.File, o *outcome)
 		switch {
 		case err == nil:
 			got = 0
-			if w := o.add(decodeRecord(buf)); w != "" {
+			rec := decodeRecord(buf)
+			if rec.op == recordPrepared {
+				if err := l.prepared(p); err != nil {
+					return err
+				}
+				l.release.Write([]byte{0})
+				continue
+			}
+			if w := o.add(rec); w != "" {
 				l.warning(w)
 			}
 			continue

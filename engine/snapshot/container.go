@@ -219,6 +219,7 @@ func (s *Store) Remove(ctx context.Context, containerID string) error {
 	if err != nil {
 		return err
 	}
+	bounded := limited(dir)
 	trash := filepath.Join(s.layers, "tmp", "rw-"+containerID)
 	for range 10 {
 		if err = removeTree(trash); err == nil {
@@ -228,7 +229,7 @@ func (s *Store) Remove(ctx context.Context, containerID string) error {
 			return nil
 		}
 		if err == nil {
-			err = removeTree(trash)
+			err = errors.Join(removeTree(trash), s.unlimit(containerID, bounded))
 		}
 		// Who removes it at the same time may have put it where this one deletes.
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {

@@ -2,6 +2,7 @@ package runspec
 
 import (
 	"crypto/rand"
+	"encoding/csv"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -115,8 +116,8 @@ func (b *builder) spec() engine.Spec {
 	if f.Remove && s.Restart.Policy != "" && s.Restart.Policy != "no" {
 		b.errs = append(b.errs, errors.New("conflicting options: cannot specify both --restart and --rm"))
 	}
-	if f.GPUs != "" {
-		b.fail("gpus", f.GPUs, "GPUs are not supported; map the device files with --device")
+	if f.UseAPISocket {
+		b.errs = append(b.errs, errors.New("invalid --use-api-socket: there is no API server whose socket could be given to a container; leave it out, or run a Docker daemon and mount its socket with --volume"))
 	}
 	s.Expose = b.expose()
 	s.PublishAll = f.PublishAll
@@ -134,6 +135,8 @@ func (b *builder) spec() engine.Spec {
 			flag = "sysctl"
 		case strings.HasPrefix(flag, "logging."):
 			flag = "log-opt"
+		case strings.HasPrefix(flag, "device-requests"):
+			flag = "gpus"
 		}
 		b.errs = append(b.errs, fmt.Errorf("invalid --%s: %w", flag, fault.Err))
 	}
@@ -191,7 +194,14 @@ func (b *builder) isolation() engine.Isolation {
 		CgroupParent: f.CgroupParent, Runtime: f.Runtime,
 	}
 	for _, d := range f.Device {
+		if engine.IsCDI(d) {
+			i.CDI = append(i.CDI, d)
+			continue
+		}
 		i.Devices = append(i.Devices, b.device(d))
+	}
+	if f.GPUs != "" {
+		i.DeviceRequests = append(i.DeviceRequests, b.gpus(f.GPUs))
 	}
 	for _, u := range f.Ulimit {
 		limit, err := units.ParseUlimit(u)
@@ -222,6 +232,44 @@ func (b *builder) isolation() engine.Isolation {
 		i.SeccompProfile = string(profile)
 	}
 	return i
+}
+
+// gpus reads "all", a number, or a list of NAME=VALUE in which a value with commas is in
+// quotes, as in device=0,"capabilities=gpu,utility".
+func (b *builder) gpus(text string) engine.DeviceRequest {
+	r := engine.DeviceRequest{Capabilities: []string{"gpu"}}
+	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	if err != nil {
+		b.fail("gpus", text, "write all, a number, or NAME=VALUE with quotes around those that have commas: %v", err)
+		return r
+	}
+	for _, field := range fields {
+		name, value, ok := strings.Cut(field, "=")
+		if !ok && len(fields) == 1 {
+			name, value, ok = "count", field, true
+		}
+		switch {
+		case !ok:
+			b.fail("gpus", text, "%q is no NAME=VALUE", field)
+		case name == "count" && value == "all":
+			r.Count = -1
+		case name == "count":
+			if r.Count, err = strconv.Atoi(value); err != nil || r.Count < 1 {
+				b.fail("gpus", text, "%q is no number of GPUs; write all, or 1 and more", value)
+			}
+		case name == "device":
+			r.IDs = strings.Split(value, ",")
+		case name == "driver":
+			r.Driver = value
+		case name == "capabilities":
+			r.Capabilities = append(r.Capabilities, strings.Split(value, ",")...)
+		case name == "options":
+			b.fail("gpus", text, "no driver of devices has options here; remove them")
+		default:
+			b.fail("gpus", text, "%q is not known; use count, device, driver and capabilities", name)
+		}
+	}
+	return r
 }
 
 // device reads SOURCE[:TARGET][:PERMISSIONS].
