@@ -164,3 +164,32 @@ func TestNoGPUs(t *testing.T) {
 	}
 	b.nothingLeft(t, b.before)
 }
+
+// What this host cannot keep to is told with its place, before anything is made.
+func TestWhatTheHostLacks(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	for attribute, want := range map[string]string{
+		"cpu_rt_runtime: 1000":      "cpu_rt_runtime and cpu_rt_period cannot be set",
+		"storage_opt: {size: 10m}":  "has no project quotas",
+		"use_api_socket: true":      "compose.yaml:3: services.web.use_api_socket: there is no API server",
+		"storage_opt: {made: up}":   "compose.yaml:3: services.web.storage_opt: unknown option",
+		"logging: {driver: nosuch}": "compose.yaml:3: services.web.logging: unknown logging driver",
+	} {
+		b.compose(t, "name: app\nservices:\n  web: {image: busybox, "+attribute+"}\n")
+		if r := b.fails(t, "up", "--detach"); !strings.Contains(r.stderr, want) {
+			t.Errorf("%s: %v", attribute, r)
+		}
+	}
+	b.compose(t, "name: app\nmodels: {llm: {model: ai/small}}\nservices:\n  web: {image: busybox, command: [sleep, infinity], models: [llm]}\n")
+	if r := b.stack(t, "up", "--detach"); r.code != 0 || !strings.Contains(r.stderr, "services.web.models") || !strings.Contains(r.stderr, "run one as a service") {
+		t.Error(r)
+	}
+	for flags, want := range map[string]string{"--use-api-socket": "no API server", "--cpu-rt-runtime 1000": "cannot be set", "--storage-opt size=10m": "no project quotas", "--storage-opt size=x": "no size"} {
+		args := append([]string{"container", "run", "--rm"}, strings.Fields(flags)...)
+		if r := b.fails(t, append(args, "busybox", "true")...); r.code != 125 || !strings.Contains(r.stderr, want) {
+			t.Errorf("%s: %v", flags, r)
+		}
+	}
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before)
+}

@@ -94,7 +94,7 @@ func TestSingleContainerOptions(t *testing.T) {
 			"--sysctl kernel.shmmax=9 --ipc host":  "host's ipc namespace",
 			"--stop-signal SIGNOSUCH":              "unknown signal",
 			"--blkio-weight 5":                     "10 to 1000",
-			"--gpus all":                           "--device",
+			"--gpus all":                           "nvidia-ctk cdi generate",
 			"--network nosuch --publish 1234:1234": "network nosuch does not exist",
 		} {
 			args := append([]string{"container", "run", "--detach"}, strings.Fields(flags)...)

@@ -163,7 +163,7 @@ func TestFaultsOfOthers(t *testing.T) {
   needs: {image: n, depends_on: [a]}
 `
 	for name, a := range map[string]string{
-		"gpus":              "a: {image: a, gpus: all}",
+		"gpus":              "a: {image: a, gpus: [{driver: none, count: 1}]}",
 		"secret file":       "a: {image: a, secrets: [s]}",
 		"env file":          "a: {image: a, env_file: nosuch.env}",
 		"label file":        "a: {image: a, label_file: nosuch.labels}",

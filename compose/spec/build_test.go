@@ -340,7 +340,13 @@ func TestDirectoryAsSecretHasNoOwner(t *testing.T) {
 
 func TestFaultsNamePlaceAndFix(t *testing.T) {
 	tests := []struct{ name, yaml, want string }{
-		{"gpu", service("gpus: all"), `compose.yaml:4: services.web.gpus: GPUs are not supported; remove gpus, or map the device files with devices`},
+		{"gpu", service("gpus: [{driver: cdi, count: 1}]"), `compose.yaml:4: services.web.gpus[0]: driver cdi needs device_ids, such as vendor.com/class=name`},
+		{"devices", service("deploy: {resources: {reservations: {devices: [{capabilities: [tpu]}]}}}"), `compose.yaml:4: services.web.deploy.resources.reservations.devices[0]: capabilities ["tpu"] name no kind of device that is known; use [gpu], or driver cdi with device_ids like vendor.com/class=name`},
+		{"API socket", service("use_api_socket: true"), `compose.yaml:4: services.web.use_api_socket: there is no API server whose socket could be given to a container; remove use_api_socket, or run a Docker daemon and mount its socket with volumes`},
+		{"size of files", service("storage_opt: {size: much}"), `compose.yaml:4: services.web.storage_opt: size "much" is no size; write it like 10g`},
+		{"storage option", service("storage_opt: {sizes: 1g}"), `compose.yaml:4: services.web.storage_opt: unknown option "sizes"; the only one is size`},
+		{"logging driver", service("logging: {driver: sylog}"), `compose.yaml:4: services.web.logging: unknown logging driver "sylog"; use "local", "json-file", "journald", "syslog", "fluentd", "gelf" or "none"`},
+		{"logging option", service("logging: {driver: gelf, options: {gelf-address: \"http://h:1\"}}"), `compose.yaml:4: services.web.logging.options.gelf-address: cannot use logging option gelf-address: "http://h:1" is no address: it begins with none of udp://, tcp://; write it like udp://HOST:PORT`},
 		{"external secret", service("secrets: [a]") + "secrets: {a: {external: true}}\n", `compose.yaml:5: secrets.a.external: there is no store of external secrets and configs here`},
 		{"missing secret file", service("secrets: [a]") + "secrets:\n  a:\n    file: ./none\n", `compose.yaml:7: secrets.a.file: cannot read secret "a": file `},
 		{"unset secret", service("secrets: [a]") + "secrets:\n  a:\n    environment: NONE\n", `compose.yaml:7: secrets.a.environment: cannot read secret "a": environment variable NONE is not set; set it, or use file`},

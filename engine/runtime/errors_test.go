@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -168,6 +169,38 @@ func TestCreatedRunsBeforeTheCommand(t *testing.T) {
 	}
 	if after := fdCount(t); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+	noZombies(t)
+}
+
+// Prepared finds the root as the command will, and can write there; an error stops all.
+func TestPreparedFindsTheRoot(t *testing.T) {
+	r := newRootfs(t)
+	out, w := pipe(t)
+	order := ""
+	r.start(t, testSpec("cat", "/prepared"), func(c *Config) {
+		c.Stdout = w
+		c.Created = func(*Process) error { order += "created "; return nil }
+		c.Prepared = func(p *Process) error {
+			order += "prepared"
+			root := fmt.Sprintf("/proc/%d/root", p.PID)
+			if _, err := os.Stat(root + "/proc/self/status"); err != nil {
+				t.Errorf("/proc is not mounted: %v", err)
+			}
+			return os.WriteFile(root+"/prepared", []byte("by a hook\n"), 0o644)
+		}
+	}).Wait()
+	w.Close()
+	b, _ := io.ReadAll(out)
+	expect(t, string(b), "by a hook\n")
+	expect(t, order, "created prepared")
+	refused := errors.New("refused")
+	err := r.fails(t, testSpec("touch", "/ran"), func(c *Config) {
+		c.Created = func(*Process) error { return nil }
+		c.Prepared = func(*Process) error { return refused }
+	})
+	if err != refused {
+		t.Error(err)
 	}
 	noZombies(t)
 }

@@ -91,6 +91,16 @@ func TestBuild(t *testing.T) {
 			s.Expose = []string{"53/udp", "80/tcp", "81/tcp"}
 			s.PublishAll = true
 		}},
+		{"--device vendor.com/class=name --gpus all", func(s *engine.Spec) {
+			s.Isolation.CDI = []string{"vendor.com/class=name"}
+			s.Isolation.DeviceRequests = []engine.DeviceRequest{{Count: -1, Capabilities: []string{"gpu"}}}
+		}},
+		{`--gpus driver=nvidia,"device=0,1","capabilities=utility,video"`, func(s *engine.Spec) {
+			s.Isolation.DeviceRequests = []engine.DeviceRequest{{Driver: "nvidia", IDs: []string{"0", "1"}, Capabilities: []string{"gpu", "utility", "video"}}}
+		}},
+		{"--gpus 2", func(s *engine.Spec) {
+			s.Isolation.DeviceRequests = []engine.DeviceRequest{{Count: 2, Capabilities: []string{"gpu"}}}
+		}},
 		{"-l a=b -l c --log-driver json-file --log-opt max-size=1m", func(s *engine.Spec) {
 			s.Labels = map[string]string{"a": "b", "c": ""}
 			s.Log = engine.LogConfig{Driver: "json-file", Options: map[string]string{"max-size": "1m"}}
@@ -135,6 +145,14 @@ func TestFaults(t *testing.T) {
 		"-p 80/quic":                           "unknown protocol",
 		"--no-healthcheck --health-cmd x":      "conflicts",
 		"--device null":                        "absolute",
+		"--gpus none":                          "no number of GPUs",
+		"--gpus count=1,device=0":              "exclude each other",
+		"--gpus a=b":                           "not known",
+		"--gpus driver=intel":                  "unknown device driver",
+		"--gpus options=x":                     "no driver of devices has options",
+		"--use-api-socket":                     "no API server",
+		"--storage-opt size=x":                 "no size",
+		"--log-driver gelf":                    "gelf-address",
 		"--ulimit nofile":                      "invalid --ulimit",
 		"--add-host db":                        "NAME:ADDRESS",
 		"--device-read-bps /dev/sda":           "DEVICE:NUMBER",
