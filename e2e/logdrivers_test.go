@@ -325,6 +325,14 @@ func TestJournald(t *testing.T) {
 		cancel()
 		journald.Wait()
 	})
+	eventually(t, 20*time.Second, func() error { // all that it listens at
+		for _, name := range []string{"socket", "stdout", "io.systemd.journal"} {
+			if _, err := os.Stat("/run/systemd/journal/" + name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	before := snap(t, b)
 	b.compose(t, `
 		name: app

@@ -35,7 +35,7 @@ func (e *Engine) openDelivery(c *Container, how driver.Driver) (start func(), er
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	info := e.logInfo(c)
-	if d := x.byID[c.ID]; d != nil {
+	if d := x.byID[c.ID]; d != nil && !d.Ended() {
 		return func() {}, d.Describe(info)
 	}
 	d, err := driver.Open(driver.Config{Dir: e.LogDir(c.ID), Driver: how, Info: info, Watchers: &x.watchers, Tell: e.say})

@@ -99,6 +99,16 @@ func (d *Delivery) Start() {
 	go d.run(ctx)
 }
 
+// Ended tells whether it sends no more: the log has ended, or could not be read.
+func (d *Delivery) Ended() bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Started tells whether Start was called, and Close is for who does not call it.
 func (d *Delivery) Started() bool { return d.end != nil }
 func (d *Delivery) Close() error  { return d.book.Close() }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -217,7 +216,7 @@ func boolean(s string) (bool, error) {
 // size reads a number with k, m, g, t or p, powers of 1024.
 func size(s string) (int64, error) {
 	n, err := units.RAMInBytes(strings.TrimSpace(s))
-	if err != nil || n < 1 || n >= math.MaxInt64 {
+	if err != nil || n < 1 {
 		return 0, errors.New("is not a size; write one such as 10m")
 	}
 	return n, nil

@@ -73,7 +73,7 @@ type Flags struct {
 // Ignored are the flags that are accepted and have no effect on Linux.
 func Ignored() []string {
 	return []string{"cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops", "isolation", "volume-driver",
-		"use-api-socket", "disable-content-trust", "storage-opt"}
+		"disable-content-trust"}
 }
 
 // Add defines the flags. Those of run alone (--detach, --sig-proxy …) are the
