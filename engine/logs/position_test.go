@@ -49,7 +49,7 @@ func TestPositions(t *testing.T) {
 // A place that is deleted, or that a power failure took.
 func TestPlacesThatAreGone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
-	x := newPump(t, dir, Budget{MaxSize: 2000, MaxFiles: 3})
+	x := newPump(t, dir, Budget{MaxSize: 600, MaxFiles: 3})
 	for i := range 600 {
 		x.print(t, fmt.Sprintf("line %d\n", i))
 	}
