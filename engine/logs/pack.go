@@ -144,11 +144,14 @@ func pack(ctx context.Context, dir string, segment uint64, s Stream) (err error)
 	if err == nil {
 		err = os.Rename(path+packingSuffix, path+packedSuffix)
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the segment was deleted meanwhile, with what was to become of it
+	}
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(indexPath(dir, segment)); errors.Is(err, fs.ErrNotExist) {
-		return os.Remove(path + packedSuffix) // the segment was deleted meanwhile
+		return removeRaw(dir, segment, s) // as above, a moment later
 	}
 	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
