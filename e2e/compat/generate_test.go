@@ -103,9 +103,7 @@ func pick[T any](g *generator, list []T) T { return list[g.IntN(len(list))] }
 // layout draws which files there are and how they are named.
 func (g *generator) layout() {
 	p := g.project
-	for _, name := range serviceNames[:1+g.IntN(4)] {
-		p.Services = append(p.Services, name)
-	}
+	p.Services = append(p.Services, serviceNames[:1+g.IntN(4)]...)
 	names := []string{pick(g, []string{"compose.yaml", "compose.yml", "docker-compose.yml"})}
 	dir := p.Dir
 	switch g.IntN(6) {
