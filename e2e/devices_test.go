@@ -169,7 +169,7 @@ func TestNoGPUs(t *testing.T) {
 func TestWhatTheHostLacks(t *testing.T) {
 	b := newBox(t, "busybox:latest")
 	for attribute, want := range map[string]string{
-		"cpu_rt_runtime: 1000":      "cpu_rt_runtime and cpu_rt_period cannot be set",
+		"cpu_rt_runtime: 1000":      "cpu_rt_runtime cannot be set",
 		"storage_opt: {size: 10m}":  "has no project quotas",
 		"use_api_socket: true":      "compose.yaml:3: services.web.use_api_socket: there is no API server",
 		"storage_opt: {made: up}":   "compose.yaml:3: services.web.storage_opt: unknown option",

@@ -40,9 +40,9 @@ func (e *Engine) Feasible(s Spec) []error {
 		},
 	}
 	errs := feasible(s, m)
-	if s.Limits.CPURealtimeRuntime != 0 || s.Limits.CPURealtimePeriod != 0 {
+	if s.Limits.CPURealtimeRuntime != 0 { // a period alone gives no time away
 		if err := e.checkRealtime(s.Isolation.CgroupParent); err != nil {
-			errs = append(errs, fmt.Errorf("cpu_rt_runtime and cpu_rt_period cannot be set: %w", err))
+			errs = append(errs, fmt.Errorf("cpu_rt_runtime cannot be set: %w", err))
 		}
 	}
 	if s.Limits.StorageOpt["size"] != "" {

@@ -8,12 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 
 	"github.com/stack-run/stack/internal/glob"
+	"github.com/stack-run/stack/internal/inode"
 )
 
 // A raw file of a complete segment may be packed: it has another suffix then, and who
@@ -134,16 +134,17 @@ func pack(ctx context.Context, dir string, segment uint64, s Stream) (err error)
 	if err == nil {
 		err = w.Close()
 	}
+	if err == nil { // it is as old as what it stands for
+		var st os.FileInfo
+		if st, err = in.Stat(); err == nil {
+			changed := unix.NsecToTimespec(st.ModTime().UnixNano())
+			err = inode.SetTimes(int(out.Fd()), []unix.Timespec{changed, changed})
+		}
+	}
 	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	st, err := in.Stat()
-	if err == nil {
-		err = os.Chtimes(path+packingSuffix, time.Time{}, st.ModTime())
-	}
-	if err == nil {
-		err = os.Rename(path+packingSuffix, path+packedSuffix)
-	}
+	err = os.Rename(path+packingSuffix, path+packedSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // the segment was deleted meanwhile, with what was to become of it
 	}

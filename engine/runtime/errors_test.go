@@ -184,7 +184,7 @@ func TestPreparedFindsTheRoot(t *testing.T) {
 		c.Prepared = func(p *Process) error {
 			order += "prepared"
 			root := fmt.Sprintf("/proc/%d/root", p.PID)
-			if _, err := os.Stat(root + "/proc/self/status"); err != nil {
+			if _, err := os.Stat(root + "/proc/uptime"); err != nil {
 				t.Errorf("/proc is not mounted: %v", err)
 			}
 			return os.WriteFile(root+"/prepared", []byte("by a hook\n"), 0o644)
