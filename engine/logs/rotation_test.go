@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -180,4 +182,22 @@ func TestUnfinishedLine(t *testing.T) {
 	x.print(t, "one\npassword: ")
 	await(t, dir, 1)
 	expect(t, lines(t, dir, ReadOptions{Tail: 1}), "out password: …")
+}
+
+// A directory that changes while it is read may be told of in part.
+func TestSegmentsThatAListingMissed(t *testing.T) {
+	dir := t.TempDir()
+	for n := uint64(3); n <= 7; n++ {
+		if err := os.WriteFile(indexPath(dir, n), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, seen := range [][]uint64{{3}, {5}, {7}, {3, 7}, {4, 6}, {3, 4, 5, 6, 7}} {
+		if got := complete(dir, seen); !slices.Equal(got, []uint64{3, 4, 5, 6, 7}) {
+			t.Errorf("of %v: %v", seen, got)
+		}
+	}
+	if got := complete(dir, nil); len(got) > 0 {
+		t.Errorf("of none: %v", got)
+	}
 }

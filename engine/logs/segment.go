@@ -63,8 +63,8 @@ func scan(dir string) (list, orphans []uint64, err error) {
 	return list, orphans, nil
 }
 
-// complete adds the segments that were made while the directory was read: of
-// these, readdir(3) may tell of a newer one and not of the one before.
+// complete adds the segments that were made or deleted while the directory was read:
+// of these, readdir(3) may tell of a newer one and not of those before.
 func complete(dir string, list []uint64) []uint64 {
 	if len(list) == 0 {
 		return list
@@ -86,6 +86,9 @@ func complete(dir string, list []uint64) []uint64 {
 	}
 	for next := all[len(all)-1] + 1; there(next); next++ {
 		all = append(all, next)
+	}
+	for before := all[0] - 1; before > 0 && there(before); before-- {
+		all = slices.Insert(all, 0, before)
 	}
 	return all
 }
