@@ -384,18 +384,27 @@ func namespaceSysctls(links, v6 bool) error {
 		{"net/ipv4/ping_group_range", "0 2147483647"}, // ping without CAP_NET_RAW
 		{"net/ipv4/ip_unprivileged_port_start", "0"},
 	}
-	if hostHasIPv6() && links {
-		if v6 {
-			set = append(set, [][2]string{
-				{"net/ipv6/conf/all/disable_ipv6", "0"},
-				{"net/ipv6/conf/default/disable_ipv6", "0"},
-				{"net/ipv6/conf/default/accept_dad", "0"},
-				{"net/ipv6/conf/default/accept_ra", "0"},
-			}...)
-		} else {
-			set = append(set, [2]string{"net/ipv6/conf/all/disable_ipv6", "1"}, [2]string{"net/ipv6/conf/default/disable_ipv6", "1"})
+	if !hostHasIPv6() || !links {
+		return writeSysctls(set)
+	}
+	if !v6 {
+		// For the links to come. The loopback has ::1, as with Docker: it is what
+		// "localhost" means, too.
+		return writeSysctls(append(set, [2]string{"net/ipv6/conf/default/disable_ipv6", "1"}))
+	}
+	// A host may have it off by default, which is seldom.
+	for _, conf := range []string{"all", "default"} {
+		if err := link.EnsureSysctl("net/ipv6/conf/"+conf+"/disable_ipv6", "0"); err != nil {
+			return err
 		}
 	}
+	return writeSysctls(append(set, [][2]string{
+		{"net/ipv6/conf/default/accept_dad", "0"},
+		{"net/ipv6/conf/default/accept_ra", "0"},
+	}...))
+}
+
+func writeSysctls(set [][2]string) error {
 	for _, s := range set {
 		if err := link.WriteSysctl(s[0], s[1]); err != nil {
 			return err

@@ -123,10 +123,10 @@ func (m *Manager) bridgeSysctls(r record) error {
 		return err
 	}
 	if !r.IPv6.IsValid() {
-		return errors.Join(err, link.WriteSysctl(conf6+"disable_ipv6", "1"))
+		return errors.Join(err, link.EnsureSysctl(conf6+"disable_ipv6", "1"))
 	}
 	return errors.Join(err,
-		link.WriteSysctl(conf6+"disable_ipv6", "0"), // a host may have it off by default
+		link.EnsureSysctl(conf6+"disable_ipv6", "0"), // a host may have it off by default
 		link.WriteSysctl(conf6+"accept_dad", "0"),
 		link.WriteSysctl(conf6+"accept_ra", "0"))
 }

@@ -75,7 +75,7 @@ func (m *Manager) connect(ctx context.Context, e *Endpoint, a Attachment) (l Lin
 		}()
 		if hostHasIPv6() && l.IPv6.IsValid() {
 			for _, key := range []string{"lo/disable_ipv6", "default/disable_ipv6"} {
-				if err := link.WriteSysctl("net/ipv6/conf/"+key, "0"); err != nil {
+				if err := link.EnsureSysctl("net/ipv6/conf/"+key, "0"); err != nil {
 					return err
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -254,6 +255,39 @@ func TestCreate(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join("/proc/sys/net/ipv4/conf/lo")); err != nil {
 		t.Error(err)
+	}
+}
+
+// With links of IPv4 only a container still has ::1, and no other address of IPv6, until
+// it is connected to a network that has them.
+func TestLoopbackWithoutIPv6(t *testing.T) {
+	l := newLab(t)
+	l.network(NetworkSpec{Name: "four", DisableIPv6: true})
+	l.network(NetworkSpec{Name: "six"})
+	web := l.attach(EndpointSpec{ID: "web", Key: "p/web/1", Networks: on("four")})
+	addresses := func() (out []string) {
+		t.Helper()
+		if err := link.Enter(web.NetNS, func(int) error {
+			text, err := os.ReadFile("/proc/thread-self/net/if_inet6")
+			for line := range strings.Lines(string(text)) {
+				f := strings.Fields(line)
+				out = append(out, f[5]+" "+f[0][:4])
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(out)
+		return out
+	}
+	if got := strings.Join(addresses(), ", "); got != "lo 0000" {
+		t.Errorf("before: %s", got)
+	}
+	if _, err := l.Connect(t.Context(), web, Attachment{Network: "six"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(addresses(), ", "); !strings.Contains(got, "eth1 fd") || strings.Contains(got, "eth0") {
+		t.Errorf("afterwards: %s", got)
 	}
 }
 

@@ -161,6 +161,16 @@ func WriteSysctl(key, value string) error {
 	return nil
 }
 
+// EnsureSysctl is WriteSysctl for one that is mostly so already. A read is cheap, while
+// the kernel spins in a write to some sysctls of interfaces for as long as another task
+// changes any network interface of the machine (restart_syscall in net/ipv6/addrconf.c).
+func EnsureSysctl(key, value string) error {
+	if now, err := ReadSysctl(key); err == nil && now == value {
+		return nil
+	}
+	return WriteSysctl(key, value)
+}
+
 // ReadSysctl reads a sysctl without its line end.
 func ReadSysctl(key string) (string, error) {
 	b, err := os.ReadFile(SysctlPath(key))
