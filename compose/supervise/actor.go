@@ -234,14 +234,21 @@ func (a *actor) perform(ctx context.Context, x machine.Effect) error {
 	return nil
 }
 
+// errLeaves ends what a supervisor that leaves does not begin any more, or gives up. It
+// is no outcome: nothing of it is saved, and whoever asked asks the next one.
+var errLeaves = errors.New("the supervisor leaves")
+
 func (a *actor) start(ctx context.Context) error {
-	if a.s.ctx.Err() != nil || a.s.leaving.Load() {
-		return a.feed(ctx, machine.Event{Kind: machine.StartFailed, Error: "the supervisor leaves", ExitCode: 125})
+	if a.s.leaves() {
+		return errLeaves
 	}
 	a.release() // the new process has the same cgroup
 	c := *a.c
 	// Whoever asked may go away meanwhile; others may have come to count on it.
 	task, err := a.engine.Start(a.s.ctx, &c)
+	if err != nil && a.s.leaves() {
+		return errors.Join(errLeaves, err)
+	}
 	if err != nil {
 		a.failure = err
 		a.failed++
@@ -271,7 +278,7 @@ func (a *actor) ended(task process, exit engine.Exit) {
 	a.task, a.spent = nil, task
 	err := a.feed(a.s.ctx, machine.Event{Kind: machine.ProcessExited, ExitCode: exit.Code, OOMKilled: exit.OOMKilled, Error: exit.Note})
 	a.release()
-	if err != nil && a.s.ctx.Err() == nil {
+	if err != nil && !a.s.leaves() {
 		a.s.warn(err)
 	}
 	a.engine.Linger(a.id)
@@ -302,7 +309,7 @@ func (a *actor) arm(kind machine.EventKind, at time.Time) {
 			if now.Before(at) { // the clock was set back; the time has passed all the same
 				now = at
 			}
-			if err := a.feed(a.s.ctx, machine.Event{Kind: kind, At: now}); err != nil && a.s.ctx.Err() == nil {
+			if err := a.feed(a.s.ctx, machine.Event{Kind: kind, At: now}); err != nil && !a.s.leaves() {
 				a.s.warn(err)
 			}
 		})

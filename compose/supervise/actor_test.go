@@ -261,6 +261,30 @@ func TestAStartThatIsGivenUpGoesOn(t *testing.T) {
 	})
 }
 
+// What a supervisor that leaves does not start has not failed: how the container ended
+// before stays in the record, and the next supervisor is asked.
+func TestAStartThatASupervisorLeavesIsNoOutcome(t *testing.T) {
+	for name, leave := range map[string]time.Duration{"before": 0, "meanwhile": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				before := engine.State{Phase: engine.Exited, ExitCode: 7, StartedAt: time.Now(), FinishedAt: time.Now()}
+				f := &fakeRunner{startTakes: 2 * time.Second, startErr: errors.New("cut off"), stored: before}
+				s, a := supervisedAs(t, f, engine.Spec{AutoRemove: true}, before)
+				time.AfterFunc(leave, func() { s.leaving.Store(true) })
+				synctest.Wait()
+				if err := a.startIt(t.Context(), false, nil); !errors.Is(err, errLeaves) {
+					t.Errorf("whoever asked is told: %v", err)
+				}
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				if f.stored.ExitCode != 7 || f.stored.Error != "" || slices.Contains(f.did, "remove") {
+					t.Errorf("stored is %+v, and it did: %v", f.stored, f.did)
+				}
+			})
+		})
+	}
+}
+
 func TestAStopThatIsGivenUpGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRunner{obeys: 5 * time.Second}

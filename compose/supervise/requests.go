@@ -74,7 +74,7 @@ func (s *Supervisor) run(ctx context.Context, req RunRequest, r *reply) (any, er
 		return v.ends > ends || !v.live(), time.Time{}, nil
 	})
 	if err != nil {
-		if req.Feeds && a.view.Load().Spec.Process.StdinOnce && s.ctx.Err() == nil && !s.leaving.Load() && !s.handing.Load() {
+		if req.Feeds && a.view.Load().Spec.Process.StdinOnce && !s.leaves() && !s.handing.Load() {
 			// Who gave the input is gone and could not say that it ends.
 			err = errors.Join(err, s.keeper.Drop(engine.HeldName(a.id, engine.StdinName)))
 		}
@@ -114,7 +114,7 @@ func (s *Supervisor) exec(ctx context.Context, req ExecRequest, _ *reply) (any, 
 			go io.Copy(io.Discard, tty) // nobody reads it, and none shall wait for that
 		}
 		code, err := x.Wait()
-		if err == nil && !s.leaving.Load() {
+		if err == nil && !s.leaves() {
 			s.emit(&c, "exec_die", map[string]string{"execID": req.ExecID, "exitCode": fmt.Sprint(code)})
 		}
 	}()

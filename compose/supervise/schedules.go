@@ -94,7 +94,7 @@ const retryAfter = 10 * time.Second
 
 // decide begins what is due, and sets the alarm for what comes next.
 func (x *scheduler) decide() {
-	if x.s.leaving.Load() || x.s.ctx.Err() != nil {
+	if x.s.leaves() {
 		return
 	}
 	record, starts, next := x.record.Decide(x.byHand, x.s.now())
@@ -184,7 +184,7 @@ func (x *scheduler) begin(start schedule.Start) {
 	go func() {
 		ended := x.carryOut(ctx, start)
 		cancel(nil)
-		if x.s.ctx.Err() != nil || x.s.leaving.Load() {
+		if x.s.leaves() {
 			return // the next supervisor sees it, too
 		}
 		x.box.post(func() {

@@ -37,8 +37,8 @@ func (r *reply) pass(e apply.Event) { r.send(Message{Event: &e}) }
 func (r *reply) send(m Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.enc == nil {
-		return
+	if r.enc == nil || m.Event != nil && r.s.leaves() {
+		return // the next supervisor tells of it
 	}
 	// A client that went away is noticed by its request's context.
 	if r.enc.Encode(m) == nil {
@@ -193,7 +193,7 @@ func (s *Supervisor) survive(h handler) handler {
 }
 
 func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler) {
-	if s.leaving.Load() || s.handing.Load() {
+	if s.leaves() || s.handing.Load() {
 		panic(http.ErrAbortHandler) // no status line: the client asks the next supervisor
 	}
 	var body json.RawMessage
@@ -212,6 +212,9 @@ func (s *Supervisor) answer(w http.ResponseWriter, req *http.Request, h handler)
 	s.mu.Lock()
 	delete(s.replies, r)
 	s.mu.Unlock()
+	if err != nil && s.leaves() {
+		panic(http.ErrAbortHandler) // no end: the client asks the next supervisor
+	}
 	final := Final{}
 	if err != nil {
 		final.Error, final.ExitCode = err.Error(), engine.StartExitCode(err)

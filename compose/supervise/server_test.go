@@ -31,6 +31,25 @@ func TestNobodyIsToldAfterTheAnswer(t *testing.T) {
 	}
 }
 
+// What fails because the supervisor leaves is no answer: the client asks the next one.
+func TestALeavingSupervisorGivesNoAnswer(t *testing.T) {
+	s, _ := supervised(t, &fakeRunner{}, engine.Spec{})
+	w := httptest.NewRecorder()
+	defer func() {
+		if fault := recover(); fault != http.ErrAbortHandler {
+			t.Errorf("the connection is not cut off: %v", fault)
+		}
+		if body := w.Body.String(); body != "" {
+			t.Errorf("it was told: %s", body)
+		}
+	}()
+	s.answer(w, httptest.NewRequest("POST", "/v1/x", strings.NewReader("{}")), func(_ context.Context, _ json.RawMessage, r *reply) (any, error) {
+		s.leaving.Store(true)
+		r.event("Container", "shop-web-1", "Error", "it leaves", true)
+		return nil, errLeaves
+	})
+}
+
 func TestWhoWaitsForASupervisorThatCannotWorkIsToldWhy(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, socketName)})

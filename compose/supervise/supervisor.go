@@ -186,6 +186,9 @@ func run(ctx context.Context, o Options, leaving *atomic.Bool) error {
 	}
 }
 
+// leaves says that the process is about to end.
+func (s *Supervisor) leaves() bool { return s.leaving.Load() || s.ctx.Err() != nil }
+
 func (s *Supervisor) exitsDir() string { return filepath.Join(s.dir, "exits") }
 
 func (s *Supervisor) now() time.Time { return time.Now().UTC() }
