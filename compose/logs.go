@@ -140,10 +140,10 @@ func (f *follower) add(ctx context.Context, containers []engine.Container) error
 			}
 			continue
 		}
-		if err := os.MkdirAll(f.client.Engine.LogDir(r.ID), 0o700); err != nil {
-			return err
-		}
 		reader, err := logs.Open(f.client.Engine.LogDir(r.ID))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it is being removed
+		}
 		if err != nil {
 			return err
 		}

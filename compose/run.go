@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -328,16 +329,15 @@ func (c *Client) descriptor(ctx context.Context, r *engine.Container, name strin
 
 // outputReader opens the container's log for reading all that comes from now on.
 func (c *Client) outputReader(r *engine.Container) (*logs.Reader, error) {
-	if err := os.MkdirAll(c.Engine.LogDir(r.ID), 0o700); err != nil {
-		return nil, err
-	}
 	reader, err := logs.Open(c.Engine.LogDir(r.ID))
-	if err != nil {
-		return nil, err
-	}
-	if err := reader.Hold(logs.End); err != nil {
+	if err == nil {
+		if err = reader.Hold(logs.End); err == nil {
+			return reader, nil
+		}
 		reader.Close()
-		return nil, err
 	}
-	return reader, nil
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %s; it was removed at that moment", engine.ErrNotFound, r.Spec.Name)
+	}
+	return nil, err
 }

@@ -225,7 +225,7 @@ func (e *Engine) Warnf(format string, args ...any) {
 }
 
 // LogDir is where a container's log lives.
-func (e *Engine) LogDir(id string) string { return filepath.Join(e.data, "logs", id) }
+func (e *Engine) LogDir(id string) string { return e.Records.LogDir(id) }
 
 // undo collects what has to be taken back when a later step fails.
 type undo []func() error

@@ -66,6 +66,9 @@ func (r *Records) before(what string) {
 func (r *Records) DataDir(id string) string { return filepath.Join(r.data, "containers", id) }
 func (r *Records) RunDir(id string) string  { return filepath.Join(r.run, "containers", id) }
 
+// LogDir is the directory of a container's log (package logs).
+func (r *Records) LogDir(id string) string { return filepath.Join(r.data, "logs", id) }
+
 func (r *Records) namePath(name string) string  { return filepath.Join(r.data, "names", name) }
 func (r *Records) configPath(id string) string  { return filepath.Join(r.DataDir(id), "config.json") }
 func (r *Records) finalPath(id string) string   { return filepath.Join(r.DataDir(id), "final.json") }
@@ -99,7 +102,8 @@ func isID(s string) bool {
 	return err == nil && len(s) == idDigits
 }
 
-// Insert writes the record of a new container and takes its name.
+// Insert writes the record of a new container and takes its name. Its log is there
+// before the record: readers make none, for it could be that of one removed meanwhile.
 func (r *Records) Insert(c *Container) error {
 	c.Version = schemaVersion
 	if err := CheckName(c.Spec.Name); err != nil {
@@ -113,12 +117,15 @@ func (r *Records) Insert(c *Container) error {
 	if err := r.takeName(c.Spec.Name, c.ID); err != nil {
 		return errors.Join(err, os.RemoveAll(r.DataDir(c.ID)))
 	}
-	err = r.writeConfig(c)
+	r.before("make log")
+	if err = os.MkdirAll(r.LogDir(c.ID), 0o700); err == nil {
+		err = r.writeConfig(c)
+	}
 	if err == nil {
 		err = r.SaveState(c)
 	}
 	if err != nil {
-		return errors.Join(err, r.Delete(c))
+		return errors.Join(err, r.Delete(c), ignoreNotExist(os.Remove(r.LogDir(c.ID))))
 	}
 	return nil
 }

@@ -16,6 +16,9 @@ func TestRecords(t *testing.T) {
 	if err := r.Insert(c); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat(r.LogDir(c.ID)); err != nil {
+		t.Errorf("it has no log: %v", err)
+	}
 	for _, ref := range []string{"web", "/web", c.ID, c.ID[:6]} {
 		if got, err := r.Find(ref); err != nil || got.ID != c.ID {
 			t.Errorf("Find(%q) = %v, %v", ref, got, err)

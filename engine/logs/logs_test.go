@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -344,6 +345,31 @@ func waitFull(t *testing.T, dir string, size int64) {
 }
 
 // A reader that is killed or closed lets the pump go on.
+// Whoever is about to read a log that is removed at that moment does not make it anew.
+func TestHoldOfARemovedLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	if _, err := Open(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("opening what there is not: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := Remove(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Hold(End); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("holding it: %v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there again: %v", err)
+	}
+}
+
 func TestReleasedHold(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
 	x := newPump(t, dir, Budget{MaxSize: 8 << 10, MaxFiles: 2})

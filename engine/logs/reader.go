@@ -72,18 +72,7 @@ type Reader struct {
 	held *cursor
 }
 
-// Create makes an empty log, so that it can be opened before the container
-// starts.
-func Create(ctx context.Context, dir string) error {
-	s, err := openStore(ctx, dir, DefaultBudget())
-	if err != nil {
-		return err
-	}
-	s.close()
-	return nil
-}
-
-// Open opens a log.
+// Open opens a log. Until a container starts, its directory is one with nothing in it.
 func Open(dir string) (*Reader, error) {
 	if _, err := os.Stat(dir); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +93,12 @@ func (r *Reader) Hold(from Start) error {
 		// one itself, so this does not wait for it.
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		Create(ctx, r.dir)
+		switch s, err := reopenStore(ctx, r.dir, DefaultBudget()); {
+		case err == nil:
+			s.close()
+		case errors.Is(err, fs.ErrNotExist):
+			return err
+		}
 	}
 	c, _, err := r.begin(ReadOptions{From: from, Lossless: true})
 	r.held = c

@@ -47,15 +47,20 @@ type store struct {
 
 // openStore opens a log for writing, makes it if need be, and repairs what a
 // killed pump or a power failure left. It waits until no other pump has it.
-func openStore(ctx context.Context, dir string, budget Budget) (_ *store, err error) {
+func openStore(ctx context.Context, dir string, budget Budget) (*store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot open log %s: %w", dir, err)
+	}
+	return reopenStore(ctx, dir, budget)
+}
+
+// reopenStore is openStore for a log that is there: one that was removed stays so.
+func reopenStore(ctx context.Context, dir string, budget Budget) (_ *store, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cannot open log %s: %w", dir, err)
 		}
 	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
 	lock, err := openFile(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
