@@ -359,7 +359,7 @@ func TestLogDetails(t *testing.T) {
 		services:
 			web: {image: busybox, logging: {options: {env-regex: "["}}}
 	`)
-	if r := b.fails(t, "up", "-d"); !strings.Contains(r.stderr, "compose.yaml:2: services.web.logging: cannot use logging option env-regex: error parsing regexp") {
+	if r := b.fails(t, "up", "-d"); !strings.Contains(r.stderr, "compose.yaml:2: services.web.logging.options.env-regex: cannot use logging option env-regex: \"[\" is no pattern: error parsing regexp") {
 		t.Errorf("%v", r)
 	}
 }

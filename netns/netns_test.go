@@ -288,8 +288,10 @@ func TestSettingsInside(t *testing.T) {
 	})
 	only4 := l.attach(EndpointSpec{ID: "only4", Key: "p/o/1", Networks: on("v4")})
 	l.inside(only4, func() error {
-		if got := read("net.ipv6.conf.all.disable_ipv6"); got != "1" {
-			t.Errorf("disable_ipv6 is %q", got)
+		for conf, want := range map[string]string{"eth0": "1", "default": "1", "lo": "0"} {
+			if got := read("net.ipv6.conf." + conf + ".disable_ipv6"); got != want {
+				t.Errorf("disable_ipv6 of %s is %q, want %q", conf, got, want)
+			}
 		}
 		return nil
 	})
