@@ -18,8 +18,9 @@ import (
 // interprets the program with raw system calls until execve.
 //
 // The region is mapped, not allocated, and the child touches nothing else but
-// the text of the binary. That is why dropHeap may exclude the whole Go heap
-// from what is copied.
+// the text of the binary. That is why excludeHeap may exclude the whole Go heap
+// from what is copied, and why a child that becomes nothing else, see hold, may
+// share the memory.
 
 // record is what the child tells the parent through a close-on-exec pipe.
 //

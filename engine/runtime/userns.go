@@ -97,11 +97,14 @@ func (p *program) stage() {
 // holder is a child that runs a program with stages, and then is of no more use.
 type holder struct {
 	program         *program
+	region          []byte // in which the child runs
 	report, release *os.File
 	process         *Process
 }
 
-// hold starts a program in a child.
+// hold starts a program in a child. The child becomes nothing else, and so it runs in
+// this process' memory: copying that, and what either writes to afterwards, takes the
+// kernel a millisecond.
 func hold(p *program, fds map[string]int) (_ *holder, err error) {
 	report, w, err := os.Pipe()
 	if err != nil {
@@ -122,16 +125,17 @@ func hold(p *program, fds map[string]int) (_ *holder, err error) {
 	}()
 	all := map[string]int{"release": pipe[0]}
 	maps.Copy(all, fds)
+	p.flags |= unix.CLONE_VM
 	region, err := p.link(all, fdOf(w))
 	if err != nil {
 		return nil, err
 	}
 	pid, pidfd, err := fork(region, -1)
-	unix.Munmap(region)
 	if err != nil {
+		unix.Munmap(region)
 		return nil, err
 	}
-	return &holder{program: p, report: report, release: release, process: &Process{PID: pid, PidFD: pidfd}}, nil
+	return &holder{program: p, region: region, report: report, release: release, process: &Process{PID: pid, PidFD: pidfd}}, nil
 }
 
 // reached waits until the child has come to its next stage, and calls look with its
@@ -173,6 +177,9 @@ func (h *holder) network() (net *os.File, err error) {
 // end ends the child, wherever it is.
 func (h *holder) end() error {
 	err := h.process.End(killBound)
+	if err == nil { // else it may still run there
+		err = unix.Munmap(h.region)
+	}
 	closeAll(h.report, h.release)
 	h.process.Close()
 	return err
