@@ -112,6 +112,31 @@ func TestDownOfOneService(t *testing.T) {
 	}
 }
 
+// What other profiles had started goes with down, too, whatever profiles are active.
+func TestDownOfOtherProfiles(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: busybox, command: [sleep, "1000"], init: true}
+			one: {image: busybox, command: [sleep, "1000"], init: true, profiles: [a], networks: [extra]}
+			two: {image: busybox, command: [sleep, "1000"], init: true, profiles: [b], ports: ["8080:80"]}
+		networks: {extra: {}}
+	`)
+	for _, profile := range []string{"", "a"} {
+		b.ok(t, "--profile", "a", "--profile", "b", "up", "--detach")
+		if ids := b.ids(t); len(ids) != 3 {
+			t.Fatalf("there are %v", ids)
+		}
+		var args []string
+		if profile != "" {
+			args = []string{"--profile", profile}
+		}
+		b.ok(t, append(args, "down")...)
+		b.nothingLeft(t, b.before)
+	}
+}
+
 func TestAnonymousVolumesAcrossUps(t *testing.T) {
 	b := newBox(t, "busybox:latest")
 	const with = `
