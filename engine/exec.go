@@ -91,6 +91,7 @@ func (e *Engine) exec(ctx context.Context, c *Container, r ExecRequest, apart bo
 	if err != nil {
 		return nil, err
 	}
+	u.Umask = c.Spec.Process.Umask
 	p, err := e.execProcess(c, base, r, u, home)
 	if err != nil {
 		return nil, err

@@ -190,6 +190,7 @@ func (e *Engine) prepare(ctx context.Context, c *Container, img image.Image, use
 	if p.user, p.home, err = resolveUser(root, first(c.Spec.Process.User, img.Config.Config.User), c.Spec.Process.GroupAdd); err != nil {
 		return nil, err
 	}
+	p.user.Umask = c.Spec.Process.Umask
 	if err := os.MkdirAll(e.Records.RunDir(c.ID), 0o711); err != nil {
 		return nil, err
 	}

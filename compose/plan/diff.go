@@ -180,7 +180,7 @@ func portValue(p endpoint.Port) string {
 func composeName(path string) string {
 	for _, r := range []struct{ from, to string }{
 		{"process.entrypoint", "entrypoint"}, {"process.command", "command"}, {"process.workingDir", "working_dir"},
-		{"process.user", "user"}, {"process.groupAdd", "group_add"}, {"process.tty", "tty"}, {"process.stdinOnce", "stdin_once"}, {"process.stdin", "stdin_open"},
+		{"process.user", "user"}, {"process.groupAdd", "group_add"}, {"process.umask", "umask"}, {"process.tty", "tty"}, {"process.stdinOnce", "stdin_once"}, {"process.stdin", "stdin_open"},
 		{"isolation.privileged", "privileged"}, {"isolation.capAdd", "cap_add"}, {"isolation.capDrop", "cap_drop"},
 		{"isolation.securityOpt", "security_opt"}, {"isolation.seccompProfile", "security_opt.seccomp profile"},
 		{"isolation.deviceCgroupRules", "device_cgroup_rules"}, {"isolation.sysctls", "sysctls"}, {"network.sysctls", "sysctls"},

@@ -33,6 +33,7 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 			WorkingDir: s.WorkingDir,
 			User:       s.User,
 			GroupAdd:   slices.Clone(s.GroupAdd),
+			Umask:      s.Umask,
 			TTY:        s.Tty,
 			Stdin:      s.StdinOpen,
 		},

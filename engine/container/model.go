@@ -65,6 +65,7 @@ type Process struct {
 	WorkingDir string   `json:"workingDir,omitempty"`
 	User       string   `json:"user,omitempty"` // user[:group], names or numbers
 	GroupAdd   []string `json:"groupAdd,omitempty"`
+	Umask      *uint32  `json:"umask,omitempty"` // nil: 0022
 	TTY        bool     `json:"tty,omitempty"`
 	Stdin      bool     `json:"stdin,omitempty"` // stdin stays open
 	StdinOnce  bool     `json:"stdinOnce,omitempty"`
