@@ -58,7 +58,10 @@ func supervise() {
 		n, _ := conn.Read(buf)
 		switch command := string(buf[:n]); {
 		case command == "leave":
-			os.RemoveAll(os.Getenv(guard.EnvDir)) // as a project's last supervisor does
+			// One whose guardian is gone is about to make way, and the directory its successor's.
+			if n, _ := unix.Poll([]unix.PollFd{{Fd: guard.ControlFD}}, 0); n == 0 {
+				os.RemoveAll(os.Getenv(guard.EnvDir)) // as a project's last supervisor does
+			}
 			os.Exit(0)
 		case strings.HasPrefix(command, "child "):
 			cmd := exec.Command("/bin/sh", "-c", strings.TrimPrefix(command, "child "))
