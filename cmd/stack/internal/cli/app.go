@@ -7,6 +7,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stack-run/stack/cmd/stack/internal/progress"
 	"github.com/stack-run/stack/cmd/stack/internal/terminal"
@@ -299,15 +301,58 @@ func (a *App) Streams() compose.Streams { return compose.Streams{In: a.In, Out: 
 // Each does work on one name after the other and prints what it returns, if that is
 // not empty, as docker does. It goes on after an error.
 func (a *App) Each(names []string, work func(name string) (line string, err error)) error {
+	return a.each(names, 1, work)
+}
+
+// Remark is an error that [App.Each] tells and does not fail for.
+type Remark struct{ Err error }
+
+func (r Remark) Error() string { return r.Err.Error() }
+
+// atOnce is how many names [App.EachAtOnce] works on at a time, as docker does.
+const atOnce = 50
+
+// EachAtOnce is [App.Each] for work that may have to wait long, such as for the end of a
+// grace period. What it returns is printed in the order of the names all the same. A dry
+// run tells of one after the other.
+func (a *App) EachAtOnce(names []string, work func(name string) (line string, err error)) error {
+	if a.Global.DryRun {
+		return a.Each(names, work)
+	}
+	return a.each(names, atOnce, work)
+}
+
+func (a *App) each(names []string, limit int, work func(name string) (line string, err error)) error {
+	type result struct {
+		line string
+		err  error
+	}
+	results := make([]chan result, len(names))
+	for i := range results {
+		results[i] = make(chan result, 1)
+	}
+	go func() {
+		var g errgroup.Group
+		g.SetLimit(limit)
+		for i, name := range names {
+			g.Go(func() error {
+				line, err := work(name)
+				results[i] <- result{line, err}
+				return nil
+			})
+		}
+	}()
 	failed := false
-	for _, name := range names {
-		line, err := work(name)
-		switch {
-		case err != nil:
+	for _, done := range results {
+		r := <-done
+		switch remark := (Remark{}); {
+		case errors.As(r.err, &remark):
+			fmt.Fprintln(a.Err, remark)
+		case r.err != nil:
 			failed = true
-			fmt.Fprintln(a.Err, err)
-		case line != "":
-			fmt.Fprintln(a.Out, line)
+			fmt.Fprintln(a.Err, r.err)
+		case r.line != "":
+			fmt.Fprintln(a.Out, r.line)
 		}
 	}
 	if failed {

@@ -61,21 +61,23 @@ func NewCmd(a *cli.App) *cobra.Command {
 	return cli.Group("container", "Manage containers", subcommands...)
 }
 
-// eachContainer runs work on one container after the other and prints each name
-// as it was given, as docker does. It goes on after an error.
-func eachContainer(ctx context.Context, a *cli.App, names []string, missingIsFine bool, work func(compose.API, engine.Container) error) error {
+// each is [cli.App.Each] or [cli.App.EachAtOnce].
+type each func(names []string, work func(name string) (line string, err error)) error
+
+// eachContainer runs work on containers, one after the other or at once, and prints each
+// name as it was given, as docker does. It goes on after an error.
+func eachContainer(ctx context.Context, a *cli.App, each each, names []string, missingIsFine bool, work func(compose.API, engine.Container) error) error {
 	v, err := a.API(ctx)
 	if err != nil {
 		return err
 	}
-	return a.Each(names, func(name string) (string, error) {
+	return each(names, func(name string) (string, error) {
 		c, err := a.Target(ctx, v, "", name, 0, true)
 		if err == nil {
 			err = work(v, c)
 		}
 		if missingIsFine && errors.Is(err, engine.ErrNotFound) {
-			fmt.Fprintln(a.Err, err)
-			return "", nil
+			err = cli.Remark{Err: err}
 		}
 		return name, err
 	})
@@ -87,13 +89,13 @@ func idSelector(c engine.Container) compose.Selector {
 }
 
 // simple makes a command that does one thing to each of its containers.
-func simple(a *cli.App, use, short string, work func(context.Context, compose.API, compose.Selector) error) *cobra.Command {
+func simple(a *cli.App, each each, use, short string, work func(context.Context, compose.API, compose.Selector) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use + " CONTAINER [CONTAINER...]",
 		Short: short,
 		Args:  cli.RequireArgs(1),
 		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return eachContainer(ctx, a, args, false, func(v compose.API, c engine.Container) error {
+			return eachContainer(ctx, a, each, args, false, func(v compose.API, c engine.Container) error {
 				return work(ctx, v, idSelector(c))
 			})
 		}),
@@ -102,36 +104,36 @@ func simple(a *cli.App, use, short string, work func(context.Context, compose.AP
 }
 
 func newPauseCmd(a *cli.App) *cobra.Command {
-	return simple(a, "pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
+	return simple(a, a.EachAtOnce, "pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		return v.Pause(ctx, s, nil)
 	})
 }
 
 func newUnpauseCmd(a *cli.App) *cobra.Command {
-	return simple(a, "unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
+	return simple(a, a.EachAtOnce, "unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		return v.Unpause(ctx, s, nil)
 	})
 }
 
 func newStopCmd(a *cli.App) *cobra.Command {
-	return stopping(a, "stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
+	return stopping(a, a.EachAtOnce, "stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
 		return v.Stop(ctx, s, o, nil)
 	})
 }
 
 func newRestartCmd(a *cli.App) *cobra.Command {
-	return stopping(a, "restart [OPTIONS]", "Restart one or more containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
+	return stopping(a, a.Each, "restart [OPTIONS]", "Restart one or more containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
 		o.NoDeps = true
 		return v.Restart(ctx, s, o, nil)
 	})
 }
 
 // stopping makes a simple command with a signal and a timeout.
-func stopping(a *cli.App, use, short string, work func(context.Context, compose.API, compose.Selector, compose.StopOptions) error) *cobra.Command {
+func stopping(a *cli.App, each each, use, short string, work func(context.Context, compose.API, compose.Selector, compose.StopOptions) error) *cobra.Command {
 	var o compose.StopOptions
 	var timeout int
 	var cmd *cobra.Command
-	cmd = simple(a, use, short, func(ctx context.Context, v compose.API, s compose.Selector) error {
+	cmd = simple(a, each, use, short, func(ctx context.Context, v compose.API, s compose.Selector) error {
 		if o.Signal != "" {
 			if err := cli.CheckSignal(o.Signal); err != nil {
 				return err
@@ -148,7 +150,7 @@ func stopping(a *cli.App, use, short string, work func(context.Context, compose.
 
 func newKillCmd(a *cli.App) *cobra.Command {
 	var signal string
-	cmd := simple(a, "kill [OPTIONS]", "Kill one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
+	cmd := simple(a, a.EachAtOnce, "kill [OPTIONS]", "Kill one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		if err := cli.CheckSignal(signal); err != nil {
 			return err
 		}
@@ -203,7 +205,7 @@ func RunRm(ctx context.Context, a *cli.App, o *RmOptions) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	return eachContainer(ctx, a, names, o.Force, func(v compose.API, c engine.Container) error {
+	return eachContainer(ctx, a, a.EachAtOnce, names, o.Force, func(v compose.API, c engine.Container) error {
 		running := c.State.Phase == engine.Running || c.State.Phase == engine.Paused || c.State.Phase == engine.Restarting
 		if running && !o.Force {
 			return fmt.Errorf("cannot remove container %q: container is running: stop the container before removing or force remove", c.Spec.Name)
@@ -274,7 +276,7 @@ func newStartCmd(a *cli.App, runF func(context.Context, *cli.App, *startOptions)
 // start on is what a terminal would have shown.
 func runStart(ctx context.Context, a *cli.App, o *startOptions) error {
 	if !o.Attach && !o.Interactive {
-		return eachContainer(ctx, a, o.Names, false, func(v compose.API, c engine.Container) error {
+		return eachContainer(ctx, a, a.Each, o.Names, false, func(v compose.API, c engine.Container) error {
 			return v.Start(ctx, idSelector(c), compose.StartOptions{NoDeps: true}, nil)
 		})
 	}

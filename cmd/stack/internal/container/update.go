@@ -163,7 +163,7 @@ func runUpdate(ctx context.Context, a *cli.App, o *updateOptions) error {
 	if o.Changes == (changes{}) {
 		return fmt.Errorf("you must provide one or more flags when using this command")
 	}
-	return eachContainer(ctx, a, o.Names, false, func(v compose.API, c engine.Container) error {
+	return eachContainer(ctx, a, a.Each, o.Names, false, func(v compose.API, c engine.Container) error {
 		o.Changes.apply(&c.Spec)
 		return v.Update(ctx, c.ID, c.Spec.Limits, c.Spec.Restart)
 	})
