@@ -36,21 +36,30 @@ func statusField(pid int, name string, v *uint64) error {
 // files are names of cgroup v2 and v1, such as "memory.max".
 func limitOf(t *testing.T, pid int, files ...string) string {
 	t.Helper()
+	value, ok := findLimit(pid, files...)
+	if !ok {
+		t.Fatalf("process %d has none of %v", pid, files)
+	}
+	return value
+}
+
+func findLimit(pid int, files ...string) (value string, ok bool) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	must(t, err)
+	if err != nil {
+		return "", false
+	}
 	for line := range strings.Lines(string(text)) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		for _, controller := range append(strings.Split(f[1], ","), "unified", "") {
 			for _, name := range files {
 				p := filepath.Join("/sys/fs/cgroup", strings.TrimPrefix(controller, "name="), f[2], name)
 				if v, err := os.ReadFile(p); err == nil {
-					return strings.TrimSpace(string(v))
+					return strings.TrimSpace(string(v)), true
 				}
 			}
 		}
 	}
-	t.Fatalf("process %d has none of %v", pid, files)
-	return ""
+	return "", false
 }
 
 func TestLimits(t *testing.T) {

@@ -229,6 +229,7 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 		return nil, err
 	}
 	c.touch(p)
+	chooseNetworks(p)
 	if !c.options.NoConsistency {
 		(&consistency{composer: c, project: p}).check()
 		if err := c.report.err(); err != nil {
@@ -242,7 +243,7 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 	}
 	// Where there is no service at all, the rest is what the files are for.
 	if !c.options.AllResources && len(p.AllServices()) > 0 {
-		p = p.WithoutUnnecessaryResources()
+		p = withoutUnused(p)
 	}
 	if !c.options.NoEnvResolution {
 		registerRawFormat()

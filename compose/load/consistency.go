@@ -43,10 +43,14 @@ func (c *consistency) check() {
 				c.triggers(path, j)
 			}
 			c.source(path, s)
+			before := len(c.report.errors)
 			c.references(path, s)
+			c.mounts(path, s)
+			if len(c.report.errors) == before { // else the steps, which inherit it, have the same faults
+				c.steps(path, s)
+			}
 			c.dependencies(path, s)
 			c.values(path, s)
-			c.mounts(path, s)
 			c.ports(path, s)
 			c.doubledPorts(name)
 		})

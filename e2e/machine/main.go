@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/stack-run/stack/e2e/conformance"
 	"github.com/stack-run/stack/e2e/peer"
 )
 
@@ -29,8 +30,9 @@ const (
 // Main is the body of a TestMain whose tests run in a machine of their own.
 //
 // Outside, prepare makes what the tests need, which becomes JSON, and returns what
-// removes it in the end. Inside, use gets the JSON before the first test. Without
-// root neither is called, and the tests run where they are, to skip themselves.
+// removes it in the end. Inside, use gets the JSON before the first test, and after the
+// last one compose/CONFORMANCE.md must say what they saw (conformance.Run). Without root
+// neither is called, and the tests run where they are, to skip themselves.
 func Main(m *testing.M, prepare func() (kit any, done func() error, err error), use func(kit []byte) error) {
 	code, err := stage(m, prepare, use)
 	if err != nil {
@@ -52,7 +54,7 @@ func stage(m *testing.M, prepare func() (any, func() error, error), use func([]b
 		os.Unsetenv(stageVar)
 		os.Unsetenv(kitVar)
 		os.Unsetenv(cgroupVar)
-		return m.Run(), nil
+		return conformance.Run(m), nil
 	}
 	if os.Geteuid() != 0 {
 		return m.Run(), nil // tests that need root skip themselves
