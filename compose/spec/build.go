@@ -87,6 +87,9 @@ type builder struct {
 	// content remembers what was read: a config that ten services mount is read once.
 	content map[string][]byte
 	stored  map[string]stored // likewise, by where it came from
+	// step is the path of the pre_start step whose container is being translated, as
+	// if it were its service's; "" between them.
+	step string
 }
 
 type stored struct {
@@ -96,6 +99,16 @@ type stored struct {
 
 // Unread stands for HostFacts.Stored where contents do not matter.
 func Unread(kind, name string) (content []byte, digest string, err error) { return []byte{}, "", nil }
+
+// placed is the path of a service's attribute, or of the same of the step that is
+// being translated.
+func (b *builder) placed(path string) string {
+	service, _, _ := strings.Cut(b.step, ".pre_start[")
+	if rest, ok := strings.CutPrefix(path, service+"."); ok && b.step != "" {
+		return b.step + "." + rest
+	}
+	return path
+}
 
 func (b *builder) where(path string) string {
 	if b.host.Locate == nil {
@@ -113,13 +126,13 @@ func (b *builder) at(path string) string {
 }
 
 func (b *builder) fail(path, format string, args ...any) {
-	path = b.at(path)
 	err := fmt.Errorf(format, args...)
+	path = b.placed(b.at(path))
 	b.errs = append(b.errs, &Error{Where: b.where(path), Path: path, Text: err.Error(), Cause: err})
 }
 
 func (b *builder) warn(path, format string, args ...any) {
-	path = b.at(path)
+	path = b.placed(b.at(path))
 	b.warnings = append(b.warnings, Warning{Where: b.where(path), Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
@@ -316,7 +329,7 @@ func Scale(p *types.Project, replicas map[string]int) (*types.Project, error) {
 const maxReplicas = 10000
 
 func (b *builder) service(d *Desired, s types.ServiceConfig) {
-	path := "services." + s.Name
+	path, faults := "services."+s.Name, len(b.errs)
 	if s.Provider != nil {
 		b.provider(d, s)
 		return
@@ -373,7 +386,9 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 	if len(out.Replicas) > 1 {
 		b.portRanges(out, path)
 	}
-	out.PreStart = b.preStart(d, s, out.Replicas)
+	if len(b.errs) == faults { // else the steps, which take it over, have the same
+		out.PreStart = b.preStart(d, s, out.Replicas)
+	}
 	d.Services[s.Name] = out
 }
 

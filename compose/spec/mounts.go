@@ -59,6 +59,7 @@ func (b *builder) mounts(s types.ServiceConfig) []volumes.Mount {
 			return
 		}
 		taken[m.Target] = where
+		where = b.placed(where)
 		m.Origin = where
 		if place := b.where(where); place != "" {
 			m.Origin = place + ": " + where

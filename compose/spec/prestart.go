@@ -22,6 +22,7 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 	if len(replicas) == 0 || len(s.PreStart) == 0 {
 		return nil
 	}
+	defer func() { b.step = "" }()
 	var out []desired.Step
 	digest := sha256.New()
 	for i, hook := range s.PreStart {
@@ -29,11 +30,13 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 		if step.Image == "" {
 			step.Image = ImageName(b.project.Name, s, b.host.Separator)
 		}
-		errs := len(b.errs)
+		errs, warnings := len(b.errs), len(b.warnings)
+		b.step = fmt.Sprintf("services.%s.pre_start[%d]", s.Name, i)
 		c := b.container(d, step, 0)
 		if len(b.errs) > errs {
-			return nil // its own faults, or those of the service once more
+			return nil
 		}
+		b.takenOver("services."+s.Name, warnings)
 		c.Restart, c.Network.Ports = engine.Restart{}, nil
 		c.Labels[LabelOneOff] = "True"
 		c.Labels[LabelHook], c.Labels[LabelHookIndex] = "pre_start", strconv.Itoa(i)
@@ -56,7 +59,7 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 			c.Network.Networks = slices.Clone(c.Network.Networks)
 			for j := range c.Network.Networks {
 				a := &c.Network.Networks[j]
-				*a = netns.Attachment{Network: a.Network, DriverOpts: a.DriverOpts, GatewayPrio: a.GatewayPrio, Priority: a.Priority}
+				*a = netns.Attachment{Network: a.Network, Interface: a.Interface, DriverOpts: a.DriverOpts, GatewayPrio: a.GatewayPrio, Priority: a.Priority}
 			}
 			c.Mounts = volumes.Inherit(c.Mounts, r.Spec.Mounts, false)
 			out = append(out, desired.Step{Hook: i, Replica: replica, Spec: c})
@@ -69,4 +72,15 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 		replicas[i].Spec.PreStart = sum
 	}
 	return out
+}
+
+// takenOver leaves out the warnings of a step, from the given one on, that are about
+// what it takes over from its service: they have been given there.
+func (b *builder) takenOver(service string, from int) {
+	given := func(w Warning) bool {
+		rest, _ := strings.CutPrefix(w.Path, b.step)
+		return slices.ContainsFunc(b.warnings[:from], func(o Warning) bool { return o.Path == service+rest && o.Text == w.Text })
+	}
+	own := slices.DeleteFunc(slices.Clone(b.warnings[from:]), given)
+	b.warnings = append(b.warnings[:from], own...)
 }
