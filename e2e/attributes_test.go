@@ -255,6 +255,24 @@ func wishes(t *testing.T, disk string) []wish {
 			},
 		},
 		{
+			service: "weighed",
+			yaml: `
+				blkio_config: {weight: 300, weight_device: [{path: DIR/disk, weight: 400}]}
+				cpu_rt_period: 500000
+			`,
+			see: func(c *subject) {
+				attributes := []string{"blkio_config.weight", "blkio_config.weight_device", "blkio_config.weight_device.[].path", "blkio_config.weight_device.[].weight"}
+				if _, ok := findLimit(c.pid, "io.weight", "io.bfq.weight", "blkio.bfq.weight"); ok {
+					conformance.Unseen(c.t, c.paths(attributes)...)
+				} else if strings.Contains(c.said, "do not support an I/O weight") {
+					conformance.Warns(c.t, c.paths(attributes)...)
+				} else {
+					c.t.Errorf("the machine has no I/O weight, which is not said: %s", c.said)
+				}
+				c.limit([]string{"500000"}, []string{"cpu.rt_period_us"}, "cpu_rt_period")
+			},
+		},
+		{
 			service: "process",
 			yaml: `
 				user: "1234:4321"
@@ -310,7 +328,7 @@ func wishes(t *testing.T, disk string) []wish {
 		{
 			service: "named",
 			yaml: `
-				dns: [192.0.2.53, `+lanV4+`]
+				dns: [192.0.2.53, ` + lanV4 + `]
 				dns_opt: [ndots:7]
 				dns_search: [corp.example]
 				extra_hosts: {somewhere: 192.0.2.9}
@@ -429,6 +447,7 @@ func wishes(t *testing.T, disk string) []wish {
 					- {type: volume, source: empty, target: /bin/none, volume: {nocopy: true}}
 					- {type: volume, target: /unnamed, volume: {labels: {told: me}}}
 					- {type: tmpfs, target: /scratch, tmpfs: {size: 65536, mode: 0o750}}
+					- {type: bind, source: ./shown, target: /labelled, bind: {selinux: z}}
 					- {type: image, source: busybox, target: /image, image: {subpath: bin}}
 			`,
 			see: func(c *subject) {
@@ -438,6 +457,8 @@ func wishes(t *testing.T, disk string) []wish {
 				if _, err := os.Stat(filepath.Join(c.b.dir, "made")); err == nil {
 					c.sees("made", "made", "volumes.[].bind.create_host_path")
 				}
+				// With SELinux it lets containers read; without, they may anyway.
+				c.sees(c.run("cat /labelled/file"), "shown", "volumes.[].bind.selinux")
 				c.sees(c.run("ls /flat/inner"), "", "volumes.[].bind.recursive")
 				c.sees(c.run("ls /sub"), "deep", "volumes.[].volume.subpath", "volumes.[].volume")
 				c.seesIn(" "+strings.Fields(c.mount("/sub"))[5]+",", " ro,", "volumes.[].read_only")

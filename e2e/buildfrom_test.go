@@ -45,12 +45,19 @@ func TestBuildForPlatforms(t *testing.T) {
 	b.awaitBuilder(t)
 }
 
-func TestBuildWithAnAgent(t *testing.T) {
-	b := newBuildBox(t)
-	socket := filepath.Join(b.root, "agent")
+// agent is the socket of an SSH agent that says nothing.
+func (b *box) agent(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(b.root, "agent")
 	l, err := net.Listen("unix", socket)
 	must(t, err)
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
+	return socket
+}
+
+func TestBuildWithAnAgent(t *testing.T) {
+	b := newBuildBox(t)
+	socket := b.agent(t)
 	b.write(t, "Dockerfile", "FROM busybox\nRUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo there >/agent\nRUN [ -z \"$SSH_AUTH_SOCK\" ]\n")
 	b.with("SSH_AUTH_SOCK="+socket).ok(t, "image", "build", "-t", "built", "--ssh", "default", ".")
 	if out := b.ok(t, "container", "run", "--rm", "built", "cat", "/agent"); out != "there\n" {

@@ -132,6 +132,19 @@ func (s *shelf) put(t *testing.T, repo, tag, which string, more ...[]byte) {
 	s.items[repo+"/manifests/"+sha(manifest)] = manifest
 }
 
+// manifests counts the requests for manifests.
+func (s *shelf) manifests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for item, times := range s.asked {
+		if strings.Contains(item, "/manifests/") {
+			n += times
+		}
+	}
+	return n
+}
+
 // got counts the downloads of blobs, and forgets them.
 func (s *shelf) got() int {
 	s.mu.Lock()

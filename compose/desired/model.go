@@ -194,6 +194,9 @@ type Step struct {
 	Hook    int            `json:"hook"`              // of pre_start, from 0
 	Replica int            `json:"replica,omitempty"` // whose number it runs for, 0 for all
 	Spec    container.Spec `json:"spec"`
+	// PullPolicy and PullEvery are as a Service's.
+	PullPolicy string        `json:"pullPolicy,omitempty"`
+	PullEvery  time.Duration `json:"pullEvery,omitempty"`
 }
 
 // Hook is a lifecycle hook.

@@ -80,13 +80,13 @@ func Images(d *desired.Project, o ImageOptions, local func(image, platform strin
 		case BuildImage:
 			builds = addImageOp(builds, op)
 		}
-		for _, op := range stepImages(d, svc) {
-			here, err := local(op.Image, op.Platform)
+		for _, step := range stepImages(d, svc) {
+			here, err := local(step.Spec.Image, step.Spec.Platform)
 			if err != nil {
 				return nil, err
 			}
-			if svc.PullPolicy != "never" && (!here.Present || svc.PullPolicy == "always") {
-				pulls = addImageOp(pulls, op)
+			if imageOp(&desired.Service{PullPolicy: step.PullPolicy, PullEvery: step.PullEvery}, here, o).Kind == PullImage {
+				pulls = addImageOp(pulls, stepPull(name, step))
 			}
 		}
 		for _, m := range sp.Mounts {
@@ -109,20 +109,26 @@ func Images(d *desired.Project, o ImageOptions, local func(image, platform strin
 	return append(pulls, builds...), nil
 }
 
-// stepImages are the images of a service's pre_start that are neither its own nor built
-// here.
-func stepImages(d *desired.Project, s *desired.Service) []ImageOp {
-	var ops []ImageOp
+// stepImages are the steps of a service's pre_start whose images are not built here and
+// come with the service's own only by another policy, one for each image and policy.
+func stepImages(d *desired.Project, s *desired.Service) []desired.Step {
+	var out []desired.Step
 	own := &s.Replicas[0].Spec
 	for _, step := range s.PreStart {
 		sp := &step.Spec
-		seen := func(op ImageOp) bool { return op.Image == sp.Image && op.Platform == sp.Platform }
-		if sp.Image == own.Image && sp.Platform == own.Platform || builtHere(d, sp.Image) || slices.ContainsFunc(ops, seen) {
+		seen := func(o desired.Step) bool {
+			return o.Spec.Image == sp.Image && o.Spec.Platform == sp.Platform && o.PullPolicy == step.PullPolicy
+		}
+		if sp.Image == own.Image && sp.Platform == own.Platform && step.PullPolicy == s.PullPolicy || builtHere(d, sp.Image) || slices.ContainsFunc(out, seen) {
 			continue
 		}
-		ops = append(ops, ImageOp{Kind: PullImage, Image: sp.Image, Platform: sp.Platform, Services: []string{s.Name}, Cause: fmt.Sprintf("of pre_start[%d]", step.Hook)})
+		out = append(out, step)
 	}
-	return ops
+	return out
+}
+
+func stepPull(service string, step desired.Step) ImageOp {
+	return ImageOp{Kind: PullImage, Image: step.Spec.Image, Platform: step.Spec.Platform, Services: []string{service}, Cause: fmt.Sprintf("of pre_start[%d]", step.Hook)}
 }
 
 // PullOptions choose what Pulls brings.
@@ -158,15 +164,17 @@ func Pulls(d *desired.Project, o PullOptions, local func(image, platform string)
 		}
 		sp := s.Replicas[0].Spec
 		policy := cmp.Or(o.Policy, s.PullPolicy)
-		if policy != "never" && policy != "build" {
-			for _, op := range stepImages(d, s) {
-				here, err := local(op.Image, op.Platform)
-				if err != nil {
-					return nil, err
-				}
-				if policy != "missing" || !here.Present || isLatest(op.Image) {
-					ops = addImageOp(ops, op)
-				}
+		for _, step := range stepImages(d, s) {
+			policy := cmp.Or(o.Policy, step.PullPolicy)
+			if policy == "never" || policy == "build" {
+				continue
+			}
+			here, err := local(step.Spec.Image, step.Spec.Platform)
+			if err != nil {
+				return nil, err
+			}
+			if policy != "missing" || !here.Present || isLatest(step.Spec.Image) {
+				ops = addImageOp(ops, stepPull(name, step))
 			}
 		}
 		switch {

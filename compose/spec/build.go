@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
 
@@ -353,11 +354,7 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		out.Labels = maps.Clone(s.Deploy.Labels)
 	}
 	out.Update, out.Rollback = b.rollouts(s)
-	if policy, every, err := s.GetPullPolicy(); err == nil {
-		out.PullPolicy, out.PullEvery = pullPolicy(s, policy), every
-	} else {
-		b.fail(path+".pull_policy", "invalid pull_policy %q; use always, never, missing, build, daily, weekly or every_DURATION", s.PullPolicy)
-	}
+	out.PullPolicy, out.PullEvery = b.pullPolicy(s)
 	replicas := s.GetScale()
 	if replicas < 0 || replicas > maxReplicas {
 		where := ".scale"
@@ -587,12 +584,15 @@ func (e Errors) Unwrap() []error { return e }
 
 // pullPolicy is the policy as Service.PullPolicy has it: what was not said stays
 // unsaid, because with a build section it means another thing than "missing".
-func pullPolicy(s types.ServiceConfig, policy string) string {
+func (b *builder) pullPolicy(s types.ServiceConfig) (policy string, every time.Duration) {
+	policy, every, err := s.GetPullPolicy()
 	switch {
+	case err != nil:
+		b.fail("services."+s.Name+".pull_policy", "invalid pull_policy %q; use always, never, missing, build, daily, weekly or every_DURATION", s.PullPolicy)
 	case s.PullPolicy == "":
-		return ""
+		return "", 0
 	case policy == types.PullPolicyIfNotPresent:
-		return types.PullPolicyMissing
+		return types.PullPolicyMissing, 0
 	}
-	return policy
+	return policy, every
 }

@@ -33,6 +33,7 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 		errs, warnings := len(b.errs), len(b.warnings)
 		b.step = fmt.Sprintf("services.%s.pre_start[%d]", s.Name, i)
 		c := b.container(d, step, 0)
+		policy, every := b.pullPolicy(step)
 		if len(b.errs) > errs {
 			return nil
 		}
@@ -62,7 +63,7 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 				*a = netns.Attachment{Network: a.Network, Interface: a.Interface, DriverOpts: a.DriverOpts, GatewayPrio: a.GatewayPrio, Priority: a.Priority}
 			}
 			c.Mounts = volumes.Inherit(c.Mounts, r.Spec.Mounts, false)
-			out = append(out, desired.Step{Hook: i, Replica: replica, Spec: c})
+			out = append(out, desired.Step{Hook: i, Replica: replica, Spec: c, PullPolicy: policy, PullEvery: every})
 		}
 		fmt.Fprintln(digest, desired.Hash(&c), hook.PerReplica)
 	}
