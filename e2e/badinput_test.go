@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // A badInput is a Compose file that up must refuse, with what the error names.
@@ -387,6 +389,7 @@ func TestFailedDependency(t *testing.T) {
 		}
 		b.ok(t, "down")
 	})
+	conformance.Works(t, "services.*.depends_on.*.required")
 }
 
 func TestFailedChangeKeepsTheRest(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 const names = `
@@ -183,4 +185,5 @@ func TestDNS(t *testing.T) {
 	})
 	b.ok(t, "down")
 	b.nothingLeft(t, b.before)
+	conformance.Works(t, "services.*.networks.*.aliases", "networks.*.internal", "networks.*.enable_ipv6")
 }

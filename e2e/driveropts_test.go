@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // A driver option acts, is told of, or is an error before anything is made.
@@ -69,6 +71,7 @@ func TestDriverOptions(t *testing.T) {
 		}
 		b.ok(t, "network", "rm", "n")
 	})
+	conformance.Works(t, "services.*.networks.*.driver_opts", "networks.*.driver_opts")
 }
 
 // Driver options of Docker's bridge that other machines can tell.

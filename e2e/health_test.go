@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stack-run/stack/e2e/conformance"
 	"github.com/stack-run/stack/e2e/machine"
 )
 
@@ -117,6 +118,7 @@ func TestHealth(t *testing.T) {
 	})
 	b.ok(t, "down", "--timeout", "0")
 	b.nothingLeft(t, b.before)
+	conformance.Works(t, "services.*.healthcheck.test", "services.*.healthcheck.interval", "services.*.healthcheck.retries", "services.*.healthcheck.timeout", "services.*.healthcheck.start_period", "services.*.healthcheck.disable")
 }
 
 // A job is done when it has succeeded; what fails at once has not come up.

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/e2e/conformance"
 	"github.com/stack-run/stack/e2e/machine"
 )
 
@@ -141,6 +142,7 @@ func TestLifecycle(t *testing.T) {
 	})
 	b.ok(t, "down")
 	b.nothingLeft(t, b.before)
+	conformance.Works(t, "services.*.stop_signal", "services.*.stop_grace_period")
 }
 
 // eventuallyCaught waits until a container's first process has a handler for a
@@ -225,6 +227,7 @@ func TestRestartPolicies(t *testing.T) {
 		}
 		b.ok(t, "down")
 	})
+	conformance.Works(t, "services.*.restart")
 }
 
 func TestDependencies(t *testing.T) {
@@ -280,6 +283,7 @@ func TestDependencies(t *testing.T) {
 	})
 	b.ok(t, "down", "--timeout", "0")
 	b.nothingLeft(t, b.before)
+	conformance.Works(t, "services.*.depends_on", "services.*.depends_on.*.condition", "services.*.depends_on.*.restart")
 }
 
 func TestResumeAfterABoot(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // Names that links give are each container's own.
@@ -140,4 +142,5 @@ func TestLinks(t *testing.T) {
 	b.ok(t, "down", "--remove-orphans")
 	b.ok(t, "container", "rm", "--force", "outsider")
 	b.ok(t, "network", "rm", "shared")
+	conformance.Works(t, "services.*.links", "services.*.external_links")
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // A service on a macvlan network is a machine of its own on the LAN.
@@ -71,4 +73,5 @@ func TestMacvlan(t *testing.T) {
 		b.ok(t, "network", "rm", "m")
 	})
 	b.ok(t, "down")
+	conformance.Works(t, "networks.*.driver", "networks.*.driver_opts")
 }

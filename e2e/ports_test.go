@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // hostPort returns the host's port of a published one.
@@ -134,6 +136,7 @@ func TestPublishedPorts(t *testing.T) {
 		l.Close()
 		b.nothingLeft(t, b.before)
 	})
+	conformance.Works(t, "services.*.ports")
 }
 
 // ephemeral returns the host port of web that the Compose file does not name.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 func TestPreStart(t *testing.T) {
@@ -138,4 +140,5 @@ func TestPreStart(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 	b.ok(t, "down", "-v")
+	conformance.Works(t, "services.*.pre_start.[].command", "services.*.pre_start.[].user", "services.*.pre_start.[].working_dir", "services.*.pre_start.[].environment", "services.*.pre_start.[].per_replica", "services.*.pre_start.[].image")
 }

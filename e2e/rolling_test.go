@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // traffic is clients that ask a service without a pause.
@@ -236,6 +238,7 @@ func TestRollingUpdateThatFailsHalfWay(t *testing.T) {
 			b.ok(t, "down", "-v")
 		})
 	}
+	conformance.Works(t, "services.*.deploy.update_config.order", "services.*.deploy.update_config.failure_action", "services.*.deploy.rollback_config.order")
 }
 
 // What stands aside is not found by the service's name, not even where the one that it is to

@@ -16,6 +16,8 @@ import (
 	"github.com/stack-run/stack/compose/desired"
 	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/engine/sealed"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // nowhere makes sure that a secret is in no file of the installation's, and in its
@@ -302,6 +304,7 @@ func TestSecretStore(t *testing.T) {
 		b.ok(t, "configs", "rm", "proxy")
 		b.fails(t, "secret", "inspect", "db_password")
 	})
+	conformance.Works(t, "secrets.*.external", "configs.*.external")
 }
 
 func TestSecretsOfOthers(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // Root of a project with user namespaces is nobody on the host, and all that people
@@ -187,6 +189,7 @@ func TestUserNamespaces(t *testing.T) {
 	})
 	b.ok(t, "down", "--volumes")
 	b.noRanges(t)
+	conformance.Works(t, "services.*.userns_mode")
 }
 
 // noRanges fails if somebody has a range of IDs still.

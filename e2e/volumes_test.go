@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stack-run/stack/e2e/conformance"
 	"github.com/stack-run/stack/e2e/machine"
 )
 
@@ -153,6 +154,7 @@ func TestVolumes(t *testing.T) {
 			t.Errorf("prune must remove the unused one only: %s", out)
 		}
 	})
+	conformance.Works(t, "volumes.*.labels", "configs.*.content", "secrets.*.environment")
 }
 
 // find returns the first small file below root that contains text.

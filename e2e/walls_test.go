@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stack-run/stack/e2e/conformance"
 	"github.com/stack-run/stack/e2e/machine"
 )
 
@@ -247,6 +248,8 @@ func TestSecurityOptionsAreNotSilent(t *testing.T) {
 	}
 	b.ok(t, "up", "--detach", "alone")
 	b.fails(t, "exec", "-T", "alone", "test", "-e", "/dev/shm")
+	conformance.Warns(t, "services.*.security_opt")
+	conformance.Works(t, "services.*.ipc")
 }
 
 // A subpath stays below the volume's root.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // soon is how long a test waits for what a watch does, which takes milliseconds.
@@ -242,6 +244,7 @@ func TestWatchSyncs(t *testing.T) {
 		t.Error(tail(out))
 	}
 	b.ok(t, "down")
+	conformance.Works(t, "services.*.develop.watch.[].path", "services.*.develop.watch.[].action", "services.*.develop.watch.[].target", "services.*.develop.watch.[].ignore")
 }
 
 func TestWatchContentDecides(t *testing.T) {
@@ -304,6 +307,7 @@ func TestWatchContentDecides(t *testing.T) {
 	restartsUntil(before + 1)
 	watch.end(t)
 	b.ok(t, "down")
+	conformance.Works(t, "services.*.develop.watch.[].include", "services.*.develop.watch.[].action")
 }
 
 // A container may have made a link of what is written to, and must not lead its
@@ -448,6 +452,7 @@ func TestWatchInitialSyncAndStopped(t *testing.T) {
 	comes(t, root+"/app/a", "while nobody watched")
 	watch.end(t)
 	b.ok(t, "down", "-v")
+	conformance.Works(t, "services.*.develop.watch.[].initial_sync")
 }
 
 func TestWatchSurvivesTheSupervisor(t *testing.T) {
@@ -494,8 +499,9 @@ func TestWatchExec(t *testing.T) {
 							action: sync+exec
 							target: /app
 							exec:
-								command: ["sh", "-c", "sleep 1000 & echo ran as $$(id -u) in $$(pwd) with $$A: $$(cat /app/a); test $$(cat /app/a) != bad"]
+								command: ["sh", "-c", "sleep 1000 & echo ran as $$(id -u) in $$(pwd) with $$A: $$(cat /app/a) $$(grep -c a80425fb /proc/self/status); test $$(cat /app/a) != bad"]
 								user: "77"
+								privileged: true
 								working_dir: /tmp
 								environment: [A=b]
 	`)
@@ -503,18 +509,20 @@ func TestWatchExec(t *testing.T) {
 	watch := b.startWatch(t)
 	b.write(t, "src/a", "good")
 	for _, name := range []string{"web-1", "web-2"} {
-		watch.out.until(t, soon, name+"  | ran as 77 in /tmp with b: good\n")
+		watch.out.until(t, soon, name+"  | ran as 77 in /tmp with b: good 0\n")
 	}
 	b.write(t, "src/a", "bad")
 	watch.out.until(t, soon, "exit status 1")
 	// It goes on after a command that fails.
 	b.write(t, "src/a", "fine")
-	watch.out.until(t, soon, "web-2  | ran as 77 in /tmp with b: fine\n")
+	watch.out.until(t, soon, "web-2  | ran as 77 in /tmp with b: fine 0\n")
 	b.ok(t, "stop")
 	b.write(t, "src/a", "stopped")
 	watch.out.until(t, soon, "none of its containers runs")
 	watch.end(t)
 	b.ok(t, "down")
+	conformance.Works(t, "services.*.develop.watch.[].exec", "services.*.develop.watch.[].exec.command", "services.*.develop.watch.[].exec.user", "services.*.develop.watch.[].exec.privileged",
+		"services.*.develop.watch.[].exec.working_dir", "services.*.develop.watch.[].exec.environment")
 }
 
 func TestWatchRebuilds(t *testing.T) {
@@ -589,6 +597,7 @@ func TestWatchRebuilds(t *testing.T) {
 		t.Errorf("images of earlier builds are left: %s", out)
 	}
 	b.ok(t, "down", "--rmi", "local")
+	conformance.Works(t, "services.*.develop.watch.[].action")
 }
 
 func TestWatchErrors(t *testing.T) {
