@@ -15,7 +15,7 @@ export SHOP_PORT
 # A toolchain that `make setup` had to fetch is found before the system's.
 export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
 
-.PHONY: build setup images example test lint unit fuzz e2e faults kill-matrix walk corruption scarcity systemd powercut race peers peer compat compose-suite vm bench clean
+.PHONY: build setup images example test lint unit fuzz e2e conformance faults kill-matrix walk corruption scarcity systemd powercut race peers peer compat compose-suite vm bench clean
 
 ## build: bin/stack, one static binary that carries its builder
 build: setup
@@ -69,6 +69,10 @@ fuzz: setup
 e2e: setup
 	@# The program under test is not an import, so go cannot know a result to be old.
 	$(GO) test -count=1 -p 1 -timeout 30m ./e2e/...
+
+## conformance: write compose/CONFORMANCE.md anew from what all tests see
+conformance: setup
+	STACK_WRITE_CONFORMANCE=1 $(GO) test -count=1 -p 1 -timeout 30m ./compose/load ./e2e ./e2e/conformance
 
 ## peers: build the Docker of today that others are compared with; STACK_PEERS names a directory with ready programs
 peers: setup

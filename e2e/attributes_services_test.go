@@ -45,6 +45,8 @@ func TestAttributesOfServices(t *testing.T) {
 			machined: {image: busybox, command: sleep 1000, mac_address: "02:42:c0:00:07:0a", expose: ["1234"]}
 			asker: {image: busybox, command: sleep 1000, networks: [front], links: ["addressed:linked"]}
 			terminal: {image: busybox, command: sleep 1000, tty: true}
+			lender: {image: busybox, command: sleep 1000, ipc: shareable}
+			borrower: {image: busybox, command: sleep 1000, ipc: "service:lender", pid: "service:lender", network_mode: "service:lender"}
 			reader: {image: busybox, command: [sh, -c, "read line; echo got $$line; sleep 1000"], stdin_open: true}
 			web:
 				image: probe
@@ -85,6 +87,12 @@ func TestAttributesOfServices(t *testing.T) {
 		t.Errorf("the service's name is known: %v", r)
 	}
 
+	lender, borrower := of("app-lender-1"), of("app-borrower-1")
+	lender.run("touch /dev/shm/lent")
+	borrower.sees(borrower.run("ls /dev/shm"), "lent", "ipc")
+	for kind, attribute := range map[string]string{"ipc": "ipc", "pid": "pid", "net": "network_mode"} {
+		borrower.sees(borrower.namespace(kind), lender.namespace(kind), attribute)
+	}
 	terminal := of("app-terminal-1")
 	stdin, err := os.Readlink(terminal.proc("fd/0"))
 	must(t, err)
@@ -211,7 +219,6 @@ func TestAttributesOfDeployments(t *testing.T) {
 					mode: replicated
 					endpoint_mode: dnsrr
 					replicas: 2
-					labels: {told: me}
 					resources:
 						limits: {cpus: "0.5", memory: 64m, pids: 23}
 						reservations: {memory: 32m}
@@ -651,6 +658,7 @@ func TestAttributesThatAreRefused(t *testing.T) {
 		{"storage_opt: {size: 1g}", "services.box.storage_opt: storage_opt has no effect", conformance.Warns, []string{"services.*.storage_opt"}},
 		{"logging: {driver: syslog}", "services.box.logging: ", conformance.Warns, []string{"services.*.logging.driver"}},
 		{"volumes: [{type: bind, source: ., target: /a, bind: {selinux: q}}]", "services.box.volumes[0].bind.selinux: ", conformance.Errors, []string{"services.*.volumes.[].bind.selinux"}},
+		{"volumes: [{type: volume, source: v, target: /a, volume: {subpath: ../..}}]\nvolumes: {v: {}}", `services.box.volumes[0].volume.subpath: "../.." leads out`, conformance.Errors, []string{"services.*.volumes.[].volume.subpath"}},
 		{"cpu_rt_runtime: 95000", "", conformance.Errors, []string{"services.*.cpu_rt_runtime"}},
 		{"pre_start: [{command: [\"true\"], cpu_rt_runtime: 95000}]", "", conformance.Errors, []string{"services.*.pre_start.[].cpu_rt_runtime"}},
 		{"pull_policy: sometimes", "services.box.pull_policy: invalid pull_policy", conformance.Errors, []string{"services.*.pull_policy"}},

@@ -522,7 +522,7 @@ func TestWatchExec(t *testing.T) {
 	watch.end(t)
 	b.ok(t, "down")
 	conformance.Works(t, "services.*.develop.watch.[].exec", "services.*.develop.watch.[].exec.command", "services.*.develop.watch.[].exec.user", "services.*.develop.watch.[].exec.privileged",
-		"services.*.develop.watch.[].exec.working_dir", "services.*.develop.watch.[].exec.environment")
+		"services.*.develop.watch.[].exec.working_dir", "services.*.develop.watch.[].exec.environment.**")
 }
 
 func TestWatchRebuilds(t *testing.T) {

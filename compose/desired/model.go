@@ -144,8 +144,6 @@ type Service struct {
 	NoAttach bool `json:"noAttach,omitempty"`
 	// Profiles are those that the service is part of.
 	Profiles []string `json:"profiles,omitempty"`
-	// Labels are deploy.labels: the service's own, on no container.
-	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Replica is one container of a service.

@@ -35,6 +35,7 @@ func TestRulesAreSaid(t *testing.T) {
 		"services.*.cpu_count":                          service + "    cpu_count: 2\n",
 		"services.*.cpu_percent":                        service + "    cpu_percent: 20\n",
 		"services.*.credential_spec":                    service + "    credential_spec: {file: a.json}\n",
+		"services.*.deploy.labels":                      service + "    deploy: {labels: {a: b}}\n",
 		"services.*.deploy.placement":                   service + "    deploy: {placement: {max_replicas_per_node: 2}}\n",
 		"services.*.deploy.resources.reservations.cpus": service + "    deploy: {resources: {reservations: {cpus: '1'}}}\n",
 		"services.*.deploy.resources.reservations.generic_resources": service +

@@ -350,9 +350,6 @@ func (b *builder) service(d *Desired, s types.ServiceConfig) {
 		Profiles:  slices.Clone(s.Profiles),
 		Once:      b.once(s),
 	}
-	if s.Deploy != nil {
-		out.Labels = maps.Clone(s.Deploy.Labels)
-	}
 	out.Update, out.Rollback = b.rollouts(s)
 	out.PullPolicy, out.PullEvery = b.pullPolicy(s)
 	replicas := s.GetScale()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,6 +124,7 @@ func (b *builder) mount(where string, v types.ServiceVolumeConfig) (volumes.Moun
 		if m.Subpath != "" && m.Source == "" {
 			b.fail(where+".volume.subpath", "an anonymous volume has no subpath; name the volume with source")
 		}
+		b.checkSubpath(where+".volume.subpath", m.Subpath)
 	case types.VolumeTypeTmpfs:
 		m.Type = volumes.TypeTmpfs
 		if v.Source != "" {
@@ -139,6 +141,7 @@ func (b *builder) mount(where string, v types.ServiceVolumeConfig) (volumes.Moun
 		if v.Image != nil {
 			m.Subpath = v.Image.SubPath
 		}
+		b.checkSubpath(where+".image.subpath", m.Subpath)
 	default:
 		b.fail(where+".type", "mount type %q is not supported on Linux without a cluster; use bind, volume, tmpfs or image", v.Type)
 		return m, false
@@ -157,6 +160,12 @@ func (b *builder) mount(where string, v types.ServiceVolumeConfig) (volumes.Moun
 		}
 	}
 	return m, true
+}
+
+func (b *builder) checkSubpath(where, subpath string) {
+	if subpath != "" && !filepath.IsLocal(subpath) {
+		b.fail(where, "%q leads out of what is mounted; give a path below its root, such as data/www", subpath)
+	}
 }
 
 // tmpfs reads the short form PATH[:OPTION,…], whose options are those of
