@@ -54,6 +54,11 @@ func Faults(s Spec) []Fault {
 	for attribute, err := range memoryFaults(s.Limits) {
 		add(attribute, err)
 	}
+	for attribute, err := range cpuFaults(s.Limits) {
+		add(attribute, err)
+	}
+	add("hostname", hostNameFault(s.Hostname))
+	add("domainname", hostNameFault(s.Domain))
 	if l := s.Limits; l.NanoCPUs > 0 && (l.CPUQuota > 0 || l.CPUPeriod > 0) {
 		add("cpus", errors.New("a number of CPUs cannot be combined with a CPU quota or period; keep one"))
 	}
@@ -104,6 +109,36 @@ func storageSize(options map[string]string) (int64, error) {
 func outOfRange(n, low, high int64) error {
 	if n < low || n > high {
 		return fmt.Errorf("%d is out of range; use %d to %d", n, low, high)
+	}
+	return nil
+}
+
+// cpuFaults has the kernel's bounds of the CFS scheduler's period and quota.
+func cpuFaults(l Limits) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if l.NanoCPUs < 0 && !yield("cpus", errors.New("cannot be below 0; give a number of CPUs, such as 1.5")) {
+			return
+		}
+		if l.CPUShares < 0 && !yield("cpu_shares", fmt.Errorf("%d is out of range; use 2 to 262144, of which 1024 is usual", l.CPUShares)) {
+			return
+		}
+		if p := l.CPUPeriod; p != 0 && (p < 1000 || p > 1000000) && !yield("cpu_period", fmt.Errorf("%d is out of range; use 1000 to 1000000 microseconds", p)) {
+			return
+		}
+		if q := l.CPUQuota; q != 0 && q != -1 && q < 1000 {
+			yield("cpu_quota", fmt.Errorf("%d is out of range; use 1000 microseconds or more, or -1 for no limit", q))
+		}
+	}
+}
+
+// hostNameFault says what is no part of a host's name: the kernel takes 64 bytes, and in
+// /etc/hosts a space ends a name.
+func hostNameFault(name string) error {
+	switch {
+	case len(name) > 64:
+		return fmt.Errorf("%q is longer than the 64 characters that the kernel takes", name)
+	case strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' }):
+		return fmt.Errorf("%q is no host name; use letters, digits, \"-\" and \".\"", name)
 	}
 	return nil
 }

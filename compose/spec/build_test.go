@@ -369,7 +369,7 @@ func TestFaultsNamePlaceAndFix(t *testing.T) {
 		{"runtime", service("runtime: kata"), `compose.yaml:4: services.web.runtime: runtime "kata" is not available`},
 		{"port of a guest", service("network_mode: \"service:db\"\nports: [\"80:80\"]") + "  db: {image: a}\n", `compose.yaml:5: services.web.ports: a container with network_mode: service:db has no ports of its own`},
 		{"container name", service("container_name: ../../x"), `compose.yaml:4: services.web.container_name: invalid container name "../../x": it must be`},
-		{"capability", service("cap_drop: [ALL]\ncap_add: [CAP_NET_RAW, NET_ADMN]"), `compose.yaml:5: services.web.cap_add[1]: unknown capability "NET_ADMN"; did you mean "NET_ADMIN"?; capabilities(7) lists them`},
+		{"capability", service("cap_drop: [ALL]\ncap_add: [CAP_NET_RAW, NET_ADMN]"), `compose.yaml:5: services.web.cap_add[1]: unknown capability "NET_ADMN"; capabilities(7) lists them; did you mean "NET_ADMIN"?`},
 		{"memory", service("mem_limit: 1m"), `compose.yaml:4: services.web.mem_limit: a memory limit of 1048576 bytes is too small to start a process; use 6m or more`},
 		{"health", service("healthcheck:\n  test: [curl, x]"), `compose.yaml:5: services.web.healthcheck.test: a list must begin with "CMD", "CMD-SHELL" or "NONE", not "curl"; did you mean ["CMD", "curl", "x"]?`},
 	}

@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/distribution/reference"
+
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/image"
 	"github.com/stack-run/stack/healthcheck"
 )
 
@@ -53,6 +56,7 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 		Log:         b.logging(s),
 	}
 	spec.Isolation = b.isolation(s)
+	b.names(path, s)
 	for _, key := range slices.Sorted(maps.Keys(s.Sysctls)) {
 		if !strings.HasPrefix(key, "net.") {
 			continue
@@ -70,6 +74,22 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 		b.fail(path+"."+f.Attribute, "%w", f.Err)
 	}
 	return spec
+}
+
+// names checks what is a name, and would be found to be none much later.
+func (b *builder) names(path string, s types.ServiceConfig) {
+	if _, err := reference.ParseAnyReference(s.Image); s.Image != "" && err != nil {
+		b.fail(path+".image", "%q is no name of an image: %w; write it like nginx:1.27 or registry.example.com/team/app:2", s.Image, err)
+	}
+	if _, err := image.ParsePlatform(s.Platform); err != nil {
+		b.fail(path+".platform", "%w", err)
+	}
+	if _, ok := s.Environment[""]; ok {
+		b.fail(path+".environment", "a variable has no name; write NAME=VALUE")
+	}
+	if _, ok := s.Labels[""]; ok {
+		b.fail(path+".labels", "a label has no name; write NAME=VALUE")
+	}
 }
 
 // stopGrace keeps an explicit 0s apart from "not set": it becomes 1 ns, which
@@ -116,7 +136,7 @@ func (b *builder) health(s types.ServiceConfig) *healthcheck.Spec {
 			return &healthcheck.Spec{Test: []string{"NONE"}}
 		case "CMD", "CMD-SHELL":
 			if len(h.Test) < 2 {
-				b.fail(path+".test", "%s is followed by no command", kind)
+				b.fail(path+".test", "%s is followed by no command; add it, or write NONE for no check", kind)
 			}
 		default:
 			b.fail(path+".test", `a list must begin with "CMD", "CMD-SHELL" or "NONE", not %q; did you mean ["CMD", %s]?`, kind, quoteAll(h.Test))
@@ -353,7 +373,7 @@ func (b *builder) securityOptions(s types.ServiceConfig, out *engine.Isolation) 
 func (b *builder) seccompProfile(path, file string, out *engine.Isolation) {
 	data, err := b.readFile(b.relative(file))
 	if err != nil {
-		b.fail(path, "cannot read seccomp profile: %w", err)
+		b.fail(path, "cannot read seccomp profile: %w; create it, or correct the path", err)
 		return
 	}
 	var compact json.RawMessage
@@ -400,7 +420,7 @@ func (b *builder) checkCapabilities(path string, names []string) {
 	known := append(engine.Capabilities(), "ALL")
 	for i, name := range names {
 		if short := strings.TrimPrefix(strings.ToUpper(name), "CAP_"); !slices.Contains(known, short) {
-			b.fail(fmt.Sprintf("%s[%d]", path, i), "unknown capability %q%s; capabilities(7) lists them", name, didYouMean(short, known))
+			b.fail(fmt.Sprintf("%s[%d]", path, i), "unknown capability %q; capabilities(7) lists them%s", name, didYouMean(short, known))
 		}
 	}
 }

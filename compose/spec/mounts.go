@@ -48,7 +48,7 @@ func (b *builder) mounts(s types.ServiceConfig) []volumes.Mount {
 	taken := map[string]string{}
 	add := func(where string, m volumes.Mount) {
 		if m.Target = path.Clean(m.Target); !path.IsAbs(m.Target) {
-			b.fail(where, "mount target %q is not an absolute path in the container", m.Target)
+			b.fail(where, "mount target %q is not an absolute path in the container; begin it with /", m.Target)
 			return
 		}
 		if m.Target == "/" {
@@ -107,6 +107,9 @@ func (b *builder) mount(where string, v types.ServiceVolumeConfig) (volumes.Moun
 		if v.Bind != nil {
 			m.CreateHostPath = bool(v.Bind.CreateHostPath)
 			m.Propagation = v.Bind.Propagation
+			if known := []string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}; m.Propagation != "" && !slices.Contains(known, m.Propagation) {
+				b.fail(where+".bind.propagation", "unknown propagation %q; use one of %s%s", m.Propagation, strings.Join(known, ", "), didYouMean(m.Propagation, known))
+			}
 			m.Recursive = v.Bind.Recursive
 			m.SELinux = v.Bind.SELinux
 		}
@@ -235,7 +238,7 @@ func (b *builder) file(where, kind, objectPath string, obj types.FileObjectConfi
 	}
 	for attribute, id := range map[string]string{"uid": ref.UID, "gid": ref.GID} {
 		if _, err := strconv.ParseUint(id, 10, 32); id != "" && err != nil {
-			b.fail(where+"."+attribute, "%q is no numeric id", id)
+			b.fail(where+"."+attribute, "%q is no number; give the numeric ID, such as 1000", id)
 		}
 	}
 	if bool(obj.External) {

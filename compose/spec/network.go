@@ -16,6 +16,14 @@ func (b *builder) network(d *Desired, key string, n types.NetworkConfig) {
 	path := "networks." + key
 	if n.External {
 		d.Networks[key] = &Network{External: true, Spec: netns.NetworkSpec{Name: n.Name, Key: key}}
+		for attribute, set := range map[string]bool{
+			"driver": n.Driver != "", "driver_opts": len(n.DriverOpts) > 0, "ipam": n.Ipam.Driver != "" || len(n.Ipam.Config) > 0, "internal": n.Internal,
+			"attachable": n.Attachable, "enable_ipv4": n.EnableIPv4 != nil, "enable_ipv6": n.EnableIPv6 != nil, "labels": len(n.Labels) > 0,
+		} {
+			if set {
+				b.warn(path+"."+attribute, "has no effect: the network is external, made by others")
+			}
+		}
 		return
 	}
 	spec := netns.NetworkSpec{
@@ -111,7 +119,7 @@ func (b *builder) address(path, text string) netip.Addr {
 	}
 	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
 	if err != nil {
-		b.fail(path, "%q is no IP address", text)
+		b.fail(path, "%q is no IP address; write it like 192.0.2.10 or 2001:db8::10", text)
 	}
 	return a
 }
@@ -250,6 +258,7 @@ func (b *builder) networkMode(d *Desired, s types.ServiceConfig, e *netns.Endpoi
 
 func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool) netns.Attachment {
 	path := "services." + s.Name + ".networks." + key
+	faults := len(b.errs)
 	a := netns.Attachment{Network: name}
 	cfg := s.Networks[key]
 	if !b.serviceNameEverywhere(s) && cfg.ServiceNameAliasEnabled() {
@@ -259,8 +268,15 @@ func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool
 		a.Aliases = append(a.Aliases, cfg.Aliases...)
 		a.IPv4 = b.address(path+".ipv4_address", cfg.Ipv4Address)
 		a.IPv6 = b.address(path+".ipv6_address", cfg.Ipv6Address)
-		b.checkStatic(path+".ipv4_address", key, a.IPv4)
-		b.checkStatic(path+".ipv6_address", key, a.IPv6)
+		switch {
+		case a.IPv4.Is6():
+			b.fail(path+".ipv4_address", "%s is an IPv6 address; write it as ipv6_address", a.IPv4)
+		case a.IPv6.Is4():
+			b.fail(path+".ipv6_address", "%s is an IPv4 address; write it as ipv4_address", a.IPv6)
+		default:
+			b.checkStatic(path+".ipv4_address", key, a.IPv4)
+			b.checkStatic(path+".ipv6_address", key, a.IPv6)
+		}
 		for i, ip := range cfg.LinkLocalIPs {
 			a.LinkLocal = append(a.LinkLocal, b.address(fmt.Sprintf("%s.link_local_ips[%d]", path, i), ip))
 		}
@@ -285,7 +301,10 @@ func (b *builder) attachment(s types.ServiceConfig, key, name string, first bool
 		}
 		a.MAC = s.MacAddress
 	}
-	if err := a.Validate(); err != nil {
+	if err := a.Validate(); err != nil && len(b.errs) == faults {
+		if first && a.MAC == s.MacAddress && s.MacAddress != "" {
+			path = "services." + s.Name + ".mac_address"
+		}
 		b.fail(path, "%w", err)
 	}
 	return a
