@@ -2,7 +2,6 @@ package load
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 
 	"github.com/stack-run/stack/compose/spec"
 )
-
-var update = flag.Bool("update", false, "write testdata/broken.txt anew")
 
 // A brokenCase is a part of testdata/broken.txt: files, variables, and what is said
 // of them.

@@ -3,6 +3,9 @@ package load
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +15,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/stack-run/stack/compose/spec"
 )
 
 // inspector checks files one by one, on their nodes, and follows include and
@@ -72,10 +77,6 @@ func (in *inspector) parse(file string) *document {
 // file checks one file of a project, or an included one. dir is what its
 // relative paths start from, chain the files that include it.
 func (in *inspector) file(file, dir string, env types.Mapping, chain []string) {
-	if i := slices.Index(chain, file); i >= 0 {
-		in.report.fail(Diagnostic{File: chain[len(chain)-1], Path: "include", Text: "include cycle: " + strings.Join(append(shortNames(in.report.base, chain[i:]), shortName(in.report.base, file)), " -> ") + "; remove one include"})
-		return
-	}
 	chain = append(slices.Clone(chain), file)
 	doc := in.parse(file)
 	if doc == nil {
@@ -139,16 +140,26 @@ func (in *inspector) duplicates(file string, n *yaml.Node, path string, seen map
 		return
 	}
 	seen[n] = true
+	in.tag(file, n, path)
 	switch n.Kind {
 	case yaml.MappingNode:
 		lines := map[string]int{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
 			at := join(path, key.Value)
-			if key.Kind != yaml.ScalarNode || !hasType(key, "string") {
-				if key.Kind != yaml.ScalarNode || key.ShortTag() != "!!merge" {
-					in.report.fail(Diagnostic{File: file, Line: key.Line, Column: key.Column, Path: at, Text: fmt.Sprintf("the key %s is no string; quote it: %q", key.Value, key.Value)})
+			place := Diagnostic{File: file, Line: key.Line, Column: key.Column, Path: at}
+			switch {
+			case key.Kind != yaml.ScalarNode:
+				place.Path, place.Text = path, "a key must be a string, not a list or mapping; remove the \"? \""
+				in.report.fail(place)
+			case key.ShortTag() == "!!merge":
+				if !mergeable(n.Content[i+1]) {
+					place.Text = "only mappings can be merged in; write <<: *NAME, with &NAME at a mapping above"
+					in.report.fail(place)
 				}
+			case !hasType(key, "string"):
+				place.Text = fmt.Sprintf("the key %s is no string; quote it: %q", key.Value, key.Value)
+				in.report.fail(place)
 			}
 			if line, twice := lines[key.Value]; twice {
 				in.report.fail(Diagnostic{File: file, Line: key.Line, Column: key.Column, Path: at, Text: fmt.Sprintf("duplicate key; it is already set at line %d", line)})
@@ -161,6 +172,31 @@ func (in *inspector) duplicates(file string, n *yaml.Node, path string, seen map
 			in.duplicates(file, item, index(path, i), seen)
 		}
 	}
+}
+
+// mergeable says whether "<<" can take a value.
+func mergeable(n *yaml.Node) bool {
+	n = resolve(n)
+	if n != nil && n.Kind == yaml.SequenceNode {
+		return !slices.ContainsFunc(n.Content, func(item *yaml.Node) bool { item = resolve(item); return item == nil || item.Kind != yaml.MappingNode })
+	}
+	return n != nil && n.Kind == yaml.MappingNode
+}
+
+// tag tells of a tag that means nothing to Compose.
+func (in *inspector) tag(file string, n *yaml.Node, path string) {
+	known := []string{"!reset", "!override"}
+	if !strings.HasPrefix(n.Tag, "!") || strings.HasPrefix(n.Tag, "!!") || n.Tag == "!" || slices.Contains(known, n.Tag) {
+		return
+	}
+	in.report.warn(Diagnostic{File: file, Line: n.Line, Column: n.Column, Path: path, Text: fmt.Sprintf("the tag %s means nothing; Compose knows !reset and !override%s", n.Tag, nearTag(n.Tag, known))})
+}
+
+func nearTag(tag string, known []string) string {
+	if near := spec.Nearest(tag, known); near != "" {
+		return fmt.Sprintf("; did you mean %s?", near)
+	}
+	return ""
 }
 
 // interpolate tries every value that has a "$" and reports what cannot be
@@ -253,6 +289,7 @@ func (in *inspector) services(doc *document, root *yaml.Node, dir string, env ty
 	for _, e := range entries(child(root, "services")) {
 		name := e.key.Value
 		in.shortSyntax(doc.file, "services."+name, e.value, env)
+		in.mountOptions(doc.file, "services."+name+".volumes", child(e.value, "volumes"), env)
 		if b, ok := in.extends(doc, e.value, name, dir, env); ok {
 			in.positions.extends[name] = b
 		}
@@ -273,14 +310,14 @@ func (in *inspector) extends(doc *document, service *yaml.Node, name, dir string
 	target := in.expand(text(child(n, "service")), env)
 	file := in.expand(text(child(n, "file")), env)
 	if target == "" {
-		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Path: path, Text: "\"service\" is missing; name the service to extend"})
+		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Column: n.Column, Path: path, Text: "\"service\" is missing; name the service to extend"})
 		return base{}, false
 	}
 	if file == "" {
 		return in.sameFile(doc, n, path, target)
 	}
 	if isRemote(file) {
-		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Path: path + ".file", Text: "remote files (git, OCI) are not supported; fetch it and name the local file"})
+		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Column: n.Column, Path: path + ".file", Text: "remote files (git, OCI) are not supported; fetch it and name the local file"})
 		return base{}, false
 	}
 	if !filepath.IsAbs(file) {
@@ -297,7 +334,7 @@ func (in *inspector) extends(doc *document, service *yaml.Node, name, dir string
 	}
 	found := base{other, target}
 	if !other.hasService(target) {
-		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Path: path, Text: fmt.Sprintf("no such service %q in %s%s", target, shortName(in.report.base, file), suggestion(target, other.services()))})
+		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Column: n.Column, Path: path, Text: fmt.Sprintf("no such service %q in %s%s", target, shortName(in.report.base, file), suggestion(target, other.services()))})
 		return base{}, false
 	}
 	if key := file + "#" + target; !in.extended[key] {
@@ -327,7 +364,7 @@ func (in *inspector) extends(doc *document, service *yaml.Node, name, dir string
 // file is compose-go's to find.
 func (in *inspector) sameFile(doc *document, n *yaml.Node, path, target string) (base, bool) {
 	if !doc.hasService(target) && !slices.ContainsFunc(doc.roots, func(r *yaml.Node) bool { return child(r, "include") != nil }) {
-		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Path: path, Text: fmt.Sprintf("no such service %q in this file%s", target, suggestion(target, doc.services()))})
+		in.report.fail(Diagnostic{File: doc.file, Line: n.Line, Column: n.Column, Path: path, Text: fmt.Sprintf("no such service %q in this file%s", target, suggestion(target, doc.services()))})
 		return base{}, false
 	}
 	return base{doc, target}, true
@@ -380,6 +417,10 @@ func (in *inspector) shortSyntax(file, path string, service *yaml.Node, env type
 			continue
 		}
 		for i, item := range list.Content {
+			if item = resolve(item); item.Kind == yaml.MappingNode {
+				in.longSyntax(file, index(path+"."+attribute, i), attribute, item, env)
+				continue
+			}
 			value := in.expand(text(item), env)
 			if value == "" || in.opts.NoInterpolate && strings.Contains(value, "$") {
 				continue
@@ -387,6 +428,66 @@ func (in *inspector) shortSyntax(file, path string, service *yaml.Node, env type
 			if err := try(value); err != nil {
 				in.report.fail(Diagnostic{File: file, Line: item.Line, Column: item.Column, Path: index(path+"."+attribute, i), Text: err.Error()})
 			}
+		}
+	}
+}
+
+// mountOptions tells of what compose-go drops in silence: an option of the short
+// syntax that it does not know, and a mount whose target another one of the list has.
+func (in *inspector) mountOptions(file, path string, list *yaml.Node, env types.Mapping) {
+	if list = resolve(list); list == nil || list.Kind != yaml.SequenceNode {
+		return
+	}
+	at := map[string]int{}
+	for i, item := range list.Content {
+		item = resolve(item)
+		place := Diagnostic{File: file, Line: item.Line, Column: item.Column, Path: index(path, i)}
+		target := in.expand(text(child(item, "target")), env)
+		if short := in.expand(text(item), env); short != "" {
+			volume, err := format.ParseVolume(short)
+			if err != nil {
+				continue // told already
+			}
+			target = volume.Target
+			_, options, _ := strings.Cut(short, ":"+target+":")
+			for option := range strings.SplitSeq(options, ",") {
+				if option != "" && !slices.Contains(mountWords(), option) {
+					place.Text = fmt.Sprintf("the option %q is not known and has no effect; use ro, rw, nocopy, z, Z or a propagation", option)
+					in.report.warn(place)
+				}
+			}
+		}
+		if first, taken := at[target]; taken && target != "" {
+			place.Text = fmt.Sprintf("takes the place of volumes[%d], which has the same target %s; keep one", first, target)
+			in.report.warn(place)
+		}
+		at[target] = i
+	}
+}
+
+// mountWords are the options of the short syntax.
+func mountWords() []string {
+	return []string{"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", "private", "rprivate", "shared", "rshared", "slave", "rslave", "volume-nocopy"}
+}
+
+// longSyntax checks a port or a mount that is a mapping, where compose-go's errors
+// name no item.
+func (in *inspector) longSyntax(file, path, attribute string, item *yaml.Node, env types.Mapping) {
+	fail := func(n *yaml.Node, path, text string) {
+		in.report.fail(Diagnostic{File: file, Line: n.Line, Column: n.Column, Path: path, Text: text})
+	}
+	if child(item, "target") == nil {
+		what := map[string]string{"ports": "the port of the container", "volumes": "the path in the container"}[attribute]
+		fail(item, path, "\"target\" is missing; add it: "+what)
+	}
+	// Where files are merged, another one may have the rest.
+	if kind := in.expand(text(child(item, "type")), env); attribute == "volumes" && kind == types.VolumeTypeBind && child(item, "source") == nil && !in.partial {
+		fail(item, path, "\"source\" is missing; add it: the path on this machine")
+	}
+	if ip := child(item, "host_ip"); ip != nil {
+		value := in.expand(text(ip), env)
+		if _, err := netip.ParseAddr(strings.Trim(value, "[]")); err != nil && value != "" && !strings.Contains(value, "$") {
+			fail(ip, path+".host_ip", fmt.Sprintf("%q is no IP address; write it like 127.0.0.1 or ::1", value))
 		}
 	}
 }
@@ -401,19 +502,31 @@ func (in *inspector) includes(file string, root *yaml.Node, dir string, env type
 		path := index("include", i)
 		paths := texts(item)
 		includeDir, envFiles := "", []string(nil)
+		place := Diagnostic{File: file, Line: item.Line, Column: item.Column, Path: path}
 		if item.Kind == yaml.MappingNode {
 			paths = texts(child(item, "path"))
+			if len(paths) == 0 {
+				place.Text = "\"path\" is missing; name the file to include"
+				in.report.fail(place)
+			}
 			includeDir = in.expand(text(child(item, "project_directory")), env)
 			envFiles = texts(child(item, "env_file"))
 		}
 		for k, p := range paths {
 			p = in.expand(p, env)
 			if isRemote(p) {
-				in.report.fail(Diagnostic{File: file, Line: item.Line, Path: path, Text: "remote Compose files (git, OCI) are not supported; fetch it and include the local file"})
+				place.Text = "remote Compose files (git, OCI) are not supported; fetch it and include the local file"
+				in.report.fail(place)
 				continue
 			}
 			if !filepath.IsAbs(p) {
 				p = filepath.Join(dir, p)
+			}
+			if i := slices.Index(chain, p); i >= 0 {
+				circle := append(shortNames(in.report.base, chain[i:]), shortName(in.report.base, p))
+				place.Text = "include cycle: " + strings.Join(circle, " -> ") + "; remove one include"
+				in.report.fail(place)
+				continue
 			}
 			if k == 0 {
 				switch {
@@ -422,6 +535,9 @@ func (in *inspector) includes(file string, root *yaml.Node, dir string, env type
 				case !filepath.IsAbs(includeDir):
 					includeDir = filepath.Join(dir, includeDir)
 				}
+			}
+			if k == 0 {
+				in.includedFiles(place, dir, envFiles, env)
 			}
 			before := len(in.report.errors)
 			own := includedEnvFiles(includeDir, dir, envFiles)
@@ -432,6 +548,21 @@ func (in *inspector) includes(file string, root *yaml.Node, dir string, env type
 				e := &in.report.errors[len(in.report.errors)-1]
 				e.Text += fmt.Sprintf(" (included by %s:%d)", shortName(in.report.base, file), item.Line)
 			}
+		}
+	}
+}
+
+// includedFiles looks for the env files of an included project.
+func (in *inspector) includedFiles(place Diagnostic, dir string, envFiles []string, env types.Mapping) {
+	for _, f := range envFiles {
+		f = in.expand(f, env)
+		if !filepath.IsAbs(f) {
+			f = filepath.Join(dir, f)
+		}
+		if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
+			place.Path += ".env_file"
+			place.Text = fmt.Sprintf("env file %s not found; create it, or correct the path", shortName(in.report.base, f))
+			in.report.fail(place)
 		}
 	}
 }

@@ -147,7 +147,7 @@ func (c *composer) project(ctx context.Context) (*types.Project, error) {
 		return nil, ctx.Err()
 	}
 	if path, found := c.emptyService(); found {
-		err = fmt.Errorf("%s must be a mapping", path)
+		err = fmt.Errorf("%s must be a mapping, not empty; give it an image or a build section", path)
 	}
 	return nil, c.decorate(err)
 }
@@ -264,16 +264,26 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 		if err := c.report.err(); err != nil {
 			return nil, err
 		}
+		var files []string
+		for _, s := range p.Services {
+			for _, f := range s.EnvFiles {
+				files = append(files, f.Path)
+			}
+		}
 		rest := *p
 		rest.Services = maps.Clone(p.Services)
 		maps.DeleteFunc(rest.Services, func(name string, _ types.ServiceConfig) bool { _, job := kept[name]; return job })
 		if p, err = rest.WithServicesEnvironmentResolved(c.options.DiscardEnvFiles); err != nil {
-			return nil, c.decorate(err)
+			return nil, c.envFileFault(files, err)
 		}
 		maps.Copy(p.Services, kept)
 	}
+	var files []string
+	for _, s := range p.Services {
+		files = append(files, s.LabelFiles...)
+	}
 	if p, err = p.WithServicesLabelsResolved(false); err != nil {
-		return nil, c.decorate(err)
+		return nil, c.envFileFault(files, err)
 	}
 	if len(c.source.envFiles) > 0 {
 		for name, s := range p.Services {
@@ -339,9 +349,20 @@ func (c *composer) oneService(name string, check func()) {
 	}
 }
 
+// envFileFault is a fault in one of the files, or another one.
+func (c *composer) envFileFault(files []string, err error) error {
+	if slices.ContainsFunc(files, func(f string) bool { return strings.Contains(err.Error(), f) }) {
+		return envFileError(c.report, files, err)
+	}
+	return c.decorate(err)
+}
+
 func (c *composer) checkEnvFiles(s types.ServiceConfig) {
 	var expanded []string
 	for i, f := range s.EnvFiles {
+		if f.Format != "" && f.Format != "raw" {
+			c.fail(fmt.Sprintf("%s.env_file[%d].format", c.in(s.Name), i), fmt.Sprintf("unknown format %q; use raw, or leave it out", f.Format))
+		}
 		c.checkEnvFile(fmt.Sprintf("%s.env_file[%d]", c.in(s.Name), i), f.Path, bool(f.Required))
 		if f.Format == "" {
 			expanded = append(expanded, f.Path)
@@ -398,6 +419,9 @@ func (c *composer) decorate(err error) error {
 		return err
 	}
 	text := err.Error()
+	if rest, ok := strings.CutPrefix(text, "Circular reference:"); ok {
+		text = c.extendsCycle(rest)
+	}
 	for _, f := range c.inspector.files {
 		text = strings.TrimPrefix(text, "validating "+f+": ")
 		text = strings.TrimPrefix(text, "failed to parse "+f+": ")
@@ -413,6 +437,26 @@ func (c *composer) decorate(err error) error {
 	out := c.report.err().(*Error)
 	out.cause = err
 	return out
+}
+
+// extendsCycle puts a cycle that compose-go prints in lines ("  web in FILE",
+// "  extends base in FILE") in one.
+func (c *composer) extendsCycle(lines string) string {
+	var names []string
+	for line := range strings.Lines(lines) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "extends "), " in ")
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	if len(names) < 2 {
+		return "extends cycle; remove one extends"
+	}
+	// compose-go begins anywhere in it.
+	circle := names[:len(names)-1]
+	first := slices.Index(circle, slices.Min(circle))
+	names = append(slices.Concat(circle[first:], circle[:first]), circle[first])
+	return fmt.Sprintf("services.%s.extends: extends cycle: %s; remove one extends", names[0], strings.Join(names, " -> "))
 }
 
 // placed finds the place of one line of an error.
@@ -440,17 +484,48 @@ func (c *composer) placed(line string) Diagnostic {
 		value, _, _ := strings.Cut(parsing, ": ")
 		d.Text = value + " is no number; write it like 1.5"
 	}
-	d.Text += valueHint(d.Text)
+	d.Path = strings.ReplaceAll(d.Path, ".Rate", ".rate") // a field of compose-go's
+	d.Text = plainer(d.Text) + valueHint(d.Text)
 	if _, cast, ok := strings.Cut(d.Text, "failed to cast to expected type: "); ok {
 		// strconv.Atoi: parsing "x": invalid syntax
+		numeric := strings.HasPrefix(cast, "strconv.")
 		_, cast, _ = strings.Cut(cast, "parsing ")
 		value, _, _ := strings.Cut(cast, ": ")
 		if value != "" {
 			value = ": " + value
 		}
-		d.Text = fmt.Sprintf("has a value of the wrong type%s; give a number, or true or false, as the attribute wants", value)
+		want := "true or false"
+		if numeric {
+			want = "a whole number"
+		}
+		d.Text = fmt.Sprintf("has a value of the wrong type%s; give %s", value, want)
 	}
 	return d
+}
+
+// plainer says in other words what compose-go says in those of its code.
+func plainer(text string) string {
+	attributes := func(list string) []string { return strings.Split(list, "|") }
+	if list, ok := strings.CutSuffix(text, " must be set"); ok && strings.HasPrefix(list, "one of ") {
+		return fmt.Sprintf("nothing says where its content comes from; give one of %s, external", strings.Join(attributes(list[len("one of "):]), ", "))
+	}
+	if list, ok := strings.CutSuffix(text, " attributes are mutually exclusive"); ok {
+		return strings.Join(attributes(list), ", ") + " exclude each other; keep one"
+	}
+	switch {
+	case strings.HasPrefix(text, "conflicting parameters \"external\""):
+		return text + "; what is external is made by others: keep external and name alone"
+	case strings.Contains(text, "overflows uint"):
+		return "must be 0 or more"
+	case strings.HasPrefix(text, "strconv.ParseInt: parsing "):
+		value, _, _ := strings.Cut(strings.TrimPrefix(text, "strconv.ParseInt: parsing "), ": ")
+		return value + " is no octal number; write it like 0440"
+	case strings.Contains(text, "invalid additional host, missing IP"):
+		return text + "; write HOST=ADDRESS"
+	case text == "empty compose file":
+		return "nothing is left of the file; it needs at least \"services:\" with one service"
+	}
+	return text
 }
 
 // valueHint says how a duration or a size is written.

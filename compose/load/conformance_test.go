@@ -1,6 +1,7 @@
 package load
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +20,6 @@ func TestRulesAreSaid(t *testing.T) {
 	files := map[string]string{
 		"version":                                       "version: '3'\n" + service,
 		"models":                                        service + "models:\n  m: {model: a/b}\n",
-		"jobs":                                          service + "jobs:\n  j: {image: a, triggers: {manual: true}}\n",
 		"networks.*.ipam.options":                       service + "networks:\n  n:\n    ipam:\n      options: {a: b}\n",
 		"networks.*.external.name":                      service + "networks:\n  n:\n    external: {name: m}\n",
 		"volumes.*.external.name":                       service + "volumes:\n  n:\n    external: {name: m}\n",
@@ -61,6 +61,12 @@ func TestRulesAreSaid(t *testing.T) {
 		"services.*.pre_start.[].umask":                             step + "        umask: '0077'\n",
 		"services.*.pre_start.[].use_api_socket":                    step + "        use_api_socket: true\n",
 		"services.*.pre_start.[].volumes.[].consistency":            step + "        volumes:\n          - {type: bind, source: ., target: /a, consistency: cached}\n",
+	}
+	const job = "services:\n  web:\n    image: nginx\njobs:\n  j:\n    image: nginx\n    triggers: {manual: true}\n"
+	for path, text := range maps.Clone(files) {
+		if rest, ok := strings.CutPrefix(path, "services."); ok && !strings.Contains(path, "pre_start") {
+			files["jobs."+rest] = job + strings.TrimPrefix(text, service)
+		}
 	}
 	for path, r := range unusualRules() {
 		t.Run(path, func(t *testing.T) {

@@ -94,7 +94,7 @@ func (c *consistency) source(path string, s types.ServiceConfig) {
 		c.fail(path+".build.dockerfile", "dockerfile and dockerfile_inline exclude each other; keep one")
 	}
 	if len(b.Platforms) > 0 && s.Platform != "" && !slices.Contains(b.Platforms, s.Platform) {
-		c.fail(path+".build.platforms", "must include the service's platform %q", s.Platform)
+		c.fail(path+".build.platforms", "must include the service's platform %q; add it, or remove platform", s.Platform)
 	}
 	for _, context := range slices.Sorted(maps.Keys(b.AdditionalContexts)) {
 		target, ok := strings.CutPrefix(b.AdditionalContexts[context], types.ServicePrefix)
@@ -105,7 +105,7 @@ func (c *consistency) source(path string, s types.ServiceConfig) {
 		if other, ok := c.project.AllServices()[target]; !ok {
 			c.fail(at, "no such service %q%s", target, serviceHint(target, c.project))
 		} else if other.Build == nil {
-			c.fail(at, "service %q has no build section to take a context from", target)
+			c.fail(at, "service %q has no build section to take a context from; give it one, or use docker-image://IMAGE", target)
 		}
 	}
 	for i, secret := range b.Secrets {
@@ -126,13 +126,14 @@ func (c *consistency) undefined(path, kind, name string, known []string) {
 // references checks names of networks, volumes, configs, secrets and models.
 func (c *consistency) references(path string, s types.ServiceConfig) {
 	p := c.project
-	for _, network := range slices.Sorted(maps.Keys(s.Networks)) {
-		if _, ok := p.Networks[network]; !ok {
-			c.undefined(path+".networks."+network, "network", network, p.NetworkNames())
-		}
-	}
 	if s.NetworkMode != "" && len(s.Networks) > 0 {
 		c.fail(path+".network_mode", "network_mode and networks exclude each other; keep one")
+	} else {
+		for _, network := range slices.Sorted(maps.Keys(s.Networks)) {
+			if _, ok := p.Networks[network]; !ok {
+				c.undefined(path+".networks."+network, "network", network, p.NetworkNames())
+			}
+		}
 	}
 	for i, v := range s.Volumes {
 		if v.Type == types.VolumeTypeVolume && v.Source != "" {
@@ -182,7 +183,7 @@ func (c *consistency) dependencies(path string, s types.ServiceConfig) {
 				missing(path+"."+attribute, name)
 			}
 			if name == s.Name {
-				c.fail(path+"."+attribute, "a service cannot share its own namespace")
+				c.fail(path+"."+attribute, "a service cannot share its own namespace; name another service")
 				reported[name] = true
 			}
 		}
@@ -240,11 +241,11 @@ func restartsAlways(s types.ServiceConfig) bool {
 // values checks attributes that can be said in two places.
 func (c *consistency) values(path string, s types.ServiceConfig) {
 	if s.Scale != nil && *s.Scale < 0 {
-		c.fail(path+".scale", "must be 0 or more")
+		c.fail(path+".scale", "must be 0 or more; 0 is no container")
 	}
 	if d := s.Deploy; d != nil {
 		if d.Replicas != nil && *d.Replicas < 0 {
-			c.fail(path+".deploy.replicas", "must be 0 or more")
+			c.fail(path+".deploy.replicas", "must be 0 or more; 0 is no container")
 		}
 		if s.Scale != nil && d.Replicas != nil && *s.Scale != *d.Replicas {
 			c.fail(path+".scale", "scale is %d but deploy.replicas is %d; keep one", *s.Scale, *d.Replicas)

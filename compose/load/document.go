@@ -48,7 +48,7 @@ func parse(file string, content []byte, partial bool) (*document, *Diagnostic) {
 			continue
 		}
 		if root.Kind != yaml.MappingNode {
-			return nil, &Diagnostic{File: file, Line: root.Line, Text: "the top level must be a mapping, such as \"services:\""}
+			return nil, &Diagnostic{File: file, Line: root.Line, Column: root.Column, Text: "the top level must be a mapping, such as \"services:\""}
 		}
 		measure := measurer{depths: map[*yaml.Node]int{}}
 		if measure.depth(root); measure.fault != nil {
@@ -66,6 +66,20 @@ func parse(file string, content []byte, partial bool) (*document, *Diagnostic) {
 func syntaxError(file string, content []byte, err error) Diagnostic {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.ReplaceAll(text, "<unknown position>", "line 1") // the library's name of the file's begin
+	if _, rest, ok := strings.Cut(text, "offset "); ok {            // what no scanner has come to
+		var offset int
+		if _, err := fmt.Sscan(rest, &offset); err == nil {
+			read := content[:min(offset, len(content))]
+			_, problem, _ := strings.Cut(rest, ": ")
+			line := bytes.Count(read, []byte("\n")) + 1
+			return Diagnostic{File: file, Line: line, Column: len(read) - bytes.LastIndexByte(read, '\n'), Text: "invalid YAML: " + problem + "; save the file as UTF-8 text, and write such a character as an escape in double quotes"}
+		}
+	}
+	column := findColumn(text)
+	begin := 0
+	if context, problem, ok := strings.Cut(text, ": "); ok && strings.Contains(problem, "unexpected end of stream") {
+		begin, _ = findLine(context)
+	}
 	line, text := findLine(text)
 	hint := ""
 	switch lines := strings.Split(string(content), "\n"); {
@@ -80,10 +94,28 @@ func syntaxError(file string, content []byte, err error) Diagnostic {
 		hint = "; check the indentation, and quote values that contain \": \""
 	case strings.Contains(text, "did not find expected"), strings.Contains(text, "could not find expected"):
 		hint = "; check the indentation, brackets and quotes of this line and the one before"
+	case strings.Contains(text, "unexpected end of stream"):
+		if begin > 0 {
+			line, column = begin, 0
+		}
+		hint = "; the quote that begins here is not closed"
+	case strings.Contains(text, "unknown escape"):
+		hint = "; write \\\\ for a backslash, or use single quotes"
+	case strings.Contains(text, "cannot start any token"), strings.Contains(text, "unknown directive"):
+		hint = "; quote a value that begins with one of @ ` % & * ! | > { } [ ] , # ? : -"
 	case strings.Contains(text, "unknown anchor"):
 		hint = "; define it with &NAME above its use"
 	}
-	return Diagnostic{File: file, Line: line, Text: "invalid YAML: " + text + hint}
+	return Diagnostic{File: file, Line: line, Column: column, Text: "invalid YAML: " + text + hint}
+}
+
+// findColumn is the last column that a message of the YAML library names, 0 for none.
+func findColumn(text string) int {
+	column := 0
+	if i := strings.LastIndex(text, "column "); i >= 0 {
+		fmt.Sscan(strings.TrimRight(strings.Fields(text[i:])[1], ":,"), &column)
+	}
+	return column
 }
 
 // findLine takes the line out of a message of the YAML or dotenv library. Such a

@@ -427,7 +427,7 @@ func TestContentOfVariables(t *testing.T) {
 	o.Environ = []string{"V=value"}
 	bad := project(t, map[string]string{"compose.yaml": minimal + "configs: {c: {environment: V, file: ./x}}\n"})
 	bad.Environ = o.Environ
-	if _, err := Load(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "mutually exclusive") {
+	if _, err := Load(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "exclude each other") {
 		t.Errorf("two sources: %v", err)
 	}
 }

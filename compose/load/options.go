@@ -230,6 +230,12 @@ func envFileError(d *diagnostics, files []string, err error) error {
 			out.Text = "no such env file; create it, or correct the path"
 		case errors.Is(err, fs.ErrPermission):
 			out.Text = "cannot read env file: permission denied"
+		case strings.Contains(err.Error(), "required variable"):
+			_, rest, _ := strings.Cut(err.Error(), "required variable ")
+			name, reason, _ := strings.Cut(rest, " ")
+			reason = strings.TrimPrefix(reason, "is missing a value")
+			out.Line = lineOf(f, "${"+name)
+			out.Text = fmt.Sprintf("required variable %s is not set%s; set it in the environment, or above its use", name, reason)
 		default:
 			_, rest, _ := strings.Cut(err.Error(), f)
 			out.Line, out.Text = findLine(strings.TrimPrefix(rest, ": "))
@@ -238,6 +244,16 @@ func envFileError(d *diagnostics, files []string, err error) error {
 		break
 	}
 	return &Error{Diagnostics: []Diagnostic{d.place(out)}, cause: err}
+}
+
+// lineOf is the line of a file that has a text, 0 if none has.
+func lineOf(file, text string) int {
+	content, _ := os.ReadFile(file)
+	before, _, found := strings.Cut(string(content), text)
+	if !found {
+		return 0
+	}
+	return strings.Count(before, "\n") + 1
 }
 
 func (s *source) findFiles(o Options, d *diagnostics) error {
@@ -350,7 +366,7 @@ func readFile(file string) ([]byte, error) {
 	info, err := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		hint := ""
+		hint := "; create it, or correct the path"
 		if near := nearestFile(file); near != "" {
 			hint = fmt.Sprintf("; did you mean %s?", near)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -100,12 +101,12 @@ func (c *checker) check(n *yaml.Node, s *shape, schemaPath, path string) {
 		c.checkAlternatives(n, alternatives, schemaPath, path)
 		return
 	}
-	if len(s.Type) == 0 && len(s.AllOf) > 0 && n.Kind != yaml.MappingNode && n.ShortTag() != "!!null" {
-		c.report(n, path, typeFault(n, []string{"object"})) // which its parts are
-		return
+	want := s.Type
+	if len(want) == 0 && (s.Properties != nil || len(s.AllOf) > 0) {
+		want = typeList{"object", "null"} // null: another file may fill it
 	}
-	if len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(t string) bool { return hasType(n, t) }) {
-		c.report(n, path, typeFault(n, s.Type))
+	if len(want) > 0 && !slices.ContainsFunc(want, func(t string) bool { return hasType(n, t) }) {
+		c.report(n, path, typeFault(n, want))
 		return
 	}
 	switch n.Kind {
@@ -264,7 +265,7 @@ func (c *checker) checkMapping(n *yaml.Node, s *shape, schemaPath, path string) 
 	}
 	for _, key := range o.required {
 		if !seen[key] {
-			c.report(n, path, fmt.Sprintf("%q is missing", key))
+			c.report(n, path, fmt.Sprintf("%q is missing; add it", key))
 		}
 	}
 }
@@ -319,6 +320,10 @@ func (c *checker) checkScalar(n *yaml.Node, s *shape, path string) {
 		}
 		c.report(n, path, text)
 	}
+	if fault := valueFault(n, s.Type, path); fault != "" {
+		c.report(n, path, fault)
+		return
+	}
 	if s.Minimum == nil && s.Maximum == nil {
 		return
 	}
@@ -332,6 +337,29 @@ func (c *checker) checkScalar(n *yaml.Node, s *shape, path string) {
 	if s.Maximum != nil && v > *s.Maximum {
 		c.report(n, path, fmt.Sprintf("must be at most %v", *s.Maximum))
 	}
+}
+
+// valueFault says what is wrong with a text that must stand for something else: the
+// schema names that first.
+func valueFault(n *yaml.Node, want typeList, path string) string {
+	if n.ShortTag() != "!!str" || len(want) != 2 || want[1] != "string" {
+		return ""
+	}
+	isSize := strings.HasSuffix(path, ".rate") || strings.HasSuffix(path, ".shm_size")
+	switch {
+	case want[0] == "boolean":
+		// The words are those of YAML 1.1, which compose-go takes.
+		switch strings.ToLower(n.Value) {
+		case "true", "t", "y", "yes", "on", "1", "false", "f", "n", "no", "off", "0":
+		default:
+			return fmt.Sprintf("%q is neither true nor false; write one of them", shorten(n.Value))
+		}
+	case want[0] == "integer" && !isSize:
+		if _, err := strconv.ParseInt(n.Value, 10, 64); err != nil {
+			return fmt.Sprintf("%q is no whole number; write one", shorten(n.Value))
+		}
+	}
+	return ""
 }
 
 // hasType says whether a node is of a type of JSON schema. A number that a
@@ -365,8 +393,11 @@ func hasType(n *yaml.Node, t string) bool {
 func typeFault(n *yaml.Node, want []string) string {
 	names := map[string]string{"object": "a mapping", "array": "a list", "string": "a string", "integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "empty"}
 	var list []string
+	if len(want) == 2 && want[1] == "string" && (want[0] == "boolean" || want[0] == "integer") {
+		want = want[:1] // a text is for variables
+	}
 	for _, w := range want {
-		if name := names[w]; !slices.Contains(list, name) {
+		if name := names[w]; w != "null" && !slices.Contains(list, name) {
 			list = append(list, name)
 		}
 	}
@@ -384,6 +415,7 @@ func typeFault(n *yaml.Node, want []string) string {
 		}
 	case n.Kind == yaml.SequenceNode:
 		got = "a list"
+		hint = "; give a single value"
 		if has("object") {
 			hint = "; write KEY: VALUE without the \"- \""
 		}
@@ -392,12 +424,22 @@ func typeFault(n *yaml.Node, want []string) string {
 		hint = "; give a value, or remove the key"
 	case n.ShortTag() == "!!str":
 		got = fmt.Sprintf("%q", shorten(n.Value))
-		if has("array") {
+		switch {
+		case has("array"):
 			hint = fmt.Sprintf("; write it as a list: [%q]", shorten(n.Value))
+		case has("object"):
+			hint = "; write KEY: VALUE pairs below it"
 		}
 	default:
 		got = shorten(n.Value)
-		if has("string") {
+		switch {
+		case has("boolean"):
+			hint = "; write true or false"
+		case has("integer"):
+			hint = "; write a whole number"
+		case has("array"):
+			hint = fmt.Sprintf("; write it as a list: [\"%s\"]", got)
+		case has("string"):
 			hint = fmt.Sprintf("; quote it: %q", shorten(n.Value))
 		}
 	}

@@ -62,7 +62,7 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 			continue
 		}
 		if spec.Network.Mode == "host" {
-			b.fail(path+".sysctls", "%s cannot be set: the container uses the host's network", key)
+			b.fail(path+".sysctls", "%s cannot be set: the container uses the host's network; set it on the host", key)
 			continue
 		}
 		if spec.Network.Sysctls == nil {
@@ -318,7 +318,7 @@ func (b *builder) ulimit(path, name string, u *types.UlimitsConfig, out *engine.
 		limit.Hard = int64(u.Hard)
 	}
 	if limit.Hard != -1 && (limit.Soft == -1 || limit.Soft > limit.Hard) {
-		b.fail(path, "the soft limit %d is above the hard limit %d", limit.Soft, limit.Hard)
+		b.fail(path, "the soft limit %d is above the hard limit %d; raise the one or lower the other", limit.Soft, limit.Hard)
 		return
 	}
 	if out.Rlimits == nil {

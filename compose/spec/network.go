@@ -16,12 +16,15 @@ func (b *builder) network(d *Desired, key string, n types.NetworkConfig) {
 	path := "networks." + key
 	if n.External {
 		d.Networks[key] = &Network{External: true, Spec: netns.NetworkSpec{Name: n.Name, Key: key}}
-		for attribute, set := range map[string]bool{
-			"driver": n.Driver != "", "driver_opts": len(n.DriverOpts) > 0, "ipam": n.Ipam.Driver != "" || len(n.Ipam.Config) > 0, "internal": n.Internal,
-			"attachable": n.Attachable, "enable_ipv4": n.EnableIPv4 != nil, "enable_ipv6": n.EnableIPv6 != nil, "labels": len(n.Labels) > 0,
+		for _, own := range []struct {
+			attribute string
+			set       bool
+		}{
+			{"attachable", n.Attachable}, {"driver", n.Driver != ""}, {"driver_opts", len(n.DriverOpts) > 0}, {"enable_ipv4", n.EnableIPv4 != nil}, {"enable_ipv6", n.EnableIPv6 != nil},
+			{"internal", n.Internal}, {"ipam", n.Ipam.Driver != "" || len(n.Ipam.Config) > 0}, {"labels", len(n.Labels) > 0},
 		} {
-			if set {
-				b.warn(path+"."+attribute, "has no effect: the network is external, made by others")
+			if own.set {
+				b.warn(path+"."+own.attribute, "has no effect: the network is external, made by others; remove it")
 			}
 		}
 		return
