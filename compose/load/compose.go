@@ -228,8 +228,9 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.touch(p)
 	chooseNetworks(p)
+	dependOnUsed(p)
+	c.touch(p)
 	if !c.options.NoConsistency {
 		(&consistency{composer: c, project: p}).check()
 		if err := c.report.err(); err != nil {

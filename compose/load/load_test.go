@@ -3,8 +3,10 @@ package load
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -464,5 +466,40 @@ func TestLoadFetches(t *testing.T) {
 	o.Fetch = func(context.Context, string) (string, error) { return there, nil }
 	if _, err := Load(t.Context(), o); !errors.Is(err, ErrNoFile) {
 		t.Errorf("a directory without a file: %v", err)
+	}
+}
+
+// What compose-go does for services is done for the steps before them, too.
+func TestStepsUseWhatServicesDo(t *testing.T) {
+	o := project(t, map[string]string{"compose.yaml": `services:
+  web:
+    image: nginx
+    networks: [front]
+    pre_start:
+      - {command: [a], networks: [back], volumes: ["data:/data"], configs: [conf], secrets: [pw]}
+      - {command: [b], network_mode: host, volumes_from: [files], pid: "service:db"}
+  files: {image: a}
+  db: {image: b}
+networks: {front: {}, back: {}, unused: {}}
+volumes: {data: {}, unused: {}}
+configs: {conf: {content: a}, unused: {content: a}}
+secrets: {pw: {environment: HOME}, unused: {environment: HOME}}
+`})
+	p, _, err := loaded(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := [][]string{p.NetworkNames(), p.VolumeNames(), p.ConfigNames(), p.SecretNames(), slices.Sorted(maps.Keys(p.Services["web"].DependsOn))}
+	want := [][]string{{"back", "default", "front"}, {"data"}, {"conf"}, {"pw"}, {"db", "files"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, not %v", got, want)
+	}
+	steps := p.Services["web"].PreStart
+	if len(steps[0].Networks) != 2 || len(steps[1].Networks) != 0 || steps[1].NetworkMode != "host" {
+		t.Errorf("%v %v %q", steps[0].Networks, steps[1].Networks, steps[1].NetworkMode)
+	}
+	o = project(t, map[string]string{"compose.yaml": "services:\n  web:\n    image: nginx\n    pre_start:\n      - {command: [b], ipc: \"service:dbb\"}\n  db: {image: a}\n"})
+	if _, _, err := loaded(t.Context(), o); err == nil || err.Error() != `compose.yaml:5: services.web.pre_start[0].ipc: no such service "dbb"; did you mean "db"?` {
+		t.Error(err)
 	}
 }

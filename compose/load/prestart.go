@@ -1,6 +1,12 @@
 package load
 
-import "github.com/compose-spec/compose-go/v2/types"
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+)
 
 // compose-go fills in what a step of pre_start takes over from its service. The rest
 // of what it does with services it leaves out for steps, and that is here.
@@ -12,6 +18,47 @@ func (c *consistency) steps(path string, s types.ServiceConfig) {
 		step := types.ServiceConfig{Name: s.Name, ContainerSpec: hook.ContainerSpec}
 		c.references(at, step)
 		c.mounts(at, step)
+		for attribute, name := range usedBy(s, hook) {
+			if _, err := c.project.GetService(name); err != nil {
+				c.fail(at+"."+attribute, "no such service %q%s", name, serviceHint(name, c.project))
+			}
+		}
+	}
+}
+
+// usedBy are the services whose namespaces and volumes a step uses, and its own does not,
+// by attribute.
+func usedBy(s types.ServiceConfig, step types.PreStartHook) map[string]string {
+	out := map[string]string{}
+	for attribute, mode := range map[string][2]string{"network_mode": {step.NetworkMode, s.NetworkMode}, "ipc": {step.Ipc, s.Ipc}, "pid": {step.Pid, s.Pid}} {
+		if name, ok := strings.CutPrefix(mode[0], types.ServicePrefix); ok && mode[0] != mode[1] && name != s.Name {
+			out[attribute] = name
+		}
+	}
+	for i, from := range step.VolumesFrom {
+		name, _, _ := strings.Cut(from, ":")
+		if !strings.HasPrefix(from, types.ContainerPrefix) && !slices.Contains(s.VolumesFrom, from) && name != s.Name {
+			out[fmt.Sprintf("volumes_from[%d]", i)] = name
+		}
+	}
+	return out
+}
+
+// dependOnUsed has services come up after those that their steps use.
+func dependOnUsed(p *types.Project) {
+	for name, s := range p.Services {
+		for _, step := range s.PreStart {
+			for _, used := range usedBy(s, step) {
+				if _, said := s.DependsOn[used]; said || p.Services[used].Name == "" {
+					continue
+				}
+				if s.DependsOn == nil {
+					s.DependsOn = types.DependsOnConfig{}
+				}
+				s.DependsOn[used] = types.ServiceDependency{Condition: types.ServiceConditionStarted, Required: true}
+			}
+		}
+		p.Services[name] = s
 	}
 }
 
