@@ -565,16 +565,16 @@ func TestAttributesOfRollouts(t *testing.T) {
 	}
 
 	up("one", fine, "update_config: {}")
-	if r := up("two", fine, "update_config: {parallelism: 2, delay: 600ms, monitor: 50ms}"); r.code != 0 {
+	if r := up("two", fine, "update_config: {parallelism: 2, delay: 1s, monitor: 50ms}"); r.code != 0 {
 		t.Fatal(r)
 	}
-	c.sees(gaps(running("two"), 600*time.Millisecond), "false true false", "update_config.parallelism", "update_config.delay")
+	c.sees(gaps(running("two"), time.Second), "false true false", "update_config.parallelism", "update_config.delay")
 	start := time.Now()
-	up("three", oneFails, "update_config: {monitor: 100ms, failure_action: pause, max_failure_ratio: 0.3}")
+	up("three", oneFails, "update_config: {monitor: 500ms, failure_action: pause, max_failure_ratio: 0.3}")
 	c.sees(fmt.Sprint(len(running("three"))), "3", "update_config.max_failure_ratio")
 	c.sees(fmt.Sprint(time.Since(start) < 4*5*time.Second), "true", "update_config.monitor")
 	up("four", fine, "update_config: {monitor: 50ms, parallelism: 0}")
-	up("five", oneFails, "update_config: {monitor: 100ms, failure_action: pause}")
+	up("five", oneFails, "update_config: {monitor: 500ms, failure_action: pause}")
 	c.sees(fmt.Sprint(len(running("five")), len(running("four"))), "0 4", "update_config.failure_action")
 
 	// The fourth container of the bad version fails. Of those that come back, one does
@@ -592,7 +592,7 @@ func TestAttributesOfRollouts(t *testing.T) {
 	} {
 		up(tt.version, comesBack, "update_config: {monitor: 50ms, parallelism: 0}")
 		start := time.Now()
-		up("bad"+tt.version, fourthFails, "update_config: {monitor: 50ms, failure_action: rollback}, rollback_config: {monitor: 100ms, delay: 250ms, parallelism: 1, "+tt.rollback+"}")
+		up("bad"+tt.version, fourthFails, "update_config: {monitor: 400ms, failure_action: rollback}, rollback_config: {monitor: 500ms, delay: 250ms, parallelism: 1, "+tt.rollback+"}")
 		back := running(tt.version)
 		c.sees(fmt.Sprint(len(back)), fmt.Sprint(tt.back), "rollback_config."+tt.attribute)
 		if len(back) > 1 {
