@@ -586,7 +586,6 @@ func TestAttributesOfRollouts(t *testing.T) {
 		back              int
 		attribute         string
 	}{
-		{"six", "failure_action: pause", 1, "failure_action"},
 		{"seven", "failure_action: continue", 3, "failure_action"},
 		{"eight", "failure_action: pause, max_failure_ratio: 0.4", 3, "max_failure_ratio"},
 	} {
