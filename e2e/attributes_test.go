@@ -590,10 +590,14 @@ func TestAttributesOfContainers(t *testing.T) {
 	for _, kind := range []struct{ name, prefix, container string }{
 		{"services", "services.*.", "app-%s-1"},
 		{"steps of pre_start", "services.*.pre_start.[].", "app-%s-pre_start-0"},
+		{"jobs", "jobs.*.", ""}, // whose containers have names that nobody can foretell
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			var file strings.Builder
 			file.WriteString(unindent(lender))
+			if kind.name == "jobs" {
+				file.WriteString("jobs:\n")
+			}
 			for _, w := range all {
 				lines := unindent(w.yaml)
 				if !strings.Contains(lines, "entrypoint:") {
@@ -604,13 +608,30 @@ func TestAttributesOfContainers(t *testing.T) {
 					lines, mounts = "", "\nvolumes:\n  - ./gate:/gate:ro\n"+rest
 				}
 				lines = "image: busybox\n" + lines + mounts
-				if kind.name != "services" {
+				switch kind.name {
+				case "jobs":
+					lines += "\ntriggers: {manual: true}"
+				case "steps of pre_start":
 					lines = "image: busybox\ncommand: sleep 1000\npre_start:\n  - " + strings.ReplaceAll(strings.TrimRight(strings.ReplaceAll(lines, "exec sleep", "true"), "\n"), "\n", "\n    ")
 				}
 				fmt.Fprintf(&file, "  %s:\n    %s\n", w.service, strings.ReplaceAll(lines, "\n", "\n    "))
 			}
 			file.WriteString(unindent(below))
 			b.write(t, "compose.yaml", strings.ReplaceAll(file.String(), "DIR", b.dir))
+			if kind.name == "jobs" {
+				for _, w := range all {
+					t.Run(w.service, func(t *testing.T) {
+						r := b.stack(t, "run", "--detach", w.service)
+						if r.code != 0 {
+							t.Fatal(r)
+						}
+						c := b.look(t, strings.TrimSpace(r.stdout))
+						w.see(&subject{t: t, b: b, name: strings.TrimPrefix(c.Name, "/"), pid: c.State.Pid, prefix: kind.prefix, said: r.stderr})
+					})
+				}
+				b.ok(t, "down", "--timeout", "0")
+				return
+			}
 			up := b.start(t, "up", "--detach")
 			for _, w := range all {
 				up.out.until(t, limit, "Container "+fmt.Sprintf(kind.container, w.service)+" Started")
