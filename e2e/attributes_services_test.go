@@ -129,6 +129,111 @@ func TestAttributesOfServices(t *testing.T) {
 	b.nothingLeft(t, b.before)
 }
 
+// What jobs have and steps do not: names and addresses, ports, health, terminals.
+func TestAttributesOfJobs(t *testing.T) {
+	b := newBox(t, "busybox:latest", "probe")
+	b.compose(t, `
+		name: app
+		services:
+			asker: {image: busybox, command: sleep 1000, networks: [front], healthcheck: {test: [CMD, "true"], interval: 100ms}}
+			absent: {image: busybox, command: sleep 1000, profiles: [never]}
+		jobs:
+			addressed:
+				image: busybox
+				command: sleep 1000
+				triggers: {manual: true}
+				depends_on: {absent: {condition: service_started, required: false}, asker: {condition: service_healthy, restart: true}}
+				networks:
+					front:
+						aliases: [nickname]
+						ipv4_address: 198.18.7.9
+						ipv6_address: "fd00:7::9"
+						mac_address: "02:42:c0:00:07:09"
+						link_local_ips: [169.254.8.9]
+			hidden: {image: busybox, command: sleep 1000, triggers: {manual: true}, networks: {front: {use_service_name_alias: false}}}
+			machined: {image: busybox, command: sleep 1000, triggers: {manual: true}, mac_address: "02:42:c0:00:07:0a", expose: ["1234"]}
+			terminal: {image: busybox, command: [sh, -c, "test -t 0 && exit 5"], triggers: {schedule: ["@every 1s"]}, tty: true}
+			reader: {image: busybox, command: [sh, -c, "timeout 0.3 cat || exit 6"], triggers: {schedule: ["@every 1s"]}, stdin_open: true}
+			told: {image: busybox, command: [sh, -c, "trap 'echo told; exit 3' USR1; echo on; while true; do sleep 0.05; done"], triggers: {manual: true}, stop_signal: SIGUSR1}
+			deaf: {image: busybox, command: [sh, -c, "trap 'echo heard' USR1; echo on; while true; do sleep 0.05; done"], triggers: {manual: true}, stop_signal: SIGUSR1, stop_grace_period: 300ms}
+			web:
+				image: probe
+				command: [serve, "80", "81"]
+				triggers: {manual: true}
+				ports:
+					- {target: 80, published: "8080", host_ip: 127.0.0.1, protocol: tcp, mode: host, name: web, app_protocol: http}
+			well: {image: busybox, command: [sh, -c, "sleep 0.5; touch /well; exec sleep 1000"], triggers: {manual: true}, healthcheck: {test: [CMD, test, -e, /well], interval: 1h, start_period: 1h, start_interval: 50ms}}
+			ill: {image: busybox, command: sleep 1000, triggers: {manual: true}, healthcheck: {test: [CMD, sleep, "1000"], interval: 50ms, timeout: 100ms, retries: 2}}
+			unasked: {image: busybox, command: sleep 1000, triggers: {manual: true}, healthcheck: {disable: true}}
+		networks:
+			front: {enable_ipv6: true, ipam: {config: [{subnet: 198.18.7.0/24}, {subnet: "fd00:7::/64"}]}}
+	`)
+	b.ok(t, "up", "--detach")
+	run := func(name string, flags ...string) *subject {
+		t.Helper()
+		b.ok(t, append(append([]string{"run", "--detach", "--name", "app-" + name}, flags...), name)...)
+		return b.subject(t, "app-"+name, "jobs.*.")
+	}
+	addressed := run("addressed", "--use-aliases")
+	addressed.sees("runs", "runs", "depends_on.*.required", "depends_on.*.restart")
+	link := strings.Join(strings.Fields(addressed.run("ip addr show eth0")), " ")
+	for part, attribute := range map[string]string{
+		"198.18.7.9/24": "ipv4_address", "fd00:7::9/64": "ipv6_address", "02:42:c0:00:07:09": "mac_address", "169.254.8.9": "link_local_ips",
+	} {
+		addressed.seesIn(link, part, "networks.*."+attribute)
+	}
+	asker := b.subject(t, "app-asker-1", "")
+	asker.prefix = "jobs.*."
+	asker.seesIn(asker.run("nslookup nickname"), "Address: 198.18.7.9", "networks.*.aliases")
+	run("hidden", "--use-aliases")
+	if r := b.stack(t, "exec", "-T", "asker", "nslookup", "hidden"); r.code != 0 {
+		addressed.sees("unknown", "unknown", "networks.*.use_service_name_alias")
+	} else {
+		t.Errorf("the job's name is known: %v", r)
+	}
+	machined := run("machined")
+	machined.seesIn(machined.run("ip addr"), "02:42:c0:00:07:0a", "mac_address")
+	machined.seesIn(b.ok(t, "inspect", "--format", "{{json .Config.ExposedPorts}}", "app-machined"), `"1234/tcp"`, "expose")
+	// With run, the command's own terminal and input count.
+	for name, want := range map[string][2]string{"terminal": {"exited (5)", "tty"}, "reader": {"exited (6)", "stdin_open"}} {
+		addressed.sees(b.eventuallyRan(t, name, 1)[0].Status, want[0], want[1])
+	}
+	for _, name := range []string{"told", "deaf"} {
+		run(name)
+		eventually(t, soon, func() error {
+			if out := b.ok(t, "container", "logs", "app-"+name); out != "on\n" {
+				return fmt.Errorf("%s says %q", name, out)
+			}
+			return nil
+		})
+	}
+	start := time.Now()
+	b.ok(t, "container", "stop", "app-deaf")
+	took := time.Since(start)
+	addressed.sees(fmt.Sprint(took >= 300*time.Millisecond, took < 8*time.Second), "true true", "stop_grace_period")
+	b.ok(t, "container", "stop", "app-told")
+	addressed.sees(b.ok(t, "container", "wait", "app-told"), "3\n", "stop_signal")
+
+	run("web", "--service-ports")
+	fetch(t, "http://127.0.0.1:8080/host")
+	addressed.sees("answers", "answers", "ports", "ports.[].target", "ports.[].published", "ports.[].protocol", "ports.[].mode", "ports.[].name", "ports.[].app_protocol")
+	if _, err := get("http://" + hostAddress(t) + ":8080/host"); err == nil {
+		t.Error("a port of 127.0.0.1 answers elsewhere")
+	} else {
+		addressed.sees("refused", "refused", "ports.[].host_ip")
+	}
+	run("well")
+	b.eventuallyHealth(t, "app-well", "healthy")
+	addressed.sees("healthy", "healthy", "healthcheck", "healthcheck.test", "healthcheck.start_interval", "healthcheck.start_period", "healthcheck.interval")
+	run("ill")
+	b.eventuallyHealth(t, "app-ill", "unhealthy")
+	addressed.sees("unhealthy", "unhealthy", "healthcheck.timeout", "healthcheck.retries")
+	run("unasked")
+	addressed.sees(b.ok(t, "inspect", "--format", "{{if .State.Health}}{{.State.Health.Status}}{{end}}", "app-unasked"), "\n", "healthcheck.disable")
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before)
+}
+
 // hostAddress is an address of this machine that is not the loopback's.
 func hostAddress(t *testing.T) string {
 	t.Helper()
@@ -355,6 +460,13 @@ func TestAttributesOfResources(t *testing.T) {
 }
 
 func TestAttributesOfBuilds(t *testing.T) {
+	for _, kind := range []string{"services", "jobs"} {
+		t.Run(kind, func(t *testing.T) { attributesOfBuilds(t, kind) })
+	}
+}
+
+// attributesOfBuilds builds the images of services, or of jobs, in the same ways.
+func attributesOfBuilds(t *testing.T, kind string) {
 	b := newBuildBox(t)
 	b.write(t, "ctx/file", "in the context\n")
 	b.write(t, "more/other", "in another\n")
@@ -417,12 +529,29 @@ func TestAttributesOfBuilds(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(b.dir, "compose.yaml"))
 	must(t, err)
 	file := func(more string) {
-		b.write(t, "compose.yaml", strings.NewReplacer("ARCH", runtime.GOARCH, "NOCACHE", more).Replace(string(text)))
+		named := strings.NewReplacer("ARCH", runtime.GOARCH, "NOCACHE", more).Replace(string(text))
+		if kind == "jobs" {
+			named = strings.NewReplacer("services:\n", "jobs:\n", "command:", "triggers: {manual: true}\n    command:").Replace(named)
+		}
+		b.write(t, "compose.yaml", named)
 	}
 	file("")
-	b.ok(t, "build")
-	b.ok(t, "up", "--detach")
-	c := b.subject(t, "app-box-1", "services.*.build.")
+	prefix := kind + ".*.build."
+	// subject is a container of what was built.
+	subject := func(name string) *subject {
+		if kind == "services" {
+			return b.subject(t, "app-"+name+"-1", prefix)
+		}
+		b.ok(t, "run", "--detach", "--name", "app-"+name, name)
+		return b.subject(t, "app-"+name, prefix)
+	}
+	if kind == "services" {
+		b.ok(t, "build")
+		b.ok(t, "up", "--detach")
+	} else {
+		b.ok(t, "build", "box", "plain")
+	}
+	c := subject("box")
 	for command, want := range map[string][]string{
 		"cat /file":                    {"in the context", "context", "dockerfile"},
 		"cat /other":                   {"in another", "additional_contexts", "additional_contexts.*"},
@@ -446,7 +575,7 @@ func TestAttributesOfBuilds(t *testing.T) {
 	} else {
 		t.Error(err)
 	}
-	plain := b.subject(t, "app-plain-1", "services.*.build.")
+	plain := subject("plain")
 	ids := func() [2]string {
 		return [2]string{b.ok(t, "run", "--rm", "-T", "plain", "cat", "/first"), b.ok(t, "run", "--rm", "-T", "plain", "cat", "/second")}
 	}
@@ -473,10 +602,10 @@ func TestAttributesOfBuilds(t *testing.T) {
 	}
 	file("secrets: [{source: hidden, uid: \"5\", gid: \"6\", mode: 0400}]")
 	for _, part := range []string{"uid", "gid", "mode"} {
-		if r := b.stack(t, "build", "plain"); !strings.Contains(r.stderr, "services.plain.build.secrets[0]") || !strings.Contains(r.stderr, part) {
+		if r := b.stack(t, "build", "plain"); !strings.Contains(r.stderr, kind+".plain.build.secrets[0]") || !strings.Contains(r.stderr, part) {
 			t.Errorf("nothing is said of %s: %v", part, r)
 		}
-		conformance.Warns(t, "services.*.build.secrets.[]."+part)
+		conformance.Warns(t, prefix+"secrets.[]."+part)
 	}
 	archive := filepath.Join(b.dir, "built.tar")
 	b.ok(t, "image", "save", "--output", archive, "built:1")
@@ -518,6 +647,14 @@ func TestAttributesOfPulls(t *testing.T) {
 			path = "services.*.pre_start.[].pull_policy"
 		}
 		conformance.Works(t, path)
+	}
+	b.write(t, "compose.yaml", strings.ReplaceAll("name: app\njobs:\n  box: {image: HOST/box:1, pull_policy: always, command: \"true\", triggers: {manual: true}}\n", "HOST", shelf.host()))
+	before := shelf.manifests()
+	b.ok(t, "run", "--rm", "box")
+	if shelf.manifests() == before {
+		t.Error("the image of a job was not pulled")
+	} else {
+		conformance.Works(t, "jobs.*.pull_policy")
 	}
 	b.ok(t, "down", "--timeout", "0")
 }
@@ -642,47 +779,65 @@ func TestAttributesOfStoppedSteps(t *testing.T) {
 	b.nothingLeft(t, b.before)
 }
 
-// What cannot be had is refused, or told, with its path.
+// What cannot be had is refused, or told, with its path: of services, and of jobs.
 func TestAttributesThatAreRefused(t *testing.T) {
 	b := newBox(t, "busybox:latest")
 	for _, tt := range []struct {
 		yaml, says string
 		note       func(testing.TB, ...string)
+		jobs       bool // have it, too
 		paths      []string
 	}{
-		{"gpus: all", "services.box.gpus: GPUs are not supported", conformance.Errors, []string{"services.*.gpus.**"}},
-		{"use_api_socket: true", "services.box.use_api_socket: there is no Docker API socket", conformance.Errors, []string{"services.*.use_api_socket"}},
-		{"deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}", "services.box.deploy.resources.reservations.devices: device reservations are not supported",
-			conformance.Errors, []string{"services.*.deploy.resources.reservations.devices.**"}},
-		{"storage_opt: {size: 1g}", "services.box.storage_opt: storage_opt has no effect", conformance.Warns, []string{"services.*.storage_opt"}},
-		{"logging: {driver: syslog}", "services.box.logging: ", conformance.Warns, []string{"services.*.logging.driver"}},
-		{"volumes: [{type: bind, source: ., target: /a, bind: {selinux: q}}]", "services.box.volumes[0].bind.selinux: ", conformance.Errors, []string{"services.*.volumes.[].bind.selinux"}},
-		{"volumes: [{type: volume, source: v, target: /a, volume: {subpath: ../..}}]\nvolumes: {v: {}}", `services.box.volumes[0].volume.subpath: "../.." leads out`, conformance.Errors, []string{"services.*.volumes.[].volume.subpath"}},
-		{"cpu_rt_runtime: 95000", "", conformance.Errors, []string{"services.*.cpu_rt_runtime"}},
-		{"pre_start: [{command: [\"true\"], cpu_rt_runtime: 95000}]", "", conformance.Errors, []string{"services.*.pre_start.[].cpu_rt_runtime"}},
-		{"pull_policy: sometimes", "services.box.pull_policy: invalid pull_policy", conformance.Errors, []string{"services.*.pull_policy"}},
-		{"runtime: kata", "services.box.runtime: ", conformance.Errors, []string{"services.*.runtime"}},
-		{"pre_start: [{command: [\"true\"], gpus: all}]", "services.box.pre_start[0].gpus: GPUs are not supported", conformance.Errors, []string{"services.*.pre_start.[].gpus.**"}},
-		{"pre_start: [{command: [\"true\"], storage_opt: {size: 1g}}]", "services.box.pre_start[0].storage_opt: storage_opt has no effect", conformance.Warns, []string{"services.*.pre_start.[].storage_opt"}},
-		{"deploy: {mode: replicated-job}", "services.box.deploy.mode: mode replicated-job is not acted on", conformance.Warns, []string{"services.*.deploy.mode"}},
-		{"deploy: {endpoint_mode: vip}", "services.box.deploy.endpoint_mode: vip is not acted on", conformance.Warns, []string{"services.*.deploy.endpoint_mode"}},
+		{"gpus: [{driver: made-up}]", "gpus[0]: ", conformance.Errors, true, []string{"gpus.[].driver"}},
+		{"gpus: [{count: 0, options: {a: b}}]", "gpus[0].options: has no effect", conformance.Warns, true, []string{"gpus.[].options", "gpus.[].options.*"}},
+		{"deploy: {resources: {reservations: {devices: [{capabilities: [gpu], count: 0, options: {a: b}}]}}}", "deploy.resources.reservations.devices[0].options: has no effect", conformance.Warns, false,
+			[]string{"deploy.resources.reservations.devices.[].count", "deploy.resources.reservations.devices.[].options", "deploy.resources.reservations.devices.[].options.*"}},
+		{"use_api_socket: true", "use_api_socket: there is no API server", conformance.Errors, true, []string{"use_api_socket"}},
+		{"storage_opt: {made: up}", "storage_opt: unknown option", conformance.Errors, true, []string{"storage_opt"}},
+		{"logging: {driver: nosuch}", "logging: unknown logging driver", conformance.Errors, true, []string{"logging.driver"}},
+		{"volumes: [{type: bind, source: ., target: /a, bind: {selinux: q}}]", "volumes[0].bind.selinux: ", conformance.Errors, true, []string{"volumes.[].bind.selinux"}},
+		{"volumes: [{type: volume, source: v, target: /a, volume: {subpath: ../..}}]", `volumes[0].volume.subpath: "../.." leads out`, conformance.Errors, true, []string{"volumes.[].volume.subpath"}},
+		{"cpu_rt_runtime: 95000", "", conformance.Errors, true, []string{"cpu_rt_runtime"}},
+		{"pre_start: [{command: [\"true\"], cpu_rt_runtime: 95000}]", "", conformance.Errors, false, []string{"pre_start.[].cpu_rt_runtime"}},
+		{"pre_start: [{command: [\"true\"], gpus: [{count: 0, options: {a: b}}]}]", "pre_start[0].gpus[0].options: has no effect", conformance.Warns, false,
+			[]string{"pre_start.[].gpus.[].count", "pre_start.[].gpus.[].options", "pre_start.[].gpus.[].options.*"}},
+		{"pre_start: [{command: [\"true\"], storage_opt: {made: up}}]", "pre_start[0].storage_opt: unknown option", conformance.Errors, false, []string{"pre_start.[].storage_opt"}},
+		{"pull_policy: sometimes", "pull_policy: invalid pull_policy", conformance.Errors, true, []string{"pull_policy"}},
+		{"runtime: kata", "runtime: ", conformance.Errors, true, []string{"runtime"}},
+		{"deploy: {mode: replicated-job}", "deploy.mode: mode replicated-job is not acted on", conformance.Warns, false, []string{"deploy.mode"}},
+		{"deploy: {endpoint_mode: vip}", "deploy.endpoint_mode: vip is not acted on", conformance.Warns, false, []string{"deploy.endpoint_mode"}},
 	} {
-		t.Run(tt.yaml, func(t *testing.T) {
-			b.write(t, "compose.yaml", "name: app\nservices:\n  box:\n    image: busybox\n    command: \"true\"\n    "+tt.yaml+"\n")
-			r := b.stack(t, "up", "--detach")
-			// A budget of real time has to come from the machine.
-			if realtime := tt.says == ""; realtime && r.code != 0 && strings.Contains(r.stderr, "real-time budget") {
-				tt.note(t, tt.paths...)
-			} else if realtime {
-				conformance.Unseen(t, tt.paths...)
-			} else if strings.Count(r.stderr, "compose.yaml:6: "+tt.says) != 1 {
-				t.Errorf("it does not say once %q: %v", tt.says, r)
-			} else {
-				tt.note(t, tt.paths...)
-			}
-			b.write(t, "compose.yaml", "name: app\nservices: {box: {image: busybox}}\n")
-			b.ok(t, "down", "--timeout", "0")
-		})
+		kinds := []string{"services"}
+		if tt.jobs {
+			kinds = append(kinds, "jobs")
+		}
+		for _, kind := range kinds {
+			t.Run(kind+" "+tt.yaml, func(t *testing.T) {
+				const below = "volumes: {v: {}}\n"
+				verb, more := []string{"up", "--detach"}, ""
+				if kind == "jobs" {
+					verb, more = []string{"run", "--rm", "-T", "box"}, "    triggers: {manual: true}\n"
+				}
+				b.write(t, "compose.yaml", "name: app\n"+kind+":\n  box:\n    image: busybox\n    command: \"true\"\n    "+tt.yaml+"\n"+more+below)
+				r := b.stack(t, verb...)
+				paths := make([]string, len(tt.paths))
+				for i, p := range tt.paths {
+					paths[i] = kind + ".*." + p
+				}
+				// A budget of real time has to come from the machine.
+				if realtime := tt.says == ""; realtime && r.code != 0 && strings.Contains(r.stderr, "real-time budget") {
+					tt.note(t, paths...)
+				} else if realtime {
+					conformance.Unseen(t, paths...)
+				} else if says := "compose.yaml:6: " + kind + ".box." + tt.says; strings.Count(r.stderr, says) != 1 {
+					t.Errorf("it does not say once %q: %v", says, r)
+				} else {
+					tt.note(t, paths...)
+				}
+				b.write(t, "compose.yaml", "name: app\nservices: {box: {image: busybox}}\n"+below)
+				b.ok(t, "down", "--timeout", "0", "--volumes")
+			})
+		}
 	}
 	b.nothingLeft(t, b.before)
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // withCDI has specifications in /etc/cdi until the test ends, and what hooks need.
@@ -74,7 +76,12 @@ func TestCDI(t *testing.T) {
 			cdi: {<<: *web, deploy: {resources: {reservations: {devices: [{capabilities: [x], driver: cdi, device_ids: [example.com/null=dev, nvidia.com/gpu=0]}]}}}}
 			mapped: {<<: *web, userns_mode: auto, devices: [example.com/null=dev]}
 			user: {<<: *web, user: "5:6", gpus: all}
+			stepped: {<<: *web, pre_start: [{command: [sh, -c, "echo $$GPU >/out/step"], volumes: ["./out:/out"], gpus: [{driver: nvidia, device_ids: ["1"], capabilities: [gpu]}]}]}
+		jobs:
+			job: {image: busybox, command: [sh, -c, "echo $$GPU"], gpus: [{count: 1, capabilities: [gpu]}], triggers: {manual: true}}
+			second-job: {image: busybox, command: [sh, -c, "echo $$GPU"], gpus: [{driver: nvidia, device_ids: ["1"], capabilities: [gpu]}], triggers: {manual: true}}
 	`)
+	must(t, os.Mkdir(filepath.Join(b.dir, "out"), 0o777))
 	b.ok(t, "up", "--detach")
 	for service, want := range map[string]string{
 		"all": "all yes  gpu0 gpu1 library made-by-hook 77", "one": "0 yes  gpu0 library made-by-hook 77", "second": "1 yes  gpu1 library made-by-hook 77",
@@ -120,7 +127,24 @@ func TestCDI(t *testing.T) {
 			t.Error(text)
 		}
 	})
+	conformance.Works(t, "services.*.gpus", "services.*.gpus.[].driver", "services.*.gpus.[].count", "services.*.deploy.resources.reservations.devices")
+	for _, part := range []string{"capabilities", "driver", "device_ids"} {
+		conformance.Works(t, "services.*.deploy.resources.reservations.devices.[]."+part)
+	}
+	step, err := os.ReadFile(filepath.Join(b.dir, "out/step"))
+	must(t, err)
+	for kind, got := range map[string]string{"services.*.pre_start.[].gpus": string(step), "jobs.*.gpus": b.ok(t, "run", "-T", "second-job")} {
+		if got != "1\n" {
+			t.Errorf("%s: %q", kind, got)
+		}
+		conformance.Works(t, kind, kind+".[].driver", kind+".[].device_ids", kind+".[].capabilities")
+	}
+	if out := b.ok(t, "run", "-T", "job"); out != "0\n" {
+		t.Errorf("a job that wants one of the GPUs has %q", out)
+	}
+	conformance.Works(t, "jobs.*.gpus.[].count")
 	b.ok(t, "down", "--timeout", "0")
+	must(t, os.RemoveAll(filepath.Join(b.dir, "out")))
 	b.nothingLeft(t, before)
 	t.Run("flags", func(t *testing.T) {
 		for _, c := range []struct{ flags, want string }{

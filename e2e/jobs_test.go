@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stack-run/stack/e2e/conformance"
 )
 
 // A job runs when it is told to, after what it depends on: services, and jobs to their
@@ -96,6 +100,8 @@ func TestRunJob(t *testing.T) {
 	if out := b.ok(t, "--dry-run", "run", "migrate"); !strings.Contains(out, "shop-migrate-run-") {
 		t.Errorf("dry run: %s", out)
 	}
+	conformance.Works(t, "jobs", "jobs.*", "jobs.*.triggers", "jobs.*.triggers.manual", "jobs.*.image", "jobs.*.command", "jobs.*.profiles",
+		"jobs.*.env_file", "jobs.*.environment", "jobs.*.environment.*", "jobs.*.depends_on", "jobs.*.depends_on.*", "jobs.*.depends_on.*.condition")
 	// Its containers are the project's: no orphans, and gone with it.
 	b.ok(t, "run", "-d", "--name", "by-hand", "migrate")
 	if code := strings.TrimSpace(b.ok(t, "container", "wait", "by-hand")); code != "3" {
@@ -226,6 +232,7 @@ func TestScheduledJob(t *testing.T) {
 	b.ok(t, "stop", "db")
 	before := len(b.eventuallyRan(t, "backup", 6))
 	b.eventuallyRan(t, "backup", before+1)
+	conformance.Works(t, "jobs.*.triggers.schedule", "jobs.*.triggers.schedule.[].cron")
 	if ps := b.ok(t, "ps", "--services"); !strings.Contains(ps, "db\n") {
 		t.Errorf("what it depends on does not run: %s", ps)
 	}
@@ -257,6 +264,7 @@ func TestScheduledJob(t *testing.T) {
 	if out := b.ok(t, "jobs"); !strings.Contains(out, "03:00:00") && !strings.Contains(out, "02:00:00") && !strings.Contains(out, "01:00:00") {
 		t.Errorf("when it is due next: %s", out)
 	}
+	conformance.Works(t, "jobs.*.triggers.schedule.[].timezone")
 	b.compose(t, scheduled[:strings.Index(scheduled, "\tjobs:")])
 	if r := b.stack(t, "up", "-d"); r.code != 0 || !strings.Contains(r.stderr, "Job backup Unscheduled") {
 		t.Errorf("up without the job: %v", r)
@@ -297,6 +305,38 @@ func TestScheduledJobsDoNotOverlap(t *testing.T) {
 	if !skipped {
 		t.Errorf("nothing was skipped: %+v", b.jobRuns(t))
 	}
+	conformance.Works(t, "jobs.*.triggers.schedule.[].concurrency")
+	b.ok(t, "down")
+}
+
+// What was due while nobody was there runs once, or not at all.
+func TestMissedFires(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: shop
+		jobs:
+			late: {image: busybox, command: ["true"], triggers: {schedule: [{cron: "@every 7m", missed_fires: one}]}}
+			never: {image: busybox, command: ["true"], triggers: {schedule: [{cron: "@every 7m", missed_fires: skip}]}}
+	`)
+	b.ok(t, "up", "--detach")
+	b.killKeepers(t, "shop", "supervisor", "guardian", "warden")
+	// Twenty minutes ago, for what the record knows.
+	file := filepath.Join(b.dataRoot(), "projects", "shop", "schedules.json")
+	text, err := os.ReadFile(file)
+	must(t, err)
+	text = regexp.MustCompile(`"seen": *"[^"]*"`).ReplaceAll(text, []byte(`"seen":"`+time.Now().Add(-20*time.Minute).Format(time.RFC3339Nano)+`"`))
+	must(t, os.WriteFile(file, text, 0o600))
+	b.ok(t, "system", "resume")
+	b.eventuallyRan(t, "late", 1)
+	var got []string
+	for _, r := range b.jobRuns(t) {
+		got = append(got, r.Job+" "+r.Status)
+	}
+	slices.Sort(got)
+	if s := strings.Join(got, ", "); s != "late exited (0), never missed" {
+		t.Errorf("the runs are: %s", s)
+	}
+	conformance.Works(t, "jobs.*.triggers.schedule.[].missed_fires")
 	b.ok(t, "down")
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stack-run/stack/e2e/conformance"
 	"github.com/stack-run/stack/e2e/receiver"
 )
 
@@ -110,6 +111,7 @@ func TestLogDrivers(t *testing.T) {
 			}
 		}
 	}
+	conformance.Works(t, "services.*.logging", "services.*.logging.driver", "services.*.logging.options", "services.*.logging.options.*")
 	if driver := b.look(t, "app-tcp-1").HostConfig["LogConfig"].(map[string]any)["Type"]; driver != "syslog" {
 		t.Errorf("inspect tells of driver %v", driver)
 	}

@@ -138,7 +138,6 @@ func oneOffNetwork(spec *engine.Spec, service, replicaName string, o Overrides) 
 	e.Owner = "service " + service + " (run)"
 	if !o.ServicePorts {
 		e.Ports = nil
-		spec.Expose = nil
 	}
 	if e.Mode != "" {
 		return

@@ -274,7 +274,7 @@ func (s *Supervisor) dueRequest(start schedule.Start) (CreateRequest, error) {
 		Labels: map[string]string{spec.LabelDue: dueLabel(start)},
 	}
 	if j := d.Jobs[start.Job]; j != nil && len(j.Replicas) > 0 {
-		overrides.TTY = j.Replicas[0].Spec.Process.TTY
+		overrides.TTY, overrides.Interactive = j.Replicas[0].Spec.Process.TTY, j.Replicas[0].Spec.Process.Stdin
 	}
 	one, err := spec.OneOff(whole, start.Job, overrides)
 	return CreateRequest{Project: s.realm, Spec: one, Service: start.Job, Desired: d, Due: start.Due}, err
