@@ -104,7 +104,7 @@ func TestPreStart(t *testing.T) {
 	}
 	b.fails(t, "container", "inspect", "app-web-pre_start-2")
 
-	// Interrupted, or with its supervisor killed, nothing of it is left behind.
+	// Interrupted, nothing of it is left behind; with its supervisor killed it goes on.
 	file("sleep 1000; true", "4")
 	up := b.start(t, "up", "-d")
 	up.out.until(t, limit, "Container app-web-pre_start-2 Started")
@@ -119,6 +119,14 @@ func TestPreStart(t *testing.T) {
 	up = b.start(t, "up", "-d")
 	up.out.until(t, limit, "Container app-web-pre_start-2 Started")
 	b.killKeepers(t, "app", "supervisor")
+	eventually(t, limit, func() error {
+		if n := strings.Count(up.out.String(), "Container app-web-pre_start-2 Started"); n != 2 {
+			return fmt.Errorf("the step was started %d times", n)
+		}
+		return nil
+	})
+	b.killKeepers(t, "app", "supervisor", "guardian", "warden")
+	up.signal(t, syscall.SIGINT)
 	up.wait(t, limit)
 	file("true", "5")
 	b.ok(t, "up", "-d")
