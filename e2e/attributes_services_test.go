@@ -369,8 +369,10 @@ func TestAttributesOfDeployments(t *testing.T) {
 // What is outside of services: networks, volumes, configs and secrets.
 func TestAttributesOfResources(t *testing.T) {
 	b := newBox(t, "busybox:latest")
-	b.ok(t, "network", "create", "theirs")
-	b.ok(t, "volume", "create", "theirs")
+	for _, name := range []string{"theirs", "older"} {
+		b.ok(t, "network", "create", name)
+		b.ok(t, "volume", "create", name)
+	}
 	for _, kind := range []string{"secret", "configs"} {
 		if r := b.input(t, kind+" of the store", kind, "create", "stored", "-"); r.code != 0 {
 			t.Fatal(r)
@@ -386,10 +388,10 @@ func TestAttributesOfResources(t *testing.T) {
 			box:
 				image: busybox
 				command: sleep 1000
-				networks: [chosen, six, outer, joinable]
-				volumes: ["bound:/bound", "named:/named", "outer:/theirs"]
-				configs: [filed, varied, written, outer]
-				secrets: [filed, varied, outer]
+				networks: [chosen, six, outer, joinable, old]
+				volumes: ["bound:/bound", "named:/named", "outer:/theirs", "old:/old"]
+				configs: [filed, varied, written, outer, {source: old, target: /old-config}]
+				secrets: [filed, varied, outer, old]
 		networks:
 			chosen:
 				name: chosen-net
@@ -401,20 +403,24 @@ func TestAttributesOfResources(t *testing.T) {
 					config: [{subnet: 198.18.9.0/24, gateway: 198.18.9.254, ip_range: 198.18.9.8/30, aux_addresses: {a: 198.18.9.8, b: 198.18.9.9, c: 198.18.9.10}}]
 			six: {enable_ipv4: false, enable_ipv6: true}
 			outer: {external: true, name: theirs}
+			old: {external: {name: older}}
 			joinable: {attachable: true}
 		volumes:
 			bound: {driver: local, driver_opts: {type: none, o: bind, device: DIR/bound}}
 			named: {name: chosen-volume, labels: {told: volume}}
 			outer: {external: true, name: theirs}
+			old: {external: {name: older}}
 		configs:
 			filed: {file: ./filed}
 			varied: {environment: FROM_ENV}
 			written: {content: "written ${FROM_ENV}"}
 			outer: {external: true, name: stored}
+			old: {external: {name: stored}}
 		secrets:
 			filed: {file: ./filed}
 			varied: {environment: FROM_ENV}
 			outer: {external: true, name: stored}
+			old: {external: {name: stored}}
 	`)
 	text, err := os.ReadFile(filepath.Join(b.dir, "compose.yaml"))
 	must(t, err)
@@ -433,10 +439,12 @@ func TestAttributesOfResources(t *testing.T) {
 	networks := b.look(t, "app-box-1").NetworkSettings.Networks
 	six := networks["app_six"]
 	net.sees(fmt.Sprintf("%q %v", six.IPAddress, six.GlobalIPv6Address != ""), `"" true`, ".enable_ipv4", ".enable_ipv6")
-	if _, ok := networks["theirs"]; ok {
-		net.sees("joined", "joined", ".external")
-	} else {
-		t.Errorf("%v", networks)
+	for name, attribute := range map[string]string{"theirs": ".external", "older": ".external.name"} {
+		if _, ok := networks[name]; ok {
+			net.sees("joined", "joined", attribute)
+		} else {
+			t.Errorf("%v", networks)
+		}
 	}
 	b.ok(t, "container", "run", "--rm", "--network", "app_joinable", "busybox", "true")
 	net.sees("attached", "attached", ".attachable")
@@ -445,18 +453,21 @@ func TestAttributesOfResources(t *testing.T) {
 	vol.sees(vol.run("ls /bound"), "file", ".driver", ".driver_opts", ".driver_opts.*")
 	vol.sees(b.ok(t, "volume", "ls", "--quiet", "--filter", "label=told=volume"), "chosen-volume\n", ".name", ".labels", ".labels.*")
 	vol.sees(vol.volume("/theirs"), "theirs", ".external")
+	vol.sees(vol.volume("/old"), "older", ".external.name")
 
 	config, secret := b.subject(t, "app-box-1", "configs.*"), b.subject(t, "app-box-1", "secrets.*")
 	config.sees(config.run("cat /filed"), "filed", ".file")
 	config.sees(config.run("cat /varied"), "varied", ".environment")
 	config.sees(config.run("cat /written"), "written varied", ".content")
 	config.sees(config.run("cat /outer"), "configs of the store", ".external", ".name")
+	config.sees(config.run("cat /old-config"), "configs of the store", ".external.name")
 	secret.sees(secret.run("cat /run/secrets/filed"), "filed", ".file")
 	secret.sees(secret.run("cat /run/secrets/varied"), "varied", ".environment")
 	secret.sees(secret.run("cat /run/secrets/outer"), "secret of the store", ".external", ".name")
+	secret.sees(secret.run("cat /run/secrets/old"), "secret of the store", ".external.name")
 	b.ok(t, "down", "--volumes", "--timeout", "0")
-	b.ok(t, "network", "rm", "theirs")
-	b.ok(t, "volume", "rm", "theirs")
+	b.ok(t, "network", "rm", "theirs", "older")
+	b.ok(t, "volume", "rm", "theirs", "older")
 }
 
 func TestAttributesOfBuilds(t *testing.T) {

@@ -277,6 +277,7 @@ func wishes(t *testing.T, disk string) []wish {
 			yaml: `
 				user: "1234:4321"
 				group_add: ["77", "78"]
+				umask: "0027"
 				working_dir: /tmp
 				environment: {SAID: "a b"}
 				env_file:
@@ -295,6 +296,7 @@ func wishes(t *testing.T, disk string) []wish {
 			see: func(c *subject) {
 				c.sees(c.status("Uid")+" "+c.status("Gid"), "1234 1234 1234 1234 4321 4321 4321 4321", "user")
 				c.sees(c.status("Groups"), "77 78 4321", "group_add")
+				c.sees(c.status("Umask"), "0027", "umask")
 				cwd, err := os.Readlink(c.proc("cwd"))
 				must(c.t, err)
 				c.sees(cwd, "/tmp", "working_dir")
