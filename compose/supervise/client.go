@@ -252,9 +252,29 @@ func (c *Client) spawnLock(ctx context.Context) (*lock.Held, error) {
 // goroutine has five or six, and a supervisor more while it is busy.
 const chainThreads = 32
 
+// minDescriptors is what a supervisor needs for itself and to start some containers at
+// a time; each that runs needs a few more.
+const minDescriptors = 64
+
+// enoughDescriptors is an error where the caller's limit, which a chain has from who
+// starts it, is too low for any work: others would find that chain after the caller.
+func enoughDescriptors() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("cannot read the limit of descriptors: %w", err)
+	}
+	if limit.Cur < minDescriptors {
+		return fmt.Errorf("cannot start a supervisor: %w: a process may have %d here, and it needs %d; raise the limit (ulimit -n)", unix.EMFILE, limit.Cur, minDescriptors)
+	}
+	return nil
+}
+
 // spawn starts the warden with the listening socket. The socket is there before
 // the supervisor is, so the caller connects at once and waits for the answer.
 func (c *Client) spawn() (warnings []string, err error) {
+	if err := enoughDescriptors(); err != nil {
+		return nil, err
+	}
 	// The directory of another project may have the same name.
 	sum := sha256.Sum256([]byte(c.Dir))
 	name := filepath.Base(c.Dir)
