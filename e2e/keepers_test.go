@@ -228,6 +228,58 @@ func TestKeepersHoldNothingOfTheirCaller(t *testing.T) {
 	b.nothingLeft(t, b.before)
 }
 
+// What a shell has set for itself is no container's: its priority, its processors, its
+// limits and its umask.
+func TestContainersHaveNothingOfTheirCaller(t *testing.T) {
+	b := newBox(t, "probe")
+	b.compose(t, `
+		name: app
+		services:
+			web: {image: probe, command: ["on-term", "0"]}
+	`)
+	shell := *b
+	shell.program = b.write(t, "shell", "#!/bin/sh\numask 077\nulimit -S -f 1000\nexec nice -n 7 taskset -c 0 "+shared.Stack+` "$@"`+"\n")
+	must(t, os.Chmod(shell.program, 0o755))
+	b.before = snap(t, b)
+	shell.ok(t, "up", "--detach", "--wait")
+	look := func(pid int) string {
+		t.Helper()
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		must(t, err)
+		_, fields, _ := strings.Cut(string(stat), ") ")
+		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+		must(t, err)
+		var files string
+		for line := range strings.Lines(string(limits)) {
+			if strings.HasPrefix(line, "Max file size") {
+				files = strings.Fields(line)[3]
+			}
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		must(t, err)
+		var allowed string
+		for line := range strings.Lines(string(status)) {
+			if rest, ok := strings.CutPrefix(line, "Cpus_allowed_list:"); ok {
+				allowed = strings.TrimSpace(rest)
+			}
+		}
+		return fmt.Sprintf("nice %s, files of %s, processors %s", strings.Fields(fields)[16], files, allowed)
+	}
+	want := look(os.Getpid())
+	if got := look(b.look(t, "app-web-1").State.Pid); got != want {
+		t.Errorf("the container has %s, and the test %s", got, want)
+	}
+	for _, role := range []string{"warden", "guardian", "supervisor"} {
+		pid, err := b.keeper("app", role)
+		must(t, err)
+		if got := look(pid); got != want {
+			t.Errorf("the %s has %s, and the test %s", role, got, want)
+		}
+	}
+	b.ok(t, "down")
+	b.nothingLeft(t, b.before)
+}
+
 func TestLongNames(t *testing.T) {
 	b := newBox(t, "probe")
 	project := strings.Repeat("long-name-", 8)[:79] + "x"

@@ -106,6 +106,10 @@ func init() {
 		return
 	}
 	g := &guard{role: role, control: -1, lock: -1, shelter: -1}
+	g.socket, g.heir = syscall.Getenv(envSocket)
+	if role == Warden && !g.heir {
+		forgetCaller() // a client's
+	}
 	g.dir, _ = syscall.Getenv(EnvDir)
 	g.name, _ = syscall.Getenv(EnvName)
 	list, _ := syscall.Getenv(EnvFDs)
@@ -116,7 +120,6 @@ func init() {
 		g.held = append(g.held, heldFD{name, fd})
 	}
 	syscall.CloseOnExec(ControlFD)
-	g.socket, g.heir = syscall.Getenv(envSocket)
 	if !g.heir {
 		g.socket = identity(g.dir + "/" + Socket) // a client made it for this chain
 	}
