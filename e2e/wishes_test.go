@@ -148,6 +148,9 @@ func TestManyContainersAtOnce(t *testing.T) {
 			if out := b.ok(t, "container", "ls", "--all", "--quiet"); out != "" {
 				return errors.New(out)
 			}
+			if _, err := b.keeper("single.", "supervisor"); !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("the supervisor is there: %v", err)
+			}
 			return nil
 		})
 		b.nothingLeft(t, before)

@@ -193,7 +193,7 @@ func (w *walk) give(c int, p project, args []string) {
 		return
 	}
 	if args[0] == "events" { // it has no end of its own
-		timer := time.AfterFunc(300*time.Millisecond, func() { cl.cmd.Process.Signal(unix.SIGINT) })
+		timer := time.AfterFunc(300*time.Millisecond, func() { cl.cmd.Process.Signal(unix.SIGTERM) }) // SIGINT may be ignored, as a shell has it in the background
 		defer timer.Stop()
 	}
 	r := cl.wait()
