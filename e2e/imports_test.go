@@ -281,3 +281,29 @@ func TestPathsInDocuments(t *testing.T) {
 		}
 	}
 }
+
+// A document names a test as the proof of what it says.
+func TestTestsInDocuments(t *testing.T) {
+	tests := map[string]bool{}
+	must(t, filepath.WalkDir(shared.Module, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(text, -1) {
+			tests[string(m[1])] = true
+		}
+		return err
+	}))
+	for _, name := range []string{"compose/PAINS.md", "SECURITY.md"} {
+		text, err := os.ReadFile(filepath.Join(shared.Module, name))
+		must(t, err)
+		for i, line := range strings.Split(string(text), "\n") {
+			for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(line, -1) {
+				if !tests[m[1]] {
+					t.Errorf("%s:%d: there is no %s", name, i+1, m[1])
+				}
+			}
+		}
+	}
+}

@@ -223,3 +223,54 @@ func TestSharedNetworkIsFollowed(t *testing.T) {
 	b.ok(t, "down")
 	b.nothingLeft(t, b.before)
 }
+
+// What is in the file of a config or secret is part of what a container is.
+func TestChangedFileRecreates(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			web:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				configs: [conf]
+			worker:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				secrets: [token]
+		configs: {conf: {file: ./conf}}
+		secrets: {token: {file: ./token}}
+	`)
+	b.write(t, "conf", "one")
+	b.write(t, "token", "one")
+	b.ok(t, "up", "--detach")
+	for _, c := range []struct{ file, service, other, cause, path string }{
+		{"conf", "web", "worker", "configs./conf", "/conf"},
+		{"token", "worker", "web", "secrets./run/secrets/token", "/run/secrets/token"},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			before := b.ids(t)
+			b.write(t, c.file, "one")
+			if r := b.stack(t, "plan"); r.code != 0 {
+				t.Errorf("the same content changes something: %v", r)
+			}
+			b.write(t, c.file, "two")
+			if r := b.stack(t, "plan"); r.code != 2 || !strings.Contains(r.stdout, "recreate "+c.service) || !strings.Contains(r.stdout, c.cause) {
+				t.Errorf("no cause %q: %v", c.cause, r)
+			}
+			b.ok(t, "up", "--detach", "--timeout", "0")
+			after := b.ids(t)
+			changed, kept := "app-"+c.service+"-1", "app-"+c.other+"-1"
+			if after[changed] == before[changed] || after[kept] != before[kept] {
+				t.Errorf("containers were %v, are %v", before, after)
+			}
+			if got := b.ok(t, "exec", "-T", c.service, "cat", c.path); got != "two" {
+				t.Errorf("it reads %q", got)
+			}
+		})
+	}
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before, "file data/sealed/digests")
+}

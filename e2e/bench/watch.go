@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -127,10 +128,13 @@ func startWatch(cmd *exec.Cmd) (group int, err error) {
 		return 0, errors.Join(err, r.Close())
 	}
 	watches := make(chan bool, 1)
+	var last atomic.Value
+	last.Store("nothing")
 	go func() {
 		defer r.Close()
 		lines := bufio.NewScanner(r)
 		for lines.Scan() {
+			last.Store(lines.Text())
 			if strings.Contains(lines.Text(), "Watch enabled") {
 				select {
 				case watches <- true:
@@ -148,7 +152,7 @@ func startWatch(cmd *exec.Cmd) (group int, err error) {
 	case <-time.After(watchTimeout):
 	}
 	unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-	return 0, fmt.Errorf("it did not begin to watch: %w", cmd.Wait())
+	return 0, fmt.Errorf("it did not begin to watch (%w) and said last: %s", cmd.Wait(), last.Load())
 }
 
 // rootOfCommand is the root of the process that runs a command.
