@@ -58,7 +58,7 @@ func (b *bench) watch(ctx context.Context) error {
 		}
 	}
 	file := filepath.Join(b.dir, "compose-watch.yaml")
-	text := fmt.Sprintf("services:\n  web:\n    image: %s\n    command: %s\n    init: true\n    stop_grace_period: 0s\n    develop:\n      watch: [{path: ./tree, action: sync, target: /app}]\n", imageRef, watchSleeper)
+	text := fmt.Sprintf("services:\n  web:\n    image: %s\n    command: %s\n    stop_grace_period: 0s\n    develop:\n      watch: [{path: ./tree, action: sync, target: /app}]\n", imageRef, watchSleeper)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		return err
 	}
