@@ -301,7 +301,7 @@ func (a *App) Streams() compose.Streams { return compose.Streams{In: a.In, Out: 
 // Each does work on one name after the other and prints what it returns, if that is
 // not empty, as docker does. It goes on after an error.
 func (a *App) Each(names []string, work func(name string) (line string, err error)) error {
-	return a.each(names, 1, work)
+	return a.tell(len(names), func(i int) (string, error) { return work(names[i]) })
 }
 
 // Remark is an error that [App.Each] tells and does not fail for.
@@ -319,10 +319,6 @@ func (a *App) EachAtOnce(names []string, work func(name string) (line string, er
 	if a.Global.DryRun {
 		return a.Each(names, work)
 	}
-	return a.each(names, atOnce, work)
-}
-
-func (a *App) each(names []string, limit int, work func(name string) (line string, err error)) error {
 	type result struct {
 		line string
 		err  error
@@ -333,7 +329,7 @@ func (a *App) each(names []string, limit int, work func(name string) (line strin
 	}
 	go func() {
 		var g errgroup.Group
-		g.SetLimit(limit)
+		g.SetLimit(atOnce)
 		for i, name := range names {
 			g.Go(func() error {
 				line, err := work(name)
@@ -342,17 +338,25 @@ func (a *App) each(names []string, limit int, work func(name string) (line strin
 			})
 		}
 	}()
+	return a.tell(len(names), func(i int) (string, error) {
+		r := <-results[i]
+		return r.line, r.err
+	})
+}
+
+// tell prints what became of n names, one after the other.
+func (a *App) tell(n int, result func(i int) (line string, err error)) error {
 	failed := false
-	for _, done := range results {
-		r := <-done
+	for i := range n {
+		line, err := result(i)
 		switch remark := (Remark{}); {
-		case errors.As(r.err, &remark):
+		case errors.As(err, &remark):
 			fmt.Fprintln(a.Err, remark)
-		case r.err != nil:
+		case err != nil:
 			failed = true
-			fmt.Fprintln(a.Err, r.err)
-		case r.line != "":
-			fmt.Fprintln(a.Out, r.line)
+			fmt.Fprintln(a.Err, err)
+		case line != "":
+			fmt.Fprintln(a.Out, line)
 		}
 	}
 	if failed {

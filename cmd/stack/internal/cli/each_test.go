@@ -40,3 +40,18 @@ func TestEachAtOnce(t *testing.T) {
 		t.Errorf("a remark is a failure: %v", err)
 	}
 }
+
+// With Each, what is told of one comes before the work on the next, which may print, too.
+func TestEachTellsBeforeTheNext(t *testing.T) {
+	var out strings.Builder
+	a := &App{Out: &out}
+	if err := a.Each([]string{"first", "second"}, func(name string) (string, error) {
+		out.WriteString("(" + name + ") ")
+		return name, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != "(first) first\n(second) second\n" {
+		t.Errorf("it says %q", &out)
+	}
+}
