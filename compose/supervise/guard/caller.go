@@ -5,14 +5,6 @@ import (
 	"unsafe"
 )
 
-// Constants that package syscall lacks.
-const (
-	schedOther    = 0 // SCHED_OTHER, sched(7)
-	ioprioProcess = 1 // IOPRIO_WHO_PROCESS, ioprio_set(2)
-	rlimitRSS     = 5 // RLIMIT_RSS, getrlimit(2)
-	unlimited     = ^uint64(0)
-)
-
 // forgetCaller takes back what a client's shell had set for itself: its priority, its
 // processors, its limits and its umask would be those of all containers of the project, of
 // other clients', too. With a daemon they are nobody's either.
@@ -53,8 +45,10 @@ func forgetCaller() {
 	if anew = anew || processors() != before; !anew {
 		return
 	}
-	if args, err := arguments(); err == nil {
-		syscall.Exec("/proc/self/exe", args, syscall.Environ()) // else it goes on with what its other threads have
+	// Each argument ends with a zero, proc_pid_cmdline(5). Where there are none, or exec
+	// fails, it goes on with what its other threads have.
+	if text := readFile("/proc/self/cmdline"); text != "" {
+		syscall.Exec("/proc/self/exe", split(text[:len(text)-1], 0), syscall.Environ())
 	}
 }
 
@@ -62,35 +56,4 @@ func forgetCaller() {
 func processors() (mask [128]uint64) {
 	syscall.RawSyscall(syscall.SYS_SCHED_GETAFFINITY, 0, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask)))
 	return mask
-}
-
-// arguments are this process's, which only package os has.
-func arguments() (args []string, err error) {
-	fd, err := syscall.Open("/proc/self/cmdline", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer syscall.Close(fd)
-	var text []byte
-	buf := make([]byte, 4096)
-	for {
-		n, err := syscall.Read(fd, buf)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			break
-		}
-		text = append(text, buf[:n]...)
-	}
-	start := 0
-	for i, c := range text {
-		if c == 0 {
-			args, start = append(args, string(text[start:i])), i+1
-		}
-	}
-	return args, nil
 }

@@ -113,7 +113,7 @@ func init() {
 	g.dir, _ = syscall.Getenv(EnvDir)
 	g.name, _ = syscall.Getenv(EnvName)
 	list, _ := syscall.Getenv(EnvFDs)
-	for _, line := range split(list) {
+	for _, line := range split(list, '\n') {
 		number, name := cut(line)
 		fd := atoi(number)
 		syscall.CloseOnExec(fd)
@@ -329,7 +329,7 @@ func (g *guard) dissolve() {
 	if g.shelter < 0 || g.groups == "" || syscall.Flock(g.shelter, syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		return
 	}
-	lines := split(g.groups)
+	lines := split(g.groups, '\n')
 	for i := 0; i+1 < len(lines); i += 2 {
 		writeFile(lines[i+1], "0")
 		syscall.Rmdir(lines[i])

@@ -41,10 +41,10 @@ func TestEnvironmentIsReplacedNotDoubled(t *testing.T) {
 }
 
 func TestSplitAndCut(t *testing.T) {
-	if got := split("a\nb c\nd"); len(got) != 3 || got[1] != "b c" {
+	if got := split("a\nb c\nd", '\n'); len(got) != 3 || got[1] != "b c" {
 		t.Errorf("split = %q", got)
 	}
-	if split("") != nil {
+	if split("", '\n') != nil {
 		t.Error("split of nothing is not nothing")
 	}
 	if verb, rest := cut("hold dns:x y"); verb != "hold" || rest != "dns:x y" {

@@ -20,6 +20,11 @@ const (
 	pollIn       = 1   // POLLIN, poll(2)
 
 	oPath = 0x200000 // O_PATH, open(2)
+
+	schedOther    = 0 // SCHED_OTHER, sched(7)
+	ioprioProcess = 1 // IOPRIO_WHO_PROCESS, ioprio_set(2)
+	rlimitRSS     = 5 // RLIMIT_RSS, getrlimit(2)
+	unlimited     = ^uint64(0)
 )
 
 // siginfo is the head of siginfo_t for SIGCHLD on 64-bit Linux.
@@ -173,7 +178,7 @@ func ends(pid int) bool {
 // dies tells whether a process has been killed that is still there: SIGKILL is
 // pending, proc_pid_status(5), or it has let go of its memory, and with that its name.
 func dies(pid int) bool {
-	for _, line := range split(readFile("/proc/" + itoa(pid) + "/status")) {
+	for _, line := range split(readFile("/proc/"+itoa(pid)+"/status"), '\n') {
 		if n := len(line); n > 16 && (line[:7] == "SigPnd:" || line[:7] == "ShdPnd:") {
 			digit := line[n-3] // of the signals 9 to 12
 			if digit >= 'a' {
@@ -332,14 +337,14 @@ next:
 	return out
 }
 
-func split(s string) []string {
+func split(s string, by byte) []string {
 	if s == "" {
 		return nil
 	}
 	var out []string
 	start := 0
 	for i := 0; i < len(s); i++ {
-		if s[i] == '\n' {
+		if s[i] == by {
 			out = append(out, s[start:i])
 			start = i + 1
 		}
