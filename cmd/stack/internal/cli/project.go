@@ -97,7 +97,7 @@ func (a *App) fetchPublished(ctx context.Context, dir, name string) (string, err
 // working directory names a project. It looks into no Compose file.
 func (a *App) InsideProject() bool {
 	g := a.Global
-	if len(g.Files) > 0 || g.ProjectName != "" || g.ProjectDirectory != "" || g.WorkDir != "" ||
+	if a.ProjectMeant || len(g.Files) > 0 || g.ProjectName != "" || g.ProjectDirectory != "" || g.WorkDir != "" ||
 		a.Getenv("COMPOSE_FILE") != "" || a.Getenv("COMPOSE_PROJECT_NAME") != "" {
 		return true
 	}
