@@ -29,7 +29,7 @@ func (e *InUseError) Error() string {
 	if len(e.Users) == 0 {
 		return fmt.Sprintf("cannot remove volume %q: image content is being copied into it; try again when the container has started", e.Name)
 	}
-	return fmt.Sprintf("cannot remove volume %q: it is used by %s; remove what uses it first", e.Name, strings.Join(e.Users, ", "))
+	return fmt.Sprintf("cannot remove volume %q: the volume is in use by %s; remove what uses it first", e.Name, strings.Join(e.Users, ", "))
 }
 
 // DifferError says that a volume exists with another specification than the
