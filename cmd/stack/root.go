@@ -130,6 +130,11 @@ func newRootCmd(a *cli.App, is program, args []string) *cobra.Command {
 	a.ProjectMeant = is == stackCompose || is == dockerCompose
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		err = fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
+		if _, engine := cmd.Annotations[engineAnnotation]; is == stackItself && !engine && cmd.Parent() == cmd.Root() && cmd.Name() != "run" {
+			if form := cli.EngineForm(cmd.Name(), ""); form != "" {
+				err = fmt.Errorf("%w; %s", err, form)
+			}
+		}
 		if is == docker || ofDocker(cmd) || cmd.Name() == "run" && !a.ProjectMeant {
 			return cli.ExitError{Code: cli.ExitEngine, Cause: err}
 		}

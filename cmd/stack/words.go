@@ -22,26 +22,12 @@ const (
 	dockerCompose program = "docker compose" // stackCompose under docker's name
 )
 
-// engineWords are docker's verbs of the top level, and where they are here. Those that
-// docker compose has too are a project's verbs inside of one.
-var engineWords = map[string]string{
-	"attach": "container attach", "build": "image build", "commit": "container commit", "cp": "container cp",
-	"create": "container create", "diff": "container diff", "events": "system events", "exec": "container exec",
-	"export": "container export", "history": "image history", "images": "image ls", "import": "image import",
-	"info": "system info", "kill": "container kill", "load": "image load", "logs": "container logs",
-	"pause": "container pause", "port": "container port", "ps": "container ls", "pull": "image pull",
-	"push": "image push", "rename": "container rename", "restart": "container restart", "rm": "container rm",
-	"rmi": "image rm", "run": "container run", "save": "image save", "start": "container start",
-	"stats": "container stats", "stop": "container stop", "tag": "image tag", "top": "container top",
-	"unpause": "container unpause", "update": "container update", "wait": "container wait",
-}
-
 // engineAnnotation marks commands that are docker's and not docker compose's.
 const engineAnnotation = "engine"
 
 // engineVerb makes a verb of the top level of one of a group of objects.
 func engineVerb(a *cli.App, name string) *cobra.Command {
-	noun, verb, _ := strings.Cut(engineWords[name], " ")
+	noun, verb, _ := strings.Cut(cli.EngineWords[name], " ")
 	for _, v := range verbTable() {
 		if v.Name != noun || v.Group != groupObjects {
 			continue
@@ -60,7 +46,7 @@ func engineVerb(a *cli.App, name string) *cobra.Command {
 			}
 		}
 	}
-	panic(fmt.Sprintf("no command %q", engineWords[name])) // a test builds all of them
+	panic(fmt.Sprintf("no command %q", cli.EngineWords[name])) // a test builds all of them
 }
 
 // outside is engineVerb where somebody may have meant a project that is not there.
@@ -136,7 +122,7 @@ func (is program) verbs() []cli.Verb {
 		return all
 	case docker:
 		all = slices.DeleteFunc(all, func(v cli.Verb) bool {
-			return v.Group == groupProject && engineWords[v.Name] == "" && v.Name != "compose"
+			return v.Group == groupProject && cli.EngineWords[v.Name] == "" && v.Name != "compose"
 		})
 		return append(all,
 			cli.Verb{Name: "buildx", Group: groupObjects, Build: image.NewBuildxCmd},
@@ -148,7 +134,7 @@ func (is program) verbs() []cli.Verb {
 
 // build makes the command of a verb: what people mean by it.
 func (is program) build(a *cli.App, v cli.Verb) *cobra.Command {
-	engine := engineWords[v.Name] != ""
+	engine := cli.EngineWords[v.Name] != ""
 	switch {
 	case is == docker && v.Name == "version":
 		return newDockerVersionCmd(a)

@@ -5,11 +5,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stack-run/stack/cmd/stack/internal/cli"
 )
 
 // Each word leads to a command, in each program, and is told by its own name.
 func TestEngineWords(t *testing.T) {
-	for name := range engineWords {
+	for name := range cli.EngineWords {
 		for _, is := range []program{docker, stackItself} {
 			s := newSession(t, t.TempDir())
 			root := newRootCmd(s.App, is, []string{name})
@@ -70,6 +72,13 @@ func TestWordsByPlace(t *testing.T) {
 		{"shop", "stack", "rmi nosuch", 1, "nosuch"},
 		{"shop", "stack", "tag", 1, `"stack tag" requires exactly 2 arguments`},
 		{"shop", "stack", "stop box", 1, "stack container stop box"},
+		{"shop", "stack", "pull alpine", 1, `for an image use "stack image pull alpine"`},
+		{"shop", "stack", "build -t app .", 1, `for an image use "stack image build"`},
+		{"shop", "stack", "build .", 1, `for an image use "stack image build ."`},
+		{"shop", "stack", "start -i box", 1, `for a container use "stack container start"`},
+		{"shop", "stack", "events --filter event=die", 1, `for the whole engine use "stack system events"`},
+		{"shop", "stack", "images alpine", 1, `"stack image ls alpine"`},
+		{"shop", "stack", "up nosuch", 1, `no such service: "nosuch"; there is`},
 		{"shop", "docker", "stop box", 0, "stop 500"},
 		{nowhere, "stack", "stop box", 0, "stop 500"},
 		{nowhere, "docker", "stop", 1, `"docker stop" requires at least 1 argument`},
