@@ -98,6 +98,21 @@ func (a *App) WriteOutput(name, what string, write func(io.Writer) error) error 
 	return os.Rename(f.Name(), name)
 }
 
+// ReadInput opens a file, or stdin for "-" and "", if that is no terminal.
+func (a *App) ReadInput(name, what string) (io.ReadCloser, error) {
+	if name != "" && name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read %s: %w", what, err)
+		}
+		return f, nil
+	}
+	if terminal.Is(a.In) {
+		return nil, fmt.Errorf("cannot read %s: stdin is a terminal; name a file or redirect stdin", what)
+	}
+	return io.NopCloser(a.In), nil
+}
+
 // KeyValues reads KEY=VALUE options; where a value is not needed KEY will do.
 func KeyValues(flag string, list []string, value bool) (map[string]string, error) {
 	var out map[string]string
