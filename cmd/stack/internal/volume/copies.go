@@ -55,7 +55,7 @@ func runExport(ctx context.Context, a *cli.App, o *exportOptions) error {
 	if a.Global.DryRun {
 		return wouldTouch(ctx, a, v, "export", o.Name)
 	}
-	return a.WriteOutput(o.Output, "the volume's content", func(w io.Writer) error {
+	return a.WritePrivateOutput(o.Output, "the volume's content", func(w io.Writer) error {
 		return v.ExportVolume(ctx, o.Name, w, o.ReadVolumeOptions)
 	})
 }
@@ -87,7 +87,7 @@ func newImportCmd(a *cli.App, runF func(context.Context, *cli.App, *importOption
 		Long: "Fill a volume from a tar archive, which may be compressed with gzip, zstd, bzip2 or xz. The volume is\n" +
 			"made if there is none of that name. One that has content is refused without --force; then the archive\n" +
 			"takes the place of all that is in it. Whatever fails, the volume is as it was. Nothing in the archive\n" +
-			"leads out of the volume.",
+			"leads out of the volume. One that is to be a project's is made by \"stack create\" first.",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			o.Name = args[0]
