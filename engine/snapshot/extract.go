@@ -1,9 +1,11 @@
 package snapshot
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/stack-run/stack/engine/content/compression"
@@ -28,7 +30,9 @@ type Extracted struct {
 // no name in it for a whiteout. Overlayfs' own attributes are left out. An archive that
 // is empty or was cut off is an error, also where the end of an entry is missing only.
 func Extract(ctx context.Context, dir string, r io.Reader, o ExtractOptions) (Extracted, error) {
-	raw, _, err := compression.NewReader(interruptible(ctx, r))
+	r, stop := interruptible(ctx, r)
+	defer stop()
+	raw, _, err := compression.NewReader(r)
 	if err != nil {
 		return Extracted{}, err
 	}
@@ -39,9 +43,10 @@ func Extract(ctx context.Context, dir string, r io.Reader, o ExtractOptions) (Ex
 	}
 	u.plain, u.devices = true, o.Devices
 	end := &tailReader{r: raw}
-	err = u.unpack(ctx, end)
+	ahead := bufio.NewReaderSize(end, 64<<10) // which the unpacker takes as it is
+	err = u.unpack(ctx, ahead)
 	if err == nil {
-		_, err = io.Copy(io.Discard, end) // a checksum may follow
+		err = padding(contentReader{ctx, ahead})
 	}
 	err = errors.Join(err, u.close())
 	switch {
@@ -55,15 +60,40 @@ func Extract(ctx context.Context, dir string, r io.Reader, o ExtractOptions) (Ex
 	return Extracted{Entries: u.info.Entries, Omitted: u.omitted}, err
 }
 
-// interruptible is r until ctx ends: a read of a terminal or pipe cannot be called off.
-func interruptible(ctx context.Context, r io.Reader) io.Reader {
+// maxPadding is far more zeros than any program pads an archive with.
+const maxPadding = 64 << 20
+
+// padding reads what follows an archive, after which comes its checksum, if it is
+// compressed. Another archive would be lost.
+func padding(r io.Reader) error {
+	buf := make([]byte, 64<<10)
+	for total := 0; ; {
+		n, err := r.Read(buf)
+		if total += n; !allZero(buf[:n]) || total > maxPadding {
+			return errors.New("something follows the end of the archive; import one archive at a time")
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the archive cannot be read to its end: %w", err)
+		}
+	}
+}
+
+// interruptible is r until ctx ends or stop is called: a read of a terminal or a pipe
+// cannot be called off.
+func interruptible(ctx context.Context, r io.Reader) (_ io.Reader, stop func()) {
 	pr, pw := io.Pipe()
 	go func() {
 		_, err := io.CopyBuffer(pw, r, make([]byte, 256<<10))
 		pw.CloseWithError(err)
 	}()
-	context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
-	return pr
+	forget := context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
+	return pr, func() {
+		forget()
+		pr.Close()
+	}
 }
 
 // tarBlock is the unit of an archive; its end is marked by blocks of zeros, tar(5).

@@ -104,6 +104,7 @@ func TestExtractSeesThatAnArchiveWasCutOff(t *testing.T) {
 	for name, bad := range map[string][]byte{
 		"nothing": nil, "only the end": make([]byte, 1024), "no tar": []byte(strings.Repeat("text ", 1000)),
 		"the end is missing": whole[:len(whole)-1024], "in a file": whole[:1000], "in a header": whole[:300],
+		"another follows": append(bytes.Clone(whole), whole...), "a bomb follows": append(bytes.Clone(whole), make([]byte, maxPadding+1)...),
 		"the checksum is missing": packed.Bytes()[:packed.Len()-4],
 	} {
 		if _, got, err := extract(t, bad, ExtractOptions{}); err == nil {
@@ -129,4 +130,66 @@ func TestExtractIsBounded(t *testing.T) {
 	if _, err := Extract(ctx, t.TempDir(), r, ExtractOptions{}); err == nil || err.Error() != "enough" {
 		t.Error(err)
 	}
+}
+
+// FuzzExtract extracts any archive, of any compression: nothing outside the directory
+// may change, nothing exceeds the limits, no device is made, and what was extracted is
+// extracted again to the same tree.
+func FuzzExtract(f *testing.F) {
+	if os.Geteuid() != 0 {
+		f.Skip("needs root: changes owners")
+	}
+	for _, entries := range unpackSeeds() {
+		f.Add(archiveOf(f, entries...))
+	}
+	f.Add(sparseArchive(f))
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		mendChecksums(archive)
+		base := t.TempDir()
+		outside := filepath.Join(base, "outside")
+		if err := os.Mkdir(outside, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(outside+"/secret", []byte("secret"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before, open := describe(t, outside), descriptors(t)
+		extracted := func(name string) error {
+			dir := filepath.Join(base, name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Extract(t.Context(), dir, bytes.NewReader(archive), ExtractOptions{Limits: fuzzLimits})
+			checkTree(t, dir)
+			return err
+		}
+		err := extracted("one")
+		if now := descriptors(t); now != open {
+			t.Fatalf("%d descriptors were open and %d are now", open, now)
+		}
+		if after := describe(t, outside); after != before {
+			t.Fatalf("outside was\n%s\nand now is\n%s", before, after)
+		}
+		if again := extracted("two"); (err == nil) != (again == nil) {
+			t.Fatalf("first %v, then %v", err, again)
+		}
+		if got := list(t, base); got != "one outside two" {
+			t.Fatalf("beside the directory there is %q", got)
+		}
+		if err != nil {
+			return
+		}
+		if err := compareTrees(t.Context(), base+"/one", base+"/two", ".", ""); err != nil {
+			t.Fatalf("extracted twice: %v", err)
+		}
+		err = filepath.WalkDir(base+"/one", func(path string, e os.DirEntry, err error) error {
+			if err == nil && e.Type()&os.ModeDevice != 0 {
+				t.Errorf("%s is a device", path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
 }
