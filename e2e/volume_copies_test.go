@@ -249,6 +249,7 @@ func TestVolumeImportOfHostileArchives(t *testing.T) {
 		"one that leads out":     archiveOf(t, link(tar.TypeLink, "l", "../../../../app/outside/kept")),
 		"an end that is missing": whole[:len(whole)-1024],
 		"half a file":            whole[:600],
+		"two archives":           whole + whole,
 		"no archive":             strings.Repeat("no archive\n", 1000),
 		"nothing":                "",
 	} {
