@@ -170,6 +170,9 @@ func newRootCmd(a *cli.App, is program, args []string) *cobra.Command {
 	if is != docker {
 		registerGlobalCompletion(a, root)
 	}
+	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
+		registerValues(a, root)
+	}
 	return root
 }
 
