@@ -147,3 +147,92 @@ func (b *box) killContainer(t *testing.T, name string) {
 	must(t, syscall.Kill(b.look(t, name).State.Pid, syscall.SIGKILL))
 	b.eventuallyState(t, name, "exited")
 }
+
+// blameLine is what "blame --format json" says of a service.
+type blameLine struct {
+	Service, Readiness, Waited    string
+	CreatedAt, StartedAt, ReadyAt time.Time
+	Critical                      int
+}
+
+// Of a known graph the chain that is printed is the one that sleeps longest, and the
+// times are in the order in which things must have happened.
+func TestBlame(t *testing.T) {
+	b := newBox(t, "busybox:latest")
+	b.compose(t, `
+		name: app
+		services:
+			db:
+				image: busybox
+				command: [sh, -c, "sleep 2; touch /well; exec sleep infinity"]
+				init: true
+				healthcheck: {test: [CMD, test, -e, /well], interval: 100ms, start_period: 1m}
+			migrate: {image: busybox, command: [sleep, "1"], depends_on: {db: {condition: service_healthy}}}
+			cache:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				healthcheck: {test: [CMD, "true"], interval: 100ms}
+			api: {image: busybox, command: [sleep, infinity], init: true, depends_on: {cache: {condition: service_healthy}}}
+			web:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				depends_on:
+					migrate: {condition: service_completed_successfully}
+					cache: {condition: service_healthy}
+					api: {condition: service_started}
+	`)
+	before := time.Now()
+	b.ok(t, "up", "--detach", "--wait")
+	took := time.Since(before)
+
+	out := b.ok(t, "blame")
+	t.Log(out)
+	table, chain, _ := strings.Cut(out, "The critical chain:\n")
+	var names []string
+	for line := range strings.Lines(chain) {
+		name, times, _ := strings.Cut(strings.TrimLeft(line, " └─"), " ")
+		if !strings.HasPrefix(times, "@") || !strings.Contains(times, "s +") {
+			t.Errorf("the chain has %q", line)
+		}
+		names = append(names, name)
+	}
+	if got := strings.Join(names, " "); got != "web migrate db" || !strings.Contains(table, "web was ready last, after ") {
+		t.Errorf("the chain is %q", got)
+	}
+
+	lines := map[string]blameLine{}
+	for _, l := range jsonLines[blameLine](t, b.ok(t, "blame", "--format", "json")) {
+		lines[l.Service] = l
+	}
+	for service, want := range map[string]blameLine{
+		"db": {Readiness: "healthy", Critical: 3}, "migrate": {Readiness: "completed", Critical: 2}, "web": {Readiness: "started", Critical: 1},
+		"cache": {Readiness: "healthy"}, "api": {Readiness: "started"},
+	} {
+		got := lines[service]
+		if got.Readiness != want.Readiness || got.Critical != want.Critical {
+			t.Errorf("%s: %+v", service, got)
+		}
+		if got.CreatedAt.Before(before) || got.StartedAt.Before(got.CreatedAt) || got.ReadyAt.Before(got.StartedAt) || got.ReadyAt.After(before.Add(took)) {
+			t.Errorf("%s: the times are not in order, or not of this start: %+v", service, got)
+		}
+	}
+	for _, edge := range [][2]string{{"db", "migrate"}, {"cache", "api"}, {"migrate", "web"}, {"cache", "web"}, {"api", "web"}} {
+		if on, x := lines[edge[0]], lines[edge[1]]; x.StartedAt.Before(on.ReadyAt) || !strings.Contains(x.Waited, edge[0]+" ") {
+			t.Errorf("%s was started before %s was ready, or did not wait: %+v, %+v", edge[1], edge[0], x, on)
+		}
+	}
+	for service, sleeps := range map[string]time.Duration{"db": 2 * time.Second, "migrate": time.Second} {
+		// Of its sleep, a little is over before the start is noted.
+		if l := lines[service]; l.ReadyAt.Sub(l.StartedAt) < sleeps-100*time.Millisecond {
+			t.Errorf("%s was ready after %v", service, l.ReadyAt.Sub(l.StartedAt))
+		}
+	}
+	b.killKeepers(t, "app", "warden", "guardian", "supervisor")
+	if again := b.ok(t, "blame"); again != out {
+		t.Errorf("after the keepers were killed: %s", again)
+	}
+	b.ok(t, "down", "--timeout", "0")
+	b.nothingLeft(t, b.before)
+}

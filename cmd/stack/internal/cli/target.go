@@ -48,7 +48,7 @@ func (a *App) Choose(ctx context.Context, v compose.API, verb string, names []st
 // containerVerb is the verb when there is one of that name for containers.
 func containerVerb(verb string) string {
 	switch verb {
-	case "ps", "why", "images", "volumes", "events", "up", "scale", "down":
+	case "ps", "why", "blame", "images", "volumes", "events", "up", "scale", "down":
 		return ""
 	}
 	return verb
