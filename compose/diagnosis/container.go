@@ -188,7 +188,7 @@ const startFailure = "cannot start container "
 // container begin with.
 func cause(c *container.Record) string {
 	text, _ := strings.CutPrefix(c.State.Error, startFailure+c.Spec.Name+": ")
-	return strings.Join(strings.Fields(text), " ")
+	return visible(strings.Join(strings.Fields(text), " "))
 }
 
 // code is an exit code with the signal that it stands for, signal(7).

@@ -143,6 +143,9 @@ func TestReasons(t *testing.T) {
 		{"stopped", "db", []container.Record{is("db", with(exited(0, 3*time.Minute), func(st *container.State) { st.StoppedByUser = true }))}, nil},
 		{"stopped, SIGTERM", "db", []container.Record{is("db", with(exited(143, 3*time.Minute), func(st *container.State) { st.StoppedByUser = true }))}, nil},
 		{"stopped, and killed", "db", []container.Record{is("db", with(exited(137, 3*time.Minute), func(st *container.State) { st.StoppedByUser = true }))}, nil},
+		{"stopped, its port is taken", "db", []container.Record{is("db", with(exited(0, 3*time.Minute), func(st *container.State) { st.StoppedByUser = true }))}, func(f *Facts) {
+			f.PortTaken = map[string]string{"db": "port 8080/tcp is used by project blog, service web"}
+		}},
 		{"killed", "db", []container.Record{is("db", exited(137, 3*time.Minute))}, nil},
 		{"failed", "db", []container.Record{is("db", exited(1, 26*time.Hour))}, nil},
 		{"failed by a signal", "db", []container.Record{is("db", exited(139, time.Minute))}, nil},

@@ -170,12 +170,21 @@ func LastLine(text string) string {
 	return ""
 }
 
-// longest is how much is shown of what others wrote.
+// longest is how much is shown of a line that others wrote.
 const longest = 160
 
-// plain leaves out what would change a terminal (ECMA-48 control sequences) and all
-// else that cannot be seen.
+// plain is a line as it can be shown, and not too long.
 func plain(line string) string {
+	text := []rune(strings.TrimSpace(visible(line)))
+	if len(text) > longest {
+		text = append(text[:longest-1], '…')
+	}
+	return string(text)
+}
+
+// visible leaves out what would change a terminal (ECMA-48 control sequences) and all
+// else that cannot be seen.
+func visible(line string) string {
 	var b strings.Builder
 	for line != "" {
 		if sequence, ok := strings.CutPrefix(line, "\x1b["); ok {
@@ -195,9 +204,5 @@ func plain(line string) string {
 			b.WriteRune(r)
 		}
 	}
-	text := []rune(strings.TrimSpace(b.String()))
-	if len(text) > longest {
-		text = append(text[:longest-1], '…')
-	}
-	return string(text)
+	return b.String()
 }

@@ -54,8 +54,14 @@ func (e *explainer) explain(name string) Reason {
 	}
 	reasons := make([]Reason, len(containers))
 	for i, c := range containers {
-		if reasons[i] = e.f.ofContainer(c); reasons[i].Cause == NotStarted {
-			reasons[i] = e.unstarted(name, reasons[i])
+		reasons[i] = e.f.ofContainer(c)
+		switch r := &reasons[i]; r.Cause {
+		case NotStarted:
+			*r = e.unstarted(name, *r)
+		case Stopped, HostStopped:
+			if taken := e.f.PortTaken[name]; taken != "" {
+				r.Text += "; meanwhile " + taken
+			}
 		}
 	}
 	causes := order()
