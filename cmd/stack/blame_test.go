@@ -14,7 +14,7 @@ import (
 func TestBlame(t *testing.T) {
 	s := newSession(t, lay(t, map[string]string{"compose.yaml": "name: shop\nservices: {web: {image: x}, db: {image: x}, migrate: {image: x}}\n"}))
 	s.fake.containers = nil
-	if _, errOut, code := s.do(t, "blame"); code == 0 || !strings.Contains(errOut, "no such project: shop") {
+	if _, errOut, code := s.do(t, "blame"); code == 0 || !strings.Contains(errOut, "project shop was never up") {
 		t.Errorf("before it was up: exit %d, %s", code, errOut)
 	}
 	needs := func(on, condition string) *spec.Service {

@@ -2,8 +2,10 @@ package project
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -80,6 +82,9 @@ func runBlame(ctx context.Context, a *cli.App, o *blameOptions) error {
 		return err
 	}
 	d, err := v.Definition(ctx, s.Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("project %s was never up; \"stack up\" starts it", s.Name)
+	}
 	if err != nil {
 		return err
 	}
