@@ -82,6 +82,7 @@ func committed(c *Container, base image.ContainerConfig, check *healthcheck.Spec
 	case c.Spec.Health == nil:
 	case check == nil:
 		out.Healthcheck = &image.Healthcheck{Test: []string{"NONE"}}
+	case check.Direct(): // no other engine knows it
 	default:
 		out.Healthcheck = &image.Healthcheck{
 			Test: check.Test, Interval: check.Interval, Timeout: check.Timeout,

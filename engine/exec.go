@@ -17,7 +17,6 @@ import (
 	"github.com/stack-run/stack/engine/cgroup"
 	"github.com/stack-run/stack/engine/runtime"
 	"github.com/stack-run/stack/engine/seccomp"
-	"github.com/stack-run/stack/healthcheck"
 )
 
 // ExecRequest is one command to run in a running container.
@@ -343,19 +342,4 @@ func descendants(pid int) []int {
 		}
 	}
 	return out
-}
-
-// Probe runs a health check's command.
-func (e *Engine) Probe(ctx context.Context, c *Container, check *healthcheck.Spec) healthcheck.Result {
-	res := healthcheck.Result{Start: time.Now().UTC()}
-	var shell []string
-	if img, err := e.resolve(context.Background(), c.Spec); err == nil {
-		shell = img.Config.Config.Shell
-	}
-	out, code, err := e.ExecOutput(ctx, c, ExecRequest{Process: Process{Command: check.Command(shell)}})
-	res.End, res.ExitCode, res.Output = time.Now().UTC(), code, string(out)
-	if err != nil && ctx.Err() == nil {
-		res.ExitCode, res.Output = -1, err.Error()
-	}
-	return res
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,7 @@ func TestKilledProcess(t *testing.T) {
 	}
 	switch f[0] {
 	case "insert":
-		err = r.Insert(&Container{ID: f[4], Spec: Spec{Name: "web"}})
+		err = r.Insert(&Container{ID: f[4], Spec: Spec{Name: "web"}, State: State{Phase: Created, StartBy: time.Now()}})
 	case "rename":
 		var c *Container
 		if c, err = r.Read(f[4]); err == nil {
@@ -103,6 +104,9 @@ func killedAt(t *testing.T, verb string, step int) (killed bool) {
 	for _, c := range all {
 		if c.ID != id || c.Spec.Name != "web" && c.Spec.Name != "api" {
 			t.Errorf("found %s %s", c.ID, c.Spec.Name)
+		}
+		if action == "insert" && c.State.StartBy.IsZero() {
+			t.Error("it has lost until when it waits to be started")
 		}
 	}
 	// The names that it does not have are free, before anything is swept.

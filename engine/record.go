@@ -119,10 +119,10 @@ func (r *Records) Insert(c *Container) error {
 	}
 	r.before("make log")
 	if err = os.MkdirAll(r.LogDir(c.ID), 0o700); err == nil {
-		err = r.writeConfig(c)
+		err = r.SaveState(c)
 	}
 	if err == nil {
-		err = r.SaveState(c)
+		err = r.writeConfig(c) // the container exists from here on, and with its state
 	}
 	if err != nil {
 		return errors.Join(err, r.Delete(c), ignoreNotExist(os.Remove(r.LogDir(c.ID))))

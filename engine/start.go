@@ -451,7 +451,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 					return err
 				}
 			}
-			c.State.Pid, c.State.StartTicks = process.PID, process.StartTicks
+			c.State.Pid, c.State.StartTicks, c.State.SetUp = process.PID, process.StartTicks, true
 			if err := process.Pin(e.pinPath(c.ID)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 				e.Warnf("cannot pin process %d: %v", process.PID, err)
 			}
@@ -463,6 +463,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 		c.State = before
 		return nil, err
 	}
+	c.State.SetUp = false
 	t := &Task{engine: e, id: c.ID, proc: proc, group: p.group, done: make(chan struct{}), fds: k, pidHost: p.facts.PIDNS != ""}
 	if err := e.startPump(c, t, proc.Console, k); err != nil {
 		c.State = before

@@ -21,6 +21,9 @@ type Target struct {
 	// Resume is the state that an earlier Run reported, when the container has
 	// been running on. The zero State begins anew.
 	Resume State
+	// Wake, if set, has the next probe made at once whenever something is in it: what
+	// is probed for has happened.
+	Wake <-chan struct{}
 }
 
 // Run probes a container until ctx is done. report gets the state at the start
@@ -49,6 +52,7 @@ func Run(ctx context.Context, target Target, probe Probe, report func(s State, c
 	for {
 		select {
 		case <-timer.C:
+		case <-target.Wake:
 		case <-ctx.Done():
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,6 +101,34 @@ func TestRunResume(t *testing.T) {
 		if fmt.Sprint(when) != "[1m15s 1m25s]" {
 			t.Error(when)
 		}
+	})
+}
+
+// What is waited for is seen when it happens, and not when the next probe is due.
+func TestRunWakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		wake := make(chan struct{}, 1)
+		var ready atomic.Bool
+		time.AfterFunc(time.Hour+time.Millisecond, func() {
+			ready.Store(true)
+			wake <- struct{}{}
+		})
+		Run(ctx, Target{Spec: Spec{Test: []string{"LOG", "x"}, StartPeriod: 2 * time.Hour}, Started: start, Wake: wake}, func(context.Context) Result {
+			if ready.Load() {
+				return Result{}
+			}
+			return Result{ExitCode: 1}
+		}, func(s State, _ bool) {
+			if s.Status != Healthy {
+				return
+			}
+			if after := time.Since(start); after != time.Hour+time.Millisecond {
+				t.Errorf("healthy after %v", after)
+			}
+			cancel()
+		})
 	})
 }
 

@@ -71,6 +71,8 @@ func happens(kind EventKind) Event {
 		e.Signal = sigKill
 	case Probed:
 		e.Health = health.State{Status: health.Healthy}
+	case UnhealthyEnded:
+		e.Signal, e.Grace = 15, 10*time.Second
 	}
 	return e
 }
@@ -116,6 +118,24 @@ func cell(r Record, e Event) string {
 	return to + ": " + strings.Join(list, ", ")
 }
 
+// unwell is a container that is unhealthy, and what is to happen then.
+func unwell(what container.OnUnhealthy) func(*Record) {
+	return func(r *Record) {
+		r.Checked, r.State.Health, r.OnUnhealthy = true, health.Unhealthy, what
+		if what == "" {
+			r.State.Health, r.OnUnhealthy = health.Healthy, container.UnhealthyRestart
+		}
+	}
+}
+
+// ending is a container that was asked to end because it is unhealthy.
+func ending(what container.OnUnhealthy, policy string) func(*Record) {
+	return func(r *Record) {
+		unwell(what)(r)
+		r.Restart.Policy, r.State.Unwell, r.State.StoppedByUser = policy, true, what == container.UnhealthyStop
+	}
+}
+
 // TestMatrix is every event in every phase, the impossible ones too.
 func TestMatrix(t *testing.T) {
 	var b strings.Builder
@@ -158,6 +178,18 @@ func TestMatrix(t *testing.T) {
 		{"paused, checked", []Phase{Running}, func(r *Record) { r.Checked = true }, Event{Kind: Frozen}},
 		{"thawed, checked", []Phase{Paused, Stopping}, func(r *Record) { r.Checked = true }, Event{Kind: Thawed}},
 		{"adopted, checked", []Phase{Running, Paused}, func(r *Record) { r.Checked = true }, Event{Kind: Adopted}},
+		{"probed, unhealthy", []Phase{Running, Stopping, Paused}, unwell(""), Event{Kind: Probed, Health: health.State{Status: health.Unhealthy}}},
+		{"unhealthy, restart", []Phase{Running, Stopping, Paused}, unwell(container.UnhealthyRestart), happens(UnhealthyEnded)},
+		{"unhealthy, deaf", []Phase{Running}, unwell(container.UnhealthyRestart), Event{Kind: UnhealthyEnded, Signal: 15, Deaf: true}},
+		{"unhealthy, for ever", []Phase{Running}, unwell(container.UnhealthyRestart), Event{Kind: UnhealthyEnded, Signal: 15, Grace: -1}},
+		{"exited, unwell: restart", []Phase{Stopping}, ending(container.UnhealthyRestart, ""), Event{Kind: ProcessExited}},
+		{"exited, unwell: stop", []Phase{Stopping}, ending(container.UnhealthyStop, "always"), Event{Kind: ProcessExited}},
+		{"exited, unwell: kill", []Phase{Stopping}, ending(container.UnhealthyKill, ""), Event{Kind: ProcessExited}},
+		{"exited, unwell: always", []Phase{Stopping}, ending(container.UnhealthyKill, "always"), Event{Kind: ProcessExited}},
+		{"started, unwell", []Phase{Starting}, func(r *Record) { r.Automatic, r.State.Unwell = true, true }, happens(Started)},
+		{"adopted, recovered", []Phase{Running, Paused, Exited}, func(r *Record) { r.State.Recovered = true }, Event{Kind: Adopted}},
+		{"dependents restarted", []Phase{Running, Exited}, func(r *Record) { r.State.Recovered = true }, Event{Kind: DependentsRestarted}},
+		{"exited, not set up", []Phase{Running}, func(r *Record) { r.State.SetUp, r.Restart.Policy = true, "always" }, Event{Kind: ProcessExited, ExitCode: 255}},
 		{"grace elapsed, too early", []Phase{Stopping}, func(r *Record) { r.State.StopBy = noon.Add(1) }, Event{Kind: GraceElapsed}},
 	}
 	for _, v := range variants {
@@ -188,6 +220,22 @@ func TestMatrix(t *testing.T) {
 		lines := strings.Split(string(want), "\n")
 		if i >= len(lines) || lines[i] != got {
 			t.Errorf("line %d is\n%s\nand should be\n%s", i+1, got, lines[min(i, len(lines)-1)])
+		}
+	}
+}
+
+// A start that a kill cut off is told from a command that exited with the same status.
+func TestStartThatWasCutOff(t *testing.T) {
+	for _, c := range []struct {
+		setUp bool
+		code  int
+		told  bool
+	}{{true, 255, true}, {true, 7, false}, {false, 255, false}} {
+		r := in(Running)
+		r.State.SetUp = c.setUp
+		r, _, err := Step(r, Event{Kind: ProcessExited, At: noon, ExitCode: c.code})
+		if err != nil || (r.State.Error != "") != c.told || r.State.SetUp || r.State.ExitCode != c.code {
+			t.Errorf("%+v: %+v, %v", c, r.State, err)
 		}
 	}
 }

@@ -34,6 +34,8 @@ type Record struct {
 	// Restart and AutoRemove are the container's own, from its specification.
 	Restart    container.Restart
 	AutoRemove bool
+	// OnUnhealthy is the container's own, too.
+	OnUnhealthy container.OnUnhealthy
 	// Checked says that it has a health check.
 	Checked bool
 
@@ -100,8 +102,12 @@ const (
 	// BackoffElapsed: the delay before a restart is over.
 	BackoffElapsed EventKind = "backoff elapsed"
 	Probed         EventKind = "probed"
-	PauseAsked     EventKind = "pause asked"
-	UnpauseAsked   EventKind = "unpause asked"
+	// UnhealthyEnded: the effect End has asked for the process' end.
+	UnhealthyEnded EventKind = "unhealthy: end"
+	// DependentsRestarted is the outcome of the effect RestartDependents.
+	DependentsRestarted EventKind = "dependents restarted"
+	PauseAsked          EventKind = "pause asked"
+	UnpauseAsked        EventKind = "unpause asked"
 	// Frozen and Thawed are the outcomes of Freeze and Thaw.
 	Frozen EventKind = "paused"
 	Thawed EventKind = "thawed"
@@ -120,6 +126,7 @@ const (
 // EventKinds are all of them.
 var EventKinds = []EventKind{
 	StartAsked, Started, StartFailed, ProcessExited, StopAsked, GraceElapsed, KillAsked, BackoffElapsed, Probed,
+	UnhealthyEnded, DependentsRestarted,
 	PauseAsked, UnpauseAsked, Frozen, Thawed, RemoveAsked, Removed, RemoveFailed, Expired, Adopted,
 }
 
@@ -136,11 +143,12 @@ type Event struct {
 	ExitCode  int
 	OOMKilled bool
 
-	// StopAsked, KillAsked: the signal, by number.
+	// StopAsked, KillAsked, UnhealthyEnded: the signal, by number.
 	Signal int
-	// StopAsked: how long it may take to end, below zero for ever.
+	// StopAsked, UnhealthyEnded: how long it may take to end, below zero for ever.
 	Grace time.Duration
-	// StopAsked: the process does not react to the signal, so waiting is pointless.
+	// StopAsked, UnhealthyEnded: the process does not react to the signal, so waiting is
+	// pointless.
 	Deaf bool
 	// StopAsked: start it again once it has ended.
 	Again bool
@@ -173,6 +181,12 @@ const (
 	// Probe begins with the health checks, StopProbe ends them.
 	Probe     EffectKind = "probe"
 	StopProbe EffectKind = "stop probe"
+	// End is about a container that is unhealthy: with the signal and grace period of a
+	// stop it has UnhealthyEnded happen.
+	End EffectKind = "end"
+	// RestartDependents restarts what is to restart with the container, which was
+	// restarted because it was unhealthy. Its outcome is DependentsRestarted.
+	RestartDependents EffectKind = "restart dependents"
 	// Freeze and Thaw have the outcomes Frozen and Thawed.
 	Freeze EffectKind = "freeze"
 	Thaw   EffectKind = "thaw"

@@ -12,6 +12,10 @@ import (
 // sigKill is SIGKILL, signal(7).
 const sigKill = 9
 
+// setUpFailed is the exit status of a process that could not be set up to run its
+// container's command, package runtime.
+const setUpFailed = 255
+
 // RefusedError says that a wish cannot be granted where the container is. The
 // sentence goes after "cannot pause container NAME: ".
 type RefusedError struct{ Text string }
@@ -57,15 +61,19 @@ var table = map[EventKind]func(*step){
 	KillAsked:      (*step).killAsked,
 	BackoffElapsed: (*step).backoffElapsed,
 	Probed:         (*step).probed,
-	PauseAsked:     (*step).pauseAsked,
-	UnpauseAsked:   (*step).unpauseAsked,
-	Frozen:         (*step).frozen,
-	Thawed:         (*step).thawed,
-	RemoveAsked:    (*step).removeAsked,
-	Removed:        (*step).removed,
-	RemoveFailed:   (*step).removeFailed,
-	Expired:        (*step).expired,
-	Adopted:        (*step).adopted,
+	UnhealthyEnded: (*step).unhealthyEnded,
+
+	DependentsRestarted: (*step).dependentsRestarted,
+
+	PauseAsked:   (*step).pauseAsked,
+	UnpauseAsked: (*step).unpauseAsked,
+	Frozen:       (*step).frozen,
+	Thawed:       (*step).thawed,
+	RemoveAsked:  (*step).removeAsked,
+	Removed:      (*step).removed,
+	RemoveFailed: (*step).removeFailed,
+	Expired:      (*step).expired,
+	Adopted:      (*step).adopted,
 }
 
 func (s *step) do(effects ...Effect) { s.effects = append(s.effects, effects...) }
@@ -127,7 +135,7 @@ func (s *step) begin(automatic bool) {
 		s.State.RestartCount++
 	} else {
 		s.State.RestartCount, s.State.RestartDelay = 0, 0
-		s.State.StoppedByUser = false
+		s.State.StoppedByUser, s.State.Unwell = false, false
 		s.State.Aside = s.event.Aside
 	}
 	s.State.RestartAt, s.State.StartAgain = time.Time{}, false
@@ -145,10 +153,27 @@ func (s *step) started() {
 	kept := s.State
 	s.State = s.event.State
 	s.State.RestartCount, s.State.RestartDelay, s.State.StoppedByUser = kept.RestartCount, kept.RestartDelay, kept.StoppedByUser
+	s.State.Unwell, s.State.Recovered = false, kept.Unwell || kept.Recovered
 	s.Starts++
 	s.watch()
 	s.save(OverBoot)
 	s.emit("start")
+	s.recover()
+}
+
+// recover has those that restart with the container do so, after one that was due to
+// its health.
+func (s *step) recover() {
+	if s.State.Recovered {
+		s.do(Effect{Kind: RestartDependents})
+	}
+}
+
+func (s *step) dependentsRestarted() {
+	if s.State.Recovered {
+		s.State.Recovered = false
+		s.save(UntilBoot)
+	}
 }
 
 // watch begins with the health checks.
@@ -187,11 +212,16 @@ func (s *step) startFailed() {
 
 // restarts has the restart policy decide after a run.
 func (s *step) restarts(ranFor time.Duration) bool {
-	again, delay := restartAfter(s.Restart, ended{
+	policy := s.Restart
+	if s.State.Unwell && s.OnUnhealthy == container.UnhealthyRestart {
+		policy.Policy = "always"
+	}
+	again, delay := restartAfter(policy, ended{
 		ExitCode: s.State.ExitCode, RanFor: ranFor, StoppedByUser: s.State.StoppedByUser,
 		Restarts: s.State.RestartCount, LastDelay: s.State.RestartDelay,
 	})
 	if !again {
+		s.State.Unwell = false
 		return false
 	}
 	s.State.Phase = container.Restarting
@@ -214,6 +244,10 @@ func (s *step) exited() {
 	s.State.Phase = container.Exited
 	s.State.Pid, s.State.StartTicks = 0, 0
 	s.State.ExitCode, s.State.OOMKilled, s.State.Error = s.event.ExitCode, s.event.OOMKilled, s.event.Error
+	if s.State.SetUp && s.State.ExitCode == setUpFailed {
+		s.State.Error = "its start was cut off: the supervisor was killed before the command ran"
+	}
+	s.State.SetUp = false
 	s.State.FinishedAt = s.event.At
 	s.State.Stopping, s.State.StopBy, s.State.StopSignal = false, time.Time{}, 0
 	s.Ends++
@@ -283,6 +317,7 @@ func (s *step) stopAsked() {
 		}
 	case Restarting:
 		s.State.Phase, s.State.RestartAt, s.State.StoppedByUser = container.Exited, time.Time{}, true
+		s.State.Unwell = false
 		s.do(Effect{Kind: DisarmTimer})
 		s.Transient = e.Transient
 		s.saveEnd()
@@ -310,7 +345,7 @@ func (s *step) stopAsked() {
 func (s *step) stop() {
 	e := s.event
 	again := s.Phase() == Stopping
-	s.State.StoppedByUser, s.State.StartAgain = true, e.Again
+	s.State.StoppedByUser, s.State.Unwell, s.State.StartAgain = true, false, e.Again
 	s.KeepNetwork, s.Transient = e.KeepNetwork || e.Again, e.Transient
 	s.State.StopSignal = e.Signal
 	if e.Grace >= 0 {
@@ -320,6 +355,12 @@ func (s *step) stop() {
 		}
 	}
 	s.State.Stopping = true
+	s.end()
+}
+
+// end saves that the process is asked to end, and asks.
+func (s *step) end() {
+	e := s.event
 	paused := s.State.Phase == container.Paused
 	s.State.Phase = container.Running
 	s.save(UntilBoot)
@@ -365,7 +406,7 @@ func (s *step) killAsked() {
 			return
 		}
 		// From here on it is about to end, whoever is killed meanwhile.
-		s.State.StoppedByUser, s.State.StartAgain = true, false
+		s.State.StoppedByUser, s.State.Unwell, s.State.StartAgain = true, false, false
 		s.State.Stopping, s.State.StopSignal, s.State.StopBy = true, sigKill, s.event.At
 		paused := s.State.Phase == container.Paused
 		s.State.Phase = container.Running
@@ -408,6 +449,27 @@ func (s *step) probed() {
 	if before != s.State.Health {
 		s.emit("health_status: " + string(s.State.Health))
 	}
+	// Not only when it turns unhealthy: an end that could not be asked for, or was not
+	// because the supervisor was killed, is asked for after the next probe.
+	if s.State.Health == health.Unhealthy && s.OnUnhealthy != "" && s.Phase() == Running {
+		s.do(Effect{Kind: End})
+	}
+}
+
+// unhealthyEnded is a stop that nobody asked for.
+func (s *step) unhealthyEnded() {
+	if s.Phase() != Running || s.State.Health != health.Unhealthy || s.OnUnhealthy == "" {
+		return // something else came first
+	}
+	e := s.event
+	s.State.StoppedByUser, s.State.StartAgain = s.OnUnhealthy == container.UnhealthyStop, false
+	s.State.Unwell = true
+	s.KeepNetwork, s.Transient = false, false
+	s.State.Stopping, s.State.StopSignal, s.State.StopBy = true, e.Signal, time.Time{}
+	if e.Grace >= 0 {
+		s.State.StopBy = e.At.Add(e.Grace)
+	}
+	s.end()
 }
 
 func (s *step) pauseAsked() {
@@ -534,6 +596,7 @@ func (s *step) adopted() {
 		if s.Phase() != Paused {
 			s.watch()
 		}
+		s.recover()
 		if s.State.Doomed {
 			s.State.Phase = container.Running
 			s.do(Effect{Kind: Thaw}, Effect{Kind: Kill})

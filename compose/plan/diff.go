@@ -105,6 +105,10 @@ func specFields(s *container.Spec) map[string]string {
 				*d = 0
 			}
 		}
+		if h.Direct() {
+			out["x-healthcheck."+strings.ToLower(h.Test[0])] = h.Test[1]
+			copied.Test = nil
+		}
 		c.Health = &copied
 	}
 	if c.PreStart != "" {
@@ -194,7 +198,7 @@ func composeName(path string) string {
 		{"volumesFrom", "volumes_from"}, {"readOnly", "read_only"}, {"shmSize", "shm_size"},
 		{"network.mode", "network_mode"}, {"network.names", "names"}, {"network.synonyms", "links"}, {"network.hostname", "hostname"}, {"network.dnsSearch", "dns_search"},
 		{"network.dnsOptions", "dns_opt"}, {"network.dns", "dns"},
-		{"health.", "healthcheck."}, {"restart.policy", "restart"}, {"restart.maxRetries", "restart.max_attempts"}, {"stopSignal", "stop_signal"}, {"log.", "logging."},
+		{"health.", "healthcheck."}, {"onUnhealthy", "x-on-unhealthy"}, {"restart.policy", "restart"}, {"restart.maxRetries", "restart.max_attempts"}, {"stopSignal", "stop_signal"}, {"log.", "logging."},
 		{"name", "container_name"}, {"driverOpts", "driver_opts"},
 	} {
 		if rest, ok := strings.CutPrefix(path, r.from); ok && (rest == "" || strings.HasSuffix(r.from, ".") || rest[0] == '.') {

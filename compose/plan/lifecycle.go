@@ -24,6 +24,8 @@ type lifecycle struct {
 	// verb wants them.
 	done  map[string][]*Op
 	waits map[string]*Op
+	// restarted are those that were just before, by service.
+	restarted map[string][]*Container
 }
 
 func newLifecycle(r Request, o *Observed) (*lifecycle, error) {
@@ -36,7 +38,7 @@ func newLifecycle(r Request, o *Observed) (*lifecycle, error) {
 	wanted.Services = wanted.All() // they stop before what they depend on
 	l := &lifecycle{
 		request: r, wanted: wanted, observed: o,
-		plan: &Plan{replicas: map[string]int{}}, done: map[string][]*Op{}, waits: map[string]*Op{},
+		plan: &Plan{replicas: map[string]int{}}, done: map[string][]*Op{}, waits: map[string]*Op{}, restarted: map[string][]*Container{},
 	}
 	for name, s := range l.wanted.Services {
 		l.plan.replicas[name] = len(s.Replicas)
@@ -80,7 +82,11 @@ func makeLifecycle(r Request, o Observed) (*Plan, error) {
 	case VerbStart:
 		err = l.start(chosen)
 	case VerbRestart:
-		l.restart(chosen)
+		if r.Dependents {
+			l.restartDependents(chosen)
+		} else {
+			l.restart(chosen)
+		}
 	case VerbResume:
 		l.resume()
 	case VerbUnpause:
@@ -491,12 +497,12 @@ func (l *lifecycle) wait(name string, how desired.Dependency, after []*Op) *Op {
 	return l.waits[key]
 }
 
-// waitFor waits for one container that is started.
-func (l *lifecycle) waitFor(start *Op, how desired.Dependency) *Op {
-	key := fmt.Sprint(start.ContainerID, condition(how), how.Required)
+// waitFor waits for one container that is started, after start if that is not nil.
+func (l *lifecycle) waitFor(service string, index int, id string, how desired.Dependency, start *Op) *Op {
+	key := fmt.Sprint(id, condition(how), how.Required)
 	if l.waits[key] == nil {
 		l.waits[key] = l.plan.add(&Op{
-			Kind: WaitFor, Service: start.Service, Index: start.Index, Name: start.Service, ContainerID: start.ContainerID,
+			Kind: WaitFor, Service: service, Index: index, Name: service, ContainerID: id,
 			Condition: condition(how), Optional: !how.Required, Anyway: !how.Required, Cause: "depends_on",
 		}, start)
 	}
@@ -525,22 +531,57 @@ func (l *lifecycle) waitUp(chosen []*Container) {
 func (l *lifecycle) restart(chosen []*Container) {
 	cause := map[*Container]string{}
 	all := slices.Clone(chosen)
-	var services []string
 	for _, x := range chosen {
 		cause[x] = "restart"
+	}
+	if !l.request.NoDeps {
+		for _, x := range l.restartWith(chosen) {
+			all, cause[x] = append(all, x), "depends on what is restarted"
+		}
+	}
+	l.restartAll(all, cause)
+}
+
+// restartDependents is restart of those alone that restart with the chosen ones, which
+// have been restarted, when these are as they need them.
+func (l *lifecycle) restartDependents(chosen []*Container) {
+	cause := map[*Container]string{}
+	all := l.restartWith(chosen)
+	for _, x := range all {
+		cause[x] = "depends on what was unhealthy"
+	}
+	for _, x := range chosen {
+		if !x.OneOff {
+			l.restarted[x.Service] = append(l.restarted[x.Service], x)
+		}
+	}
+	l.restartAll(all, cause)
+}
+
+// restartWith are the running containers of services that depend on those of the chosen
+// ones with restart: true.
+func (l *lifecycle) restartWith(chosen []*Container) (out []*Container) {
+	var services []string
+	for _, x := range chosen {
 		if !x.OneOff {
 			services = append(services, x.Service)
 		}
 	}
-	if !l.request.NoDeps {
-		for _, name := range withDependents(l.wanted, services, func(d desired.Dependency) bool { return d.Restart }) {
-			for _, x := range l.numbered(name) {
-				if cause[x] == "" && x.live() && !slices.Contains(services, name) {
-					all, cause[x] = append(all, x), "depends on what is restarted"
-				}
+	for _, name := range withDependents(l.wanted, services, func(d desired.Dependency) bool { return d.Restart }) {
+		if slices.Contains(services, name) {
+			continue
+		}
+		for _, x := range l.numbered(name) {
+			if x.live() && !slices.Contains(chosen, x) {
+				out = append(out, x)
 			}
 		}
 	}
+	return out
+}
+
+// restartAll restarts containers, each for its cause.
+func (l *lifecycle) restartAll(all []*Container, cause map[*Container]string) {
 	groups := byService(all)
 	for _, name := range l.orderOf(groups) {
 		var ready []*Op
@@ -577,6 +618,11 @@ func (l *lifecycle) readyAgain(service string) []*Op {
 	var ops []*Op
 	for _, name := range dependencyNames(l.wanted, service) {
 		how := s.DependsOn[name]
+		if condition(how) != Started {
+			for _, x := range l.restarted[name] {
+				ops = append(ops, l.waitFor(x.Service, x.Index, x.ID, how, nil))
+			}
+		}
 		switch starting := l.done[name]; {
 		case len(starting) == 0:
 		case condition(how) == Started:
@@ -584,7 +630,7 @@ func (l *lifecycle) readyAgain(service string) []*Op {
 		default:
 			// Another container of the service may be down, and is not waited for.
 			for _, start := range starting {
-				ops = append(ops, l.waitFor(start, how))
+				ops = append(ops, l.waitFor(start.Service, start.Index, start.ContainerID, how, start))
 			}
 		}
 	}

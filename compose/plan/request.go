@@ -56,6 +56,8 @@ type Request struct {
 	// neither, all are.
 	Services   []string `json:"services,omitempty"`
 	Containers []string `json:"containers,omitempty"`
+	// Dependents has restart act on what restarts with Containers, and not on themselves.
+	Dependents bool `json:"dependents,omitempty"`
 	// Schedules says of start, stop and restart that all of the project is meant, with
 	// its schedules; of containers, those of Containers. A job is not started by it.
 	Schedules bool `json:"schedules,omitempty"`

@@ -174,6 +174,21 @@ func TestVerbs(t *testing.T) {
 `,
 		},
 		{
+			name:    "dependents of what was restarted as it was unhealthy",
+			request: plan.Request{Verb: plan.VerbRestart, Dependents: true},
+			byID:    []string{"shop-db-1"},
+			text:    "restart web: depends on what was unhealthy\n",
+			graph: `[1] wait for db: service_healthy
+[2] stop container shop-web-1: depends on what was unhealthy [after 1]
+[3] start container shop-web-1: depends on what was unhealthy [after 2]
+`,
+		},
+		{
+			name:    "nobody restarts with what was unhealthy",
+			request: plan.Request{Verb: plan.VerbRestart, Dependents: true},
+			byID:    []string{"shop-web-1"},
+		},
+		{
 			name:    "restart without dependents",
 			request: plan.Request{Verb: plan.VerbRestart, Services: []string{"db"}, NoDeps: true},
 			graph:   "[1] stop container shop-db-1: restart\n[2] start container shop-db-1: restart [after 1]\n",

@@ -19,6 +19,7 @@ import (
 	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/compose/spec"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
 	"github.com/stack-run/stack/volumes"
@@ -133,6 +134,12 @@ func TestTranslation(t *testing.T) {
 			{ContainerPort: 443, Protocol: "tcp"}, {HostPort: 9000, HostPortEnd: 9005, ContainerPort: 90, Protocol: "tcp"},
 			{HostIP: addr("::1"), HostPort: 1, ContainerPort: 1, Protocol: "tcp"}}},
 		{"health", "healthcheck: {test: curl x, interval: 5s, retries: 2}", func(s *engine.Spec) any { return s.Health }, &healthcheck.Spec{Test: []string{"CMD-SHELL", "curl x"}, Interval: 5 * time.Second, Retries: 2}},
+		{"health by HTTP", "x-healthcheck: {http: \":8080/healthz\"}\nhealthcheck: {interval: 5s}", func(s *engine.Spec) any { return s.Health }, &healthcheck.Spec{Test: []string{"HTTP", "http://localhost:8080/healthz"}, Interval: 5 * time.Second}},
+		{"health by TCP", "x-healthcheck: {tcp: 5432}", func(s *engine.Spec) any { return s.Health }, &healthcheck.Spec{Test: []string{"TCP", "localhost:5432"}}},
+		{"health by log", "x-healthcheck: {log: ready to}\nhealthcheck: {}", func(s *engine.Spec) any { return s.Health }, &healthcheck.Spec{Test: []string{"LOG", "ready to"}}},
+		{"health by file, disabled", "x-healthcheck: {file: /run/ok}\nhealthcheck: {disable: true}", func(s *engine.Spec) any { return s.Health }, &healthcheck.Spec{Test: []string{"NONE"}}},
+		{"on unhealthy", "x-on-unhealthy: restart", func(s *engine.Spec) any { return s.OnUnhealthy }, container.UnhealthyRestart},
+		{"on unhealthy: none", "x-on-unhealthy: none", func(s *engine.Spec) any { return s.OnUnhealthy }, container.OnUnhealthy("")},
 		{"no health", "healthcheck: {disable: true}", func(s *engine.Spec) any { return s.Health }, &healthcheck.Spec{Test: []string{"NONE"}}},
 		{"restart", "restart: on-failure:3", func(s *engine.Spec) any { return s.Restart }, engine.Restart{Policy: "on-failure", MaxRetries: 3}},
 		{"restart_policy", "restart: always\ndeploy: {restart_policy: {condition: on-failure, delay: 2s, max_attempts: 5, window: 10s}}", func(s *engine.Spec) any { return s.Restart }, engine.Restart{Policy: "on-failure", MaxRetries: 5, Delay: 2 * time.Second, Window: 10 * time.Second}},
@@ -371,6 +378,16 @@ func TestFaultsNamePlaceAndFix(t *testing.T) {
 		{"container name", service("container_name: ../../x"), `compose.yaml:4: services.web.container_name: invalid container name "../../x": it must be`},
 		{"capability", service("cap_drop: [ALL]\ncap_add: [CAP_NET_RAW, NET_ADMN]"), `compose.yaml:5: services.web.cap_add[1]: unknown capability "NET_ADMN"; capabilities(7) lists them; did you mean "NET_ADMIN"?`},
 		{"memory", service("mem_limit: 1m"), `compose.yaml:4: services.web.mem_limit: a memory limit of 1048576 bytes is too small to start a process; use 6m or more`},
+		{"health by two", service("x-healthcheck: {tcp: 1, file: /a}"), `compose.yaml:4: services.web.x-healthcheck.tcp: a service has one check: x-healthcheck has one of http,`},
+		{"health by two tests", service("healthcheck: {test: x}\nx-healthcheck: {tcp: 1}"), `compose.yaml:5: services.web.x-healthcheck: a service has one check, and healthcheck.test is another;`},
+		{"health by nothing", service("x-healthcheck: {}"), `compose.yaml:4: services.web.x-healthcheck: x-healthcheck has one of`},
+		{"health by a list", service("x-healthcheck: [tcp]"), `compose.yaml:4: services.web.x-healthcheck: x-healthcheck has one of`},
+		{"health by udp", service("x-healthcheck: {tpc: 1}"), `compose.yaml:4: services.web.x-healthcheck.tpc: unknown attribute "tpc"; did you mean "tcp"?`},
+		{"health's times", service("x-healthcheck: {tcp: 1, interval: 5s}"), `compose.yaml:4: services.web.x-healthcheck.interval: interval is an attribute of healthcheck, and goes there`},
+		{"health of another", service("x-healthcheck:\n  http: http://db/"), `compose.yaml:5: services.web.x-healthcheck.http: "http://db/": a check asks from inside of the container`},
+		{"health by no log", service("x-healthcheck: {log: x}\nlogging: {driver: none}"), `compose.yaml:4: services.web.x-healthcheck.log: there is no log to look into`},
+		{"on unhealthy", service("x-on-unhealthy: reboot"), `compose.yaml:4: services.web.x-on-unhealthy: x-on-unhealthy is restart, stop, kill or none, not reboot`},
+		{"on unhealthy, never", service("x-on-unhealthy: stop\nhealthcheck: {disable: true}"), `compose.yaml:4: services.web.x-on-unhealthy: it would never happen`},
 		{"health", service("healthcheck:\n  test: [curl, x]"), `compose.yaml:5: services.web.healthcheck.test: a list must begin with "CMD", "CMD-SHELL" or "NONE", not "curl"; did you mean ["CMD", "curl", "x"]?`},
 	}
 	for _, tt := range tests {

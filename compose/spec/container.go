@@ -50,6 +50,7 @@ func (b *builder) container(d *Desired, s types.ServiceConfig, index int) engine
 		ShmSize:     int64(s.ShmSize),
 		Network:     b.endpoint(d, s, index, name),
 		Health:      b.health(s),
+		OnUnhealthy: b.onUnhealthy(s),
 		Restart:     b.restart(s),
 		StopSignal:  s.StopSignal,
 		StopGrace:   stopGrace(s.StopGracePeriod),
@@ -123,7 +124,11 @@ func (b *builder) expose(s types.ServiceConfig) []string {
 
 func (b *builder) health(s types.ServiceConfig) *healthcheck.Spec {
 	h := s.HealthCheck
+	direct := b.directCheck(s)
 	if h == nil {
+		if direct != nil {
+			return &healthcheck.Spec{Test: direct}
+		}
 		return nil
 	}
 	path := "services." + s.Name + ".healthcheck"
@@ -143,6 +148,12 @@ func (b *builder) health(s types.ServiceConfig) *healthcheck.Spec {
 		}
 	}
 	out := &healthcheck.Spec{Test: slices.Clone(h.Test)}
+	if direct != nil {
+		if len(h.Test) > 0 {
+			b.fail("services."+s.Name+"."+DirectCheck, "a service has one check, and healthcheck.test is another; remove one of them")
+		}
+		out.Test = direct
+	}
 	for _, d := range []struct {
 		name string
 		from *types.Duration

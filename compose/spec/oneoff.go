@@ -65,7 +65,7 @@ func OneOff(d *Desired, service string, o Overrides) (engine.Spec, error) {
 	if spec.Name == "" {
 		spec.Name = strings.Join([]string{d.Project, service, "run", slug}, "-")
 	}
-	spec.Restart = engine.Restart{}
+	spec.Restart, spec.OnUnhealthy = engine.Restart{}, ""
 	spec.AutoRemove = o.AutoRemove
 	oneOffProcess(&spec.Process, d, o)
 	oneOffCapabilities(&spec.Isolation, o)

@@ -38,7 +38,7 @@ func (b *builder) preStart(d *Desired, s types.ServiceConfig, replicas []Replica
 			return nil
 		}
 		b.takenOver("services."+s.Name, warnings)
-		c.Restart, c.Network.Ports = engine.Restart{}, nil
+		c.Restart, c.OnUnhealthy, c.Network.Ports = engine.Restart{}, "", nil
 		c.Labels[LabelOneOff] = "True"
 		c.Labels[LabelHook], c.Labels[LabelHookIndex] = "pre_start", strconv.Itoa(i)
 		delete(c.Labels, LabelContainerNumber)

@@ -40,8 +40,7 @@ func (b *builder) rollout(path string, s types.ServiceConfig, in *types.UpdateCo
 	if in.Parallelism != nil {
 		out.Parallelism = int(min(*in.Parallelism, maxReplicas))
 	}
-	checked := s.HealthCheck != nil && !s.HealthCheck.Disable && len(s.HealthCheck.Test) > 0
-	if in.Monitor == 0 && !checked {
+	if in.Monitor == 0 && !Checked(s) {
 		out.Monitor = firstFailures
 	}
 	if in.FailureAction != "" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stack-run/stack/compose/machine"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
 )
@@ -47,7 +48,8 @@ type runner interface {
 	Forget(id string, left *netns.Endpoint, rest bool)
 	Save(c *engine.Container, d machine.Durability) error
 	Health(c *engine.Container) *healthcheck.Spec
-	Probe(ctx context.Context, c *engine.Container, check *healthcheck.Spec) healthcheck.Result
+	// Prober returns what makes a probe, and what tells that the next one is worth making.
+	Prober(ctx context.Context, c *engine.Container, check *healthcheck.Spec) (healthcheck.Probe, <-chan struct{})
 	StopSignal(c *engine.Container) string
 	// Describe says what a process does that should have ended.
 	Describe(pid int) string
@@ -115,7 +117,8 @@ type ask struct {
 func newActor(s *Supervisor, c *engine.Container) *actor {
 	a := &actor{s: s, engine: s.runner, id: c.ID, box: newMailbox(), c: c}
 	a.record = machine.Record{
-		State: c.State, Restart: c.Spec.Restart, AutoRemove: c.Spec.AutoRemove, Checked: s.runner.Health(c) != nil,
+		State: c.State, Restart: c.Spec.Restart, AutoRemove: c.Spec.AutoRemove,
+		OnUnhealthy: c.Spec.OnUnhealthy, Checked: s.runner.Health(c) != nil,
 	}
 	a.publish()
 	return a
@@ -220,6 +223,10 @@ func (a *actor) perform(ctx context.Context, x machine.Effect) error {
 			return err
 		}
 		return a.feed(ctx, machine.Event{Kind: machine.Thawed})
+	case machine.End:
+		return a.endUnhealthy(ctx)
+	case machine.RestartDependents:
+		a.restartDependents()
 	case machine.Unplug:
 		return a.unplug()
 	case machine.Save:
@@ -334,12 +341,11 @@ func (a *actor) probe() {
 	a.probing = cancel
 	task, c := a.task, *a.c
 	st := c.State
+	probe, wake := a.engine.Prober(ctx, &c, check)
 	go healthcheck.Run(ctx, healthcheck.Target{
-		Spec: *check, Started: st.StartedAt,
+		Spec: *check, Started: st.StartedAt, Wake: wake,
 		Resume: healthcheck.State{Status: st.Health, FailingStreak: st.FailingStreak, Log: st.HealthLog},
-	}, func(ctx context.Context) healthcheck.Result {
-		return a.engine.Probe(ctx, &c, check)
-	}, func(health healthcheck.State, _ bool) {
+	}, probe, func(health healthcheck.State, _ bool) {
 		a.box.post(func() {
 			if a.task == task && task != nil {
 				a.feed(a.s.ctx, machine.Event{Kind: machine.Probed, Health: health})
@@ -693,21 +699,9 @@ func (a *actor) stopIt(ctx context.Context, o stopOptions) error {
 		verb: verb, granted: granted, limit: endBound(grace),
 		event: machine.Event{Kind: machine.StopAsked, Again: o.again, KeepNetwork: o.keepNet, Transient: o.doom},
 		prepare: func(a *actor, e *machine.Event) error {
-			signal := o.signal
-			if signal == "" {
-				signal = a.engine.StopSignal(a.c)
-			}
-			e.Signal = int(engine.SignalNumber(signal))
-			e.Grace = grace
-			if a.task == nil {
-				return nil
-			}
-			// When the process cannot react to the signal, waiting is pointless.
-			if deaf, err := a.task.Deaf(signal); err == nil && deaf {
-				e.Deaf = true
-				if o.notice != nil && e.Grace != 0 {
-					o.notice(fmt.Sprintf("PID 1 does not catch %s, killed at once; set \"init: true\", or start the program with exec", signal))
-				}
+			signal := a.askToEnd(e, o.signal, grace)
+			if e.Deaf && o.notice != nil && e.Grace != 0 {
+				o.notice(fmt.Sprintf("PID 1 does not catch %s, killed at once; set \"init: true\", or start the program with exec", signal))
 			}
 			return nil
 		},
@@ -726,6 +720,32 @@ func (a *actor) stopIt(ctx context.Context, o stopOptions) error {
 		}
 	})
 	return a.settled(ctx)
+}
+
+// askToEnd completes an event that asks the process to end, by a signal or, for "", the
+// container's own, which it returns.
+func (a *actor) askToEnd(e *machine.Event, signal string, grace time.Duration) string {
+	if signal == "" {
+		signal = a.engine.StopSignal(a.c)
+	}
+	e.Signal, e.Grace = int(engine.SignalNumber(signal)), grace
+	if a.task != nil {
+		// When the process cannot react to the signal, waiting is pointless.
+		deaf, err := a.task.Deaf(signal)
+		e.Deaf = err == nil && deaf
+	}
+	return signal
+}
+
+// endUnhealthy has the process end because the container is unhealthy.
+func (a *actor) endUnhealthy(ctx context.Context) error {
+	e := machine.Event{Kind: machine.UnhealthyEnded}
+	if a.c.Spec.OnUnhealthy == container.UnhealthyKill {
+		e.Signal, e.Deaf = int(unix.SIGKILL), true
+	} else {
+		a.askToEnd(&e, "", a.grace(stopOptions{}))
+	}
+	return a.feed(ctx, e)
 }
 
 // grace is the time between a stop's signal and SIGKILL, below 0 for ever.

@@ -17,6 +17,7 @@ import (
 	"github.com/stack-run/stack/compose/plan"
 	"github.com/stack-run/stack/compose/schedule"
 	"github.com/stack-run/stack/engine"
+	"github.com/stack-run/stack/engine/container"
 	"github.com/stack-run/stack/healthcheck"
 	"github.com/stack-run/stack/netns"
 )
@@ -154,8 +155,8 @@ func (f *fakeRunner) Save(c *engine.Container, _ machine.Durability) error {
 	return nil
 }
 func (f *fakeRunner) Health(*engine.Container) *healthcheck.Spec { return f.check }
-func (f *fakeRunner) Probe(context.Context, *engine.Container, *healthcheck.Spec) healthcheck.Result {
-	return f.probe()
+func (f *fakeRunner) Prober(context.Context, *engine.Container, *healthcheck.Spec) (healthcheck.Probe, <-chan struct{}) {
+	return func(context.Context) healthcheck.Result { return f.probe() }, nil
 }
 func (f *fakeRunner) StopSignal(*engine.Container) string { return "SIGTERM" }
 func (f *fakeRunner) Describe(int) string                 { return "state D" }
@@ -503,4 +504,50 @@ func TestAChangeWaitsForTheEndOfWhatHasEnded(t *testing.T) {
 			t.Errorf("it was changed in state %+v", st)
 		}
 	})
+}
+
+// What is unhealthy is ended as its service says, after as many failures as a check has
+// retries, and restarted with the delays of a restart policy.
+func TestUnhealthy(t *testing.T) {
+	for _, c := range []struct {
+		what    container.OnUnhealthy
+		policy  string
+		did     string
+		ends    machine.Phase
+		byUser  bool
+		restart int
+	}{
+		{container.UnhealthyRestart, "", "start, signal 15, start", machine.Running, false, 1},
+		{container.UnhealthyStop, "always", "start, signal 15, unplug", machine.Exited, true, 0},
+		{container.UnhealthyKill, "", "start, kill, unplug", machine.Exited, false, 0},
+		{container.UnhealthyKill, "always", "start, kill, start", machine.Running, false, 1},
+		{"", "always", "start", machine.Running, false, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var sick atomic.Bool
+			sick.Store(true)
+			f := &fakeRunner{check: &healthcheck.Spec{Test: []string{"CMD", "x"}, Interval: time.Second, Retries: 3}}
+			f.probe = func() healthcheck.Result {
+				if sick.Load() {
+					return healthcheck.Result{ExitCode: 1}
+				}
+				return healthcheck.Result{}
+			}
+			_, a := supervised(t, f, engine.Spec{OnUnhealthy: c.what, Restart: engine.Restart{Policy: c.policy}})
+			if err := a.startIt(t.Context(), false, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2900 * time.Millisecond)
+			if v := a.view.Load(); v.phase != machine.Running || v.State.Health == healthcheck.Unhealthy {
+				t.Errorf("%+v: after two failures it is %s, %s", c, v.phase, v.State.Health)
+			}
+			time.Sleep(150 * time.Millisecond)
+			sick.Store(false)
+			time.Sleep(10 * time.Second)
+			v := a.view.Load()
+			if did := f.notes(); did != c.did || v.phase != c.ends || v.State.StoppedByUser != c.byUser || v.State.RestartCount != c.restart || v.State.Unwell {
+				t.Errorf("%+v: it is %s (%+v) and did: %s", c, v.phase, v.State, did)
+			}
+		})
+	}
 }

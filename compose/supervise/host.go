@@ -224,6 +224,9 @@ func (h *host) StartContainer(ctx context.Context, id string, op *plan.Op) error
 		return err
 	}
 	before := a.view.Load()
+	if what := before.Spec.OnUnhealthy; what != "" && !before.checked {
+		h.notice(a)(fmt.Sprintf("x-on-unhealthy: %s has no effect, as neither the service nor its image has a health check; add healthcheck or x-healthcheck", what))
+	}
 	if err := a.startIt(ctx, op.Aside, h.before); err != nil {
 		return err
 	}

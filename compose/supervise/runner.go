@@ -75,8 +75,8 @@ func (r engineRunner) Save(c *engine.Container, d machine.Durability) error {
 
 func (r engineRunner) Health(c *engine.Container) *healthcheck.Spec { return r.s.engine.Health(c) }
 
-func (r engineRunner) Probe(ctx context.Context, c *engine.Container, check *healthcheck.Spec) healthcheck.Result {
-	return r.s.engine.Probe(ctx, c, check)
+func (r engineRunner) Prober(ctx context.Context, c *engine.Container, check *healthcheck.Spec) (healthcheck.Probe, <-chan struct{}) {
+	return r.s.engine.Prober(ctx, c, check)
 }
 
 func (r engineRunner) StopSignal(c *engine.Container) string { return r.s.engine.StopSignal(c) }

@@ -297,6 +297,12 @@ func (in *installation) ps(project string) ([]row, error) {
 	return jsonLines[row](r.stdout)
 }
 
+// cutOff tells whether a container's last start did not come as far as its command.
+func (in *installation) cutOff(id string) bool {
+	r := in.run("container", "inspect", "--format", "{{.State.Error}}", id)
+	return strings.Contains(r.stdout, "its start was cut off")
+}
+
 // jsonLines reads one JSON value a line, or one list.
 func jsonLines[T any](s string) (out []T, err error) {
 	if strings.HasPrefix(strings.TrimSpace(s), "[") {

@@ -360,6 +360,7 @@ func (p project) checkCodes(in *installation, rows []row, runs []run, want targe
 			continue
 		}
 		switch {
+		case last == nil && r.ExitCode == 255 && in.cutOff(r.ID): // with its supervisor
 		case last == nil && r.ExitCode == 255:
 			errs = append(errs, fmt.Errorf("%s: the exit code is lost", r))
 		case last == nil: // it ended before it began

@@ -12,6 +12,7 @@ import (
 func verbs() map[string]func([]string) error {
 	return map[string]func([]string) error{
 		"serve":   serve,   // serve PORT...: a web server, see serve.go
+		"reply":   reply,   // reply PORT TEXT [TEXT]: a server that says TEXT, the second without end
 		"get":     get,     // get URL: print the body
 		"dial":    dial,    // dial NETWORK ADDR: print open, refused, timeout or unreachable
 		"echo":    echo,    // echo PORT: UDP datagrams go back with the sender's address

@@ -64,6 +64,39 @@ func serve(ports []string) error {
 	return <-failed
 }
 
+// reply answers each connection with the first text and then, until it is closed, with
+// the second over and over, or with silence.
+func reply(args []string) error {
+	var texts []string
+	for _, a := range args[1:] {
+		text, err := strconv.Unquote(`"` + a + `"`)
+		if err != nil {
+			return fmt.Errorf("%q: %w", a, err)
+		}
+		texts = append(texts, text)
+	}
+	l, err := net.Listen("tcp", ":"+args[0])
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			_, err := io.WriteString(c, texts[0])
+			for err == nil && len(texts) > 1 {
+				_, err = io.WriteString(c, texts[1])
+			}
+			if err == nil {
+				io.Copy(io.Discard, c)
+			}
+		}()
+	}
+}
+
 func get(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()

@@ -45,8 +45,10 @@ type Spec struct {
 	// Network's ID and Key are filled in by the engine.
 	Network endpoint.Spec `json:"network"`
 
-	Health  *health.Spec `json:"health,omitempty"` // nil: as the image says
-	Restart Restart      `json:"restart"`
+	Health *health.Spec `json:"health,omitempty"` // nil: as the image says
+	// OnUnhealthy is what happens when the container turns unhealthy.
+	OnUnhealthy OnUnhealthy `json:"onUnhealthy,omitempty"`
+	Restart     Restart     `json:"restart"`
 	// StopSignal is a name or number, "" for the image's, then SIGTERM.
 	StopSignal string        `json:"stopSignal,omitempty"`
 	StopGrace  time.Duration `json:"stopGrace,omitempty"` // default 10 s
@@ -201,6 +203,19 @@ type Record struct {
 	ConsoleSize [2]uint16 `json:"-"`
 }
 
+// OnUnhealthy is what happens to a container whose health checks have failed.
+type OnUnhealthy string
+
+const (
+	// UnhealthyRestart stops it and starts it again, whatever its restart policy is,
+	// with the delays of one and within its number of attempts.
+	UnhealthyRestart OnUnhealthy = "restart"
+	// UnhealthyStop stops it as somebody would by hand.
+	UnhealthyStop OnUnhealthy = "stop"
+	// UnhealthyKill kills it; what follows is up to its restart policy.
+	UnhealthyKill OnUnhealthy = "kill"
+)
+
 // State is the part of a record that changes while the container lives.
 type State struct {
 	Phase        Phase     `json:"phase"`
@@ -212,6 +227,9 @@ type State struct {
 	StartedAt    time.Time `json:"startedAt,omitzero"`
 	FinishedAt   time.Time `json:"finishedAt,omitzero"`
 	RestartCount int       `json:"restartCount,omitempty"`
+	// SetUp says that the process is being set up and has not been seen to run the
+	// container's command.
+	SetUp bool `json:"setUp,omitempty"`
 	// StoppedByUser says that a stop was asked for, which restart policies respect.
 	StoppedByUser bool `json:"stoppedByUser,omitempty"`
 	// Stopping says that a stop is under way: StopSignal was sent, and at StopBy, if
@@ -225,6 +243,11 @@ type State struct {
 	// delay, from which the next one is reckoned.
 	RestartAt    time.Time     `json:"restartAt,omitzero"`
 	RestartDelay time.Duration `json:"restartDelay,omitempty"`
+	// Unwell says that the container ended, or is about to, because it was unhealthy.
+	Unwell bool `json:"unwell,omitempty"`
+	// Recovered says that it was started again after that, and that those that restart
+	// with it have not been yet.
+	Recovered bool `json:"recovered,omitempty"`
 	// StartBy is set on a container that was made to be run at once and to be removed
 	// afterwards: if it was not started by then, nobody wants it any more.
 	StartBy time.Time `json:"startBy,omitzero"`

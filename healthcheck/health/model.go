@@ -7,8 +7,8 @@ import "time"
 
 // Spec is a health check in Docker's terms. Zero durations mean the default.
 type Spec struct {
-	// Test is ["NONE"], ["CMD", arg…] or ["CMD-SHELL", command]. Empty means
-	// that there is no check.
+	// Test is ["NONE"], ["CMD", arg…] or ["CMD-SHELL", command], or one that the
+	// engine makes itself, such as ["HTTP", URL]. Empty means that there is no check.
 	Test          []string      `json:"test,omitempty"`
 	Interval      time.Duration `json:"interval,omitempty"`      // default 30 s
 	Timeout       time.Duration `json:"timeout,omitempty"`       // default 30 s

@@ -106,10 +106,10 @@ func (s *Spec) Validate() error {
 }
 
 // Command returns the arguments of the process that probes. shell is the image's
-// SHELL; without one it is /bin/sh -c.
+// SHELL; without one it is /bin/sh -c. A direct test has none.
 func (s *Spec) Command(shell []string) []string {
 	switch {
-	case !s.Enabled():
+	case !s.Enabled(), s.Direct():
 		return nil
 	case s.Test[0] == "CMD":
 		return slices.Clone(s.Test[1:])
