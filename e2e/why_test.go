@@ -47,6 +47,12 @@ func TestWhy(t *testing.T) {
 				init: true
 				healthcheck: {test: "echo not yet; test -e /well", interval: 100ms, start_period: 1h}
 			patient: {image: busybox, command: [sleep, infinity], init: true, depends_on: {slow: {condition: service_healthy}}}
+			sick:
+				image: busybox
+				command: [sleep, infinity]
+				init: true
+				healthcheck: {test: "echo it is over; false", interval: 100ms, retries: 2}
+				x-on-unhealthy: stop
 			loop: {image: busybox, command: [sh, -c, "echo no database >&2; echo; exit 3"], restart: always}
 			fails: {image: busybox, command: [sh, -c, "echo no disk; exit 4"]}
 			job: {image: busybox, command: ["true"]}
@@ -73,7 +79,7 @@ func TestWhy(t *testing.T) {
 		}
 	}
 
-	b.ok(t, "up", "--detach", "loop", "fails", "job", "hungry", "slow")
+	b.ok(t, "up", "--detach", "loop", "fails", "job", "hungry", "sick", "slow")
 	b.eventuallyState(t, "app-fails-1", "exited")
 	b.eventuallyState(t, "app-job-1", "exited")
 	b.eventuallyState(t, "app-hungry-1", "exited")
@@ -89,12 +95,14 @@ func TestWhy(t *testing.T) {
 		{"loop", "crash loop", "no database; see \"stack logs loop\""},
 		{"fails", "exited", "ago: no disk; see \"stack logs fails\""},
 		{"job", "done", "exited with 0, "},
+		{"sick", "unhealthy", "was ended for being unhealthy, "},
+		{"sick", "unhealthy", " failed, the last probe exited with 1: it is over; "},
 		{"hungry", "out of memory", "it needed more memory than its limit of 32 MiB; "},
 		{"typo", "no command", "slep"},
 		{"server", "port in use", fmt.Sprintf("port %d/tcp is used by PID ", port)},
 		{"prepared", "blocked", "its pre_start[0], container app-prepared-pre_start-0, exited with 5, "},
 		{"prepared", "blocked", "ago: cannot migrate; see"},
-		{"slow", "starting", "is not healthy yet: the last probe exited with 1: not yet"},
+		{"slow", "starting", "is not healthy yet, the last probe exited with 1: not yet"},
 		{"patient", "waiting", "waits for slow to be healthy; slow has been running for "},
 	} {
 		eventually(t, 20*time.Second, func() error {
@@ -106,7 +114,7 @@ func TestWhy(t *testing.T) {
 	}
 	out := b.ok(t, "why")
 	t.Log(out)
-	if strings.Count(out, "\n") != 16 || !strings.HasPrefix(out, "SERVICE ") {
+	if strings.Count(out, "\n") != 17 || !strings.HasPrefix(out, "SERVICE ") {
 		t.Errorf("of all: %s", out)
 	}
 	b.ok(t, "exec", "-T", "slow", "touch", "/well")

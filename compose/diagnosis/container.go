@@ -31,6 +31,9 @@ func (f *Facts) ofContainer(c *container.Record) Reason {
 		return put(Paused, quoted("stack unpause "+c.Service)+" lets it go on", "is paused")
 	case st.Phase == container.Running && st.Stopping:
 		text := "is being stopped"
+		if st.Unwell {
+			text += " for being unhealthy"
+		}
 		if left := st.StopBy.Sub(f.Now); left > 0 {
 			text += ", and killed if it has not ended in " + span(left)
 		}
@@ -42,6 +45,14 @@ func (f *Facts) ofContainer(c *container.Record) Reason {
 		return f.running(c)
 	case startFailed(c):
 		return f.failedStart(c)
+	case st.Phase == container.Restarting && st.Unwell, st.Phase == container.Exited && givenUp(c):
+		then, todo := ago, logs+"; "+start
+		if st.Phase == container.Restarting {
+			then, todo = f.again(st), logs
+		}
+		probe, output := lastProbe(c)
+		r.Output = output
+		return put(Unhealthy, todo, "was ended for being unhealthy, %s; %s failed%s", then, probes(st.FailingStreak), probe)
 	case st.Phase == container.Restarting:
 		r.Output = f.LastLines[c.ID]
 		if st.OOMKilled {
@@ -110,11 +121,8 @@ func (f *Facts) running(c *container.Record) Reason {
 	if st.RestartCount > 0 {
 		before = fmt.Sprintf(", after it was restarted %s", times(st.RestartCount))
 	}
-	probe := ""
-	if n := len(st.HealthLog); n > 0 && st.HealthLog[n-1].ExitCode != 0 {
-		last := st.HealthLog[n-1]
-		r.Output, probe = LastLine(last.Output), ended(last)
-	}
+	probe, output := lastProbe(c)
+	r.Output = output
 	switch st.Health {
 	case health.Healthy:
 		r.Cause, r.Text, r.Output = Healthy, fmt.Sprintf("has been running for %s%s", since, before), ""
@@ -126,12 +134,12 @@ func (f *Facts) running(c *container.Record) Reason {
 		}
 	case health.Unhealthy:
 		r.Cause, r.Todo = Unhealthy, logs
-		r.Text = fmt.Sprintf("is unhealthy: %s failed, the last probe %s", probes(st.FailingStreak), probe)
+		r.Text = fmt.Sprintf("is unhealthy: %s failed%s", probes(st.FailingStreak), probe)
 	case health.Starting:
 		r.Cause, r.Text = Starting, fmt.Sprintf("has been running for %s%s and is not healthy yet", since, before)
 		if probe != "" {
 			r.Todo = logs
-			r.Text += ": the last probe " + probe
+			r.Text += probe
 		}
 	default:
 		r.Cause, r.Text, r.Output = Running, fmt.Sprintf("has been running for %s%s", since, before), ""
@@ -146,12 +154,35 @@ func probes(n int) string {
 	return fmt.Sprintf("%d probes in a row", n)
 }
 
-// ended says how a probe that failed did.
-func ended(p health.Result) string {
-	if p.ExitCode < 0 {
-		return "could not run, or took too long"
+// lastProbe says how the last probe failed, and what it wrote; nothing if it succeeded.
+func lastProbe(c *container.Record) (text, output string) {
+	n := len(c.State.HealthLog)
+	if n == 0 || c.State.HealthLog[n-1].ExitCode == 0 {
+		return "", ""
 	}
-	return fmt.Sprintf("exited with %d", p.ExitCode)
+	last := c.State.HealthLog[n-1]
+	switch output = LastLine(last.Output); {
+	case c.Spec.Health.Direct() && output != "":
+		text = ", the last probe says"
+	case last.ExitCode < 0:
+		text = ", the last probe could not run, or took too long"
+	default:
+		text = fmt.Sprintf(", the last probe exited with %d", last.ExitCode)
+	}
+	return text, output
+}
+
+// givenUp says of a container that has ended that it was stopped or killed because it
+// was unhealthy, as is to be seen from its last probes.
+func givenUp(c *container.Record) bool {
+	if c.Spec.OnUnhealthy == "" || c.State.Health != health.Unhealthy || c.State.OOMKilled {
+		return false
+	}
+	var check health.Spec // the image's number of retries is not in the record
+	if c.Spec.Health != nil {
+		check = *c.Spec.Health
+	}
+	return c.State.FailingStreak >= check.WithDefaults().Retries
 }
 
 // failedStart is of a container whose last start did not succeed.

@@ -53,6 +53,12 @@ func is(service string, st container.State) container.Record {
 	}
 }
 
+// checked has the engine itself probe a container.
+func checked(c container.Record, on container.OnUnhealthy) container.Record {
+	c.Spec.Health, c.Spec.OnUnhealthy = &health.Spec{Test: []string{health.HTTP, "/"}, Retries: 2}, on
+	return c
+}
+
 func runs(d time.Duration) container.State {
 	return container.State{Phase: container.Running, Pid: 7, StartedAt: ago(d)}
 }
@@ -119,6 +125,17 @@ func TestReasons(t *testing.T) {
 		{"not probed yet", "db", []container.Record{is("db", with(runs(20*time.Millisecond), func(st *container.State) { st.Health = health.Starting }))}, nil},
 		{"unhealthy", "db", []container.Record{is("db", probed(health.Unhealthy, 3, 2, "connecting\nno response\n"))}, nil},
 		{"a probe takes too long", "db", []container.Record{is("db", probed(health.Unhealthy, 1, -1, "took longer than 3s"))}, nil},
+		{"unhealthy, by a probe of the engine's", "db", []container.Record{checked(is("db", probed(health.Unhealthy, 3, 1, "connection refused")), "")}, nil},
+		{"unhealthy, and being ended", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 3, 1, "503"), func(st *container.State) { st.Stopping, st.Unwell = true, true })), container.UnhealthyRestart)}, nil},
+		{"unhealthy, and to be restarted", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 3, 1, "503"), func(st *container.State) {
+			st.Phase, st.ExitCode, st.RestartCount, st.RestartAt, st.Unwell = container.Restarting, 143, 2, noon.Add(time.Second), true
+		})), container.UnhealthyRestart)}, nil},
+		{"unhealthy, and stopped", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 3, 1, "503"), func(st *container.State) {
+			st.Phase, st.ExitCode, st.FinishedAt, st.StoppedByUser = container.Exited, 143, ago(time.Minute), true
+		})), container.UnhealthyStop)}, nil},
+		{"stopped, and to be stopped when unhealthy", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 1, 1, "503"), func(st *container.State) {
+			st.Phase, st.ExitCode, st.FinishedAt, st.StoppedByUser = container.Exited, 9, ago(time.Minute), true
+		})), container.UnhealthyStop)}, nil},
 		{"waiting for health", "migrate", []container.Record{is("db", probed(health.Starting, 0, 2, "no response")), is("migrate", created)}, func(f *Facts) {
 			f.Project.Services["migrate"].DependsOn["db"] = desired.Dependency{Condition: "service_healthy", Required: true}
 		}},
