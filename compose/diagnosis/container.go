@@ -155,12 +155,22 @@ func probes(n int) string {
 }
 
 // lastProbe says how the last probe failed, and what it wrote; nothing if it succeeded.
+// Of a container that has ended it is the last that did not come too late for it.
 func lastProbe(c *container.Record) (text, output string) {
-	n := len(c.State.HealthLog)
-	if n == 0 || c.State.HealthLog[n-1].ExitCode == 0 {
+	log := c.State.HealthLog
+	if c.State.Phase != container.Running {
+		ended := len(log)
+		for ended > 0 && log[ended-1].ExitCode < 0 {
+			ended--
+		}
+		if ended > 0 && log[ended-1].ExitCode > 0 {
+			log = log[:ended]
+		}
+	}
+	if len(log) == 0 || log[len(log)-1].ExitCode == 0 {
 		return "", ""
 	}
-	last := c.State.HealthLog[n-1]
+	last := log[len(log)-1]
 	switch output = LastLine(last.Output); {
 	case c.Spec.Health.Direct() && output != "":
 		text = ", the last probe says"

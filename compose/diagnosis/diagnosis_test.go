@@ -133,6 +133,10 @@ func TestReasons(t *testing.T) {
 		{"unhealthy, and stopped", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 3, 1, "503"), func(st *container.State) {
 			st.Phase, st.ExitCode, st.FinishedAt, st.StoppedByUser = container.Exited, 143, ago(time.Minute), true
 		})), container.UnhealthyStop)}, nil},
+		{"unhealthy, and killed during a probe", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 3, 1, "no answer"), func(st *container.State) {
+			st.Phase, st.ExitCode, st.FinishedAt = container.Exited, 137, ago(time.Minute)
+			st.HealthLog = append(st.HealthLog, health.Result{ExitCode: -1, Output: "no such process"})
+		})), container.UnhealthyKill)}, nil},
 		{"stopped, and to be stopped when unhealthy", "db", []container.Record{checked(is("db", with(probed(health.Unhealthy, 1, 1, "503"), func(st *container.State) {
 			st.Phase, st.ExitCode, st.FinishedAt, st.StoppedByUser = container.Exited, 9, ago(time.Minute), true
 		})), container.UnhealthyStop)}, nil},
