@@ -99,11 +99,11 @@ func (c *Client) Commit(ctx context.Context, container string, o engine.CommitOp
 		return "", err
 	}
 	if pause && r.State.Phase == engine.Running {
-		s := Selector{IDs: []string{r.ID}}
-		if err := c.Pause(ctx, s, nil); err != nil {
+		thaw, err := c.rest(ctx, []engine.Container{*r})
+		if err != nil {
 			return "", fmt.Errorf("cannot commit container %s: %w", r.Spec.Name, err)
 		}
-		defer func() { err = errors.Join(err, c.Unpause(context.WithoutCancel(ctx), s, nil)) }()
+		defer func() { err = errors.Join(err, thaw()) }()
 	}
 	img, err := c.Engine.Commit(ctx, r, o)
 	return img.ID.String(), err

@@ -76,8 +76,31 @@ type Volumes interface {
 	RemoveVolume(ctx context.Context, name string) error
 	// VolumeDisk is what a volume takes, in bytes.
 	VolumeDisk(ctx context.Context, name string) (int64, error)
+	// ExportVolume writes an archive of a volume's content.
+	ExportVolume(ctx context.Context, name string, w io.Writer, o ReadVolumeOptions) error
+	// ImportVolume gives a volume the content of an archive, and makes it if there is
+	// none of that name. Its error is a *volumes.NotEmptyError where content is there
+	// that is not to be replaced. Whatever fails, the volume is as it was.
+	ImportVolume(ctx context.Context, name string, r io.Reader, o ImportVolumeOptions) error
+	// CopyVolume copies a volume into one that is not there, or empty.
+	CopyVolume(ctx context.Context, source, target string, o ReadVolumeOptions) error
+	// RenameVolume's error is a *volumes.OwnedError for that of a project, without owned.
+	RenameVolume(ctx context.Context, name, to string, owned bool) error
 	// PruneVolumes removes what no container uses. With PruneOptions.DryRun it only tells.
 	PruneVolumes(ctx context.Context, f volumes.PruneFilter, o PruneOptions) (volumes.PruneReport, error)
+}
+
+// ReadVolumeOptions say how a volume is read to which containers may write.
+type ReadVolumeOptions struct {
+	// Pause freezes them meanwhile, so that what is read is as it was at one moment.
+	// Without it they are warned of.
+	Pause bool
+}
+
+// ImportVolumeOptions say what becomes of an archive.
+type ImportVolumeOptions struct {
+	Replace bool // what is in the volume
+	Devices bool // are made, too
 }
 
 // Stored are the secrets and configs that projects call external, encrypted at rest.

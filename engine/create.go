@@ -440,40 +440,6 @@ func (e *Engine) ReleaseVolumes(ctx context.Context) error {
 	})
 }
 
-// VolumeUsers returns a function that names the containers using a volume, those
-// with the IDs except left out.
-func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
-	all, broken, err := e.Records.Scan()
-	return func(volume string) []string {
-		if err != nil {
-			return []string{"unknown: " + err.Error()}
-		}
-		var out []string
-		for _, b := range broken {
-			if !slices.Contains(except, b.ID) && b.mentions(volume) {
-				out = append(out, b.String())
-			}
-		}
-		for _, c := range all {
-			if !slices.Contains(except, c.ID) && usesVolume(c, volume) {
-				out = append(out, c.Spec.Name)
-			}
-		}
-		return out
-	}
-}
-
-func usesVolume(c *Container, name string) bool {
-	for _, v := range c.Volumes {
-		if v == name {
-			return true
-		}
-	}
-	return slices.ContainsFunc(slices.Concat(c.Spec.Mounts, c.Inherited), func(m volumes.Mount) bool {
-		return m.Type == volumes.TypeVolume && m.Source == name
-	})
-}
-
 // hostname is what the container calls itself: Docker's default is the short ID.
 func (e *Engine) hostname(c *Container) string {
 	if isShared(c.Spec.Network.Mode) {

@@ -38,7 +38,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-var errNameInUse = errors.New("the name is in use")
+var errNameInUse = errors.New("the container name is already in use")
 
 // takeName binds a name to an ID. A stale name is free.
 func (r *Records) takeName(name, id string) error {

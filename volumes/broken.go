@@ -96,7 +96,7 @@ func (s *Store) Tidy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = os.RemoveAll(s.aside())
+	err = errors.Join(os.RemoveAll(s.aside()), s.sweepFills())
 	unlock()
 	return errors.Join(err, s.sweep())
 }

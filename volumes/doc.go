@@ -9,7 +9,8 @@
 // A volume appears and disappears by one rename of its directory, so that a
 // reader needs no lock and power may fail at any time. Writers hold the flock
 // of the directory RunRoot/locks/volumes; who fills a volume holds a flock on the volume's
-// own directory.
+// own directory, and who mounts it shares one for that moment. [Store.Rename] and
+// [Store.Fill], which puts new content in the place of the old one, hold both.
 //
 // [Store.Resolve] turns what a container asks for into detached mounts
 // (open_tree(2), fsmount(2)): file descriptors of mounts that no mount

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,18 +20,39 @@ func (e *NotFoundError) Error() string {
 // Is makes errors.Is(err, ErrNotFound) true.
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
-// InUseError says that a volume cannot be removed now.
+// InUseError says that a volume cannot be removed, renamed or filled now.
 type InUseError struct {
 	Name  string
 	Users []string // containers; empty while the volume is being filled
+	// To is what was to be done: "rename", "fill", or, where it is empty, remove.
+	To string
 }
 
 func (e *InUseError) Error() string {
-	if len(e.Users) == 0 {
-		return fmt.Sprintf("cannot remove volume %q: image content is being copied into it; try again when the container has started", e.Name)
+	text := fmt.Sprintf("cannot %s volume %q: ", cmp.Or(e.To, "remove"), e.Name)
+	users := strings.Join(e.Users, ", ")
+	switch {
+	case len(e.Users) == 0:
+		return text + "content is being copied into it; try again when that is done"
+	case e.To == "fill":
+		return text + fmt.Sprintf("%s runs and has it mounted; stop what runs first, and start it again afterwards", users)
+	case e.To == "rename":
+		return text + fmt.Sprintf("it is used by %s, under this name; remove what uses it first (\"stack down\" and \"stack container rm\" keep named volumes)", users)
 	}
-	return fmt.Sprintf("cannot remove volume %q: it is used by %s; remove what uses it first", e.Name, strings.Join(e.Users, ", "))
+	return text + fmt.Sprintf("the volume is in use by %s; remove what uses it first", users)
 }
+
+// ExistsError says that a name is taken.
+type ExistsError struct{ Name string }
+
+func (e *ExistsError) Error() string {
+	return fmt.Sprintf("volume %q exists already; choose another name, or remove it with: stack volume rm %s (its data is lost)", e.Name, e.Name)
+}
+
+// NotEmptyError says that a volume has content that was not to be replaced.
+type NotEmptyError struct{ Name string }
+
+func (e *NotEmptyError) Error() string { return fmt.Sprintf("volume %q is not empty", e.Name) }
 
 // DifferError says that a volume exists with another specification than the
 // one asked for. Nothing was changed.

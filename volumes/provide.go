@@ -48,13 +48,15 @@ func (s *Store) provide(ctx context.Context, v Volume, opts driverOpts, from cop
 		defer image.Close()
 	}
 	pinned := !opts.empty() && !opts.perUse()
+	take := s.useVolume
 	if pinned || image != nil && !v.Seeded {
-		var unlock func()
-		if v, unlock, err = s.lockVolume(ctx, v.Name); err != nil {
-			return nil, err
-		}
-		defer unlock()
+		take = s.lockVolume
 	}
+	v, unlock, err := take(ctx, v.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if mount, err = s.mount(ctx, v, opts); err != nil {
 		return nil, err
 	}

@@ -64,6 +64,7 @@ func (s *Store) Prune(ctx context.Context, filter PruneFilter, inUse func(name s
 		return PruneReport{}, err
 	}
 	gone, err := s.retireMatching(ctx, filter, inUse)
+	err = errors.Join(err, s.sweepFills())
 	unlock()
 
 	errs := []error{err}

@@ -19,7 +19,7 @@ import (
 func TestFlagsOfDockerCompose(t *testing.T) {
 	theirs := readTable(t, "testdata/compose/flags.txt")
 	reasons := readTable(t, "testdata/compose/differences.txt")
-	ours := flagTable(newRootCmd(newSession(t, "shop").App, nil))
+	ours := flagTable(newRootCmd(newSession(t, "shop").App, stackItself, nil))
 	verbs := map[string]bool{}
 	for about := range theirs {
 		verb, _, _ := strings.Cut(about, "\t")

@@ -421,10 +421,16 @@ func newSession(t *testing.T, dir string) *session {
 // do runs a command line and returns what it printed and its exit code.
 func (s *session) do(t *testing.T, args ...string) (out, errOut string, code int) {
 	t.Helper()
+	return s.as(t, "stack", args...)
+}
+
+// as is do of the program of another name.
+func (s *session) as(t *testing.T, name string, args ...string) (out, errOut string, code int) {
+	t.Helper()
 	s.out.Reset()
 	s.err.Reset()
 	s.App.Global = cli.GlobalOptions{}
-	code = run(t.Context(), s.App, args)
+	code = run(t.Context(), s.App, name, args)
 	return s.out.String(), s.err.String(), code
 }
 

@@ -100,7 +100,7 @@ func TestForegroundUpAborts(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			code := run(ctx, s.App, append([]string{"up"}, test.flags...))
+			code := run(ctx, s.App, "stack", append([]string{"up"}, test.flags...))
 			stopped := slices.Contains(s.fake.noted(), "stop shop:")
 			if test.goesOn {
 				if stopped {
@@ -201,7 +201,7 @@ func TestForegroundUpDetaches(t *testing.T) {
 		user.WriteString("xd")
 	}()
 	s.App.Global = cli.GlobalOptions{}
-	if code := run(t.Context(), s.App, []string{"up"}); code != 0 {
+	if code := run(t.Context(), s.App, "stack", []string{"up"}); code != 0 {
 		t.Errorf("exit code %d: %s", code, s.err.String())
 	}
 	if after := localFlags(t, tty); after != before {
@@ -271,7 +271,7 @@ func TestTTYChoice(t *testing.T) {
 				check(o.Spec.Process.TTY, o.Stdin)
 				return 0, nil
 			}
-			if code := run(t.Context(), s.App, test.args); code != test.code {
+			if code := run(t.Context(), s.App, "stack", test.args); code != test.code {
 				t.Errorf("exit code %d, want %d: %s", code, test.code, s.err.String())
 			}
 			if after := localFlags(t, tty); after != before {
@@ -343,7 +343,7 @@ echo "$3" >>"$CALLS"
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	code := run(t.Context(), s.App, []string{"up", "--abort-on-container-exit"})
+	code := run(t.Context(), s.App, "stack", []string{"up", "--abort-on-container-exit"})
 	if got, _ := os.ReadFile(calls); code != 0 || string(got) != "up\nstop\n" {
 		t.Errorf("exit code %d, the provider was called for %q", code, got)
 	}

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
 	"github.com/stack-run/stack/compose"
@@ -15,12 +16,13 @@ func main() {
 		return
 	}
 	a := newApp()
-	os.Exit(run(context.Background(), a, os.Args[1:]))
+	os.Exit(run(context.Background(), a, filepath.Base(os.Args[0]), os.Args[1:]))
 }
 
-// run runs one command line and returns the exit code.
-func run(ctx context.Context, a *cli.App, args []string) int {
-	root := newRootCmd(a, args)
+// run runs one command line of the program of that name and returns the exit code.
+func run(ctx context.Context, a *cli.App, name string, args []string) int {
+	is, args := understand(name, args)
+	root := newRootCmd(a, is, args)
 	root.SetArgs(args)
 	root.SetIn(a.In)
 	root.SetOut(a.Out)

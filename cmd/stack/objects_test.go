@@ -108,6 +108,27 @@ func TestVolumes(t *testing.T) {
 	matches(t, s.must(t, "-p", "shop", "volumes"), `DRIVER VOLUME NAME local shop_data`)
 	matches(t, s.must(t, "--dry-run", "volume", "prune"), `Would delete Volumes: `+anonymous+` Total space that would be reclaimed: [0-9.]+k?B`)
 	matches(t, s.must(t, "volume", "prune", "-f"), `Deleted Volumes: `+anonymous+` Total reclaimed space: [0-9.]+k?B`)
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(strings.TrimSpace(s.must(t, "volume", "inspect", "-f", "{{.Mountpoint}}", name)), "f"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("shop_data", "kept")
+	backup := filepath.Join(t.TempDir(), "backup.tar")
+	s.must(t, "volume", "export", "-o", backup, "shop_data")
+	matches(t, s.must(t, "volume", "import", "restored", backup), `restored`)
+	if _, errOut, code := s.do(t, "volume", "import", "restored", backup); code != 1 || !strings.Contains(errOut, "--force replaces") {
+		t.Errorf("exit code %d, %s", code, errOut)
+	}
+	matches(t, s.must(t, "--dry-run", "volume", "import", "-f", "restored", backup), `Would import into restored`)
+	matches(t, s.must(t, "volume", "cp", "restored", "copied"), `copied`)
+	matches(t, s.must(t, "--dry-run", "volume", "rename", "copied", "moved"), `Would rename copied`)
+	matches(t, s.must(t, "volume", "rename", "copied", "moved"), `moved`)
+	if _, errOut, code := s.do(t, "volume", "rename", "moved", "restored"); code != 1 || !strings.Contains(errOut, "exists already") {
+		t.Errorf("exit code %d, %s", code, errOut)
+	}
+	matches(t, s.must(t, "volume", "ls", "-q"), `moved restored shop_data`)
+	s.must(t, "volume", "rm", "moved", "restored")
 	matches(t, s.must(t, "volume", "rm", "shop_data"), `shop_data`)
 	if _, errOut, code := s.do(t, "volume", "rm", "shop_data"); code != 1 || !strings.Contains(errOut, "shop_data") {
 		t.Errorf("exit code %d, %s", code, errOut)

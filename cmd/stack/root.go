@@ -22,6 +22,8 @@ const (
 	groupProject = "project"
 	groupObjects = "objects"
 	groupOther   = "other"
+	// groupDocker has docker's verbs that no project has.
+	groupDocker = "docker"
 )
 
 func verbTable() []cli.Verb {
@@ -65,6 +67,8 @@ func verbTable() []cli.Verb {
 		{Name: "config", Aliases: []string{"convert"}, Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewConfigCmd(a, nil) }},
 		{Name: "ls", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewLsCmd(a, nil) }},
 
+		{Name: "compose", Group: groupProject, Build: newComposeStub},
+
 		{Name: "container", Group: groupObjects, Build: container.NewCmd},
 		{Name: "image", Group: groupObjects, Build: image.NewCmd},
 		{Name: "builder", Group: groupObjects, Build: image.NewBuilderCmd},
@@ -78,12 +82,25 @@ func verbTable() []cli.Verb {
 		{Name: "login", Group: groupOther, Build: func(a *cli.App) *cobra.Command { return image.NewLoginCmd(a, nil) }},
 		{Name: "logout", Group: groupOther, Build: func(a *cli.App) *cobra.Command { return image.NewLogoutCmd(a, nil) }},
 		{Name: "version", Group: groupOther, Build: func(a *cli.App) *cobra.Command { return newVersionCmd(a, nil) }},
+
+		{Name: "diff", Group: groupDocker},
+		{Name: "history", Group: groupDocker},
+		{Name: "import", Group: groupDocker},
+		{Name: "info", Group: groupDocker},
+		{Name: "load", Group: groupDocker},
+		{Name: "rename", Group: groupDocker},
+		{Name: "rmi", Group: groupDocker},
+		{Name: "save", Group: groupDocker},
+		{Name: "tag", Group: groupDocker},
+		{Name: "update", Group: groupDocker},
 	}
 }
 
-func newRootCmd(a *cli.App, args []string) *cobra.Command {
+func newRootCmd(a *cli.App, is program, args []string) *cobra.Command {
+	var global dockerOptions
 	root := &cobra.Command{
-		Use:              "stack",
+		Use:              string(is),
+		Annotations:      map[string]string{cobra.CommandDisplayNameAnnotation: string(is)},
 		Short:            "Run Compose applications on one machine",
 		Long:             "Run Compose applications on one machine, with no daemon.",
 		TraverseChildren: true,
@@ -92,6 +109,9 @@ func newRootCmd(a *cli.App, args []string) *cobra.Command {
 		Args:             cobra.ArbitraryArgs,
 		RunE: a.Run(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			switch {
+			case (a.Global.Version || global.Version) && (is == docker || is == dockerCompose):
+				printDockerVersion(a, is)
+				return nil
 			case a.Global.Version:
 				return printVersion(a, &versionOptions{})
 			case len(args) == 0:
@@ -101,40 +121,57 @@ func newRootCmd(a *cli.App, args []string) *cobra.Command {
 		}),
 	}
 	root.Flags().SetInterspersed(false)
-	addGlobalFlags(root.Flags(), &a.Global)
-	root.PersistentFlags().BoolVar(&a.Global.DryRun, "dry-run", false, "Execute command in dry run mode")
+	if is == docker {
+		root.Long = "Docker's command line, carried out by stack on this machine, with no daemon."
+		addDockerFlags(root.Flags(), &global)
+		root.PersistentPreRunE = func(*cobra.Command, []string) error { return global.check(a) }
+	} else {
+		addGlobalFlags(root.Flags(), &a.Global)
+		root.PersistentFlags().BoolVar(&a.Global.DryRun, "dry-run", false, "Execute command in dry run mode")
+	}
+	a.ProjectMeant = is == stackCompose || is == dockerCompose
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		err = fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
-		if ofDocker(cmd) || cmd.Name() == "run" {
+		if _, engine := cmd.Annotations[engineAnnotation]; is == stackItself && !engine && cmd.Parent() == cmd.Root() && cmd.Name() != "run" {
+			if form := cli.EngineForm(cmd.Name(), ""); form != "" {
+				err = fmt.Errorf("%w; %s", err, form)
+			}
+		}
+		if is == docker || ofDocker(cmd) || cmd.Name() == "run" && !a.ProjectMeant {
 			return cli.ExitError{Code: cli.ExitEngine, Cause: err}
 		}
 		return err
 	})
 
-	table := verbTable()
-	v := chosen(a, table, args)
+	table := is.verbs()
+	v := chosen(a, is, table, args)
 	if v != nil {
-		cmd := v.Build(a)
+		cmd := is.build(a, *v)
 		cmd.DisableFlagsInUseLine = true
 		root.AddCommand(cmd)
 		root.CompletionOptions.DisableDefaultCmd = true
 		root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 		return root
 	}
-	root.AddGroup(
-		&cobra.Group{ID: groupProject, Title: "Project commands:"},
-		&cobra.Group{ID: groupObjects, Title: "Object commands:"},
-		&cobra.Group{ID: groupOther, Title: "Other commands:"},
-	)
+	for _, g := range []cobra.Group{
+		{ID: groupProject, Title: "Project commands:"}, {ID: groupObjects, Title: "Object commands:"},
+		{ID: groupDocker, Title: "Docker's commands:"}, {ID: groupOther, Title: "Other commands:"},
+	} {
+		if slices.ContainsFunc(table, func(v cli.Verb) bool { return v.Group == g.ID }) {
+			root.AddGroup(&g)
+		}
+	}
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, v := range table {
-		cmd := v.Build(a)
+		cmd := is.build(a, v)
 		cmd.GroupID = v.Group
 		cmd.DisableFlagsInUseLine = true
 		root.AddCommand(cmd)
 	}
-	registerGlobalCompletion(a, root)
+	if is != docker {
+		registerGlobalCompletion(a, root)
+	}
 	return root
 }
 
@@ -144,6 +181,9 @@ func ofDocker(cmd *cobra.Command) bool {
 	for cmd.HasParent() && cmd.Parent().HasParent() {
 		cmd = cmd.Parent()
 	}
+	if _, ok := cmd.Annotations[engineAnnotation]; ok {
+		return true
+	}
 	i := slices.IndexFunc(verbTable(), func(v cli.Verb) bool { return v.Name == cmd.Name() })
 	return i >= 0 && verbTable()[i].Group == groupObjects
 }
@@ -152,16 +192,21 @@ func ofDocker(cmd *cobra.Command) bool {
 // completion, and to say what was meant. It leaves the flags before the verb in
 // a.Global, because what a verb is (see project.NewRunCmd) and the defaults of its flags
 // depend on the project that those name; cobra sets them again.
-func chosen(a *cli.App, table []cli.Verb, args []string) *cli.Verb {
+func chosen(a *cli.App, is program, table []cli.Verb, args []string) *cli.Verb {
 	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
-		chosen(a, nil, args[1:])
+		chosen(a, is, nil, args[1:])
 		return nil
 	}
 	var given cli.GlobalOptions
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.SetInterspersed(false)
-	addGlobalFlags(fs, &given)
-	fs.BoolVar(&given.DryRun, "dry-run", false, "")
+	if is == docker {
+		addGlobalFlags(pflag.NewFlagSet("", pflag.ContinueOnError), &given) // as by default
+		addDockerFlags(fs, &dockerOptions{})
+	} else {
+		addGlobalFlags(fs, &given)
+		fs.BoolVar(&given.DryRun, "dry-run", false, "")
+	}
 	fs.Usage = func() {}
 	err := fs.Parse(args)
 	a.SetGlobal(given)

@@ -65,7 +65,7 @@ func TestMenuWatches(t *testing.T) {
 		}
 	}()
 	s.App.Global = cli.GlobalOptions{}
-	if code := run(t.Context(), s.App, []string{"up"}); code != 0 {
+	if code := run(t.Context(), s.App, "stack", []string{"up"}); code != 0 {
 		t.Errorf("exit code %d: %s", code, s.err.String())
 	}
 	if n := len(slices.DeleteFunc(s.fake.noted(), func(c string) bool { return !strings.HasPrefix(c, "watch shop") })); n != 1 {

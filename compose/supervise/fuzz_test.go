@@ -112,7 +112,7 @@ func processTime(t *testing.T) time.Duration {
 // nothing of. Each request has one whole answer, which is no fault of the program, and
 // the next request is answered, too.
 func FuzzRequest(f *testing.F) {
-	verbs := []string{"ping", "apply", "create", "run", "wait", "fd", "exec", "handover", "rename", "update", "connect", "none"}
+	verbs := []string{"ping", "apply", "create", "run", "wait", "fd", "exec", "handover", "rename", "update", "connect", "none", "rest"}
 	seed := func(verb string, body any) {
 		data, err := json.Marshal(body)
 		if err != nil {
@@ -137,6 +137,7 @@ func FuzzRequest(f *testing.F) {
 	seed("handover", HandOverRequest{Program: "/proc/1/exe"})
 	seed("rename", RenameRequest{ID: id, Name: "other"})
 	seed("update", UpdateRequest{ID: id, Restart: engine.Restart{Policy: "always"}})
+	seed("rest", RestRequest{IDs: []string{id}})
 	seed("connect", ConnectRequest{ID: id, Attachment: netns.Attachment{Network: "n"}})
 	for i := range verbs {
 		f.Add(uint8(i), []byte("null"))
@@ -184,6 +185,7 @@ func FuzzRequest(f *testing.F) {
 			return decide(ctx, req.Apply(), r)
 		})
 		handlers["exec"] = handle(func(_ context.Context, req ExecRequest, _ *reply) (any, error) { return req, nil })
+		handlers["rest"] = handle(func(_ context.Context, req RestRequest, _ *reply) (any, error) { return req, nil }) // it ends with who asks
 		handlers["handover"] = handle(func(_ context.Context, req HandOverRequest, _ *reply) (any, error) { return req, nil })
 		handlers["connect"] = handle(func(_ context.Context, req ConnectRequest, _ *reply) (any, error) { return req, nil })
 		routes := s.routes(handlers)

@@ -89,6 +89,15 @@ type ContainerRequest struct {
 	ID string `json:"id"`
 }
 
+// RestRequest is the body of "rest": containers that are to be frozen until somebody
+// unpauses them or the connection ends.
+type RestRequest struct {
+	IDs []string `json:"ids"`
+}
+
+// StatusResting is the status of the event that "rest" sends when all are frozen.
+const StatusResting = "Resting"
+
 // CreateRequest is the body of "create": one container outside the graph. With
 // Desired the networks, volumes and dependencies of its service come up first.
 type CreateRequest struct {

@@ -81,6 +81,7 @@ func (s *Supervisor) handlers() map[string]handler {
 		"wait":   handle(s.wait),
 		"fd":     handle(s.descriptor),
 		"exec":   handle(s.exec),
+		"rest":   handle(s.rest),
 
 		"handover": handle(s.handOver),
 		"rename":   handle(s.rename),

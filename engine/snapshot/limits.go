@@ -4,7 +4,7 @@ import (
 	"fmt"
 )
 
-// Limits bound what one layer may unpack to, against archives that are small
+// Limits bound what one archive may unpack to, against archives that are small
 // and unpack to more than a disk holds. Zero means no limit.
 type Limits struct {
 	Bytes   int64 // length of all files together
@@ -18,7 +18,7 @@ func DefaultLimits() Limits {
 
 func (l Limits) checkEntries(n int) error {
 	if l.Entries > 0 && n > l.Entries {
-		return fmt.Errorf("it has more than %d entries, the limit for one layer", l.Entries)
+		return fmt.Errorf("it has more than %d entries, the limit for one archive", l.Entries)
 	}
 	return nil
 }
@@ -27,7 +27,7 @@ func (l Limits) checkEntries(n int) error {
 // length that added to others overflows.
 func (l Limits) checkBytes(have, more int64) error {
 	if l.Bytes > 0 && more > l.Bytes-have {
-		return fmt.Errorf("its files have more than %d MiB, the limit for one layer", l.Bytes>>20)
+		return fmt.Errorf("its files have more than %d MiB, the limit for one archive", l.Bytes>>20)
 	}
 	return nil
 }

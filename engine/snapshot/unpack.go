@@ -123,7 +123,7 @@ func (s *Store) unpackTo(ctx context.Context, dir string, diffID digest.Digest, 
 		ahead.Close()
 		return err
 	}
-	err = u.unpack(hashed)
+	err = u.unpack(ctx, hashed)
 	if err == nil {
 		_, err = io.Copy(io.Discard, hashed) // what follows the end marker counts too
 	}

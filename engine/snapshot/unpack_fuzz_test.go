@@ -130,7 +130,7 @@ func unpackBelow(t *testing.T, dir string, archive []byte) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = u.unpack(bytes.NewReader(archive))
+	err = u.unpack(t.Context(), bytes.NewReader(archive))
 	if err := u.close(); err != nil {
 		t.Fatal(err)
 	}

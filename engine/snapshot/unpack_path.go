@@ -143,7 +143,7 @@ func (u *unpacker) step(fd int, name string, at []string) (next int, target stri
 			return -1, string(buf[:n]), nil
 		}
 		white, statErr := isWhiteoutAt(fd, name)
-		if statErr != nil || !white {
+		if statErr != nil || !white || u.plain {
 			return -1, "", fmt.Errorf("%q is not a directory", strings.Join(at, "/"))
 		}
 		// The lower one was deleted, and this is a new directory.
@@ -231,7 +231,7 @@ func (u *unpacker) makeRoom(parent int, base string, h *tar.Header) error {
 	if err := unix.Unlinkat(parent, base, 0); err != nil {
 		return err
 	}
-	if h.Typeflag == tar.TypeDir && isWhiteout(st) {
+	if h.Typeflag == tar.TypeDir && isWhiteout(st) && !u.plain {
 		if err := unix.Mkdirat(parent, base, 0o700); err != nil {
 			return err
 		}

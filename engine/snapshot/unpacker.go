@@ -3,6 +3,7 @@ package snapshot
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +21,13 @@ import (
 // and links are followed within it, as chroot(2) would: nothing in an archive
 // leads out of it.
 type unpacker struct {
-	root    int    // fd of the directory
-	xattr   string // prefix of overlayfs' attributes
+	root  int    // fd of the directory
+	xattr string // prefix of overlayfs' attributes
+	// plain says that it is no layer: no name and no device is a whiteout.
+	plain bool
+	// devices says whether character and block devices are made, if it is no layer.
+	devices bool
+	omitted int // devices that were not made
 	limits  Limits
 	info    LayerInfo
 	parent  parentDir
@@ -69,7 +75,7 @@ func (u *unpacker) close() error {
 }
 
 // unpack unpacks the archive r.
-func (u *unpacker) unpack(r io.Reader) error {
+func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 	archive := tar.NewReader(bufio.NewReaderSize(r, 64<<10))
 	for {
 		h, err := archive.Next()
@@ -87,13 +93,27 @@ func (u *unpacker) unpack(r io.Reader) error {
 		if err := u.limits.checkEntries(u.info.Entries + u.made); err != nil {
 			return err
 		}
-		if err := u.entry(h, archive); err != nil {
+		if err := u.entry(h, contentReader{ctx, archive}); err != nil {
 			if errors.Is(err, io.ErrUnexpectedEOF) {
 				return fmt.Errorf("the archive is truncated, in %q", inWords(h.Name))
 			}
 			return fmt.Errorf("entry %q: %w", inWords(h.Name), err)
 		}
 	}
+}
+
+// contentReader reads the content of an entry until its context ends: a sparse file
+// may claim a length that takes hours, for which nothing is read from the archive.
+type contentReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contentReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
 }
 
 func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
@@ -115,8 +135,12 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if !u.plain && strings.HasPrefix(base, whiteoutPrefix) {
 		return u.whiteout(parent, base)
+	}
+	if u.plain && !u.devices && (h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock) {
+		u.omitted++
+		return nil
 	}
 	err = u.create(parent, base, h, r)
 	if !errors.Is(err, unix.EEXIST) {
@@ -134,7 +158,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	}
 }
 
-// maxNames bounds the memory that a layer's names take. An entry of a few bytes,
+// maxNames bounds the memory that an archive's names take. An entry of a few bytes,
 // once it is compressed, may imply two thousand directories, or name one in four
 // thousand bytes.
 const maxNames = 256 << 20
@@ -142,7 +166,7 @@ const maxNames = 256 << 20
 // remember counts the name of a directory that is kept until the end.
 func (u *unpacker) remember(name string) error {
 	if u.names += len(name); u.names > maxNames {
-		return fmt.Errorf("the names of its directories have more than %d MiB, the limit for one layer", maxNames>>20)
+		return fmt.Errorf("the names of its directories have more than %d MiB, the limit for one archive", maxNames>>20)
 	}
 	return nil
 }
@@ -348,7 +372,7 @@ func (u *unpacker) hardLink(parent int, base, target string) error {
 		unix.Close(fd)
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("hard link to %q, which is not in this layer", target)
+		return fmt.Errorf("hard link to %q, which is not in this archive", inWords(target))
 	}
 	return err
 }

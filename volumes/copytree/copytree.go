@@ -25,6 +25,17 @@ import (
 // link is followed on either side, so neither tree leads out of itself; dst must
 // not be written to by others meanwhile.
 func Copy(ctx context.Context, src *os.File, dst string) error {
+	return run(ctx, src, dst, copier{})
+}
+
+// CopyLive is Copy of a tree that others may write to meanwhile: what vanishes is left
+// out. What overlayfs notes is copied too, for the tree is not seen through one: it may
+// be another engine's.
+func CopyLive(ctx context.Context, src *os.File, dst string) error {
+	return run(ctx, src, dst, copier{live: true})
+}
+
+func run(ctx context.Context, src *os.File, dst string, c copier) error {
 	from, err := unix.Openat(int(src.Fd()), ".", unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot copy %s: %w", src.Name(), err)
@@ -35,7 +46,7 @@ func Copy(ctx context.Context, src *os.File, dst string) error {
 		return fmt.Errorf("cannot copy to %s: %w", dst, err)
 	}
 	defer unix.Close(to)
-	c := copier{root: to, links: make(map[fileID]string)}
+	c.root, c.links = to, make(map[fileID]string)
 	if err := c.directory(ctx, from, to, "."); err != nil {
 		return fmt.Errorf("cannot copy to %s: %w", dst, err)
 	}
@@ -47,6 +58,7 @@ type fileID struct{ dev, ino uint64 }
 type copier struct {
 	root  int               // of the destination
 	links map[fileID]string // where a file with several names was copied to
+	live  bool
 }
 
 // directory copies what is in from to to, both open; it closes from.
@@ -62,7 +74,11 @@ func (c *copier) directory(ctx context.Context, from, to int, name string) error
 			return context.Cause(ctx)
 		}
 		rel := path.Join(name, base)
-		if err := c.entry(ctx, from, to, base, rel); err != nil {
+		err := c.entry(ctx, from, to, base, rel)
+		if c.live && errors.Is(err, unix.ENOENT) && gone(from, base) {
+			continue
+		}
+		if err != nil {
 			if _, isPath := errors.AsType[*os.PathError](err); isPath {
 				return err
 			}
@@ -73,7 +89,13 @@ func (c *copier) directory(ctx context.Context, from, to int, name string) error
 	if err := unix.Fstat(from, &st); err != nil {
 		return err
 	}
-	return copyAttributes(from, to, st)
+	return c.copyAttributes(from, to, st)
+}
+
+// gone tells whether nothing has the name any more.
+func gone(dir int, base string) bool {
+	var st unix.Stat_t
+	return errors.Is(unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW), unix.ENOENT)
 }
 
 func (c *copier) entry(ctx context.Context, from, to int, base, rel string) error {
@@ -84,12 +106,9 @@ func (c *copier) entry(ctx context.Context, from, to int, base, rel string) erro
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return c.subdirectory(ctx, from, to, base, rel)
 	}
-	id := fileID{st.Dev, st.Ino}
-	create := func() error { return c.file(ctx, from, to, base, st) }
-	if first, ok := c.links[id]; ok {
+	create := func() error { return c.file(ctx, from, to, base, rel, st) }
+	if first, ok := c.links[fileID{st.Dev, st.Ino}]; ok {
 		create = func() error { return unix.Linkat(c.root, first, to, base, 0) }
-	} else if st.Nlink > 1 {
-		c.links[id] = rel
 	}
 	err := create()
 	if !errors.Is(err, unix.EEXIST) {
@@ -133,10 +152,10 @@ func makeDirAt(dir int, base string) (int, error) {
 }
 
 // file copies anything but a directory.
-func (c *copier) file(ctx context.Context, from, to int, base string, st unix.Stat_t) error {
+func (c *copier) file(ctx context.Context, from, to int, base, rel string, st unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return copyRegular(ctx, from, to, base)
+		return c.regular(ctx, from, to, base, rel)
 	case unix.S_IFLNK:
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(from, base, buf)
@@ -151,10 +170,22 @@ func (c *copier) file(ctx context.Context, from, to int, base string, st unix.St
 			return err
 		}
 	}
-	return copyLinkAttributes(from, to, base, st)
+	if err := c.copyLinkAttributes(from, to, base, st); err != nil {
+		return err
+	}
+	c.copied(st, rel)
+	return nil
 }
 
-func copyRegular(ctx context.Context, from, to int, base string) error {
+// copied remembers what may have further names. It is what was opened: something else
+// may have had the name before.
+func (c *copier) copied(st unix.Stat_t, rel string) {
+	if st.Nlink > 1 {
+		c.links[fileID{st.Dev, st.Ino}] = rel
+	}
+}
+
+func (c *copier) regular(ctx context.Context, from, to int, base, rel string) error {
 	src, err := unix.Openat(from, base, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -175,7 +206,11 @@ func copyRegular(ctx context.Context, from, to int, base string) error {
 	if err := copyData(ctx, src, dst, st.Size); err != nil {
 		return err
 	}
-	return copyAttributes(src, dst, st)
+	if err := c.copyAttributes(src, dst, st); err != nil {
+		return err
+	}
+	c.copied(st, rel)
+	return nil
 }
 
 // copyData copies a file's content, by sharing its blocks if possible.
@@ -246,11 +281,11 @@ func copyRange(ctx context.Context, src, dst int, start, end int64) error {
 
 // copyAttributes copies owner, extended attributes, mode and times between open
 // files.
-func copyAttributes(from, to int, st unix.Stat_t) error {
+func (c *copier) copyAttributes(from, to int, st unix.Stat_t) error {
 	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := copyXattrs(inode.Path(from), inode.Path(to)); err != nil {
+	if err := c.copyXattrs(inode.Path(from), inode.Path(to)); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
@@ -261,7 +296,7 @@ func copyAttributes(from, to int, st unix.Stat_t) error {
 
 // copyLinkAttributes is copyAttributes for what cannot be opened otherwise. A
 // container may already have the destination in use.
-func copyLinkAttributes(from, to int, base string, st unix.Stat_t) error {
+func (c *copier) copyLinkAttributes(from, to int, base string, st unix.Stat_t) error {
 	kind := st.Mode & unix.S_IFMT
 	src, err := inode.Open(from, base, kind)
 	if err != nil {
@@ -276,7 +311,7 @@ func copyLinkAttributes(from, to int, base string, st unix.Stat_t) error {
 	if err := inode.Chown(dst, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := copyXattrs(inode.Path(src), inode.Path(dst)); err != nil {
+	if err := c.copyXattrs(inode.Path(src), inode.Path(dst)); err != nil {
 		return err
 	}
 	if kind != unix.S_IFLNK {
@@ -289,7 +324,7 @@ func copyLinkAttributes(from, to int, base string, st unix.Stat_t) error {
 
 // copyXattrs copies extended attributes. Those that the destination's file
 // system cannot hold are left out, capabilities excepted.
-func copyXattrs(from, to string) error {
+func (c *copier) copyXattrs(from, to string) error {
 	size, err := unix.Listxattr(from, nil)
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		return nil
@@ -303,10 +338,13 @@ func copyXattrs(from, to string) error {
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
 		// Where overlayfs hid all of them there is one, empty name.
-		if name == "" || name == "security.selinux" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if name == "" || name == "security.selinux" || !c.live && isOverlays(name) {
 			continue
 		}
 		n, err := unix.Getxattr(from, name, nil)
+		if c.live && errors.Is(err, unix.ENODATA) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -321,4 +359,8 @@ func copyXattrs(from, to string) error {
 		}
 	}
 	return nil
+}
+
+func isOverlays(name string) bool {
+	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }

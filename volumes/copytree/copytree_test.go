@@ -99,3 +99,49 @@ func TestCopy(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+func TestCopyLive(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: sets trusted attributes")
+	}
+	from, to := t.TempDir(), t.TempDir()
+	if err := os.Mkdir(from+"/upper", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(from+"/upper", "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	src, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { // a file with two names that come and go
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			a, b := filepath.Join(from, "a"), filepath.Join(from, "b")
+			os.WriteFile(a+".new", fmt.Append(nil, i), 0o600)
+			os.Link(a+".new", b+".new")
+			os.Rename(a+".new", a)
+			os.Rename(b+".new", b)
+			os.Remove(a)
+		}
+	}()
+	for range 200 {
+		if err := CopyLive(t.Context(), src, to); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-done
+	if _, err := unix.Lgetxattr(to+"/upper", "trusted.overlay.opaque", make([]byte, 1)); err != nil {
+		t.Errorf("an attribute of another engine's overlay is gone: %v", err)
+	}
+}

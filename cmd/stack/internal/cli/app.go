@@ -42,6 +42,8 @@ type App struct {
 	Global GlobalOptions
 	// Subcommand is the argument behind the verb, where only that is to be built.
 	Subcommand string
+	// ProjectMeant says that verbs are a project's, also where there is none.
+	ProjectMeant bool
 
 	// Open opens the door to the engine.
 	Open func(*App) (compose.API, error)

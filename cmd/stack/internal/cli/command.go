@@ -68,20 +68,9 @@ type Verb struct {
 // elsewhere says where the verbs of docker and docker compose are that have another
 // name here.
 var elsewhere = map[string]string{
-	"alpha":   `"stack plan --graph" draws what waits for what`,
-	"bridge":  "stack runs the project itself and makes no files for other systems",
-	"compose": "leave the word out: stack up, stack down",
-	"diff":    "write stack container diff",
-	"history": "write stack image history",
-	"import":  "write stack image import",
-	"info":    "write stack system info",
-	"load":    "write stack image load",
-	"rename":  "write stack container rename",
-	"rmi":     "write stack image rm",
-	"save":    "write stack image save",
-	"search":  "stack asks no registry for what it has; pull an image by its name",
-	"tag":     "write stack image tag",
-	"update":  "write stack container update",
+	"alpha":  `"stack plan --graph" draws what waits for what`,
+	"bridge": "stack runs the project itself and makes no files for other systems",
+	"search": "stack asks no registry for what it has; look there, and pull an image by its name",
 }
 
 // UnknownVerb says what was probably meant.

@@ -29,6 +29,8 @@ type LoadRequest struct {
 	// NoDeps says that the verb does not look at what Services depend on, and
 	// NoServices that it looks at none: faults of others do not stop it.
 	NoDeps, NoServices bool
+	// Verb names docker's form of it where one of Services is none.
+	Verb string
 	// Scale overrides the number of replicas.
 	Scale map[string]int
 	// Provide runs providers, which set variables in the project's services.
@@ -97,7 +99,7 @@ func (a *App) fetchPublished(ctx context.Context, dir, name string) (string, err
 // working directory names a project. It looks into no Compose file.
 func (a *App) InsideProject() bool {
 	g := a.Global
-	if len(g.Files) > 0 || g.ProjectName != "" || g.ProjectDirectory != "" || g.WorkDir != "" ||
+	if a.ProjectMeant || len(g.Files) > 0 || g.ProjectName != "" || g.ProjectDirectory != "" || g.WorkDir != "" ||
 		a.Getenv("COMPOSE_FILE") != "" || a.Getenv("COMPOSE_PROJECT_NAME") != "" {
 		return true
 	}
@@ -138,7 +140,7 @@ func (a *App) LoadProject(ctx context.Context, r LoadRequest) (*Project, error) 
 	o.Services, o.Jobs, o.NoDeps, o.NoServices = r.Services, r.Jobs, r.NoDeps, r.NoServices
 	l, err := load.Load(ctx, o)
 	if err != nil {
-		return nil, err
+		return nil, NamingEngine(err, r.Verb, r.Services)
 	}
 	for _, w := range l.Warnings {
 		a.Warn("%s", w)
@@ -346,7 +348,7 @@ func (a *App) Check(ctx context.Context, v compose.API, s scope, verb string, na
 		}
 	}
 	if i := unknown(); i >= 0 {
-		return NoSuchService(containerVerb(verb), names[i], known)
+		return NoSuchService(verb, names[i], known)
 	}
 	return nil
 }
@@ -367,8 +369,8 @@ func NoSuchService(verb, name string, known []string) error {
 	if near := spec.Nearest(name, known); near != "" {
 		text += fmt.Sprintf("; did you mean %q?", near)
 	}
-	if verb != "" {
-		text += fmt.Sprintf("; for a container use \"stack container %s %s\"", verb, name)
+	if form := EngineForm(verb, name); form != "" {
+		text += "; " + form
 	}
 	return errors.New(text)
 }

@@ -45,15 +45,6 @@ func (a *App) Choose(ctx context.Context, v compose.API, verb string, names []st
 	return selection{Selector: compose.Selector{Project: s.Name, Services: names, OneOff: job}, Scope: s}, nil
 }
 
-// containerVerb is the verb when there is one of that name for containers.
-func containerVerb(verb string) string {
-	switch verb {
-	case "ps", "why", "blame", "images", "volumes", "events", "up", "scale", "down":
-		return ""
-	}
-	return verb
-}
-
 // One finds the one container that a verb such as exec works on: a service's
 // with that index, or its first, or outside a project the container of that name.
 func (a *App) One(ctx context.Context, v compose.API, verb, name string, index int, running bool) (engine.Container, error) {

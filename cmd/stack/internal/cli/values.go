@@ -81,21 +81,53 @@ func SplitName(name string) (repository, tag string) {
 // WriteOutput writes to a file, which appears complete or not at all, or to
 // stdout if that is no terminal.
 func (a *App) WriteOutput(name, what string, write func(io.Writer) error) error {
+	return a.writeOutput(name, what, 0o644, write)
+}
+
+// WritePrivateOutput is WriteOutput of what is not for everybody.
+func (a *App) WritePrivateOutput(name, what string, write func(io.Writer) error) error {
+	return a.writeOutput(name, what, 0o600, write)
+}
+
+func (a *App) writeOutput(name, what string, mode os.FileMode, write func(io.Writer) error) error {
 	if name == "" || name == "-" {
 		if terminal.Is(a.Out) {
 			return fmt.Errorf("cannot write %s to a terminal; use -o FILE or redirect stdout", what)
 		}
 		return write(a.Out)
 	}
+	// A device or a pipe is written to; a file would take its place.
+	if i, err := os.Stat(name); err == nil && !i.Mode().IsRegular() {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return fmt.Errorf("cannot write %s: %w", what, err)
+		}
+		return errors.Join(write(f), f.Close())
+	}
 	f, err := os.CreateTemp(path.Dir(name), "."+path.Base(name)+".*")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", what, err)
 	}
 	defer os.Remove(f.Name())
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Chmod(mode), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), name)
+}
+
+// ReadInput opens a file, or stdin for "-" and "", if that is no terminal.
+func (a *App) ReadInput(name, what string) (io.ReadCloser, error) {
+	if name != "" && name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read %s: %w", what, err)
+		}
+		return f, nil
+	}
+	if terminal.Is(a.In) {
+		return nil, fmt.Errorf("cannot read %s: stdin is a terminal; name a file or redirect stdin", what)
+	}
+	return io.NopCloser(a.In), nil
 }
 
 // KeyValues reads KEY=VALUE options; where a value is not needed KEY will do.

@@ -24,7 +24,18 @@ func init() {
 
 // Asked tells whether the arguments are those that this package answers.
 func Asked(args []string) bool {
-	return len(args) == 2 && (args[1] == "version" || args[1] == "--version" || args[1] == "-v")
+	return len(args) == 2 && !likeDocker(args[0]) && (args[1] == "version" || args[1] == "--version" || args[1] == "-v")
+}
+
+// likeDocker tells whether a program was called by a name that begins as docker's do.
+func likeDocker(path string) bool {
+	for i := len(path) - 1; i >= 0; i-- {
+		if path[i] == '/' {
+			path = path[i+1:]
+			break
+		}
+	}
+	return len(path) >= len("docker") && path[:len("docker")] == "docker"
 }
 
 // Line is the answer.

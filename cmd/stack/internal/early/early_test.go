@@ -10,6 +10,7 @@ func TestAsked(t *testing.T) {
 	for args, want := range map[string]bool{
 		"stack version": true, "stack --version": true, "stack -v": true,
 		"stack": false, "stack version --short": false, "stack -f version": false, "stack up": false,
+		"/usr/bin/docker version": false, "docker-compose -v": false, "/opt/docker/stack version": true,
 	} {
 		if got := Asked(strings.Fields(args)); got != want {
 			t.Errorf("%s: %v", args, got)

@@ -2,15 +2,12 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
-	"github.com/stack-run/stack/cmd/stack/internal/terminal"
 	"github.com/stack-run/stack/compose"
 )
 
@@ -47,7 +44,7 @@ func newImportCmd(a *cli.App, runF func(context.Context, *cli.App, *importOption
 }
 
 func runImport(ctx context.Context, a *cli.App, o *importOptions) error {
-	r, err := input(a, o.Source)
+	r, err := a.ReadInput(o.Source, "the archive")
 	if err != nil {
 		return err
 	}
@@ -62,21 +59,6 @@ func runImport(ctx context.Context, a *cli.App, o *importOptions) error {
 	}
 	fmt.Fprintln(a.Out, id)
 	return nil
-}
-
-// input opens a file, or stdin for "-" and "", if that is no terminal.
-func input(a *cli.App, name string) (io.ReadCloser, error) {
-	if name != "" && name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the archive: %w", err)
-		}
-		return f, nil
-	}
-	if terminal.Is(a.In) {
-		return nil, errors.New("cannot read the archive: stdin is a terminal; name a file or redirect stdin")
-	}
-	return io.NopCloser(a.In), nil
 }
 
 type loadOptions struct {
@@ -106,7 +88,7 @@ func newLoadCmd(a *cli.App, runF func(context.Context, *cli.App, *loadOptions) e
 }
 
 func runLoad(ctx context.Context, a *cli.App, o *loadOptions) error {
-	r, err := input(a, o.Input)
+	r, err := a.ReadInput(o.Input, "the archive")
 	if err != nil {
 		return err
 	}

@@ -245,7 +245,7 @@ func removeNetwork(ctx context.Context, a *cli.App, ref string, used map[string]
 		for _, c := range users {
 			names = append(names, c.Spec.Name)
 		}
-		return fmt.Errorf("cannot remove network %s: it is used by %s; remove what uses it first", n.Name, strings.Join(names, ", "))
+		return fmt.Errorf("cannot remove network %s: it has active endpoints: %s; remove or disconnect them first", n.Name, strings.Join(names, ", "))
 	}
 	v, err := a.API(ctx)
 	if err != nil {

@@ -81,7 +81,7 @@ func NewBuildCmd(a *cli.App, runF func(context.Context, *cli.App, *BuildOptions)
 }
 
 func runBuild(ctx context.Context, a *cli.App, o *BuildOptions) error {
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, Jobs: true, NoDeps: !o.WithDependencies})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, Jobs: true, NoDeps: !o.WithDependencies, Verb: "build"})
 	if err != nil {
 		return err
 	}

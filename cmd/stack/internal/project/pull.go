@@ -56,7 +56,7 @@ func NewPullCmd(a *cli.App, runF func(context.Context, *cli.App, *pullOptions) e
 }
 
 func runPull(ctx context.Context, a *cli.App, o *pullOptions) error {
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, Jobs: true, NoDeps: !o.IncludeDeps})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, Jobs: true, NoDeps: !o.IncludeDeps, Verb: "pull"})
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func NewPushCmd(a *cli.App, runF func(context.Context, *cli.App, *pushOptions) e
 }
 
 func runPush(ctx context.Context, a *cli.App, o *pushOptions) error {
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, NoDeps: !o.IncludeDeps})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: o.Services, NoDeps: !o.IncludeDeps, Verb: "push"})
 	if err != nil {
 		return err
 	}

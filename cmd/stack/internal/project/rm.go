@@ -2,7 +2,6 @@ package project
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
-	"github.com/stack-run/stack/cmd/stack/internal/container"
 	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 )
@@ -56,9 +54,6 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 	if err != nil {
 		return err
 	}
-	if !a.InsideProject() {
-		return rmContainers(ctx, a, v, o)
-	}
 	sel, err := a.Choose(ctx, v, "rm", o.Services)
 	if err != nil {
 		return err
@@ -95,23 +90,6 @@ func runRm(ctx context.Context, a *cli.App, o *rmOptions) error {
 	return a.Watch("Running", func(p compose.Progress) error {
 		return v.Remove(ctx, compose.Selector{IDs: ids, Listed: true, All: true}, compose.StopOptions{Stop: o.Stop, Volumes: o.Volumes}, p)
 	})
-}
-
-// rmContainers is "stack rm" where there is no project, which is "docker rm":
-// nothing is asked, and what runs goes with --force or is told.
-func rmContainers(ctx context.Context, a *cli.App, v compose.API, o *rmOptions) error {
-	if len(o.Services) == 0 {
-		return cli.ErrNoProject()
-	}
-	if o.Stop {
-		for _, name := range o.Services {
-			err := v.Stop(ctx, compose.Selector{IDs: []string{name}}, compose.StopOptions{}, nil)
-			if err != nil && !(o.Force && errors.Is(err, engine.ErrNotFound)) {
-				return err
-			}
-		}
-	}
-	return container.RunRm(ctx, a, &container.RmOptions{Names: o.Services, Force: o.Force, Volumes: o.Volumes})
 }
 
 // removeOrphans removes the containers of services that the project's

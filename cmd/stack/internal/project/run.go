@@ -132,11 +132,8 @@ func runRun(ctx context.Context, a *cli.App, o *runOptions) error {
 	if !a.Global.DryRun {
 		provide = providing(a, []string{o.Service}, o.NoDeps)
 	}
-	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: []string{o.Service}, Jobs: true, NoDeps: o.NoDeps, Provide: provide})
+	p, err := a.LoadProject(ctx, cli.LoadRequest{Services: []string{o.Service}, Jobs: true, NoDeps: o.NoDeps, Verb: "run", Provide: provide})
 	if err != nil {
-		if strings.Contains(err.Error(), "no such service") {
-			return fmt.Errorf("%w; for a container use \"stack container run %s\"", err, o.Service)
-		}
 		return err
 	}
 	o.apply(p.Desired)

@@ -27,6 +27,7 @@ func NewCmd(a *cli.App) *cobra.Command {
 		newDfCmd(a, nil),
 		newSystemEventsCmd(a, nil),
 		newInfoCmd(a, nil),
+		newInstallLinkCmd(a),
 		newPruneCmd(a, nil),
 		newResumeCmd(a, nil),
 	)

@@ -24,10 +24,14 @@ import (
 
 func NewCmd(a *cli.App) *cobra.Command {
 	return cli.Group("volume", "Manage volumes",
+		newCpCmd(a, nil),
 		newCreateCmd(a, nil),
+		newExportCmd(a, nil),
+		newImportCmd(a, nil),
 		newInspectCmd(a),
 		newLsCmd(a, nil),
 		newPruneCmd(a, nil),
+		newRenameCmd(a, nil),
 		newRmCmd(a, nil),
 	)
 }
