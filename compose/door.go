@@ -57,6 +57,9 @@ type Networks interface {
 	CreateNetwork(ctx context.Context, s netns.NetworkSpec) (netns.Network, error)
 	// RemoveNetwork's error is netns.ErrInUse while a container is on it.
 	RemoveNetwork(ctx context.Context, name string) error
+	// PortsTaken tells which host ports of an endpoint that is not there somebody else
+	// has now, and who. It only looks.
+	PortsTaken(ctx context.Context, s netns.EndpointSpec) ([]string, error)
 	// Connect and Disconnect change the networks of a container, which may run.
 	Connect(ctx context.Context, container string, a netns.Attachment) error
 	Disconnect(ctx context.Context, container, network string, force bool) error
@@ -163,6 +166,15 @@ func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
 		return err
 	}
 	return m.Remove(ctx, name)
+}
+
+// PortsTaken says who has an endpoint's ports.
+func (c *Client) PortsTaken(_ context.Context, s netns.EndpointSpec) ([]string, error) {
+	m, err := c.Engine.Networks()
+	if err != nil {
+		return nil, err
+	}
+	return m.PortsTaken(s)
 }
 
 // Volumes lists the volumes.

@@ -39,7 +39,7 @@ func bans() []ban {
 			why: "the engine runs containers whatever asked for them; Compose is one of its users",
 		},
 		{
-			from: []string{"compose/plan", "compose/machine", "compose/schedule", "compose/watch"}, reached: true, direct: true,
+			from: []string{"compose/plan", "compose/machine", "compose/schedule", "compose/watch", "compose/diagnosis", "compose/startup"}, reached: true, direct: true,
 			to: []string{
 				"os", "os/...", "io/fs", "net", "net/http/...", "syscall", "log", "context", "math/rand/...", "crypto/rand", "testing",
 				"golang.org/x/sys/...", "github.com/vishvananda/...", "github.com/google/nftables/...", "github.com/fsnotify/...",

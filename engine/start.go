@@ -437,7 +437,7 @@ func (e *Engine) launch(ctx context.Context, c *Container, img image.Image, p *p
 	c.State.Phase = Running
 	c.State.StartedAt, c.State.FinishedAt = time.Now().UTC(), time.Time{}
 	c.State.ExitCode, c.State.Error, c.State.OOMKilled = 0, "", false
-	c.State.FailingStreak, c.State.HealthLog, c.State.Health = 0, nil, ""
+	c.State.FailingStreak, c.State.HealthLog, c.State.Health, c.State.HealthyAt = 0, nil, "", time.Time{}
 	proc, err := runtime.Start(ctx, &runtime.Config{
 		Spec: spec, RootFS: p.root, MountFDs: p.mountFDs, CgroupFD: entry.Dir, CgroupProcs: entry.Tasks,
 		Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr, Init: c.Spec.Init, Seccomp: p.filter,

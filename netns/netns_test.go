@@ -401,6 +401,15 @@ func TestPortOwner(t *testing.T) {
 		if c.want == "" && len(errs) != 0 || c.want != "" && (len(errs) != 1 || !strings.Contains(errs[0].Error(), c.want)) {
 			t.Errorf("%v: %v, want %q", c.specs[0].Ports, errs, c.want)
 		}
+		taken, err := l.PortsTaken(c.specs[0])
+		if strings.Contains(c.want, "is used by") != (len(taken) == 1) && c.own == nil || err != nil || len(taken) == 1 && c.own == nil && !strings.HasPrefix(taken[0], c.want) {
+			t.Errorf("%v: %q are taken, %v, want %q", c.specs[0].Ports, taken, err, c.want)
+		}
+	}
+	blogs := blog.Spec
+	blogs.ID, blogs.Key = "new", "blog/web/2"
+	if taken, err := l.PortsTaken(blogs); len(taken) != 0 || err != nil {
+		t.Errorf("what the service itself publishes is taken: %q, %v", taken, err)
 	}
 	if _, err := l.Attach(ctx, spec(Port{HostPort: 8080, ContainerPort: 80})); err == nil || !strings.Contains(err.Error(), "used by project blog, service web") {
 		t.Errorf("attaching: %v", err)

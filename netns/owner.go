@@ -2,6 +2,7 @@ package netns
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -43,6 +44,51 @@ func (m *Manager) portOwner(p Port, except []string) string {
 		return owner
 	}
 	return "another program on this host"
+}
+
+// PortsTaken tells which host ports of an endpoint that is not there somebody else has
+// now, and who. Nothing is tried: whoever starts meanwhile gets what there is.
+func (m *Manager) PortsTaken(s EndpointSpec) ([]string, error) {
+	all, err := m.endpoints()
+	if err != nil {
+		return nil, err
+	}
+	published, busy := publishedPorts(all, nil), map[string]map[uint16]bool{}
+	owner := func(p Port) string {
+		if by, taken := published.clashing(p); taken {
+			if by.Service() != "" && by.Service() == s.Service() {
+				return ""
+			}
+			return by.OwnerInFull()
+		}
+		if busy[p.Transport()] == nil {
+			busy[p.Transport()], _ = busyPorts(p.Transport())
+		}
+		if !busy[p.Transport()][p.HostPort] {
+			return ""
+		}
+		return processOf(p)
+	}
+	var out []string
+	for _, p := range s.Ports {
+		if s.Mode != "" || checkPort(p) != nil || p.HostPort == 0 {
+			continue
+		}
+		who := ""
+		for port := int(p.HostPort); port <= int(p.Last()); port++ {
+			one := p
+			one.HostPort, one.HostPortEnd = uint16(port), 0
+			by := owner(one)
+			if who = cmp.Or(who, by); by == "" {
+				who = ""
+				break
+			}
+		}
+		if who != "" {
+			out = append(out, fmt.Sprintf("port %s/%s is used by %s", p.Host(), p.Transport(), who))
+		}
+	}
+	return out, nil
 }
 
 // processOf names the process that has a socket on a host port:

@@ -33,6 +33,8 @@ func verbTable() []cli.Verb {
 		{Name: "down", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewDownCmd(a, nil) }},
 		{Name: "plan", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPlanCmd(a, nil) }},
 		{Name: "ps", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewPsCmd(a, nil) }},
+		{Name: "why", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewWhyCmd(a, nil) }},
+		{Name: "blame", Aliases: []string{"critical-chain"}, Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewBlameCmd(a, nil) }},
 		{Name: "logs", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewLogsCmd(a, nil) }},
 		{Name: "exec", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return container.NewExecCmd(a, nil) }},
 		{Name: "run", Group: groupProject, Build: func(a *cli.App) *cobra.Command { return project.NewRunCmd(a, nil) }},

@@ -442,6 +442,9 @@ func (s *step) probed() {
 	}
 	before := s.State.Health
 	s.State.Health, s.State.FailingStreak, s.State.HealthLog = s.event.Health.Status, s.event.Health.FailingStreak, s.event.Health.Log
+	if s.State.Health == health.Healthy && before != health.Healthy && s.State.HealthyAt.IsZero() {
+		s.State.HealthyAt = s.event.At
+	}
 	s.save(UntilBoot)
 	if before != s.State.Health {
 		s.emit("health_status: " + string(s.State.Health))

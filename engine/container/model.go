@@ -256,9 +256,11 @@ type State struct {
 	Aside bool `json:"aside,omitempty"`
 	// Doomed says that it is removed once it has ended, with DoomedVolumes its
 	// anonymous volumes too.
-	Doomed        bool               `json:"doomed,omitempty"`
-	DoomedVolumes bool               `json:"doomedVolumes,omitempty"`
-	Health        health.Status      `json:"health,omitempty"`
+	Doomed        bool          `json:"doomed,omitempty"`
+	DoomedVolumes bool          `json:"doomedVolumes,omitempty"`
+	Health        health.Status `json:"health,omitempty"`
+	// HealthyAt is when it first became healthy in its run.
+	HealthyAt     time.Time          `json:"healthyAt,omitzero"`
 	FailingStreak int                `json:"failingStreak,omitempty"`
 	HealthLog     []health.Result    `json:"healthLog,omitempty"`
 	Endpoint      *endpoint.Endpoint `json:"endpoint,omitempty"`
