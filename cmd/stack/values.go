@@ -205,7 +205,8 @@ func containerNames(want func(engine.Container) bool) func(context.Context, comp
 		}
 		for _, c := range all {
 			if want == nil || want(c) {
-				out = append(out, fmt.Sprintf("%s\t%s, %s", c.Spec.Name, c.Spec.Image, c.State.Phase))
+				image, _, _ := strings.Cut(c.Spec.Image, "@")
+				out = append(out, fmt.Sprintf("%s\t%s, %s", c.Spec.Name, image, c.State.Phase))
 			}
 		}
 		return out
