@@ -367,9 +367,10 @@ func (p project) checkCodes(in *installation, rows []row, runs []run, want targe
 		case last.code >= 0 && r.ExitCode == last.code, last.code < 0 && r.ExitCode == 137:
 		case (r.ExitCode == 137 || r.ExitCode == 2) && in.startedAfter(r.ID, last.noted):
 			// A signal ended a run that had not got as far as to note its start.
-		case r.ExitCode == 2 && last.code < 0 && last.lines == 0:
-			// Go's runtime yields before it exits for a signal that came before its handler
-			// stood: the run got on meanwhile, to its note but not to its first line.
+		case r.ExitCode == 2 && last.code < 0:
+			// Go's runtime exits so for a signal that came before a handler stood, and
+			// nothing else of a payload's does. It yields before: the run got on
+			// meanwhile, to its note and perhaps, on a busy machine, to some lines.
 		case last.code < 0:
 			errs = append(errs, fmt.Errorf("%s: its last run %s was killed", r, last.id()))
 		default:
