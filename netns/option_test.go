@@ -2,8 +2,10 @@ package netns
 
 import (
 	"cmp"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -160,8 +162,9 @@ func TestGatewayModes(t *testing.T) {
 	})
 }
 
-// echo asks an address for an answer of ICMP.
-func (l *lab) echo(e *Endpoint, to netip.Addr) (err error) {
+// echo asks an address for an answer of ICMP, over and over for as long as patience is:
+// a packet may be lost before the neighbours know each other.
+func (l *lab) echo(e *Endpoint, to netip.Addr, patience time.Duration) (err error) {
 	l.t.Helper()
 	network, kind := "ip4:icmp", byte(8)
 	if to.Is6() {
@@ -175,11 +178,15 @@ func (l *lab) echo(e *Endpoint, to netip.Addr) (err error) {
 		defer c.Close()
 		ask := []byte{kind, 0, 0, 0, 0, 7, 0, 1}
 		copy(ask[2:], checksum(ask)) // the kernel does that of IPv6
-		if _, err = c.Write(ask); err != nil {
-			return nil
+		for end := time.Now().Add(patience); time.Now().Before(end); {
+			if _, err = c.Write(ask); err != nil {
+				return nil
+			}
+			_ = c.SetReadDeadline(time.Now().Add(250 * time.Millisecond))
+			if _, err = c.Read(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil
+			}
 		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
-		_, err = c.Read(make([]byte, 100))
 		return nil
 	})
 	return err
@@ -194,7 +201,11 @@ func TestRoutedContainersAnswerPing(t *testing.T) {
 	for network, answers := range map[string]bool{"routed": true, "nat": false} {
 		e := l.attach(EndpointSpec{ID: network, Key: "p/" + network + "/1", Networks: on(network)})
 		for _, a := range []netip.Addr{e.Links[0].IPv4, e.Links[0].IPv6} {
-			if err := l.echo(outside, a); (err == nil) != answers {
+			patience := time.Second
+			if answers {
+				patience = 10 * time.Second
+			}
+			if err := l.echo(outside, a, patience); (err == nil) != answers {
 				t.Errorf("%s, %s: %v", network, a, err)
 			}
 		}
