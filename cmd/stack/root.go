@@ -124,10 +124,12 @@ func newRootCmd(a *cli.App, is program, args []string) *cobra.Command {
 	if is == docker {
 		root.Long = "Docker's command line, carried out by stack on this machine, with no daemon."
 		addDockerFlags(root.Flags(), &global)
-		root.PersistentPreRunE = func(*cobra.Command, []string) error { return global.check(a) }
 	} else {
 		addGlobalFlags(root.Flags(), &a.Global)
 		root.PersistentFlags().BoolVar(&a.Global.DryRun, "dry-run", false, "Execute command in dry run mode")
+	}
+	if is == docker || is == dockerCompose {
+		root.PersistentPreRunE = func(*cobra.Command, []string) error { return global.check(a) }
 	}
 	a.ProjectMeant = is == stackCompose || is == dockerCompose
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

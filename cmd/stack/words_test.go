@@ -131,3 +131,25 @@ func TestHelpOfPrograms(t *testing.T) {
 		}
 	}
 }
+
+// Who means another machine is not answered by this one.
+func TestOtherMachines(t *testing.T) {
+	for _, c := range []struct {
+		name, variable, line string
+		code                 int
+	}{
+		{"docker", "DOCKER_HOST=tcp://far:2375", "ps", 1},
+		{"docker", "DOCKER_HOST=ssh://far", "compose -p shop ps", 1},
+		{"docker-compose", "DOCKER_CONTEXT=far", "-p shop ps", 1},
+		{"docker", "DOCKER_HOST=unix:///var/run/docker.sock", "ps", 0},
+		{"docker", "DOCKER_CONTEXT=default", "ps", 0},
+		{"stack", "DOCKER_HOST=tcp://far:2375", "ps", 0}, // it is nobody's client
+	} {
+		s := newSession(t, t.TempDir())
+		s.Environ = append(s.Environ, c.variable)
+		_, errOut, code := s.as(t, c.name, strings.Fields(c.line)...)
+		if code != c.code || code != 0 && !strings.Contains(errOut, "far") {
+			t.Errorf("%s %s %s: exit code %d: %s", c.variable, c.name, c.line, code, errOut)
+		}
+	}
+}
