@@ -75,6 +75,11 @@ type rule struct {
 
 var accepted = []rule{
 	{
+		name:    jobNames,
+		reason:  "docker compose gives a job a name in YAML, which is its key, is not in its JSON, and which it refuses when it reads it",
+		applies: func(call, outcome, outcome) bool { return false }, // taken away before the rest is compared
+	},
+	{
 		name:   "quotes",
 		reason: "the YAML library of docker compose v5.6, newer than that of the others that stack shares one with, puts values such as yes, N and 49100:22 between single quotes instead of double ones",
 		applies: func(c call, ours, theirs outcome) bool {
@@ -175,7 +180,28 @@ var accepted = []rule{
 // unsupported is what stack says of what it does not run.
 var unsupported = regexp.MustCompile(`^\S+: \S+: (.* (is|are) not supported.*|` +
 	".* is outside of network .*|network .* has no subnet of its own for .*|a memory limit of .* is too small to start a process; .*|there is no Docker API socket to hand into a container; .*|" +
+	"there is no API server whose socket could be given to a container; .*|unknown device driver .*|cannot use logging (option|driver) .*|" +
 	"the swap limit is memory plus swap and needs a memory limit; set that, too)$")
+
+const jobNames = "names of jobs"
+
+// withoutJobNames takes the names away that are the keys of jobs.
+func withoutJobNames(text string) string {
+	section, job := "", ""
+	var out []string
+	for line := range strings.SplitSeq(text, "\n") {
+		switch {
+		case line != "" && line[0] != ' ':
+			section = line
+		case section == "jobs:" && len(line) > 2 && line[2] != ' ':
+			job = strings.TrimSuffix(line[2:], ":")
+		case section == "jobs:" && line == "    name: "+job:
+			continue
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "\n")
+}
 
 var neverMet = regexp.MustCompile(`^\S+: \S+: condition \w+ can never be met: .*$`)
 
