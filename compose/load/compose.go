@@ -238,8 +238,16 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 		}
 	}
 	if c.options.OnlyServices && len(c.options.Services) > 0 {
+		all := p.Services
 		if p, err = p.WithSelectedServices(c.options.Services); err != nil {
 			return nil, c.decorate(err)
+		}
+		// As docker compose shows them, jobs are none of what is selected from.
+		for name := range c.jobs {
+			if s, ok := all[name]; ok {
+				p.Services[name] = s
+				delete(p.DisabledServices, name)
+			}
 		}
 	}
 	// Where there is no service at all, the rest is what the files are for.

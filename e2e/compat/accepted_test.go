@@ -87,6 +87,21 @@ var accepted = []rule{
 		},
 	},
 	{
+		name:   "what only jobs use",
+		reason: "docker compose leaves out the networks, volumes, configs, secrets and models that only jobs use, and refuses what is left when it reads it",
+		applies: func(c call, ours, theirs outcome) bool {
+			if ours.failed || theirs.failed || !strings.Contains(c.project.text(), "jobs:") {
+				return false
+			}
+			if c.unordered() {
+				return isSubset(theirs.out, ours.out) && !c.has("--services") && !c.has("--images")
+			}
+			a, errA := withoutHookFiles(ours.out)
+			b, errB := withoutHookFiles(theirs.out)
+			return errors.Join(errA, errB) == nil && sharedOnly(a, b)
+		},
+	},
+	{
 		name:   "hash",
 		reason: "stack's hash is that of what it runs, over which it decides what to recreate; it is of the same form",
 		applies: func(c call, ours, theirs outcome) bool {
@@ -103,7 +118,7 @@ var accepted = []rule{
 	},
 	{
 		name:   "files of hooks",
-		reason: "pre_start takes over env_file and label_file; the library of docker compose v5.6 does not read them yet, a newer one, which stack has, does",
+		reason: "pre_start takes over env_file and label_file; the library of docker compose v5.6 does not read them yet, a newer one, which stack has, does; one with a network_mode of its own has no networks",
 		applies: func(c call, ours, theirs outcome) bool {
 			a, errA := withoutHookFiles(ours.out)
 			b, errB := withoutHookFiles(theirs.out)
@@ -217,6 +232,9 @@ func dropHookFiles(service map[string]any) {
 			for _, key := range []string{"env_file", "environment", "label_file", "labels"} {
 				delete(hook, key)
 			}
+			if hook["network_mode"] != nil {
+				delete(hook, "networks")
+			}
 		}
 	}
 }
@@ -240,6 +258,37 @@ func changed(text string, change func(service map[string]any)) (any, error) {
 		change(s)
 	}
 	return project, err
+}
+
+// sharedOnly says whether a is b but for networks and the like that only a has.
+func sharedOnly(a, b any) bool {
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	if x.Kind() != reflect.Struct || y.Kind() != reflect.Struct {
+		return false
+	}
+	rest := func(v reflect.Value) map[string]any {
+		m, _ := v.FieldByName("Rest").Interface().(map[string]any)
+		return maps.Clone(m)
+	}
+	ours, theirs := rest(x), rest(y)
+	for _, section := range []string{"networks", "volumes", "configs", "secrets", "models"} {
+		own, _ := ours[section].(map[string]any)
+		for name, value := range own {
+			others, _ := theirs[section].(map[string]any)
+			if other, ok := others[name]; ok && !reflect.DeepEqual(value, other) {
+				return false
+			}
+		}
+		others, _ := theirs[section].(map[string]any)
+		for name := range others {
+			if _, ok := own[name]; !ok {
+				return false
+			}
+		}
+		delete(ours, section)
+		delete(theirs, section)
+	}
+	return reflect.DeepEqual(ours, theirs) && reflect.DeepEqual(x.FieldByName("Services").Interface(), y.FieldByName("Services").Interface())
 }
 
 // isSubset says whether all lines of a are ones of b.
