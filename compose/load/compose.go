@@ -287,12 +287,8 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 		}
 		maps.Copy(p.Services, kept)
 	}
-	var files []string
-	for _, s := range p.Services {
-		files = append(files, s.LabelFiles...)
-	}
-	if p, err = p.WithServicesLabelsResolved(false); err != nil {
-		return nil, c.envFileFault(files, err)
+	if p, err = c.withLabels(p); err != nil {
+		return nil, err
 	}
 	if len(c.source.envFiles) > 0 {
 		for name, s := range p.Services {
@@ -301,6 +297,28 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 		}
 	}
 	return p, nil
+}
+
+// withLabels adds what label files say, to jobs only where that is for stack itself.
+func (c *composer) withLabels(p *types.Project) (*types.Project, error) {
+	kept := types.Services{}
+	var files []string
+	for name, s := range p.Services {
+		if _, job := c.jobs[name]; job && c.options.DiscardEnvFiles {
+			kept[name] = s // as docker compose shows them
+			continue
+		}
+		files = append(files, s.LabelFiles...)
+	}
+	rest := *p
+	rest.Services = maps.Clone(p.Services)
+	maps.DeleteFunc(rest.Services, func(name string, _ types.ServiceConfig) bool { _, job := kept[name]; return job })
+	out, err := rest.WithServicesLabelsResolved(false)
+	if err != nil {
+		return nil, c.envFileFault(files, err)
+	}
+	maps.Copy(out.Services, kept)
+	return out, nil
 }
 
 // touch finds the services whose faults count: those that are named, and what

@@ -87,10 +87,10 @@ var accepted = []rule{
 		},
 	},
 	{
-		name:   "what only jobs use",
-		reason: "docker compose leaves out the networks, volumes, configs, secrets and models that only jobs use, and refuses what is left when it reads it",
+		name:   "what only jobs and hooks use",
+		reason: "docker compose leaves out the networks, volumes, configs, secrets and models that only jobs and steps of pre_start use, and refuses what is left when it reads it",
 		applies: func(c call, ours, theirs outcome) bool {
-			if ours.failed || theirs.failed || !strings.Contains(c.project.text(), "jobs:") {
+			if ours.failed || theirs.failed || !strings.Contains(c.project.text(), "jobs:") && !strings.Contains(c.project.text(), "pre_start:") {
 				return false
 			}
 			if c.unordered() {
@@ -156,6 +156,13 @@ var accepted = []rule{
 		},
 	},
 	{
+		name:   "API socket of a hook",
+		reason: "stack has no API socket yet, and says so of a step of pre_start as soon as it reads it",
+		applies: func(_ call, ours, theirs outcome) bool {
+			return ours.failed && !theirs.failed && onlyOf(hookSocket, ours.said)
+		},
+	},
+	{
 		name:   "content",
 		reason: "the content of configs and secrets is part of stack's hash, so it must be there",
 		applies: func(c call, ours, theirs outcome) bool {
@@ -197,6 +204,8 @@ var unsupported = regexp.MustCompile(`^\S+: \S+: (.* (is|are) not supported.*|` 
 	".* is outside of network .*|network .* has no subnet of its own for .*|a memory limit of .* is too small to start a process; .*|there is no Docker API socket to hand into a container; .*|" +
 	"there is no API server whose socket could be given to a container; .*|unknown device driver .*|cannot use logging (option|driver) .*|" +
 	"the swap limit is memory plus swap and needs a memory limit; set that, too)$")
+
+var hookSocket = regexp.MustCompile(`^\S+: \S+\.pre_start\[\d+\]\.use_api_socket: there is no Docker API socket to hand into a container; .*$`)
 
 const jobNames = "names of jobs"
 
