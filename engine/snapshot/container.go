@@ -89,19 +89,22 @@ func (s *Store) makeContainer(dir string, st stack) error {
 		return err
 	}
 	upper := filepath.Join(dir, "upper")
-	switch err := os.Mkdir(upper, 0o700); {
-	case errors.Is(err, fs.ErrExist):
-	case err != nil:
-		return err
-	default:
-		// The uppermost directory decides what the root looks like.
+	if _, err := os.Lstat(upper); errors.Is(err, fs.ErrNotExist) {
+		// The uppermost directory decides what the root looks like. It gets its name once
+		// it does: what a kill leaves is made anew.
 		root, err := readAttributes(s.dirPath(st.Dirs[len(st.Dirs)-1]))
 		if err != nil {
 			return err
 		}
-		if err := root.apply(upper); err != nil {
+		made := upper + ".new"
+		if err := mkdir(made, 0o700); err != nil {
 			return err
 		}
+		if err := errors.Join(root.apply(made), os.Rename(made, upper)); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
 	}
 	// Written last: where it is, all is.
 	return durable.WriteVolatile(filepath.Join(dir, "lower.json"), data, 0o600)

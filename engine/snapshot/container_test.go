@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,30 @@ func TestPrepareKeepsWhatWasWritten(t *testing.T) {
 	for _, bad := range []string{"", ".", "..", "a/b", "../x"} {
 		if err := s.Prepare(t.Context(), bad, layers); err == nil {
 			t.Errorf("container ID %q was taken", bad)
+		}
+	}
+}
+
+// Whatever a Prepare that was killed has left, the next one makes a root that has the
+// image's owner and mode: others than root must come in.
+func TestPrepareAfterAKill(t *testing.T) {
+	needRoot(t)
+	s := store(t)
+	layers := unpack(t, s, archiveOf(t, dir("./", 0o751), file("f", "f")))
+	for i, left := range [][]string{{}, {""}, {"", "work"}, {"", "work", "upper.new"}} {
+		id := fmt.Sprint("c", i)
+		for _, name := range left {
+			if err := os.Mkdir(filepath.Join(s.containers, id, name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		root := container(t, s, id, layers)
+		var st unix.Stat_t
+		if err := unix.Stat(root, &st); err != nil || st.Mode&0o7777 != 0o751 {
+			t.Errorf("after %q the root has mode %o, %v", left, st.Mode&0o7777, err)
+		}
+		if got := list(t, filepath.Join(s.containers, id)); strings.Contains(got, ".new") {
+			t.Errorf("after %q there is %s", left, got)
 		}
 	}
 }
