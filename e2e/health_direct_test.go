@@ -283,8 +283,8 @@ func TestDirectHealthOfHostileServers(t *testing.T) {
 	for service, want := range map[string]string{
 		"silent":  "Health check exceeded timeout (300ms)",
 		"endless": "500 No: y\ny\n",
-		"header":  "server response headers exceeded",
-		"garbage": "malformed HTTP",
+		"header":  "the header of the answer is longer than 64 KiB",
+		"garbage": "GET http://localhost:80/: malformed HTTP",
 	} {
 		i := b.eventuallyHealth(t, "app-"+service+"-1", "unhealthy")
 		log := i.State.Health.Log

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"regexp"
 	"strconv"
@@ -128,42 +128,62 @@ func askTCP(ctx context.Context, c *Container, to string) (string, error) {
 	return to + " accepts connections", conn.Close()
 }
 
-// maxHeader bounds what of an answer's header is read, bytes.
-const maxHeader = 64 << 10
+// maxAnswer bounds what is read of an answer, bytes.
+const maxAnswer = 64 << 10
 
 // askHTTP asks for a URL. A redirection is an answer and is not followed, and whoever
 // has the certificate of an https server is not asked for, as in Kubernetes' probes.
 func askHTTP(ctx context.Context, c *Container, to string) (string, error) {
-	transport := &http.Transport{
-		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return dialInside(ctx, c, addr) },
-		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the container asks itself
-		DisableKeepAlives:      true,
-		MaxResponseHeaderBytes: maxHeader,
+	answer, err := getInside(ctx, c, to)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return "", fmt.Errorf("GET %s: %w", to, err)
 	}
-	client := &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return answer, nil
+}
+
+func getInside(ctx context.Context, c *Container, to string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to, nil)
 	if err != nil {
 		return "", err
 	}
 	req.Header.Set("User-Agent", "stack-healthcheck")
-	res, err := client.Do(req)
-	if err != nil {
-		var of *url.Error
-		if errors.As(err, &of) {
-			err = of.Err
-		}
-		return "", fmt.Errorf("GET %s: %w", to, err)
+	req.Close = true
+	host, port := req.URL.Hostname(), req.URL.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
 	}
-	defer res.Body.Close()
+	conn, err := dialInside(ctx, c, net.JoinHostPort(host, port))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if req.URL.Scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: host}) //nolint:gosec // the container asks itself
+	}
+	if err := req.Write(conn); err != nil {
+		return "", err
+	}
+	limited := &io.LimitedReader{R: conn, N: maxAnswer}
+	answer := bufio.NewReader(limited)
+	var res *http.Response
+	for res == nil || res.StatusCode >= 100 && res.StatusCode < 200 { // RFC 9110, section 15.2
+		if res, err = http.ReadResponse(answer, req); err != nil {
+			if limited.N <= 0 {
+				err = fmt.Errorf("the header of the answer is longer than %d KiB", maxAnswer>>10)
+			}
+			return "", err
+		}
+	}
 	if res.StatusCode >= 200 && res.StatusCode < 400 {
 		return fmt.Sprintf("GET %s: %s", to, res.Status), nil
 	}
 	// What comes of it is worth telling; that the rest does not come is not.
 	body, _ := io.ReadAll(io.LimitReader(res.Body, health.MaxOutput))
-	return "", fmt.Errorf("GET %s: %s: %s", to, res.Status, strings.TrimSpace(string(body)))
+	return "", fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(body)))
 }
 
 // filePoll looks for a file in a container. A file system that does not answer (FUSE,
