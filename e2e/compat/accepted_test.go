@@ -87,21 +87,6 @@ var accepted = []rule{
 		},
 	},
 	{
-		name:   "what only jobs and hooks use",
-		reason: "docker compose leaves out the networks, volumes, configs, secrets and models that only jobs and steps of pre_start use, and refuses what is left when it reads it",
-		applies: func(c call, ours, theirs outcome) bool {
-			if ours.failed || theirs.failed || !strings.Contains(c.project.text(), "jobs:") && !strings.Contains(c.project.text(), "pre_start:") {
-				return false
-			}
-			if c.unordered() {
-				return isSubset(theirs.out, ours.out) && !c.has("--services") && !c.has("--images")
-			}
-			a, errA := withoutHookFiles(ours.out)
-			b, errB := withoutHookFiles(theirs.out)
-			return errors.Join(errA, errB) == nil && sharedOnly(a, b)
-		},
-	},
-	{
 		name:   "hash",
 		reason: "stack's hash is that of what it runs, over which it decides what to recreate; it is of the same form",
 		applies: func(c call, ours, theirs outcome) bool {
@@ -132,6 +117,25 @@ var accepted = []rule{
 			a, errA := withoutLabels(ours.out)
 			b, errB := withoutLabels(theirs.out)
 			return c.named() && strings.Contains(ours.out, "label_file") && errors.Join(errA, errB) == nil && reflect.DeepEqual(a, b)
+		},
+	},
+	{
+		name:   "what only jobs and hooks use",
+		reason: "docker compose leaves out the networks, volumes, configs, secrets and models that only jobs and steps of pre_start use, and refuses what is left when it reads it",
+		applies: func(c call, ours, theirs outcome) bool {
+			if ours.failed || theirs.failed || !strings.Contains(c.project.text(), "jobs:") && !strings.Contains(c.project.text(), "pre_start:") {
+				return false
+			}
+			if c.unordered() {
+				return isSubset(theirs.out, ours.out) && !c.has("--services") && !c.has("--images")
+			}
+			plain := withoutHookFiles
+			if c.named() && strings.Contains(ours.out, "label_file") {
+				plain = withoutLabels
+			}
+			a, errA := plain(ours.out)
+			b, errB := plain(theirs.out)
+			return errors.Join(errA, errB) == nil && sharedOnly(a, b)
 		},
 	},
 	{
