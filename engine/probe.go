@@ -155,14 +155,15 @@ func getInside(ctx context.Context, c *Container, to string) (string, error) {
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
 	}
-	conn, err := dialInside(ctx, c, net.JoinHostPort(host, port))
+	raw, err := dialInside(ctx, c, net.JoinHostPort(host, port))
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })()
+	conn := raw
 	if req.URL.Scheme == "https" {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: host}) //nolint:gosec // the container asks itself
+		conn = tls.Client(raw, &tls.Config{InsecureSkipVerify: true, ServerName: host}) //nolint:gosec // the container asks itself
 	}
 	if err := req.Write(conn); err != nil {
 		return "", err
