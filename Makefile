@@ -81,6 +81,7 @@ peers: setup
 
 ## peer: exchange images with Docker, podman, skopeo and buildah; compare builds and confinement
 peer: peers
+	@.ci/setup peer
 	$(GO) test -count=1 -p 1 ./e2e/interop ./e2e/dockerfiles ./e2e/security -peer
 
 ## compat: compare config and flags with docker compose's; COMPAT="-seed 1000 -projects 5000" draws other projects
