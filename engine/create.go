@@ -436,7 +436,7 @@ func (e *Engine) ReleaseVolumes(ctx context.Context) error {
 		if read() != nil {
 			return true
 		}
-		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && usesVolume(c, name) })
+		return slices.ContainsFunc(all, func(c *Container) bool { return c.State.Pid != 0 && usesVolume(c, name, anyMount) })
 	})
 }
 

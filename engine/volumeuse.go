@@ -26,7 +26,7 @@ func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
 			}
 		}
 		for _, c := range all {
-			if !slices.Contains(except, c.ID) && usesVolume(c, volume) {
+			if !slices.Contains(except, c.ID) && usesVolume(c, volume, anyMount) {
 				out = append(out, c.Spec.Name)
 			}
 		}
@@ -34,27 +34,24 @@ func (e *Engine) VolumeUsers(except ...string) func(volume string) []string {
 	}
 }
 
-func usesVolume(c *Container, name string) bool {
+// usesVolume tells whether a container has a volume that is its own, or by a mount that
+// counts.
+func usesVolume(c *Container, name string, counts func(volumes.Mount) bool) bool {
 	for _, v := range c.Volumes {
 		if v == name {
 			return true
 		}
 	}
 	return slices.ContainsFunc(slices.Concat(c.Spec.Mounts, c.Inherited), func(m volumes.Mount) bool {
-		return m.Type == volumes.TypeVolume && m.Source == name
+		return m.Type == volumes.TypeVolume && m.Source == name && counts(m)
 	})
 }
 
+func anyMount(volumes.Mount) bool { return true }
+
 // WritesVolume tells whether a container has a volume mounted so that it may write to it.
 func WritesVolume(c *Container, name string) bool {
-	for _, v := range c.Volumes {
-		if v == name {
-			return true
-		}
-	}
-	return slices.ContainsFunc(slices.Concat(c.Spec.Mounts, c.Inherited), func(m volumes.Mount) bool {
-		return m.Type == volumes.TypeVolume && m.Source == name && !m.ReadOnly
-	})
+	return usesVolume(c, name, func(m volumes.Mount) bool { return !m.ReadOnly })
 }
 
 // VolumeMounted names the containers that use a volume and have its content mounted,
@@ -72,7 +69,7 @@ func (e *Engine) VolumeMounted(ctx context.Context, volume string, ended func(*C
 		}
 	}
 	for _, c := range all {
-		if !usesVolume(c, volume) {
+		if !usesVolume(c, volume, anyMount) {
 			continue
 		}
 		mounted, err := e.mountsNow(ctx, c, ended)

@@ -254,15 +254,24 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 	if !c.options.AllResources && len(p.AllServices()) > 0 {
 		p = withoutUnused(p)
 	}
+	// As docker compose shows them, what files say is not in jobs.
+	shown := types.Services{}
+	if c.options.DiscardEnvFiles {
+		own := types.Services{}
+		for name, s := range p.Services {
+			if _, job := c.jobs[name]; job {
+				shown[name] = s
+			} else {
+				own[name] = s
+			}
+		}
+		without := *p
+		without.Services = own
+		p = &without
+	}
 	if !c.options.NoEnvResolution {
 		registerRawFormat()
-		kept := types.Services{}
 		for _, name := range p.ServiceNames() {
-			if _, job := c.jobs[name]; job && c.options.DiscardEnvFiles {
-				// As docker compose shows them.
-				kept[name] = p.Services[name]
-				continue
-			}
 			c.oneService(name, func() { c.checkEnvFiles(p.Services[name]) })
 			if c.aside[name] {
 				s := p.Services[name]
@@ -279,17 +288,18 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 				files = append(files, f.Path)
 			}
 		}
-		rest := *p
-		rest.Services = maps.Clone(p.Services)
-		maps.DeleteFunc(rest.Services, func(name string, _ types.ServiceConfig) bool { _, job := kept[name]; return job })
-		if p, err = rest.WithServicesEnvironmentResolved(c.options.DiscardEnvFiles); err != nil {
+		if p, err = p.WithServicesEnvironmentResolved(c.options.DiscardEnvFiles); err != nil {
 			return nil, c.envFileFault(files, err)
 		}
-		maps.Copy(p.Services, kept)
 	}
-	if p, err = c.withLabels(p); err != nil {
-		return nil, err
+	var files []string
+	for _, s := range p.Services {
+		files = append(files, s.LabelFiles...)
 	}
+	if p, err = p.WithServicesLabelsResolved(false); err != nil {
+		return nil, c.envFileFault(files, err)
+	}
+	maps.Copy(p.Services, shown)
 	if len(c.source.envFiles) > 0 {
 		for name, s := range p.Services {
 			s.CustomLabels = types.Labels{spec.LabelEnvironmentFile: strings.Join(c.source.envFiles, ",")}
@@ -297,28 +307,6 @@ func (c *composer) finished(p *types.Project) (*types.Project, error) {
 		}
 	}
 	return p, nil
-}
-
-// withLabels adds what label files say, to jobs only where that is for stack itself.
-func (c *composer) withLabels(p *types.Project) (*types.Project, error) {
-	kept := types.Services{}
-	var files []string
-	for name, s := range p.Services {
-		if _, job := c.jobs[name]; job && c.options.DiscardEnvFiles {
-			kept[name] = s // as docker compose shows them
-			continue
-		}
-		files = append(files, s.LabelFiles...)
-	}
-	rest := *p
-	rest.Services = maps.Clone(p.Services)
-	maps.DeleteFunc(rest.Services, func(name string, _ types.ServiceConfig) bool { _, job := kept[name]; return job })
-	out, err := rest.WithServicesLabelsResolved(false)
-	if err != nil {
-		return nil, c.envFileFault(files, err)
-	}
-	maps.Copy(out.Services, kept)
-	return out, nil
 }
 
 // touch finds the services whose faults count: those that are named, and what

@@ -139,20 +139,10 @@ func FuzzExtract(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root: changes owners")
 	}
-	for _, entries := range unpackSeeds() {
-		f.Add(archiveOf(f, entries...))
-	}
-	f.Add(sparseArchive(f))
+	addArchives(f)
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		mendChecksums(archive)
-		base := t.TempDir()
-		outside := filepath.Join(base, "outside")
-		if err := os.Mkdir(outside, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(outside+"/secret", []byte("secret"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		base, outside := besideSecret(t)
 		before, open := describe(t, outside), descriptors(t)
 		extracted := func(name string) error {
 			dir := filepath.Join(base, name)

@@ -15,6 +15,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// addArchives gives a fuzzer what it begins with.
+func addArchives(f *testing.F) {
+	for _, entries := range unpackSeeds() {
+		f.Add(archiveOf(f, entries...))
+	}
+	f.Add(sparseArchive(f))
+}
+
+// besideSecret is a directory to unpack in, and one in it that must not change.
+func besideSecret(t *testing.T) (base, outside string) {
+	base = t.TempDir()
+	outside = filepath.Join(base, "outside")
+	if err := os.Mkdir(outside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(outside+"/secret", []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return base, outside
+}
+
 // FuzzUnpack unpacks any archive: nothing outside the root may change, what unpacks
 // must unpack again to the same tree, within its limits, and no archive says anything
 // to overlayfs but by whiteouts. It ends in a time that its length bounds, and leaves
@@ -23,20 +44,10 @@ func FuzzUnpack(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root: makes devices and changes owners")
 	}
-	for _, entries := range unpackSeeds() {
-		f.Add(archiveOf(f, entries...))
-	}
-	f.Add(sparseArchive(f))
+	addArchives(f)
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		mendChecksums(archive)
-		base := t.TempDir()
-		outside := filepath.Join(base, "outside")
-		if err := os.Mkdir(outside, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(outside+"/secret", []byte("secret"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		base, outside := besideSecret(t)
 		before, open, began := describe(t, outside), descriptors(t), cpuTime(t)
 		err := unpackBelow(t, filepath.Join(base, "one"), archive)
 		if spent := cpuTime(t) - began; spent > 10*time.Second {

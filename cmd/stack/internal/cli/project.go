@@ -305,6 +305,19 @@ func scopeOf(d *spec.Desired) scope {
 	return s
 }
 
+// OfProject is the door and the project of a verb whose arguments are services.
+func (a *App) OfProject(ctx context.Context, verb string, services []string) (compose.API, scope, error) {
+	v, err := a.API(ctx)
+	if err != nil {
+		return nil, scope{}, err
+	}
+	s, err := a.Scope(ctx, v)
+	if err == nil {
+		err = a.Check(ctx, v, s, verb, services)
+	}
+	return v, s, err
+}
+
 // Check complains about services that neither a container nor the project's
 // definition nor the Compose file knows, in the order of what a look costs, and about
 // jobs where the verb is not for them.

@@ -70,15 +70,8 @@ type blameRow struct {
 }
 
 func runBlame(ctx context.Context, a *cli.App, o *blameOptions) error {
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "blame", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "blame", o.Services); err != nil {
 		return err
 	}
 	d, err := v.Definition(ctx, s.Name)

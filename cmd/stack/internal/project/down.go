@@ -55,15 +55,8 @@ func NewDownCmd(a *cli.App, runF func(context.Context, *cli.App, *downOptions) e
 }
 
 func runDown(ctx context.Context, a *cli.App, o *downOptions) error {
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "down", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "down", o.Services); err != nil {
 		return err
 	}
 	d, err := a.Declared(ctx, v, s.Name)

@@ -58,15 +58,8 @@ type usedImage struct {
 }
 
 func runImages(ctx context.Context, a *cli.App, o *imagesOptions) error {
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "images", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "images", o.Services); err != nil {
 		return err
 	}
 	cs, err := v.Containers(ctx, compose.Selector{Project: s.Name, Services: o.Services, All: true})
@@ -169,15 +162,8 @@ func NewVolumesCmd(a *cli.App, runF func(context.Context, *cli.App, *volumesOpti
 }
 
 func runVolumes(ctx context.Context, a *cli.App, o *volumesOptions) error {
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "images", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "images", o.Services); err != nil {
 		return err
 	}
 	cs, err := v.Containers(ctx, compose.Selector{Project: s.Name, Services: o.Services, All: true})

@@ -84,15 +84,8 @@ func runPs(ctx context.Context, a *cli.App, o *psOptions) error {
 			return fmt.Errorf("unknown status %q; use paused, restarting, removing, running, dead, created or exited", s)
 		}
 	}
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "ps", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "ps", o.Services); err != nil {
 		return err
 	}
 	services := o.Services

@@ -55,15 +55,8 @@ type whyRow struct {
 }
 
 func runWhy(ctx context.Context, a *cli.App, o *whyOptions) error {
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "why", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "why", o.Services); err != nil {
 		return err
 	}
 	f, err := facts(ctx, a, v, s.Name)

@@ -63,15 +63,8 @@ func runEvents(ctx context.Context, a *cli.App, o *eventsOptions) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.API(ctx)
+	v, s, err := a.OfProject(ctx, "events", o.Services)
 	if err != nil {
-		return err
-	}
-	s, err := a.Scope(ctx, v)
-	if err != nil {
-		return err
-	}
-	if err := a.Check(ctx, v, s, "events", o.Services); err != nil {
 		return err
 	}
 	return v.Events(ctx, compose.Selector{Project: s.Name, Services: o.Services, All: true}, since, until, func(e compose.EngineEvent) error {
