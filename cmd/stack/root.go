@@ -174,7 +174,7 @@ func newRootCmd(a *cli.App, is program, args []string) *cobra.Command {
 	if is != docker {
 		registerGlobalCompletion(a, root)
 	}
-	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
+	if completes(args) {
 		registerValues(a, root)
 	}
 	return root
@@ -198,29 +198,21 @@ func ofDocker(cmd *cobra.Command) bool {
 // a.Global, because what a verb is (see project.NewRunCmd) and the defaults of its flags
 // depend on the project that those name; cobra sets them again.
 func chosen(a *cli.App, is program, table []cli.Verb, args []string) *cli.Verb {
-	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
+	if completes(args) {
 		chosen(a, is, nil, args[1:])
 		return nil
 	}
-	var given cli.GlobalOptions
-	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
-	fs.SetInterspersed(false)
-	if is == docker {
-		addGlobalFlags(pflag.NewFlagSet("", pflag.ContinueOnError), &given) // as by default
-		addDockerFlags(fs, &dockerOptions{})
-	} else {
-		addGlobalFlags(fs, &given)
-		fs.BoolVar(&given.DryRun, "dry-run", false, "")
-	}
-	fs.Usage = func() {}
-	err := fs.Parse(args)
+	given, rest, err := is.leading(args)
 	a.SetGlobal(given)
-	if err != nil || fs.NArg() == 0 {
+	if err != nil || len(rest) == 0 {
 		return nil
 	}
 	for i := range table {
-		if table[i].Name == fs.Arg(0) || slices.Contains(table[i].Aliases, fs.Arg(0)) {
-			a.Subcommand = fs.Arg(1)
+		if table[i].Name == rest[0] || slices.Contains(table[i].Aliases, rest[0]) {
+			a.Subcommand = ""
+			if len(rest) > 1 {
+				a.Subcommand = rest[1]
+			}
 			return &table[i]
 		}
 	}

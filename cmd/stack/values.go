@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stack-run/stack/cmd/stack/internal/cli"
-	"github.com/stack-run/stack/compose"
 	"github.com/stack-run/stack/engine"
 )
 
@@ -67,8 +65,8 @@ var filterValues = map[string][]string{
 // registerValues completes the values of all commands' flags.
 func registerValues(a *cli.App, root *cobra.Command) {
 	byName := maps.Clone(flagWords)
-	byName["network"] = names(a, networkNames)
-	byName["volumes-from"] = names(a, containerNames(nil))
+	byName["network"] = completeNetworks(a)
+	byName["volumes-from"] = a.CompleteContainersThat(func(engine.Container) bool { return true })
 	byName["scale"] = suffixed(a.CompleteServices, "=")
 	byName["exit-code-from"], byName["attach"], byName["no-attach"] = a.CompleteServices, a.CompleteServices, a.CompleteServices
 	var visit func(*cobra.Command)
@@ -95,40 +93,6 @@ func registerValues(a *cli.App, root *cobra.Command) {
 		}
 	}
 	visit(root)
-	for verb, live := range map[string]func(engine.Container) bool{
-		"start":   func(c engine.Container) bool { return !running(c) },
-		"stop":    running,
-		"kill":    running,
-		"pause":   func(c engine.Container) bool { return c.State.Phase == engine.Running },
-		"unpause": func(c engine.Container) bool { return c.State.Phase == engine.Paused },
-		"exec":    running, "attach": running, "top": running,
-	} {
-		for _, path := range [][]string{{"container", verb}, {verb}} {
-			cmd, _, err := root.Find(path)
-			if _, engine := cmd.Annotations[engineAnnotation]; err == nil && cmd != root && (len(path) == 2 || engine) {
-				one := verb == "exec" || verb == "attach" || verb == "top"
-				complete := names(a, containerNames(live))
-				cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-					if one && len(args) > 0 {
-						return nil, cobra.ShellCompDirectiveDefault
-					}
-					return complete(cmd, args, word)
-				}
-			}
-		}
-	}
-	for _, path := range [][]string{{"container", "run"}, {"container", "create"}, {"run"}, {"create"}} {
-		cmd, _, err := root.Find(path)
-		if err == nil && cmd != root && strings.Contains(cmd.Use, "IMAGE") {
-			complete := names(a, imageNames)
-			cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-				if len(args) > 0 {
-					return nil, cobra.ShellCompDirectiveDefault
-				}
-				return complete(cmd, args, word)
-			}
-		}
-	}
 }
 
 // takesNetwork tells whether a command's --network is a container's.
@@ -172,68 +136,24 @@ func suffixed(complete cobra.CompletionFunc, suffix string) cobra.CompletionFunc
 	}
 }
 
-// names completes what the engine has, but for what is on the line already.
-func names(a *cli.App, list func(context.Context, compose.API) []string) cobra.CompletionFunc {
-	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+// completeNetworks offers what a container's --network takes.
+func completeNetworks(a *cli.App) cobra.CompletionFunc {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		out := []string{"bridge\tThe default network", "host\tThe host's own", "none\tNo network"}
 		ctx := context.Background()
 		v, err := a.API(ctx)
 		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return out, cobra.ShellCompDirectiveNoFileComp
 		}
-		out := slices.DeleteFunc(list(ctx, v), func(line string) bool {
-			name, _, _ := strings.Cut(line, "\t")
-			return slices.Contains(args, name)
-		})
-		slices.Sort(out)
-		return out, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-func running(c engine.Container) bool {
-	switch c.State.Phase {
-	case engine.Running, engine.Paused, engine.Restarting:
-		return true
-	}
-	return false
-}
-
-func containerNames(want func(engine.Container) bool) func(context.Context, compose.API) []string {
-	return func(ctx context.Context, v compose.API) (out []string) {
-		all, err := v.Containers(ctx, compose.Selector{All: true, OneOff: true})
+		all, err := v.Networks(ctx)
 		if err != nil {
-			return nil
+			return out, cobra.ShellCompDirectiveNoFileComp
 		}
-		for _, c := range all {
-			if want == nil || want(c) {
-				image, _, _ := strings.Cut(c.Spec.Image, "@")
-				out = append(out, fmt.Sprintf("%s\t%s, %s", c.Spec.Name, image, c.State.Phase))
+		for _, n := range all {
+			if !slices.ContainsFunc(out, func(line string) bool { return strings.HasPrefix(line, n.Name+"\t") }) {
+				out = append(out, n.Name+"\t"+n.Driver)
 			}
 		}
-		return out
+		return out, cobra.ShellCompDirectiveNoFileComp
 	}
-}
-
-func imageNames(ctx context.Context, v compose.API) (out []string) {
-	all, err := v.Images(ctx)
-	if err != nil {
-		return nil
-	}
-	for _, img := range all {
-		out = append(out, img.Names...)
-	}
-	return out
-}
-
-func networkNames(ctx context.Context, v compose.API) []string {
-	out := []string{"bridge\tThe default network", "host\tThe host's own", "none\tNo network"}
-	all, err := v.Networks(ctx)
-	if err != nil {
-		return out
-	}
-	for _, n := range all {
-		if !slices.ContainsFunc(out, func(line string) bool { return strings.HasPrefix(line, n.Name+"\t") }) {
-			out = append(out, n.Name+"\t"+n.Driver)
-		}
-	}
-	return out
 }

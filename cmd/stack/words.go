@@ -66,7 +66,7 @@ func outside(a *cli.App, name string) *cobra.Command {
 	return cmd
 }
 
-// newComposeStub stands for the word compose in help and completion: program.of takes it
+// newComposeStub stands for the word compose in help and completion: understand takes it
 // away before anything is built.
 func newComposeStub(*cli.App) *cobra.Command {
 	return &cobra.Command{
@@ -85,25 +85,15 @@ func understand(name string, args []string) (program, []string) {
 	case "docker-compose":
 		return dockerCompose, args
 	}
-	// What completes a command line has it behind itself.
 	from := 0
-	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
+	if completes(args) {
 		from = 1
 	}
-	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
-	fs.SetInterspersed(false)
-	fs.Usage = func() {}
-	var given cli.GlobalOptions
-	if is == docker {
-		addDockerFlags(fs, &dockerOptions{})
-	} else {
-		addGlobalFlags(fs, &given)
-		fs.BoolVar(&given.DryRun, "dry-run", false, "")
-	}
-	if fs.Parse(args[from:]) != nil || fs.Arg(0) != "compose" {
+	_, words, err := is.leading(args[from:])
+	if err != nil || len(words) == 0 || words[0] != "compose" {
 		return is, args
 	}
-	at := len(args) - fs.NArg()
+	at := len(args) - len(words)
 	if from == 1 && at == len(args)-1 {
 		return is, args // the word itself is being completed
 	}
@@ -112,6 +102,27 @@ func understand(name string, args []string) (program, []string) {
 		return dockerCompose, append(rest[:from], args[at+1:]...) // docker's own flags say nothing to it
 	}
 	return stackCompose, append(rest, args[at+1:]...)
+}
+
+// completes tells whether a command line is to be completed, which is behind that word.
+func completes(args []string) bool {
+	return len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd)
+}
+
+// leading reads the flags before the verb, with which the rest begins.
+func (is program) leading(args []string) (given cli.GlobalOptions, rest []string, err error) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.SetInterspersed(false)
+	fs.Usage = func() {}
+	if is == docker {
+		addGlobalFlags(pflag.NewFlagSet("", pflag.ContinueOnError), &given) // as by default
+		addDockerFlags(fs, &dockerOptions{})
+	} else {
+		addGlobalFlags(fs, &given)
+		fs.BoolVar(&given.DryRun, "dry-run", false, "")
+	}
+	err = fs.Parse(args)
+	return given, fs.Args(), err
 }
 
 // verbs are those that a program has.

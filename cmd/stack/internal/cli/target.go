@@ -7,32 +7,17 @@ import (
 	"slices"
 
 	"github.com/stack-run/stack/compose"
-	"github.com/stack-run/stack/compose/load"
 	"github.com/stack-run/stack/engine"
 )
 
-// ErrNoProject says that the command line names no project and that the working
-// directory is in none.
-func ErrNoProject() error {
-	return fmt.Errorf("%w: there is no compose.yaml here or in any directory above; name one with -f, a project with -p, or a container as argument", load.ErrNoFile)
-}
-
-// selection is what the arguments of a verb mean: services of a project, or
-// containers where there is no project.
+// selection is what the arguments of a project's verb mean.
 type selection struct {
 	compose.Selector
 	Scope scope
 }
 
-// Choose turns a verb's arguments into a selection. Outside a project the
-// names are containers, of which there must be at least one.
+// Choose turns a verb's arguments into a selection.
 func (a *App) Choose(ctx context.Context, v compose.API, verb string, names []string) (selection, error) {
-	if !a.InsideProject() {
-		if len(names) == 0 {
-			return selection{}, ErrNoProject()
-		}
-		return selection{Selector: compose.Selector{IDs: names, All: true}}, nil
-	}
 	s, err := a.Scope(ctx, v)
 	if err != nil {
 		return selection{}, err
@@ -46,7 +31,7 @@ func (a *App) Choose(ctx context.Context, v compose.API, verb string, names []st
 }
 
 // One finds the one container that a verb such as exec works on: a service's
-// with that index, or its first, or outside a project the container of that name.
+// with that index, or its first.
 func (a *App) One(ctx context.Context, v compose.API, verb, name string, index int, running bool) (engine.Container, error) {
 	sel, err := a.Choose(ctx, v, verb, []string{name})
 	if err != nil {
@@ -60,12 +45,6 @@ func (a *App) One(ctx context.Context, v compose.API, verb, name string, index i
 	}
 	// A container of "stack run" will do where the service has none of its own.
 	slices.SortStableFunc(cs, func(x, y engine.Container) int { return cmp.Compare(last(x.OneOff), last(y.OneOff)) })
-	if len(sel.IDs) > 0 {
-		if len(cs) == 0 {
-			return engine.Container{}, noSuchContainer(name)
-		}
-		return cs[0], nil
-	}
 	live := slices.DeleteFunc(slices.Clone(cs), func(c engine.Container) bool {
 		return c.State.Phase != engine.Running && c.State.Phase != engine.Paused
 	})

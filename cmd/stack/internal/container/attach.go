@@ -22,7 +22,7 @@ func newContainerAttachCmd(a *cli.App) *cobra.Command {
 			o.Name = args[0]
 			return runAttach(ctx, a, o)
 		}),
-		ValidArgsFunction: a.CompleteContainers,
+		ValidArgsFunction: cli.CompleteFirst(a.CompleteContainersThat(cli.Live)),
 	}
 	f := cmd.Flags()
 	cli.DetachKeysFlag(f, &o.DetachKeys)

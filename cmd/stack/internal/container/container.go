@@ -104,21 +104,27 @@ func simple(a *cli.App, each each, use, short string, work func(context.Context,
 }
 
 func newPauseCmd(a *cli.App) *cobra.Command {
-	return simple(a, a.EachAtOnce, "pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
+	cmd := simple(a, a.EachAtOnce, "pause", "Pause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		return v.Pause(ctx, s, nil)
 	})
+	cmd.ValidArgsFunction = a.CompleteContainersThat(func(c engine.Container) bool { return c.State.Phase == engine.Running })
+	return cmd
 }
 
 func newUnpauseCmd(a *cli.App) *cobra.Command {
-	return simple(a, a.EachAtOnce, "unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
+	cmd := simple(a, a.EachAtOnce, "unpause", "Unpause all processes within one or more containers", func(ctx context.Context, v compose.API, s compose.Selector) error {
 		return v.Unpause(ctx, s, nil)
 	})
+	cmd.ValidArgsFunction = a.CompleteContainersThat(func(c engine.Container) bool { return c.State.Phase == engine.Paused })
+	return cmd
 }
 
 func newStopCmd(a *cli.App) *cobra.Command {
-	return stopping(a, a.EachAtOnce, "stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
+	cmd := stopping(a, a.EachAtOnce, "stop [OPTIONS]", "Stop one or more running containers", func(ctx context.Context, v compose.API, s compose.Selector, o compose.StopOptions) error {
 		return v.Stop(ctx, s, o, nil)
 	})
+	cmd.ValidArgsFunction = a.CompleteContainersThat(cli.Live)
+	return cmd
 }
 
 func newRestartCmd(a *cli.App) *cobra.Command {
@@ -159,7 +165,7 @@ func newKillCmd(a *cli.App) *cobra.Command {
 			return err
 		}
 		for _, c := range cs {
-			if !slices.Contains([]engine.Phase{engine.Running, engine.Paused, engine.Restarting}, c.State.Phase) {
+			if !cli.Live(c) {
 				return fmt.Errorf("cannot kill container %s: it is not running", c.Spec.Name)
 			}
 		}
@@ -259,7 +265,7 @@ func newStartCmd(a *cli.App, runF func(context.Context, *cli.App, *startOptions)
 			}
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: a.CompleteContainers,
+		ValidArgsFunction: a.CompleteContainersThat(func(c engine.Container) bool { return !cli.Live(c) }),
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.Attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")

@@ -120,7 +120,7 @@ func runCp(ctx context.Context, a *cli.App, o *cpOptions) error {
 // unless one is chosen.
 func copyTargets(ctx context.Context, a *cli.App, v compose.API, name string, o *cpOptions) ([]engine.Container, error) {
 	first, err := a.Target(ctx, v, "cp", name, o.Index, o.container)
-	if err != nil || o.container || o.Index > 0 || first.Service == "" || !a.InsideProject() {
+	if err != nil || o.container || o.Index > 0 {
 		return []engine.Container{first}, err
 	}
 	return v.Containers(ctx, compose.Selector{Project: first.Project, Services: []string{first.Service}, All: true, OneOff: o.All})

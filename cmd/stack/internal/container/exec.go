@@ -28,12 +28,7 @@ func newContainerExecCmd(a *cli.App, runF func(context.Context, *cli.App, *execO
 			}
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveDefault
-			}
-			return a.CompleteContainers(cmd, args, word)
-		},
+		ValidArgsFunction: cli.CompleteFirst(a.CompleteContainersThat(cli.Live)),
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)

@@ -96,6 +96,7 @@ func runCmd(a *cli.App, o *runOptions, use, short string, runF func(context.Cont
 			o.StopTimeoutSet = cmd.Flags().Changed("stop-timeout")
 			return runF(ctx, a, o)
 		}),
+		ValidArgsFunction: cli.CompleteFirst(a.CompleteImages),
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)

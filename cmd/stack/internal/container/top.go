@@ -32,7 +32,7 @@ func newContainerTopCmd(a *cli.App, runF func(context.Context, *cli.App, *contai
 		RunE: a.Run(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return runF(ctx, a, &containerTopOptions{Name: args[0], PSArgs: args[1:]})
 		}),
-		ValidArgsFunction: a.CompleteContainers,
+		ValidArgsFunction: cli.CompleteFirst(a.CompleteContainersThat(cli.Live)),
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd

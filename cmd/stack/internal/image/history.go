@@ -36,7 +36,7 @@ func newHistoryCmd(a *cli.App, runF func(context.Context, *cli.App, *historyOpti
 			o.Name = args[0]
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: a.CompleteImages,
 	}
 	f := cmd.Flags()
 	cli.FormatFlag(f, &o.Format)

@@ -4,7 +4,6 @@ package image
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +50,7 @@ func newRmCmd(a *cli.App, runF func(context.Context, *cli.App, *rmOptions) error
 			o.Names = args
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: a.CompleteImages,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.Force, "force", "f", false, "Force removal of the image")
@@ -101,7 +100,7 @@ func newTagCmd(a *cli.App) *cobra.Command {
 			}
 			return v.TagImage(ctx, args[0], args[1])
 		}),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: a.CompleteImages,
 	}
 }
 
@@ -183,22 +182,4 @@ func PruneImages(ctx context.Context, a *cli.App, all bool, filter []string, wit
 		return compose.RemovedImages{}, err
 	}
 	return v.PruneImages(ctx, o)
-}
-
-func completeImages(a *cli.App) cobra.CompletionFunc {
-	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		v, err := a.API(context.Background())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		all, err := v.Images(context.Background())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, img := range all {
-			names = append(names, img.Names...)
-		}
-		return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args, n) }), cobra.ShellCompDirectiveNoFileComp
-	}
 }

@@ -12,7 +12,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 	o := &cli.InspectOptions{}
 	cmd := cli.Inspecting(a, o, "inspect [OPTIONS] IMAGE [IMAGE...]", "Display detailed information on one or more images", Inspector())
 	cmd.Flags().StringVar(&o.Platform, "platform", "", "Inspect a specific platform of the multi-platform image.")
-	cmd.ValidArgsFunction = completeImages(a)
+	cmd.ValidArgsFunction = a.CompleteImages
 	return cmd
 }
 

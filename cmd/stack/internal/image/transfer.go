@@ -128,7 +128,7 @@ func newSaveCmd(a *cli.App, runF func(context.Context, *cli.App, *saveOptions) e
 			o.Names = args
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: a.CompleteImages,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.Output, "output", "o", "", "Write to a file, instead of STDOUT")

@@ -96,12 +96,7 @@ func newImportCmd(a *cli.App, runF func(context.Context, *cli.App, *importOption
 			}
 			return runF(ctx, a, o)
 		}),
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveDefault
-			}
-			return completeVolumes(a)(cmd, args, word)
-		},
+		ValidArgsFunction: cli.CompleteFirst(completeVolumes(a)),
 	}
 	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "Replace what is in the volume")
 	cmd.Flags().BoolVar(&o.Devices, "devices", false, "Make the archive's character and block devices, too")
